@@ -1,1 +1,2 @@
-
+//! UniCon.
+pub mod backend;
