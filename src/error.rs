@@ -67,31 +67,17 @@ pub enum Error {
 
 impl Error {
     /// An [`Error::InvalidArgument`].
-    pub fn invalid(
-        name: impl Into<String>,
-        expected: impl Into<String>,
-        got: impl ToString,
-    ) -> Self {
-        Self::InvalidArgument {
-            name: name.into(),
-            expected: expected.into(),
-            got: got.to_string(),
-        }
+    pub fn invalid(name: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> Self {
+        Self::InvalidArgument { name: name.into(), expected: expected.into(), got: got.to_string() }
     }
 
     /// An [`Error::BadFile`].
     pub fn bad_file(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
-        Self::BadFile {
-            path: path.as_ref().to_path_buf(),
-            reason: reason.into(),
-        }
+        Self::BadFile { path: path.as_ref().to_path_buf(), reason: reason.into() }
     }
 
     /// An [`Error::Io`].
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io {
-            path: path.as_ref().to_path_buf(),
-            source,
-        }
+        Self::Io { path: path.as_ref().to_path_buf(), source }
     }
 }

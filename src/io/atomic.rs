@@ -25,29 +25,15 @@ impl AtomicFile {
     /// [`Error::Io`] if the directory does not exist or cannot be written, or if `path` is not a regular file.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let asked = path.as_ref();
-        let fail = |e: io::Error| {
-            Error::io(
-                asked,
-                io::Error::new(e.kind(), format!("cannot be written: {e}")),
-            )
-        };
-        let path = if asked.is_symlink() {
-            fs::canonicalize(asked).map_err(fail)?
-        } else {
-            asked.to_path_buf()
-        };
+        let fail =
+            |e: io::Error| Error::io(asked, io::Error::new(e.kind(), format!("cannot be written: {e}")));
+        let path =
+            if asked.is_symlink() { fs::canonicalize(asked).map_err(fail)? } else { asked.to_path_buf() };
         if fs::metadata(&path).is_ok_and(|m| !m.is_file()) {
-            return Err(fail(io::Error::other(
-                "it exists and is not a regular file",
-            )));
+            return Err(fail(io::Error::other("it exists and is not a regular file")));
         }
-        let name = path
-            .file_name()
-            .ok_or_else(|| fail(io::Error::other("it names no file")))?;
-        let dir = path
-            .parent()
-            .filter(|d| !d.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let name = path.file_name().ok_or_else(|| fail(io::Error::other("it names no file")))?;
+        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(name);
         let mut builder = tempfile::Builder::new();
@@ -58,16 +44,12 @@ impl AtomicFile {
         #[cfg(unix)]
         builder.permissions(permissions);
         let file = builder.tempfile_in(dir).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => fail(io::Error::new(
-                e.kind(),
-                format!("no directory {}", dir.display()),
-            )),
+            io::ErrorKind::NotFound => {
+                fail(io::Error::new(e.kind(), format!("no directory {}", dir.display())))
+            }
             _ => fail(io::Error::from(e.kind())),
         })?;
-        Ok(Self {
-            file: BufWriter::with_capacity(1 << 20, file),
-            path,
-        })
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), path })
     }
 
     /// The destination.
@@ -138,11 +120,7 @@ mod tests {
     fn outputs_have_ordinary_permissions_and_links_are_followed() {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let dir = tempfile::tempdir().unwrap();
-        let (plain, path, link) = (
-            dir.path().join("plain"),
-            dir.path().join("out"),
-            dir.path().join("link"),
-        );
+        let (plain, path, link) = (dir.path().join("plain"), dir.path().join("out"), dir.path().join("link"));
         fs::write(&plain, "x").unwrap();
         AtomicFile::create(&path).unwrap().commit().unwrap();
         let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode();

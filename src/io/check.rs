@@ -34,32 +34,26 @@ pub fn check_finite(source: &dyn RowSource) -> Result<FeatureReport> {
 /// As [`check_finite`].
 pub fn check_finite_as<T: HostFloat>(source: &dyn RowSource) -> Result<FeatureReport> {
     let (rows, cols) = (source.rows(), source.cols());
-    let report = |zero_rows| FeatureReport {
-        rows,
-        cols,
-        zero_rows,
-    };
+    let report = |zero_rows| FeatureReport { rows, cols, zero_rows };
     if cols == 0 {
         return Ok(report(rows));
     }
     let step = panel_rows::<T>(cols);
     let zero_rows = AtomicU64::new(0);
-    let first_fault = (0..rows.div_ceil(step))
-        .into_par_iter()
-        .map_init(Vec::new, |panel, p| {
-            let start = p * step;
-            panel.resize(step.min(rows - start) * cols, T::default());
-            T::read_rows(source, start, panel)?;
-            let mut zeros = 0;
-            for (i, row) in panel.chunks_exact(cols).enumerate() {
-                if !row.iter().fold(true, |ok, v| ok & v.is_finite()) {
-                    return Err(fault(source, start + i, row));
-                }
-                zeros += u64::from(row.iter().all(|v| *v == T::default()));
+    let first_fault = (0..rows.div_ceil(step)).into_par_iter().map_init(Vec::new, |panel, p| {
+        let start = p * step;
+        panel.resize(step.min(rows - start) * cols, T::default());
+        T::read_rows(source, start, panel)?;
+        let mut zeros = 0;
+        for (i, row) in panel.chunks_exact(cols).enumerate() {
+            if !row.iter().fold(true, |ok, v| ok & v.is_finite()) {
+                return Err(fault(source, start + i, row));
             }
-            zero_rows.fetch_add(zeros, Ordering::Relaxed);
-            Ok(())
-        });
+            zeros += u64::from(row.iter().all(|v| *v == T::default()));
+        }
+        zero_rows.fetch_add(zeros, Ordering::Relaxed);
+        Ok(())
+    });
     match first_fault.find_first(|panel| panel.is_err()) {
         Some(Err(e)) => Err(e),
         _ => Ok(report(zero_rows.into_inner() as usize)),
@@ -75,16 +69,8 @@ fn fault<T: HostFloat>(source: &dyn RowSource, i: usize, row: &[T]) -> Error {
         Ok(()) => stored.get(j).copied().unwrap_or(f64::NAN),
         Err(e) => return e,
     };
-    let range = if stored.is_finite() {
-        " (beyond the range of float32)"
-    } else {
-        ""
-    };
-    Error::invalid(
-        source.name(),
-        "finite values",
-        format!("{stored:e}{range} at row {i}, column {j}"),
-    )
+    let range = if stored.is_finite() { " (beyond the range of float32)" } else { "" };
+    Error::invalid(source.name(), "finite values", format!("{stored:e}{range} at row {i}, column {j}"))
 }
 
 #[cfg(test)]
@@ -101,14 +87,7 @@ mod tests {
         }
         values[18 * cols] = 0.0;
         let good = HostMatrix::from_f32("x", rows, cols, values.clone()).unwrap();
-        assert_eq!(
-            check_finite(&good).unwrap(),
-            FeatureReport {
-                rows,
-                cols,
-                zero_rows: 3
-            }
-        );
+        assert_eq!(check_finite(&good).unwrap(), FeatureReport { rows, cols, zero_rows: 3 });
         for i in [4998, 3001, 3000] {
             values[i * cols + 5] = f32::NAN;
         }
@@ -116,10 +95,7 @@ mod tests {
         let bad = HostMatrix::from_f32("x", rows, cols, values).unwrap();
         for _ in 0..5 {
             let text = check_finite(&bad).unwrap_err().to_string();
-            assert_eq!(
-                text,
-                "x: expected finite values, got NaN at row 3000, column 5"
-            );
+            assert_eq!(text, "x: expected finite values, got NaN at row 3000, column 5");
         }
     }
 
@@ -137,13 +113,6 @@ mod tests {
     #[test]
     fn empty_matrices_pass() {
         let none = HostMatrix::from_f32("x", 0, 3, vec![]).unwrap();
-        assert_eq!(
-            check_finite(&none).unwrap(),
-            FeatureReport {
-                rows: 0,
-                cols: 3,
-                zero_rows: 0
-            }
-        );
+        assert_eq!(check_finite(&none).unwrap(), FeatureReport { rows: 0, cols: 3, zero_rows: 0 });
     }
 }

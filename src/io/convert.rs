@@ -67,9 +67,9 @@ macro_rules! host_float {
                     Dtype::F32 => map(bytes, out, |v: f32| v as $t),
                     Dtype::F16 => for_f16_runs(bytes, out, |h, o| h.$from_f16(o)),
                     // A bfloat16 is the upper half of a binary32, so that the shift is exact (NaN stays NaN).
-                    Dtype::BF16 => map(bytes, out, |v: bf16| {
-                        f32::from_bits(u32::from(v.to_bits()) << 16) as $t
-                    }),
+                    Dtype::BF16 => {
+                        map(bytes, out, |v: bf16| f32::from_bits(u32::from(v.to_bits()) << 16) as $t)
+                    }
                     Dtype::U8 => map(bytes, out, |v: u8| v as $t),
                     Dtype::I8 => map(bytes, out, |v: i8| v as $t),
                     Dtype::U16 => map(bytes, out, |v: u16| v as $t),
@@ -124,36 +124,12 @@ mod tests {
         both(Dtype::BF16, bytemuck::cast_slice(&v), &w);
         both(Dtype::U8, &[0, 1, 255], &[0., 1., 255.]);
         both(Dtype::I8, &[0, 1, 255], &[0., 1., -1.]);
-        both(
-            Dtype::U16,
-            bytemuck::cast_slice(&[0u16, 65535]),
-            &[0., 65535.],
-        );
-        both(
-            Dtype::I16,
-            bytemuck::cast_slice(&[-3i16, i16::MIN]),
-            &[-3., -32768.],
-        );
-        both(
-            Dtype::U32,
-            bytemuck::cast_slice(&[u32::MAX]),
-            &[4294967295.],
-        );
-        both(
-            Dtype::I32,
-            bytemuck::cast_slice(&[i32::MIN]),
-            &[-2147483648.],
-        );
-        both(
-            Dtype::U64,
-            bytemuck::cast_slice(&[1u64 << 40]),
-            &[1099511627776.],
-        );
-        both(
-            Dtype::I64,
-            bytemuck::cast_slice(&[-(1i64 << 40)]),
-            &[-1099511627776.],
-        );
+        both(Dtype::U16, bytemuck::cast_slice(&[0u16, 65535]), &[0., 65535.]);
+        both(Dtype::I16, bytemuck::cast_slice(&[-3i16, i16::MIN]), &[-3., -32768.]);
+        both(Dtype::U32, bytemuck::cast_slice(&[u32::MAX]), &[4294967295.]);
+        both(Dtype::I32, bytemuck::cast_slice(&[i32::MIN]), &[-2147483648.]);
+        both(Dtype::U64, bytemuck::cast_slice(&[1u64 << 40]), &[1099511627776.]);
+        both(Dtype::I64, bytemuck::cast_slice(&[-(1i64 << 40)]), &[-1099511627776.]);
         both(Dtype::Bool, &[0, 1, 2], &[0., 1., 1.]);
     }
 
@@ -166,10 +142,7 @@ mod tests {
             };
             let mut out = [0f32; 2];
             f32::convert(dtype, bytemuck::cast_slice(&[nan, inf]), &mut out);
-            assert!(
-                out[0].is_nan() && out[1] == f32::NEG_INFINITY,
-                "{dtype}: {out:?}"
-            );
+            assert!(out[0].is_nan() && out[1] == f32::NEG_INFINITY, "{dtype}: {out:?}");
         }
     }
 }

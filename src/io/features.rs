@@ -35,9 +35,7 @@ impl Features {
             return ShardedNpy::open(spec).map(Self::Sharded);
         }
         if let Some((file, tensor)) = split_tensor(spec) {
-            return open_safetensors(file, tensor)?
-                .into_matrix()
-                .map(Self::Mapped);
+            return open_safetensors(file, tensor)?.into_matrix().map(Self::Mapped);
         }
         if !path.exists() && spec.contains(['*', '?', '[']) {
             return ShardedNpy::open(spec).map(Self::Sharded);
@@ -45,7 +43,8 @@ impl Features {
         if path.exists() || path.extension().is_some_and(|e| e == "npy") {
             return open_npy(path)?.into_matrix().map(Self::Mapped);
         }
-        let expected = "x.npy, file.safetensors:tensor, or a directory or glob pattern of .npy shards that exists";
+        let expected =
+            "x.npy, file.safetensors:tensor, or a directory or glob pattern of .npy shards that exists";
         Err(Error::invalid("features", expected, format!("'{spec}'")))
     }
 
@@ -114,12 +113,7 @@ mod tests {
         write_npy(at("x.npy"), &[2, 3], &values).unwrap();
         std::fs::create_dir(at("parts")).unwrap();
         for k in 0..2 {
-            write_npy(
-                at(&format!("parts/p{k}.npy")),
-                &[1, 3],
-                &values[3 * k..3 * k + 3],
-            )
-            .unwrap();
+            write_npy(at(&format!("parts/p{k}.npy")), &[1, 3], &values[3 * k..3 * k + 3]).unwrap();
         }
         let tensor = safetensors::tensor::TensorView::new(
             safetensors::Dtype::F32,
@@ -128,15 +122,9 @@ mod tests {
         );
         let bytes = safetensors::serialize([("a:b", tensor.unwrap())], None).unwrap();
         std::fs::write(at("t.safetensors"), bytes).unwrap();
-        for spec in [
-            "x.npy",
-            "parts",
-            "parts/*.npy",
-            "t.safetensors",
-            "t.safetensors:a:b",
-            "./x.npy",
-            "x.np?",
-        ] {
+        for spec in
+            ["x.npy", "parts", "parts/*.npy", "t.safetensors", "t.safetensors:a:b", "./x.npy", "x.np?"]
+        {
             let source = open(&at(spec)).unwrap();
             assert_eq!(read_all::<f32>(&source).unwrap(), values, "{spec}");
         }
@@ -148,24 +136,11 @@ mod tests {
             ("u.safetensors:c", "No such file"),
         ] {
             let text = open(&at(spec)).err().unwrap().to_string();
-            assert!(
-                text.contains(cause) && !text.contains('\n'),
-                "{spec}: {text}"
-            );
+            assert!(text.contains(cause) && !text.contains('\n'), "{spec}: {text}");
         }
         write_npy::<f32>(at("empty.npy"), &[0, 3], &[]).unwrap();
-        assert!(
-            Features::open(&at("empty.npy"))
-                .unwrap_err()
-                .to_string()
-                .contains("no rows")
-        );
+        assert!(Features::open(&at("empty.npy")).unwrap_err().to_string().contains("no rows"));
         write_npy::<f32>(at("thin.npy"), &[3, 0], &[]).unwrap();
-        assert!(
-            Features::open(&at("thin.npy"))
-                .unwrap_err()
-                .to_string()
-                .contains("no columns")
-        );
+        assert!(Features::open(&at("thin.npy")).unwrap_err().to_string().contains("no columns"));
     }
 }

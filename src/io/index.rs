@@ -21,10 +21,7 @@ pub fn read_index_vector(path: impl AsRef<Path>) -> Result<Vec<i64>> {
         None => open_npy(path)?,
     };
     if !matches!(array.shape(), [_] | [1, _] | [_, 1]) {
-        return Err(array.bad(format!(
-            "expected a vector of integers, got shape {:?}",
-            array.shape()
-        )));
+        return Err(array.bad(format!("expected a vector of integers, got shape {:?}", array.shape())));
     }
     match array.dtype() {
         Dtype::I64 => Ok(widen(&array, |v: i64| v)),
@@ -43,19 +40,14 @@ pub fn read_index_vector(path: impl AsRef<Path>) -> Result<Vec<i64>> {
                 array.bad(format!("element {i} is beyond the range of int64"))
             })
         }
-        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => Err(array.bad(format!(
-            "expected a vector of integers, got {}",
-            array.dtype()
-        ))),
+        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
+            Err(array.bad(format!("expected a vector of integers, got {}", array.dtype())))
+        }
     }
 }
 
 fn widen<S: Pod, T>(array: &MappedArray, f: impl Fn(S) -> T) -> Vec<T> {
-    array
-        .bytes()
-        .chunks_exact(size_of::<S>())
-        .map(|b| f(pod_read_unaligned(b)))
-        .collect()
+    array.bytes().chunks_exact(size_of::<S>()).map(|b| f(pod_read_unaligned(b))).collect()
 }
 
 #[cfg(test)]
@@ -80,27 +72,14 @@ mod tests {
         assert_eq!(read(&[1], &[u16::MAX]).unwrap(), [65535]);
         assert_eq!(read(&[1], &[u8::MAX]).unwrap(), [255]);
         assert_eq!(read(&[2], &[3u64, 4]).unwrap(), [3, 4]);
-        assert_eq!(read::<i64>(&[0], &[]).unwrap(), []);
+        assert!(read::<i64>(&[0], &[]).unwrap().is_empty());
     }
 
     #[test]
     fn what_is_no_index_is_refused() {
         let text = read(&[2], &[1f32, 2.]).unwrap_err().to_string();
-        assert!(
-            text.contains("v.npy: expected a vector of integers, got float32"),
-            "{text}"
-        );
-        assert!(
-            read(&[2, 2], &[1i64, 2, 3, 4])
-                .unwrap_err()
-                .to_string()
-                .contains("shape [2, 2]")
-        );
-        assert!(
-            read(&[2], &[1u64, u64::MAX])
-                .unwrap_err()
-                .to_string()
-                .contains("element 1 is beyond")
-        );
+        assert!(text.contains("v.npy: expected a vector of integers, got float32"), "{text}");
+        assert!(read(&[2, 2], &[1i64, 2, 3, 4]).unwrap_err().to_string().contains("shape [2, 2]"));
+        assert!(read(&[2], &[1u64, u64::MAX]).unwrap_err().to_string().contains("element 1 is beyond"));
     }
 }

@@ -54,15 +54,7 @@ impl MappedArray {
         name: String,
         path: &Path,
     ) -> Self {
-        Self {
-            map,
-            data,
-            dtype,
-            shape,
-            fortran,
-            name,
-            path: path.to_path_buf(),
-        }
+        Self { map, data, dtype, shape, fortran, name, path: path.to_path_buf() }
     }
 
     /// The array's extents.
@@ -88,14 +80,8 @@ impl MappedArray {
     /// An error about this array.
     pub(super) fn bad(&self, reason: impl Into<String>) -> Error {
         let path = self.path.display().to_string();
-        match self
-            .name
-            .strip_prefix(&path)
-            .and_then(|rest| rest.strip_prefix(':'))
-        {
-            Some(tensor) => {
-                Error::bad_file(&self.path, format!("tensor {tensor}: {}", reason.into()))
-            }
+        match self.name.strip_prefix(&path).and_then(|rest| rest.strip_prefix(':')) {
+            Some(tensor) => Error::bad_file(&self.path, format!("tensor {tensor}: {}", reason.into())),
             None => Error::bad_file(&self.path, reason),
         }
     }
@@ -106,16 +92,9 @@ impl MappedArray {
     /// [`Error::BadFile`] unless it has two extents, the second not zero.
     pub fn into_matrix(self) -> Result<MappedMatrix> {
         match *self.shape.as_slice() {
-            [rows, cols] if cols > 0 => Ok(MappedMatrix {
-                rows,
-                cols,
-                array: self,
-            }),
+            [rows, cols] if cols > 0 => Ok(MappedMatrix { rows, cols, array: self }),
             [_, _] => Err(self.bad("the matrix has no columns")),
-            _ => Err(self.bad(format!(
-                "expected a matrix (2 extents), got shape {:?}",
-                self.shape
-            ))),
+            _ => Err(self.bad(format!("expected a matrix (2 extents), got shape {:?}", self.shape))),
         }
     }
 }

@@ -20,15 +20,7 @@ pub fn open_npy(path: impl AsRef<Path>) -> Result<MappedArray> {
     let map = map_file(path)?;
     let h = npy_header::parse(&map).map_err(|reason| Error::bad_file(path, reason))?;
     let name = path.display().to_string();
-    Ok(MappedArray::new(
-        map,
-        h.offset..h.offset + h.len,
-        h.dtype,
-        h.shape,
-        h.fortran,
-        name,
-        path,
-    ))
+    Ok(MappedArray::new(map, h.offset..h.offset + h.len, h.dtype, h.shape, h.fortran, name, path))
 }
 
 /// Views a matrix in the bytes of a whole `.npy` file, of which `name` tells errors.
@@ -38,10 +30,7 @@ pub fn open_npy(path: impl AsRef<Path>) -> Result<MappedArray> {
 pub fn parse_npy<'a>(name: &'a str, file: &'a [u8]) -> Result<MatView<'a>> {
     let h = npy_header::parse(file).map_err(|reason| Error::bad_file(name, reason))?;
     let [rows, cols] = *h.shape.as_slice() else {
-        return Err(Error::bad_file(
-            name,
-            format!("expected a matrix (2 extents), got shape {:?}", h.shape),
-        ));
+        return Err(Error::bad_file(name, format!("expected a matrix (2 extents), got shape {:?}", h.shape)));
     };
     let data = file.get(h.offset..h.offset + h.len).unwrap_or_default();
     let view = if h.fortran {
@@ -54,13 +43,12 @@ pub fn parse_npy<'a>(name: &'a str, file: &'a [u8]) -> Result<MatView<'a>> {
 
 /// The header for an array of `T`, and its number of elements.
 pub(super) fn header_for<T: Element>(name: &str, shape: &[usize]) -> Result<(Vec<u8>, usize)> {
-    let descr = T::DTYPE.npy_descr().ok_or_else(|| {
-        Error::Unsupported(format!("{name}: .npy has no {}; write float32", T::DTYPE))
-    })?;
+    let descr = T::DTYPE
+        .npy_descr()
+        .ok_or_else(|| Error::Unsupported(format!("{name}: .npy has no {}; write float32", T::DTYPE)))?;
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let count = count.ok_or_else(|| {
-        Error::invalid("shape", "extents whose product fits", format!("{shape:?}"))
-    })?;
+    let count =
+        count.ok_or_else(|| Error::invalid("shape", "extents whose product fits", format!("{shape:?}")))?;
     Ok((npy_header::format(descr, shape), count))
 }
 
@@ -96,12 +84,7 @@ impl<T: Element> NpyWriter<T> {
         let (header, remaining) = header_for::<T>(&path.display().to_string(), shape)?;
         let mut file = AtomicFile::create(path)?;
         file.put(&header)?;
-        Ok(Self {
-            file,
-            shape: shape.to_vec(),
-            remaining,
-            element: PhantomData,
-        })
+        Ok(Self { file, shape: shape.to_vec(), remaining, element: PhantomData })
     }
 
     /// Appends elements in C order: any number of rows of a matrix.
@@ -157,21 +140,12 @@ mod tests {
         assert_eq!(read_all::<f64>(&m).unwrap(), values);
         let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
         write_npy(&path, &[5, 3], &narrow).unwrap();
-        assert_eq!(
-            read_all::<f32>(&open_npy(&path).unwrap().into_matrix().unwrap()).unwrap(),
-            narrow
-        );
+        assert_eq!(read_all::<f32>(&open_npy(&path).unwrap().into_matrix().unwrap()).unwrap(), narrow);
         let whole: Vec<i64> = values.iter().map(|&v| v as i64).collect();
         write_npy(&path, &[15], &whole).unwrap();
         let vector = open_npy(&path).unwrap();
         assert_eq!(vector.shape(), [15]);
-        assert!(
-            vector
-                .into_matrix()
-                .unwrap_err()
-                .to_string()
-                .contains("expected a matrix")
-        );
+        assert!(vector.into_matrix().unwrap_err().to_string().contains("expected a matrix"));
         assert_eq!(super::super::read_index_vector(&path).unwrap(), whole);
         // The old mapping stays valid: the file was replaced, not rewritten.
         assert_eq!(read_all::<f64>(&m).unwrap(), values);
@@ -188,24 +162,11 @@ mod tests {
         assert!(w.write(&[8.]).is_err());
         w.finish().unwrap();
         let m = open_npy(&path).unwrap().into_matrix().unwrap();
-        assert_eq!(
-            read_all::<f32>(&m).unwrap(),
-            [0., 1., 2., 3., 4., 5., 6., 7.]
-        );
+        assert_eq!(read_all::<f32>(&m).unwrap(), [0., 1., 2., 3., 4., 5., 6., 7.]);
 
         let short = NpyWriter::<f32>::create(dir.path().join("b.npy"), &[4, 2]).unwrap();
-        assert!(
-            short
-                .finish()
-                .unwrap_err()
-                .to_string()
-                .contains("8 too few")
-        );
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "an unfinished file was left behind"
-        );
+        assert!(short.finish().unwrap_err().to_string().contains("8 too few"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "an unfinished file was left behind");
     }
 
     #[test]
@@ -214,9 +175,7 @@ mod tests {
         file.extend([1, 2, 3, 4, 5, 6]);
         let view = parse_npy("m.npy", &file).unwrap();
         assert_eq!(read_all::<f32>(&view).unwrap(), [1., 2., 3., 4., 5., 6.]);
-        let text = parse_npy("m.npy", &file[..file.len() - 1])
-            .unwrap_err()
-            .to_string();
+        let text = parse_npy("m.npy", &file[..file.len() - 1]).unwrap_err().to_string();
         assert!(text.starts_with("m.npy: is truncated"), "{text}");
     }
 }

@@ -23,9 +23,7 @@ pub(super) struct Header {
 
 /// Parses the header at the start of a whole file's bytes.
 pub(super) fn parse(file: &[u8]) -> Result<Header, String> {
-    let rest = file
-        .strip_prefix(MAGIC)
-        .ok_or("is not a .npy file (wrong magic number)")?;
+    let rest = file.strip_prefix(MAGIC).ok_or("is not a .npy file (wrong magic number)")?;
     let [major, minor, rest @ ..] = rest else {
         return Err("ends within the .npy header".into());
     };
@@ -34,44 +32,27 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, String> {
         (2 | 3, [a, b, c, d, rest @ ..]) => (u32::from_le_bytes([*a, *b, *c, *d]) as usize, rest),
         (1..=3, _) => return Err("ends within the .npy header".into()),
         _ => {
-            return Err(format!(
-                "has .npy format version {major}.{minor}; 1.0 to 3.0 are known"
-            ));
+            return Err(format!("has .npy format version {major}.{minor}; 1.0 to 3.0 are known"));
         }
     };
     if text_len > MAX_HEADER {
-        return Err(format!(
-            "claims a .npy header of {text_len} bytes; at most {MAX_HEADER} are allowed"
-        ));
+        return Err(format!("claims a .npy header of {text_len} bytes; at most {MAX_HEADER} are allowed"));
     }
     let text = rest.get(..text_len).ok_or("ends within the .npy header")?;
     let offset = file.len() - rest.len() + text_len;
     let (dtype, fortran, shape) = Literal { rest: text }.header()?;
 
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let len = count
-        .and_then(|n| n.checked_mul(dtype.size()))
-        .filter(|&n| isize::try_from(n).is_ok());
-    let len =
-        len.ok_or_else(|| format!("has shape {shape:?}, which overflows the address space"))?;
+    let len = count.and_then(|n| n.checked_mul(dtype.size())).filter(|&n| isize::try_from(n).is_ok());
+    let len = len.ok_or_else(|| format!("has shape {shape:?}, which overflows the address space"))?;
     let have = file.len() - offset;
     if have != len {
-        let fault = if have < len {
-            "is truncated"
-        } else {
-            "is longer than its header says"
-        };
+        let fault = if have < len { "is truncated" } else { "is longer than its header says" };
         return Err(format!(
             "{fault}: shape {shape:?} of {dtype} takes {len} bytes, {have} follow the header"
         ));
     }
-    Ok(Header {
-        dtype,
-        fortran,
-        shape,
-        offset,
-        len,
-    })
+    Ok(Header { dtype, fortran, shape, offset, len })
 }
 
 /// The header bytes of a C-order array, padded so that the elements begin at a multiple of 64.
@@ -81,18 +62,10 @@ pub(super) fn format(descr: &str, shape: &[usize]) -> Vec<u8> {
         extents += &format!("{d}, ");
     }
     // (n,) with one extent, (n, m) with more, as Python writes tuples.
-    let extents = if shape.len() == 1 {
-        extents.trim_end()
-    } else {
-        extents.trim_end_matches(", ")
-    };
-    let mut text =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
+    let extents = if shape.len() == 1 { extents.trim_end() } else { extents.trim_end_matches(", ") };
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
     let unpadded = MAGIC.len() + 4 + text.len() + 1;
-    text.extend(std::iter::repeat_n(
-        ' ',
-        unpadded.next_multiple_of(64) - unpadded,
-    ));
+    text.extend(std::iter::repeat_n(' ', unpadded.next_multiple_of(64) - unpadded));
     text.push('\n');
     // No shape of this crate reaches the 65,535 bytes at which version 2.0 would be needed.
     let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
@@ -116,10 +89,7 @@ impl<'a> Literal<'a> {
                 b"fortran_order" => fortran = Some(self.boolean()?),
                 b"shape" => shape = Some(self.shape()?),
                 _ => {
-                    return Err(format!(
-                        "has an unknown .npy header key '{}'",
-                        key.escape_ascii()
-                    ));
+                    return Err(format!("has an unknown .npy header key '{}'", key.escape_ascii()));
                 }
             }
             if !self.accept(b',') {
@@ -154,10 +124,7 @@ impl<'a> Literal<'a> {
         if self.accept(byte) {
             Ok(())
         } else {
-            Err(format!(
-                "has a malformed .npy header ('{}' expected)",
-                char::from(byte)
-            ))
+            Err(format!("has a malformed .npy header ('{}' expected)", char::from(byte)))
         }
     }
 
@@ -168,10 +135,7 @@ impl<'a> Literal<'a> {
         if quote != b'\'' && quote != b'"' {
             return Err(malformed());
         }
-        let end = rest
-            .iter()
-            .position(|&b| b == quote)
-            .ok_or_else(malformed)?;
+        let end = rest.iter().position(|&b| b == quote).ok_or_else(malformed)?;
         let (text, rest) = rest.split_at(end);
         self.rest = rest.get(1..).unwrap_or_default();
         Ok(text)
@@ -197,12 +161,12 @@ impl<'a> Literal<'a> {
             let (number, rest) = self.rest.split_at(digits);
             // Python 2 wrote long integers as 12L.
             self.rest = rest.strip_prefix(b"L").unwrap_or(rest);
-            let number = std::str::from_utf8(number)
-                .ok()
-                .and_then(|n| n.parse().ok());
-            shape.push(number.ok_or(
-                "has a malformed .npy header (an extent of the shape is not a number that fits)",
-            )?);
+            let number = std::str::from_utf8(number).ok().and_then(|n| n.parse().ok());
+            shape.push(
+                number.ok_or(
+                    "has a malformed .npy header (an extent of the shape is not a number that fits)",
+                )?,
+            );
             // NumPy arrays have at most 64 extents.
             if shape.len() > 64 {
                 return Err("has more than 64 extents".into());
@@ -218,9 +182,7 @@ impl<'a> Literal<'a> {
     fn dtype(&mut self) -> Result<Dtype, String> {
         self.skip_space();
         if self.rest.first() == Some(&b'[') {
-            return Err(
-                "holds records (a structured dtype); a plain numeric array is needed".into(),
-            );
+            return Err("holds records (a structured dtype); a plain numeric array is needed".into());
         }
         let descr = self.string()?;
         let shown = descr.escape_ascii();
@@ -233,9 +195,7 @@ impl<'a> Literal<'a> {
             ));
         }
         if kind.first() == Some(&b'O') {
-            return Err(format!(
-                "holds pickled Python objects (dtype '{shown}'), which are never loaded"
-            ));
+            return Err(format!("holds pickled Python objects (dtype '{shown}'), which are never loaded"));
         }
         if !matches!(order, b'<' | b'>' | b'|' | b'=') {
             return Err(format!("has dtype '{shown}', which is not a known type"));
@@ -268,13 +228,7 @@ mod tests {
 
     /// A file of the given dictionary text and data length.
     fn file(text: &str, data: usize) -> Vec<u8> {
-        let mut f = [
-            MAGIC,
-            &[1, 0],
-            &(text.len() as u16).to_le_bytes(),
-            text.as_bytes(),
-        ]
-        .concat();
+        let mut f = [MAGIC, &[1, 0], &(text.len() as u16).to_le_bytes(), text.as_bytes()].concat();
         f.resize(f.len() + data, 0);
         f
     }
@@ -282,25 +236,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         for shape in [&[][..], &[5], &[3, 4], &[2, 3, 4], &[0, 7]] {
-            for dtype in [
-                Dtype::F64,
-                Dtype::F32,
-                Dtype::F16,
-                Dtype::I64,
-                Dtype::U8,
-                Dtype::Bool,
-            ] {
+            for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::I64, Dtype::U8, Dtype::Bool] {
                 let mut f = format(dtype.npy_descr().unwrap(), shape);
                 assert_eq!(f.len() % 64, 0);
                 let (offset, len) = (f.len(), shape.iter().product::<usize>() * dtype.size());
                 f.resize(offset + len, 0);
-                let expected = Header {
-                    dtype,
-                    fortran: false,
-                    shape: shape.to_vec(),
-                    offset,
-                    len,
-                };
+                let expected = Header { dtype, fortran: false, shape: shape.to_vec(), offset, len };
                 assert_eq!(parse(&f), Ok(expected));
             }
         }
@@ -314,20 +255,10 @@ mod tests {
             " { \"descr\":\"=f4\",\"fortran_order\":True,\"shape\":(3,2,)}",
         ] {
             let h = parse(&file(text, 24)).unwrap();
-            assert_eq!(
-                (h.dtype, h.fortran, h.shape),
-                (Dtype::F32, true, vec![3, 2]),
-                "{text}"
-            );
+            assert_eq!((h.dtype, h.fortran, h.shape), (Dtype::F32, true, vec![3, 2]), "{text}");
         }
         let text = "{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}";
-        let mut f = [
-            MAGIC,
-            &[2, 0],
-            &(text.len() as u32).to_le_bytes(),
-            text.as_bytes(),
-        ]
-        .concat();
+        let mut f = [MAGIC, &[2, 0], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
         f.resize(f.len() + 8, 0);
         assert_eq!(parse(&f).unwrap().dtype, Dtype::I64);
     }
@@ -342,59 +273,29 @@ mod tests {
             (b"\x93NUMPY".to_vec(), "ends within"),
             (b"\x93NUMPY\x01\x00\xff".to_vec(), "ends within"),
             (b"\x93NUMPY\x01\x00\xff\xff{".to_vec(), "ends within"),
-            (
-                b"\x93NUMPY\x02\x00\xff\xff\xff\xff{".to_vec(),
-                "claims a .npy header of 4294967295",
-            ),
+            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{".to_vec(), "claims a .npy header of 4294967295"),
             (b"\x93NUMPY\x07\x00\x01\x00{".to_vec(), "version 7.0"),
             (file("", 0), "'{' expected"),
             (file("{}", 0), "no 'descr'"),
             (file(&with("'<f4'", "(2, 3)"), 23), "truncated"),
             (file(&with("'<f4'", "(2, 3)"), 25), "longer"),
-            (
-                file(&with("'<f4'", "(4294967296, 4294967296)"), 24),
-                "overflows",
-            ),
-            (
-                file(&with("'<f4'", "(9223372036854775807,)"), 24),
-                "overflows",
-            ),
-            (
-                file(&with("'<f4'", "(99999999999999999999999,)"), 24),
-                "not a number that fits",
-            ),
-            (
-                file(&with("'<f4'", "(-1, 3)"), 24),
-                "not a number that fits",
-            ),
-            (file(&with("'<f4'", "(2, 3"), 24), "expected"),
+            (file(&with("'<f4'", "(4294967296, 4294967296)"), 24), "overflows"),
+            (file(&with("'<f4'", "(9223372036854775807,)"), 24), "overflows"),
+            (file(&with("'<f4'", "(99999999999999999999999,)"), 24), "not a number that fits"),
+            (file(&with("'<f4'", "(-1, 3)"), 24), "not a number that fits"),
+            (file(&with("'<f4'", "(2, 3"), 24), "not a number"),
             (file(&with("'<f4'", &"(".repeat(60000)), 24), "not a number"),
-            (
-                file(&with("'<f4'", &format!("({})", "1, ".repeat(70))), 4),
-                "64 extents",
-            ),
+            (file(&with("'<f4'", &format!("({})", "1, ".repeat(70))), 4), "64 extents"),
             (file(&with("'>f4'", "(2, 3)"), 24), "big-endian"),
             (file(&with("'|O'", "(2, 3)"), 24), "pickled"),
             (file(&with("'<c8'", "(2, 3)"), 48), "is needed"),
             (file(&with("'<U7'", "(2, 3)"), 24), "is needed"),
             (file(&with("[('a', '<f4')]", "(2, 3)"), 24), "records"),
             (file(&with("''", "(2, 3)"), 24), "empty dtype"),
-            (
-                file("{'descr': '<f4', 'fortran_order': Maybe, 'shape': (1,)}", 4),
-                "neither True nor False",
-            ),
-            (
-                file("{'descr': '<f4', 'other': 1}", 4),
-                "unknown .npy header key 'other'",
-            ),
+            (file("{'descr': '<f4', 'fortran_order': Maybe, 'shape': (1,)}", 4), "neither True nor False"),
+            (file("{'descr': '<f4', 'other': 1}", 4), "unknown .npy header key 'other'"),
             (file("{'descr': '<f4", 4), "quoted string"),
-            (
-                file(
-                    "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x",
-                    4,
-                ),
-                "text after",
-            ),
+            (file("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x", 4), "text after"),
         ] {
             let got = parse(&f).unwrap_err();
             assert!(got.contains(cause), "expected {cause:?} in {got:?}");

@@ -24,10 +24,7 @@ impl NpzWriter {
     /// [`Error::Io`] if the directory cannot be written.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let file = AtomicFile::create(&path)?;
-        Ok(Self {
-            zip: ZipWriter::new(file),
-            path: path.as_ref().to_path_buf(),
-        })
+        Ok(Self { zip: ZipWriter::new(file), path: path.as_ref().to_path_buf() })
     }
 
     /// Adds a C-order array under `name` (without `.npy`).
@@ -38,11 +35,7 @@ impl NpzWriter {
     pub fn add<T: Element>(&mut self, name: &str, shape: &[usize], data: &[T]) -> Result<()> {
         let (header, count) = header_for::<T>(name, shape)?;
         if count != data.len() {
-            return Err(Error::invalid(
-                name,
-                format!("the elements of shape {shape:?}"),
-                data.len(),
-            ));
+            return Err(Error::invalid(name, format!("the elements of shape {shape:?}"), data.len()));
         }
         if name.is_empty() {
             return Err(Error::invalid("array name", "a name", "an empty one"));
@@ -50,23 +43,14 @@ impl NpzWriter {
         let bytes: &[u8] = cast_slice(data);
         // Entries of 4 GiB and more need the larger size fields, which must be asked for in advance.
         let large = bytes.len() as u64 + header.len() as u64 >= u64::from(u32::MAX);
-        let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Stored)
-            .large_file(large);
-        self.zip
-            .start_file(format!("{name}.npy"), options)
-            .map_err(|e| match e {
-                zip::result::ZipError::InvalidArchive(what) => {
-                    Error::invalid(name, "a new array name", what)
-                }
-                other => Error::io(&self.path, other.into()),
-            })?;
-        self.zip
-            .write_all(&header)
-            .map_err(|e| Error::io(&self.path, e))?;
-        self.zip
-            .write_all(bytes)
-            .map_err(|e| Error::io(&self.path, e))
+        let options =
+            SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
+        self.zip.start_file(format!("{name}.npy"), options).map_err(|e| match e {
+            zip::result::ZipError::InvalidArchive(what) => Error::invalid(name, "a new array name", what),
+            other => Error::io(&self.path, other.into()),
+        })?;
+        self.zip.write_all(&header).map_err(|e| Error::io(&self.path, e))?;
+        self.zip.write_all(bytes).map_err(|e| Error::io(&self.path, e))
     }
 
     /// Completes the file and moves it to its place.
@@ -74,10 +58,7 @@ impl NpzWriter {
     /// # Errors
     /// [`Error::Io`] if writing fails.
     pub fn finish(self) -> Result<()> {
-        let file = self
-            .zip
-            .finish()
-            .map_err(|e| Error::io(&self.path, e.into()))?;
+        let file = self.zip.finish().map_err(|e| Error::io(&self.path, e.into()))?;
         file.commit()
     }
 }
@@ -102,15 +83,9 @@ mod tests {
         let mut zip = zip::ZipArchive::new(std::fs::File::open(&path).unwrap()).unwrap();
         assert_eq!(zip.len(), 2);
         let mut bytes = Vec::new();
-        zip.by_name("scores.npy")
-            .unwrap()
-            .read_to_end(&mut bytes)
-            .unwrap();
+        zip.by_name("scores.npy").unwrap().read_to_end(&mut bytes).unwrap();
         let view = super::super::parse_npy("scores", &bytes).unwrap();
-        assert_eq!(
-            super::super::read_all::<f32>(&view).unwrap(),
-            [1., 2., 3., 4.]
-        );
+        assert_eq!(super::super::read_all::<f32>(&view).unwrap(), [1., 2., 3., 4.]);
     }
 
     #[test]

@@ -41,14 +41,7 @@ pub fn open_safetensors(path: impl AsRef<Path>, tensor: Option<&str>) -> Result<
         },
     };
     let info = meta.info(&tensor).ok_or_else(|| {
-        Error::bad_file(
-            path,
-            format!(
-                "has no tensor '{}'; it has {}",
-                tensor.escape_debug(),
-                names()
-            ),
-        )
+        Error::bad_file(path, format!("has no tensor '{}'; it has {}", tensor.escape_debug(), names()))
     })?;
     let dtype = match info.dtype {
         StDtype::F64 => Dtype::F64,
@@ -65,24 +58,14 @@ pub fn open_safetensors(path: impl AsRef<Path>, tensor: Option<&str>) -> Result<
         StDtype::I64 => Dtype::I64,
         StDtype::BOOL => Dtype::Bool,
         other => {
-            let reason = format!(
-                "tensor '{}' has dtype {other:?}, which is not supported",
-                tensor.escape_debug()
-            );
+            let reason =
+                format!("tensor '{}' has dtype {other:?}, which is not supported", tensor.escape_debug());
             return Err(Error::bad_file(path, reason));
         }
     };
     let (begin, end) = info.data_offsets;
     let name = format!("{}:{}", path.display(), tensor.escape_debug());
-    Ok(MappedArray::new(
-        map,
-        start + begin..start + end,
-        dtype,
-        info.shape.clone(),
-        false,
-        name,
-        path,
-    ))
+    Ok(MappedArray::new(map, start + begin..start + end, dtype, info.shape.clone(), false, name, path))
 }
 
 /// The names of a safetensors file's tensors, sorted.
@@ -106,34 +89,20 @@ fn open(path: &Path) -> Result<(Arc<Mmap>, Metadata, usize)> {
 /// Parses and validates the header. The crate checks that each tensor's offsets match its shape and that tensors follow
 /// one another without gaps; that they end where the file ends is checked here, without its unchecked additions.
 fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
-    let (len, rest) = file
-        .split_first_chunk::<8>()
-        .ok_or("is too short for a safetensors file")?;
+    let (len, rest) = file.split_first_chunk::<8>().ok_or("is too short for a safetensors file")?;
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
-        return Err(format!(
-            "is not a safetensors file (it claims a header of {len} bytes)"
-        ));
+        return Err(format!("is not a safetensors file (it claims a header of {len} bytes)"));
     }
     let json = usize::try_from(len).ok().and_then(|n| rest.get(..n));
-    let json = json.ok_or_else(|| {
-        format!(
-            "is truncated: it claims a header of {len} bytes, {} follow",
-            rest.len()
-        )
-    })?;
+    let json = json
+        .ok_or_else(|| format!("is truncated: it claims a header of {len} bytes, {} follow", rest.len()))?;
     let meta: Metadata = serde_json::from_slice(json)
         .map_err(|e| format!("has a bad safetensors header: {}", one_line(&e.to_string())))?;
     let (have, need) = (rest.len() - json.len(), meta.data_len());
     if have != need {
-        let fault = if have < need {
-            "is truncated"
-        } else {
-            "is longer than its header says"
-        };
-        return Err(format!(
-            "{fault}: its tensors take {need} bytes, {have} follow the header"
-        ));
+        let fault = if have < need { "is truncated" } else { "is longer than its header says" };
+        return Err(format!("{fault}: its tensors take {need} bytes, {have} follow the header"));
     }
     Ok((meta, 8 + json.len()))
 }
@@ -141,10 +110,7 @@ fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
 /// Text that may quote the file, made fit for a message.
 fn one_line(text: &str) -> String {
     let text: String = text.chars().take(200).collect();
-    text.escape_debug()
-        .to_string()
-        .replace("\\\"", "\"")
-        .replace("\\'", "'")
+    text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
 
 #[cfg(test)]
@@ -169,8 +135,7 @@ mod tests {
     fn tensors_are_found_by_name() {
         let x: Vec<half::bf16> = (0..6).map(|v| half::bf16::from_f32(v as f32)).collect();
         let y = [1f32, 2., 3.];
-        let view =
-            |dtype, shape, data| safetensors::tensor::TensorView::new(dtype, shape, data).unwrap();
+        let view = |dtype, shape, data| safetensors::tensor::TensorView::new(dtype, shape, data).unwrap();
         let x = view(StDtype::BF16, vec![2, 3], bytemuck::cast_slice(&x));
         let y = view(StDtype::F32, vec![3], bytemuck::cast_slice(&y));
         let both = safetensors::serialize([("x", x.clone()), ("y", y)], None).unwrap();
@@ -178,21 +143,11 @@ mod tests {
         assert!(m.name().ends_with("t.safetensors:x"));
         assert_eq!(read_all::<f32>(&m).unwrap(), [0., 1., 2., 3., 4., 5.]);
         let text = open_bytes(&both, None).unwrap_err().to_string();
-        assert!(
-            text.contains("holds 2 tensors") && text.contains("x, y"),
-            "{text}"
-        );
+        assert!(text.contains("holds 2 tensors") && text.contains("x, y"), "{text}");
         let text = open_bytes(&both, Some("z")).unwrap_err().to_string();
         assert!(text.contains("has no tensor 'z'; it has x, y"), "{text}");
-        let text = open_bytes(&both, Some("y"))
-            .unwrap()
-            .into_matrix()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            text.contains("tensor y: expected a matrix (2 extents), got shape [3]"),
-            "{text}"
-        );
+        let text = open_bytes(&both, Some("y")).unwrap().into_matrix().unwrap_err().to_string();
+        assert!(text.contains("tensor y: expected a matrix (2 extents), got shape [3]"), "{text}");
         let single = safetensors::serialize([("x", x)], None).unwrap();
         assert_eq!(open_bytes(&single, None).unwrap().shape(), [2, 3]);
     }
@@ -210,55 +165,21 @@ mod tests {
             (file("nonsense", 0), "bad safetensors header"),
             (file("{}", 0), "holds no tensor"),
             (file(&"[".repeat(100_000), 0), "bad safetensors header"),
-            (
-                file(&format!("{{\"x\":{}", "{\"a\":".repeat(50_000)), 0),
-                "bad safetensors header",
-            ),
+            (file(&format!("{{\"x\":{}", "{\"a\":".repeat(50_000)), 0), "bad safetensors header"),
             (file(&t("F32", "[2,3]", "[0,24]"), 23), "truncated"),
             (file(&t("F32", "[2,3]", "[0,24]"), 25), "longer"),
-            (
-                file(&t("F32", "[2,3]", "[0,20]"), 20),
-                "bad safetensors header",
-            ),
-            (
-                file(&t("F32", "[2,3]", "[4,28]"), 28),
-                "bad safetensors header",
-            ),
-            (
-                file(&t("F32", "[2,3]", "[24,0]"), 24),
-                "bad safetensors header",
-            ),
-            (
-                file(&t("F32", "[-2,3]", "[0,24]"), 24),
-                "bad safetensors header",
-            ),
-            (
-                file(&t("F32", "[4294967296,4294967296]", "[0,24]"), 24),
-                "bad safetensors header",
-            ),
-            (
-                file(
-                    &t(
-                        "U8",
-                        &format!("[{}]", huge / 16),
-                        &format!("[0,{}]", huge / 16),
-                    ),
-                    24,
-                ),
-                "truncated",
-            ),
+            (file(&t("F32", "[2,3]", "[0,20]"), 20), "bad safetensors header"),
+            (file(&t("F32", "[2,3]", "[4,28]"), 28), "bad safetensors header"),
+            (file(&t("F32", "[2,3]", "[24,0]"), 24), "bad safetensors header"),
+            (file(&t("F32", "[-2,3]", "[0,24]"), 24), "bad safetensors header"),
+            (file(&t("F32", "[4294967296,4294967296]", "[0,24]"), 24), "bad safetensors header"),
+            (file(&t("U8", &format!("[{}]", huge / 16), &format!("[0,{}]", huge / 16)), 24), "truncated"),
             (file(&t("F8_E4M3", "[2,3]", "[0,6]"), 6), "not supported"),
-            (
-                file(&t("Q9", "[2,3]", "[0,6]"), 6),
-                "bad safetensors header",
-            ),
+            (file(&t("Q9", "[2,3]", "[0,6]"), 6), "bad safetensors header"),
         ] {
             let text = open_bytes(&bytes, None).unwrap_err().to_string();
             assert!(text.contains(cause), "expected {cause:?} in {text:?}");
-            assert!(
-                text.contains("t.safetensors") && !text.contains('\n') && text.len() < 600,
-                "{text}"
-            );
+            assert!(text.contains("t.safetensors") && !text.contains('\n') && text.len() < 600, "{text}");
         }
     }
 }

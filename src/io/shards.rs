@@ -30,16 +30,13 @@ impl ShardedNpy {
         if Path::new(spec).is_dir() {
             for entry in std::fs::read_dir(spec).map_err(|e| Error::io(spec, e))? {
                 let path = entry.map_err(|e| Error::io(spec, e))?.path();
-                let hidden = path
-                    .file_name()
-                    .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+                let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
                 if !hidden && path.extension().is_some_and(|e| e == "npy") {
                     paths.push(path);
                 }
             }
         } else {
-            let pattern =
-                glob::glob(spec).map_err(|e| Error::invalid(spec, "a glob pattern", e))?;
+            let pattern = glob::glob(spec).map_err(|e| Error::invalid(spec, "a glob pattern", e))?;
             for path in pattern {
                 paths.push(path.map_err(|e| Error::io(e.path().to_path_buf(), e.into()))?);
             }
@@ -48,10 +45,7 @@ impl ShardedNpy {
             return Err(Error::invalid(spec, "at least one .npy shard", "none"));
         }
         paths.sort_by(|a, b| {
-            natural_order(
-                a.as_os_str().as_encoded_bytes(),
-                b.as_os_str().as_encoded_bytes(),
-            )
+            natural_order(a.as_os_str().as_encoded_bytes(), b.as_os_str().as_encoded_bytes())
         });
         Self::from_paths(spec, &paths)
     }
@@ -61,12 +55,7 @@ impl ShardedNpy {
     /// # Errors
     /// [`Error::BadFile`] naming a shard that is damaged or has other columns than the first; [`Error::Io`].
     pub fn from_paths(name: impl Into<String>, paths: &[PathBuf]) -> Result<Self> {
-        let mut set = Self {
-            shards: Vec::new(),
-            starts: vec![0],
-            cols: 0,
-            name: name.into(),
-        };
+        let mut set = Self { shards: Vec::new(), starts: vec![0], cols: 0, name: name.into() };
         let mut rows = 0usize;
         for path in paths {
             let shard = open_npy(path)?.into_matrix()?;
@@ -80,8 +69,7 @@ impl ShardedNpy {
                 ));
             }
             let total = rows.checked_add(shard.rows());
-            rows = total
-                .ok_or_else(|| Error::bad_file(path, "makes the total number of rows overflow"))?;
+            rows = total.ok_or_else(|| Error::bad_file(path, "makes the total number of rows overflow"))?;
             set.cols = shard.cols();
             set.starts.push(rows);
             set.shards.push(shard);
@@ -99,18 +87,13 @@ impl ShardedNpy {
 
     fn read<T: HostFloat>(&self, start: usize, out: &mut [T]) -> Result<()> {
         check_request(self, start, out.len())?;
-        let first = self
-            .starts
-            .partition_point(|&s| s <= start)
-            .saturating_sub(1);
+        let first = self.starts.partition_point(|&s| s <= start).saturating_sub(1);
         let (mut row, mut out) = (start, out);
         for (shard, &begin) in self.shards.iter().zip(&self.starts).skip(first) {
             if out.is_empty() {
                 break;
             }
-            let here = (begin + shard.rows())
-                .saturating_sub(row)
-                .min(out.len() / self.cols);
+            let here = (begin + shard.rows()).saturating_sub(row).min(out.len() / self.cols);
             let (head, tail) = out.split_at_mut(here * self.cols);
             if here > 0 {
                 T::read_rows(shard, row - begin, head)?;
@@ -150,9 +133,7 @@ fn natural_order(a: &[u8], b: &[u8]) -> Ordering {
             let ((na, ra), (nb, rb)) = (a.split_at(da), b.split_at(db));
             let significant = |n: &[u8]| n.iter().take_while(|&&c| c == b'0').count();
             let (za, zb) = (significant(na), significant(nb));
-            let values = (da - za)
-                .cmp(&(db - zb))
-                .then_with(|| na.iter().skip(za).cmp(nb.iter().skip(zb)));
+            let values = (da - za).cmp(&(db - zb)).then_with(|| na.iter().skip(za).cmp(nb.iter().skip(zb)));
             if values.is_ne() {
                 return values;
             }
@@ -180,12 +161,7 @@ mod tests {
         let mut expected = Vec::new();
         for (part, rows) in [(1, 3), (2, 0), (9, 1), (10, 4), (11, 2)] {
             let values: Vec<f32> = (0..rows * 2).map(|v| (part * 100 + v) as f32).collect();
-            write_npy(
-                dir.path().join(format!("part-{part}.npy")),
-                &[rows as usize, 2],
-                &values,
-            )
-            .unwrap();
+            write_npy(dir.path().join(format!("part-{part}.npy")), &[rows as usize, 2], &values).unwrap();
             expected.extend(values);
         }
         write_npy(dir.path().join(".hidden.npy"), &[1, 2], &[0f32, 0.]).unwrap();
@@ -198,11 +174,7 @@ mod tests {
                 for count in 0..=10 - start {
                     let mut out = vec![0f64; count * 2];
                     set.read_rows_f64(start, &mut out).unwrap();
-                    assert!(
-                        out.iter()
-                            .zip(&expected[start * 2..])
-                            .all(|(a, b)| *a == f64::from(*b))
-                    );
+                    assert!(out.iter().zip(&expected[start * 2..]).all(|(a, b)| *a == f64::from(*b)));
                 }
             }
             assert!(set.read_rows(9, &mut [0.; 4]).is_err());
@@ -213,40 +185,21 @@ mod tests {
     fn faults_name_the_shard() {
         let dir = tempfile::tempdir().unwrap();
         let spec = dir.path().to_str().unwrap().to_string();
-        assert!(
-            ShardedNpy::open(&spec)
-                .unwrap_err()
-                .to_string()
-                .contains("at least one .npy shard")
-        );
+        assert!(ShardedNpy::open(&spec).unwrap_err().to_string().contains("at least one .npy shard"));
         assert!(ShardedNpy::open(&format!("{spec}/none-*.npy")).is_err());
-        assert!(
-            ShardedNpy::open(&format!("{spec}/***"))
-                .unwrap_err()
-                .to_string()
-                .contains("a glob pattern")
-        );
+        assert!(ShardedNpy::open(&format!("{spec}/***")).unwrap_err().to_string().contains("a glob pattern"));
         write_npy(dir.path().join("a.npy"), &[1, 2], &[0f32, 0.]).unwrap();
         write_npy(dir.path().join("b.npy"), &[1, 3], &[0f32, 0., 0.]).unwrap();
         let text = ShardedNpy::open(&spec).unwrap_err().to_string();
-        assert!(
-            text.contains("b.npy: has 3 columns") && text.contains("a.npy has 2"),
-            "{text}"
-        );
+        assert!(text.contains("b.npy: has 3 columns") && text.contains("a.npy has 2"), "{text}");
     }
 
     #[test]
     fn natural_order_is_a_total_order() {
-        let sorted = [
-            "a", "a1", "a01", "a2", "a10", "a10b", "a10c1", "a10c02", "b", "b0", "b00",
-        ];
+        let sorted = ["a", "a1", "a01", "a2", "a10", "a10b", "a10c1", "a10c02", "b", "b0", "b00"];
         for (i, x) in sorted.iter().enumerate() {
             for (j, y) in sorted.iter().enumerate() {
-                assert_eq!(
-                    natural_order(x.as_bytes(), y.as_bytes()),
-                    i.cmp(&j),
-                    "{x} {y}"
-                );
+                assert_eq!(natural_order(x.as_bytes(), y.as_bytes()), i.cmp(&j), "{x} {y}");
             }
         }
     }

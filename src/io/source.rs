@@ -78,18 +78,10 @@ impl<S: RowSource + ?Sized> RowSource for Box<S> {
 }
 
 /// Checks a request for `len` values from row `start` against a source's shape; returns the number of rows asked for.
-pub(super) fn check_request(
-    source: &(impl RowSource + ?Sized),
-    start: usize,
-    len: usize,
-) -> Result<usize> {
+pub(super) fn check_request(source: &(impl RowSource + ?Sized), start: usize, len: usize) -> Result<usize> {
     let (rows, cols) = (source.rows(), source.cols());
     if cols == 0 || !len.is_multiple_of(cols) {
-        return Err(Error::invalid(
-            source.name(),
-            format!("room for whole rows of {cols} values"),
-            len,
-        ));
+        return Err(Error::invalid(source.name(), format!("room for whole rows of {cols} values"), len));
     }
     let count = len / cols;
     if start.checked_add(count).is_none_or(|end| end > rows) {
@@ -125,18 +117,10 @@ pub fn read_panel<T: HostFloat>(source: &dyn RowSource, start: usize, out: &mut 
 /// Those of the source; [`Error::OutOfMemory`] if the copy cannot be allocated.
 pub fn read_all<T: HostFloat>(source: &dyn RowSource) -> Result<Vec<T>> {
     let what = || format!("a copy of {}", source.name());
-    let needed = (source.rows() as u64)
-        .saturating_mul(source.cols() as u64)
-        .saturating_mul(size_of::<T>() as u64);
-    let too_large = || Error::OutOfMemory {
-        needed,
-        limit: isize::MAX as u64,
-        what: what(),
-    };
-    let len = source
-        .rows()
-        .checked_mul(source.cols())
-        .ok_or_else(too_large)?;
+    let needed =
+        (source.rows() as u64).saturating_mul(source.cols() as u64).saturating_mul(size_of::<T>() as u64);
+    let too_large = || Error::OutOfMemory { needed, limit: isize::MAX as u64, what: what() };
+    let len = source.rows().checked_mul(source.cols()).ok_or_else(too_large)?;
     let mut out = Vec::new();
     out.try_reserve_exact(len).map_err(|_| too_large())?;
     out.resize(len, T::default());

@@ -52,26 +52,11 @@ impl<S: RowSource> RowSource for RowRange<S> {
     }
     fn view(&self) -> Option<MatView<'_>> {
         let all = self.inner.view()?;
-        let first = self
-            .range
-            .start
-            .checked_mul(all.row_stride())?
-            .checked_mul(all.dtype().size())?;
-        let bytes = if self.range.is_empty() {
-            &[]
-        } else {
-            all.bytes().get(first..)?
-        };
+        let first = self.range.start.checked_mul(all.row_stride())?.checked_mul(all.dtype().size())?;
+        let bytes = if self.range.is_empty() { &[] } else { all.bytes().get(first..)? };
         let (rows, cols) = (self.range.len(), self.cols());
-        let view = MatView::strided(
-            bytes,
-            rows,
-            cols,
-            all.row_stride(),
-            all.col_stride(),
-            all.dtype(),
-        )
-        .ok()?;
+        let view =
+            MatView::strided(bytes, rows, cols, all.row_stride(), all.col_stride(), all.dtype()).ok()?;
         Some(view.named(self.name.as_str()))
     }
 }
@@ -89,17 +74,9 @@ impl<S: RowSource> Rows<S> {
     /// # Errors
     /// [`Error::InvalidArgument`] if one of them does not exist.
     pub fn new(inner: S, indices: Vec<usize>) -> Result<Self> {
-        if let Some((k, i)) = indices
-            .iter()
-            .enumerate()
-            .find(|&(_, &i)| i >= inner.rows())
-        {
+        if let Some((k, i)) = indices.iter().enumerate().find(|&(_, &i)| i >= inner.rows()) {
             let expected = format!("row indices within 0..{}", inner.rows());
-            return Err(Error::invalid(
-                inner.name(),
-                expected,
-                format!("{i} at position {k}"),
-            ));
+            return Err(Error::invalid(inner.name(), expected, format!("{i} at position {k}")));
         }
         Ok(Self { inner, indices })
     }
@@ -116,12 +93,8 @@ impl<S: RowSource> Rows<S> {
         let mut out = out;
         while let [first, ..] = *wanted {
             // Consecutive rows are one request: sorted and nearly sorted subsets read like ranges.
-            let run = wanted
-                .iter()
-                .take(longest)
-                .zip(first..)
-                .take_while(|&(&i, expected)| i == expected)
-                .count();
+            let run =
+                wanted.iter().take(longest).zip(first..).take_while(|&(&i, expected)| i == expected).count();
             let (head, tail) = out.split_at_mut(run * cols);
             T::read_rows(&self.inner, first, head)?;
             (wanted, out) = (wanted.get(run..).unwrap_or_default(), tail);
@@ -163,10 +136,7 @@ mod tests {
         let part = RowRange::new(&x, 3..6).unwrap();
         assert_eq!((part.rows(), part.name()), (3, "x[3..6]"));
         assert_eq!(read_all::<f32>(&part).unwrap(), [6., 7., 8., 9., 10., 11.]);
-        assert_eq!(
-            part.view().unwrap().as_slice::<f32>().unwrap(),
-            [6., 7., 8., 9., 10., 11.]
-        );
+        assert_eq!(part.view().unwrap().as_slice::<f32>().unwrap(), [6., 7., 8., 9., 10., 11.]);
         assert!(part.read_rows(2, &mut [0.; 4]).is_err());
         assert!(RowRange::new(&x, 3..11).is_err());
         let backwards = Range { start: 5, end: 4 };
@@ -180,18 +150,13 @@ mod tests {
         let x = numbered(10);
         let chosen = vec![7, 8, 9, 0, 0, 1, 5];
         let some = Rows::new(&x, chosen.clone()).unwrap();
-        let expected: Vec<f64> = chosen
-            .iter()
-            .flat_map(|&i| [2.0 * i as f64, 2.0 * i as f64 + 1.0])
-            .collect();
+        let expected: Vec<f64> =
+            chosen.iter().flat_map(|&i| [2.0 * i as f64, 2.0 * i as f64 + 1.0]).collect();
         assert_eq!(read_all::<f64>(&some).unwrap(), expected);
         let mut middle = [0f32; 6];
         some.read_rows(2, &mut middle).unwrap();
         assert_eq!(middle, [18., 19., 0., 1., 0., 1.]);
         let text = Rows::new(&x, vec![1, 10]).unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "x: expected row indices within 0..10, got 10 at position 1"
-        );
+        assert_eq!(text, "x: expected row indices within 0..10, got 10 at position 1");
     }
 }

@@ -36,15 +36,7 @@ impl<'a> MatView<'a> {
         col_stride: usize,
         dtype: Dtype,
     ) -> Result<Self> {
-        let view = Self {
-            bytes,
-            rows,
-            cols,
-            row_stride,
-            col_stride,
-            dtype,
-            name: Cow::Borrowed("matrix"),
-        };
+        let view = Self { bytes, rows, cols, row_stride, col_stride, dtype, name: Cow::Borrowed("matrix") };
         if view.extent().is_none_or(|end| end > bytes.len()) {
             return Err(Error::invalid(
                 "matrix",
@@ -83,10 +75,7 @@ impl<'a> MatView<'a> {
 
     /// The same view under the name that error messages shall use.
     pub fn named(self, name: impl Into<Cow<'a, str>>) -> Self {
-        Self {
-            name: name.into(),
-            ..self
-        }
+        Self { name: name.into(), ..self }
     }
 
     /// Byte one past the last element, or `None` if that overflows.
@@ -96,10 +85,7 @@ impl<'a> MatView<'a> {
         }
         let last_row = (self.rows - 1).checked_mul(self.row_stride)?;
         let last_col = (self.cols - 1).checked_mul(self.col_stride)?;
-        last_row
-            .checked_add(last_col)?
-            .checked_add(1)?
-            .checked_mul(self.dtype.size())
+        last_row.checked_add(last_col)?.checked_add(1)?.checked_mul(self.dtype.size())
     }
 
     /// The bytes the view was made of; element (0, 0) is first.
@@ -139,13 +125,7 @@ impl<'a> MatView<'a> {
 
     fn read<T: HostFloat>(&self, start: usize, out: &mut [T]) -> Result<()> {
         let count = check_request(self, start, out.len())?;
-        let outside = || {
-            Error::invalid(
-                self.name.as_ref(),
-                "elements within the buffer",
-                "a view beyond it",
-            )
-        };
+        let outside = || Error::invalid(self.name.as_ref(), "elements within the buffer", "a view beyond it");
         let convert = |first: usize, out: &mut [T]| {
             let bytes = self.run(first, out.len()).ok_or_else(outside)?;
             T::convert(self.dtype, bytes, out);
@@ -223,40 +203,18 @@ impl HostMatrix {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if `values` does not hold `rows * cols` elements.
-    pub fn from_f32(
-        name: impl Into<String>,
-        rows: usize,
-        cols: usize,
-        values: Vec<f32>,
-    ) -> Result<Self> {
+    pub fn from_f32(name: impl Into<String>, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self> {
         let len = values.len();
-        Self {
-            values: Values::F32(values),
-            rows,
-            cols,
-            name: name.into(),
-        }
-        .checked(len)
+        Self { values: Values::F32(values), rows, cols, name: name.into() }.checked(len)
     }
 
     /// As [`from_f32`](Self::from_f32), in `f64`.
     ///
     /// # Errors
     /// As [`from_f32`](Self::from_f32).
-    pub fn from_f64(
-        name: impl Into<String>,
-        rows: usize,
-        cols: usize,
-        values: Vec<f64>,
-    ) -> Result<Self> {
+    pub fn from_f64(name: impl Into<String>, rows: usize, cols: usize, values: Vec<f64>) -> Result<Self> {
         let len = values.len();
-        Self {
-            values: Values::F64(values),
-            rows,
-            cols,
-            name: name.into(),
-        }
-        .checked(len)
+        Self { values: Values::F64(values), rows, cols, name: name.into() }.checked(len)
     }
 
     fn checked(self, len: usize) -> Result<Self> {
@@ -318,39 +276,22 @@ mod tests {
     fn every_stride_reads_the_same_rows() {
         for (rows, cols) in [(1, 1), (3, 5), (64, 64), (65, 7), (200, 3), (130, 129)] {
             let expected: Vec<f64> = (0..rows * cols).map(|k| at(k / cols, k % cols)).collect();
-            for (rs, cs) in [
-                (cols, 1),
-                (cols + 3, 1),
-                (1, rows),
-                (1, rows + 5),
-                (2 * cols, 2),
-                (3, 3 * rows + 1),
-            ] {
+            for (rs, cs) in
+                [(cols, 1), (cols + 3, 1), (1, rows), (1, rows + 5), (2 * cols, 2), (3, 3 * rows + 1)]
+            {
                 let mut stored = vec![f64::NAN; (rows - 1) * rs + (cols - 1) * cs + 1];
                 for i in 0..rows {
                     for j in 0..cols {
                         stored[i * rs + j * cs] = at(i, j);
                     }
                 }
-                let view =
-                    MatView::strided(cast_slice(&stored), rows, cols, rs, cs, Dtype::F64).unwrap();
-                assert_eq!(
-                    read_all::<f64>(&view).unwrap(),
-                    expected,
-                    "{rows} x {cols}, strides {rs}, {cs}"
-                );
+                let view = MatView::strided(cast_slice(&stored), rows, cols, rs, cs, Dtype::F64).unwrap();
+                assert_eq!(read_all::<f64>(&view).unwrap(), expected, "{rows} x {cols}, strides {rs}, {cs}");
                 let (first, count) = (rows / 3, rows - rows / 3);
                 let mut part = vec![0f32; count * cols];
                 view.read_rows(first, &mut part).unwrap();
-                assert!(
-                    part.iter()
-                        .zip(&expected[first * cols..])
-                        .all(|(a, b)| f64::from(*a) == *b)
-                );
-                assert_eq!(
-                    view.as_slice::<f64>().is_some(),
-                    cs == 1 && (rs == cols || rows == 1)
-                );
+                assert!(part.iter().zip(&expected[first * cols..]).all(|(a, b)| f64::from(*a) == *b));
+                assert_eq!(view.as_slice::<f64>().is_some(), cs == 1 && (rs == cols || rows == 1));
                 assert!(view.as_slice::<f32>().is_none());
             }
         }
@@ -363,10 +304,7 @@ mod tests {
         let mut out = [0f32; 6];
         assert!(view.read_rows(2, &mut out).is_ok());
         let text = view.read_rows(3, &mut out).unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "x: expected a row range within 0..4, got 2 rows from row 3"
-        );
+        assert_eq!(text, "x: expected a row range within 0..4, got 2 rows from row 3");
         assert!(view.read_rows(usize::MAX, &mut out).is_err());
         assert!(view.read_rows(0, &mut out[..5]).is_err());
     }
@@ -387,9 +325,6 @@ mod tests {
         assert!(HostMatrix::from_f32("x", 2, 3, vec![0.; 5]).is_err());
         let m = HostMatrix::from_f64("x", 2, 2, vec![1., 2., 3., 4.]).unwrap();
         assert_eq!(read_all::<f32>(&m).unwrap(), [1., 2., 3., 4.]);
-        assert_eq!(
-            m.view().unwrap().as_slice::<f64>().unwrap(),
-            [1., 2., 3., 4.]
-        );
+        assert_eq!(m.view().unwrap().as_slice::<f64>().unwrap(), [1., 2., 3., 4.]);
     }
 }
