@@ -26,18 +26,73 @@ use unicon::weights::Negatives;
 /// Everything a `meta.json` may hold. Keys that describe the reference only are listed so that a new option cannot
 /// slip by unread.
 const KNOWN_KEYS: &[&str] = &[
-    "C_max_abs", "C_singular_values_top", "S_max_abs", "arrays", "batch_size", "batch_weights", "beta", "case",
-    "cos_clamp", "d1", "d2", "deltas", "eig_Kx", "eig_cut", "factorization", "family", "gamma",
-    "gap_sigma_r_over_next", "gap_sigma_r_over_next_aggregate", "gap_sigma_r_over_next_batches", "kernel",
-    "kernel_params", "kernel_vs_nystrom_max_abs_diff", "ks", "lengthscale", "loss", "loss_cols", "loss_def",
-    "loss_rows", "loss_train_after", "losses_before_each_batch", "losses_before_each_step", "m",
-    "matching_accuracy", "matching_accuracy_first_index_wins", "n", "n_batch", "n_batches", "n_iters", "n_train",
-    "n_x", "n_y", "note", "optimistic", "peer_float32_same_log_eps_max_abs_err_finite",
-    "peer_float32_same_log_eps_nonfinite_entries", "peer_float32_sim_max_abs_diff", "peer_float64_max_abs_diff",
-    "peer_float64_rectangular_max_abs_diff_to_S_rows_plus_ny_over_nx_S_cols", "peer_float64_sim_max_abs_diff",
-    "peer_max_abs_diff", "pessimistic", "positives_per_column", "positives_per_row", "r", "rho", "ridge", "s_init",
-    "scale_inputs", "sigma_final", "sim_change_under_half_ulp_float32_input_noise", "stable_float32_max_abs_err",
-    "steps", "test", "test_min_top1_margin", "tol", "weights",
+    "C_max_abs",
+    "C_singular_values_top",
+    "S_max_abs",
+    "arrays",
+    "batch_size",
+    "batch_weights",
+    "beta",
+    "case",
+    "cos_clamp",
+    "d1",
+    "d2",
+    "deltas",
+    "eig_Kx",
+    "eig_cut",
+    "factorization",
+    "family",
+    "gamma",
+    "gap_sigma_r_over_next",
+    "gap_sigma_r_over_next_aggregate",
+    "gap_sigma_r_over_next_batches",
+    "kernel",
+    "kernel_params",
+    "kernel_vs_nystrom_max_abs_diff",
+    "ks",
+    "lengthscale",
+    "loss",
+    "loss_cols",
+    "loss_def",
+    "loss_rows",
+    "loss_train_after",
+    "losses_before_each_batch",
+    "losses_before_each_step",
+    "m",
+    "matching_accuracy",
+    "matching_accuracy_first_index_wins",
+    "n",
+    "n_batch",
+    "n_batches",
+    "n_iters",
+    "n_train",
+    "n_x",
+    "n_y",
+    "note",
+    "optimistic",
+    "peer_float32_same_log_eps_max_abs_err_finite",
+    "peer_float32_same_log_eps_nonfinite_entries",
+    "peer_float32_sim_max_abs_diff",
+    "peer_float64_max_abs_diff",
+    "peer_float64_rectangular_max_abs_diff_to_S_rows_plus_ny_over_nx_S_cols",
+    "peer_float64_sim_max_abs_diff",
+    "peer_max_abs_diff",
+    "pessimistic",
+    "positives_per_column",
+    "positives_per_row",
+    "r",
+    "rho",
+    "ridge",
+    "s_init",
+    "scale_inputs",
+    "sigma_final",
+    "sim_change_under_half_ulp_float32_input_noise",
+    "stable_float32_max_abs_err",
+    "steps",
+    "test",
+    "test_min_top1_margin",
+    "tol",
+    "weights",
 ];
 
 struct Case {
@@ -225,7 +280,8 @@ fn explicit<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
 }
 
 fn operator<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
-    let (loss, scale_inputs, rho) = (case.loss(), case.meta["scale_inputs"].as_bool().unwrap(), case.number("rho"));
+    let (loss, scale_inputs, rho) =
+        (case.loss(), case.meta["scale_inputs"].as_bool().unwrap(), case.number("rho"));
     let (x, y) = (case.matrix("x"), case.matrix("y"));
     let positives = case.positives(x.nrows(), y.nrows());
     let (x, y) = (load(cpu, &x), load(cpu, &y));
@@ -241,7 +297,8 @@ fn operator<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     case.check_matrix("S", &dense, "S", limit * scale);
     let c = if scale_inputs {
         let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n).collect::<Vec<_>>();
-        let (x, y) = (cpu.scale_rows(&x, &inverse(&norm_x)).unwrap(), cpu.scale_rows(&y, &inverse(&norm_y)).unwrap());
+        let (x, y) =
+            (cpu.scale_rows(&x, &inverse(&norm_x)).unwrap(), cpu.scale_rows(&y, &inverse(&norm_y)).unwrap());
         cpu.cross(s, &w, &x, &y).unwrap()
     } else {
         cpu.cross(s, &w, &x, &y).unwrap()
@@ -252,7 +309,11 @@ fn operator<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     // The operator against the explicit matrix.
     let sv = host(cpu, &cpu.apply(s, &w, &zy).unwrap());
     let dense_sv = &dense * host(cpu, &zy);
-    case.check("S V against the explicit S", max_abs(&(sv - &dense_sv)), limit * scale.max(max_abs(&dense_sv)));
+    case.check(
+        "S V against the explicit S",
+        max_abs(&(sv - &dense_sv)),
+        limit * scale.max(max_abs(&dense_sv)),
+    );
 }
 
 fn model_similarity<T: Real>(case: &Case, cpu: &Cpu<T>, model: &Model) -> Mat<f64> {
@@ -310,7 +371,8 @@ fn linear<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     };
     let val = case.has("x_val").then(|| (case.source("x_val"), case.source("y_val")));
     let val_positives = val.as_ref().map(|(x, _)| Positives::diagonal(x.rows()));
-    let validation = val.as_ref().zip(val_positives.as_ref()).map(|((x, y), positives)| Data { x, y, positives });
+    let validation =
+        val.as_ref().zip(val_positives.as_ref()).map(|((x, y), positives)| Data { x, y, positives });
     let data = Data { x: &x, y: &y, positives: &positives };
     let (model, info) = fit(cpu, data, validation, &options).unwrap();
     let limit = if is_f64::<T>() { 1e-8 } else { 5e-6 };
@@ -322,7 +384,8 @@ fn linear<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let sim = model_similarity(case, cpu, &model);
     case.check_matrix("test similarities", &sim, "sim_test", limit);
     check_recalls(case, cpu, &model, limit);
-    for (it, batches) in case.meta["losses_before_each_batch"].as_array().unwrap().clone().iter().enumerate() {
+    for (it, batches) in case.meta["losses_before_each_batch"].as_array().unwrap().clone().iter().enumerate()
+    {
         let losses: Vec<f64> = batches.as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
         let mean = losses.iter().sum::<f64>() / losses.len() as f64;
         case.check("loss", (info.loss[it] - mean).abs(), limit * mean.abs().max(1.0));
@@ -344,7 +407,8 @@ fn kernel_fit<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let (x, y) = (case.source("x_train"), case.source("y_train"));
     let positives = case.positives(x.rows(), y.rows());
     let batches = case.count("n_batches");
-    let kernel = KernelOptions { ridge: case.number("ridge"), ..KernelOptions::new(case.kernel(), Landmarks::Exact) };
+    let kernel =
+        KernelOptions { ridge: case.number("ridge"), ..KernelOptions::new(case.kernel(), Landmarks::Exact) };
     let options = FitOptions {
         loss: case.loss(),
         n_iters: case.count("n_iters"),
@@ -355,15 +419,19 @@ fn kernel_fit<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
             "given" => Init::Similarity(case.matrix("s_init")),
             other => panic!("unknown s_init {other}"),
         },
-        batches: (batches > 1)
-            .then(|| Batches { size: case.count("n_batch"), count: None, drop_trailing: true }),
+        batches: (batches > 1).then(|| Batches {
+            size: case.count("n_batch"),
+            count: None,
+            drop_trailing: true,
+        }),
         kernel: Some(kernel),
         final_loss: false,
         ..FitOptions::new(case.count("r"))
     };
     let val = case.has("x_val").then(|| (case.source("x_val"), case.source("y_val")));
     let val_positives = val.as_ref().map(|(x, _)| Positives::diagonal(x.rows()));
-    let validation = val.as_ref().zip(val_positives.as_ref()).map(|((x, y), positives)| Data { x, y, positives });
+    let validation =
+        val.as_ref().zip(val_positives.as_ref()).map(|((x, y), positives)| Data { x, y, positives });
     let (model, info) = fit(cpu, Data { x: &x, y: &y, positives: &positives }, validation, &options).unwrap();
     let singular = case.text("kernel") == "linear";
     let limit = match (is_f64::<T>(), singular) {
@@ -411,8 +479,15 @@ fn nystrom<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let options = FitOptions {
         loss: case.loss(),
         n_iters: case.count("n_iters"),
-        kernel: Some(KernelOptions { ridge, ..KernelOptions::new(kernel, Landmarks::Rows(landmarks.clone())) }),
-        factorization: if case.text("factorization") == "sqrt" { Factorization::Sqrt } else { Factorization::Orthonormal },
+        kernel: Some(KernelOptions {
+            ridge,
+            ..KernelOptions::new(kernel, Landmarks::Rows(landmarks.clone()))
+        }),
+        factorization: if case.text("factorization") == "sqrt" {
+            Factorization::Sqrt
+        } else {
+            Factorization::Orthonormal
+        },
         final_loss: false,
         ..FitOptions::new(case.count("r"))
     };
@@ -429,7 +504,8 @@ fn nystrom<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let z = &model.components[0].x.map.as_ref().unwrap().landmarks;
     let k_zz = host(cpu, &cpu.kernel(&kernel, &load(cpu, z), z.as_ref()).unwrap());
     let (_, inverse_half) = psd_half_powers(k_zz.as_ref(), ridge, 1e-10).unwrap();
-    let phi = host(cpu, &cpu.kernel(&kernel, &load(cpu, &case.matrix("x_test")), z.as_ref()).unwrap()) * inverse_half;
+    let phi = host(cpu, &cpu.kernel(&kernel, &load(cpu, &case.matrix("x_test")), z.as_ref()).unwrap())
+        * inverse_half;
     case.check_matrix("Phi Phi^T", &(&phi * phi.transpose()), "phi_x_gram_test", limit);
 }
 
@@ -471,7 +547,8 @@ fn metrics<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let ranks = [
         (cpu.ranks(Similarity::Dense(&load(cpu, &sim)), &positives).unwrap(), sim.clone(), gt.clone(), "x2y"),
         (
-            cpu.ranks(Similarity::Dense(&load(cpu, &sim.transpose().to_owned())), &positives.transposed()).unwrap(),
+            cpu.ranks(Similarity::Dense(&load(cpu, &sim.transpose().to_owned())), &positives.transposed())
+                .unwrap(),
             sim.transpose().to_owned(),
             gt.transpose().to_owned(),
             "y2x",
@@ -525,7 +602,11 @@ fn run<T: Real>(dir: &Path) -> Vec<String> {
     }
     let name = dir.file_name().unwrap().to_string_lossy().into_owned();
     assert!(!case.checks.is_empty(), "{name}: nothing was checked");
-    let worst = case.checks.iter().max_by(|a, b| (a.1 / a.2.max(1e-300)).total_cmp(&(b.1 / b.2.max(1e-300)))).unwrap();
+    let worst = case
+        .checks
+        .iter()
+        .max_by(|a, b| (a.1 / a.2.max(1e-300)).total_cmp(&(b.1 / b.2.max(1e-300))))
+        .unwrap();
     println!("{:42} {} {:5.1e} of {:5.1e}  {}", name, T::NAME, worst.1, worst.2, worst.0);
     case.failures.iter().map(|f| format!("{name} {}: {f}", T::NAME)).collect()
 }

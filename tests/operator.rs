@@ -14,7 +14,8 @@ use unicon::positives::Positives;
 use unicon::real::Real;
 use unicon::weights::{Negatives, Weights};
 
-const KINDS: [LossKind; 4] = [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];
+const KINDS: [LossKind; 4] =
+    [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];
 
 type Rows<T> = <Cpu<T> as Backend>::Matrix;
 
@@ -72,9 +73,12 @@ fn s_is_minus_the_derivative_of_the_loss() {
             [(1.0, 1.0, EpsBy::Positives), (0.3, 1.5, EpsBy::Positives), (0.5, 0.7, EpsBy::Diagonal)]
         {
             let weights = (0.6, 1.3);
-            let loss =
-                Loss { nu, eps_by, eps_pos: weights.0, eps_neg: weights.1, ..Loss::new(kind, tau) };
-            for positives in [Positives::diagonal(7), ragged(6, 9, 3), Positives::from_groups(&[1, 2, 1, 3], &[1, 3, 3, 1, 2]).unwrap()] {
+            let loss = Loss { nu, eps_by, eps_pos: weights.0, eps_neg: weights.1, ..Loss::new(kind, tau) };
+            for positives in [
+                Positives::diagonal(7),
+                ragged(6, 9, 3),
+                Positives::from_groups(&[1, 2, 1, 3], &[1, 3, 3, 1, 2]).unwrap(),
+            ] {
                 let (n_x, n_y) = (positives.n_x(), positives.n_y());
                 let s = random(n_x, n_y, 11) * faer::Scale(0.9);
                 let value = |s: &Mat<f64>| {
@@ -118,7 +122,9 @@ fn embedding_gradients_are_derivatives_of_the_loss() {
         let (gx, gy) = cpu.gradients(&lx, &ly, &w).unwrap();
         let (gx, gy) = (host(&cpu, &gx), host(&cpu, &gy));
         let h = 1e-6;
-        let check = |got: f64, want: f64| assert!((got - want).abs() < 1e-7 * (1.0 + want.abs()), "{kind:?}: {got} {want}");
+        let check = |got: f64, want: f64| {
+            assert!((got - want).abs() < 1e-7 * (1.0 + want.abs()), "{kind:?}: {got} {want}")
+        };
         for k in 0..4 {
             for i in 0..6 {
                 let moved = |step: f64| {
@@ -245,7 +251,8 @@ fn zero_similarities_equal_zero_embeddings() {
                 let (x, y) = (load(&cpu, &random(n_x, 5, 1)), load(&cpu, &random(n_y, 7, 2)));
                 let both = [Similarity::Zeros(n_x, n_y), Similarity::Embeddings(&zx, &zy)].map(|s| {
                     let w = cpu.weights(s, &loss, &positives, Negatives::All).unwrap();
-                    let (c, sv) = (cpu.cross(s, &w, &x, &y).unwrap(), host(&cpu, &cpu.apply(s, &w, &y).unwrap()));
+                    let (c, sv) =
+                        (cpu.cross(s, &w, &x, &y).unwrap(), host(&cpu, &cpu.apply(s, &w, &y).unwrap()));
                     (w.value(), c, sv, cpu.dense(s, &w).unwrap())
                 });
                 let [a, b] = &both;
@@ -310,7 +317,11 @@ fn cancelling_stops_between_panels() {
     let seen = panels.clone();
     control.set_hook(Some(Box::new(move |progress| {
         seen.store(progress.done, std::sync::atomic::Ordering::Relaxed);
-        if progress.done == 3 { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+        if progress.done == 3 {
+            std::ops::ControlFlow::Break(())
+        } else {
+            std::ops::ControlFlow::Continue(())
+        }
     })));
     let s = Similarity::Embeddings(&zx, &zy);
     let result = cpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(4000), Negatives::All);
