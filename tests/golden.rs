@@ -11,7 +11,7 @@ use faer::Mat;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use unicon::backend::cpu::Cpu;
-use unicon::backend::{Backend, Similarity};
+use unicon::backend::{Backend, Similarity, Ties};
 use unicon::fit::{Batches, Data, Factorization, FitOptions, Init, KernelOptions, Landmarks, fit};
 use unicon::io::{HostMatrix, RowSource, open, read_all, read_index_vector};
 use unicon::kernel::{Kernel, KernelKind};
@@ -331,7 +331,7 @@ fn check_recalls<T: Real>(case: &mut Case, cpu: &Cpu<T>, model: &Model, sim_erro
     } else {
         Positives::diagonal(cpu.shape(&zx).0)
     };
-    let got = recall_at_k(cpu, &zx, &zy, &truth, &[1]).unwrap();
+    let got = recall_at_k(cpu, &zx, &zy, &truth, &[1], Ties::LowerIndex).unwrap();
     if sim_error * 10.0 < margin {
         let test = case.meta["test"].clone();
         let want = test["x2y_R@1"].as_f64().unwrap();
@@ -545,10 +545,19 @@ fn metrics<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let (sim, gt) = (case.matrix("sim"), case.matrix("gt"));
     let positives = relation(&gt);
     let ranks = [
-        (cpu.ranks(Similarity::Dense(&load(cpu, &sim)), &positives).unwrap(), sim.clone(), gt.clone(), "x2y"),
         (
-            cpu.ranks(Similarity::Dense(&load(cpu, &sim.transpose().to_owned())), &positives.transposed())
-                .unwrap(),
+            cpu.ranks(Similarity::Dense(&load(cpu, &sim)), &positives, Ties::LowerIndex).unwrap(),
+            sim.clone(),
+            gt.clone(),
+            "x2y",
+        ),
+        (
+            cpu.ranks(
+                Similarity::Dense(&load(cpu, &sim.transpose().to_owned())),
+                &positives.transposed(),
+                Ties::LowerIndex,
+            )
+            .unwrap(),
             sim.transpose().to_owned(),
             gt.transpose().to_owned(),
             "y2x",
@@ -562,6 +571,13 @@ fn metrics<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
             let bound = |which: &str| case.meta[which][&key].as_f64().unwrap();
             let (low, high) = (bound("pessimistic"), bound("optimistic"));
             case.check(&key, (low - got).max(got - high).max(0.0), 1e-12);
+        }
+        let shared = cpu.ranks(Similarity::Dense(&load(cpu, &sim)), &relation(&gt), Ties::Shared).unwrap();
+        for k in case.meta["ks"].as_array().unwrap().clone() {
+            let k = k.as_u64().unwrap();
+            let got = shared.iter().filter(|&&r| u64::from(r) < k).count() as f64 / shared.len() as f64;
+            let want = case.meta["optimistic"][&format!("{direction}_R@{k}")].as_f64().unwrap();
+            case.check("optimistic", (got - want).abs(), 1e-12);
         }
         // Ties go to the lower index: the exact rank, by the definition.
         for i in 0..sim.nrows() {
@@ -577,7 +593,7 @@ fn metrics<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
         }
     }
     if let Some(want) = case.meta["matching_accuracy_first_index_wins"].as_f64() {
-        let ranks = cpu.ranks(Similarity::Dense(&load(cpu, &sim)), &positives).unwrap();
+        let ranks = cpu.ranks(Similarity::Dense(&load(cpu, &sim)), &positives, Ties::LowerIndex).unwrap();
         let got = ranks.iter().filter(|&&r| r == 0).count() as f64 / ranks.len() as f64;
         case.check("matching accuracy", (got - want).abs(), 1e-12);
     }
