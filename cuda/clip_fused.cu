@@ -67,7 +67,8 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
     float out[kValueTiles][4] = {};
     for (int tile = 0; tile < tiles; ++tile) {
         copy_async_wait<0>();
-        block_barrier();  // this tile has arrived, and nobody reads the other slot any more
+        // This tile has arrived, and nobody reads the other slot any more.
+        if (!UNICON_FAULT(kFusedBarrier)) block_barrier();
         if (tile + 1 < tiles) load_cols(tile + 1);
         copy_async_commit();
 
@@ -112,7 +113,12 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
             for (int n = 0; n < kValueTiles; n += 2) {
                 uint32_t b[4];
                 const int row = k * 16 + (lane & 15), piece = n + (lane >> 4);
-                load_matrix_x4_transposed(b, piece_address(values + (piece >> 3) * kColBytes, row, piece & 7));
+                const unsigned char* from = piece_address(values + (piece >> 3) * kColBytes, row, piece & 7);
+                if (UNICON_FAULT(kUntransposedValues)) {
+                    load_matrix_x4(b, from);
+                } else {
+                    load_matrix_x4_transposed(b, from);
+                }
                 mma_16x8x16<T>(out[n], a, b[0], b[1]);
                 mma_16x8x16<T>(out[n + 1], a, b[2], b[3]);
             }

@@ -51,7 +51,7 @@ class Mask {
         end_ = p.exceptions.offsets[i + 1];
         for (int64_t high = end_; position_ < high;) {  // the first exception at or after col_begin
             const int64_t middle = (position_ + high) / 2;
-            if (columns_[middle] < col_begin) {
+            if (columns_[middle] < col_begin + (UNICON_FAULT(kExceptionSearch) ? 1 : 0)) {
                 position_ = middle + 1;
             } else {
                 high = middle;
@@ -66,11 +66,7 @@ class Mask {
         bool any = !valid_;
 #pragma unroll
         for (int w = 0; w < kMaskWords; ++w) {
-#ifdef MUTANT_BOUND
-            const int inside = col_end + 1 - col - w * 32;
-#else
-            const int inside = col_end - col - w * 32;
-#endif
+            const int inside = col_end - col - w * 32 + (UNICON_FAULT(kColumnBound) ? 1 : 0);
             const uint32_t outside = inside >= 32 ? 0u : inside <= 0 ? ~0u : ~0u << inside;
             row[w] = valid_ ? outside : ~0u;
             any |= outside != 0;
@@ -137,15 +133,11 @@ template <class T, class Epilogue> __device__ __forceinline__ void run(const Swe
         const int col = col_begin + tile * kSweepCols;
         float acc[kMTiles][kNTiles][4] = {};
         for (int chunk = 0; chunk < chunks; ++chunk) {
-#ifdef MUTANT_WAIT
-            copy_async_wait<kSweepStages - 1>();
-#else
-            copy_async_wait<kSweepStages - 2>();
-#endif
-#ifndef MUTANT_BARRIER
-            block_barrier();  // the chunk has arrived for every thread, and the slot loaded next is no longer read
-#endif
-            load_next();
+            if (UNICON_FAULT(kEarlyLoad)) load_next();
+            if (!UNICON_FAULT(kMissingWait)) copy_async_wait<kSweepStages - 2>();
+            // The chunk has arrived for every thread, and the slot loaded next is no longer read.
+            if (!UNICON_FAULT(kMissingBarrier)) block_barrier();
+            if (!UNICON_FAULT(kEarlyLoad)) load_next();
             if (chunk == 0) mask.build(col, col_end);  // all warps are past the previous tile's epilogue
             const int k0 = (chunk % depth_chunks) * kDepth;
             multiply_chunk<T>(acc, row_tiles + row_slot(chunk, stage) * kTileBytes, col_tiles + stage * kTileBytes,
@@ -153,9 +145,8 @@ template <class T, class Epilogue> __device__ __forceinline__ void run(const Swe
                               min(p.z.depth - k0, kDepth) / 16);
             stage = stage + 1 == kSweepStages ? 0 : stage + 1;
         }
-#ifndef MUTANT_MASK_BARRIER
-        if (chunks == 1) block_barrier();  // with more chunks a barrier has already passed since the mask was built
-#endif
+        // With more chunks a barrier has already passed since the mask was built.
+        if (chunks == 1 && !UNICON_FAULT(kMissingMaskBarrier)) block_barrier();
         if (mask.any(at)) {
             epilogue.template tile<true>(acc, at, mask, col);
         } else {
