@@ -16,7 +16,7 @@ __device__ __forceinline__ F kernel_value(int32_t kind, F dot, F a, F b, F param
     if (kind == kRbf || kind == kMatern) {
         const F squared = fmax(a + b - F(2) * dot, F(0));
         if (kind == kRbf) return exp(-parameter * squared);
-        const F r = root3 * sqrt(squared) / parameter;
+        const F r = root3 * sqrt(squared + F(1e-12)) / parameter;  // the offset of unicon::kernel, which see
         return (F(1) + r) * exp(-r);
     }
     const F scale = sqrt(a) * sqrt(b);

@@ -85,6 +85,18 @@ CONVERT(f16, half_t)
 CONVERT(bf16, bf16_t)
 CONVERT(f32, float)
 
+// The layout of the fp32 mode from rows that are already normalised; as the other conversions, without a norm.
+UNICON_KERNEL void convert_rows_split(const float* in, int64_t rows, int32_t cols, int64_t ld_in, half_t* out, int32_t depth) {
+    const int64_t row = warp_row();
+    if (row >= rows) return;
+    for (int c = lane_id(); c < depth; c += 32) {
+        const float v = c < cols ? in[row * ld_in + c] : 0.0f;
+        const half_t high = from_float<half_t>(v);
+        out[row * 2 * depth + c] = high;
+        out[row * 2 * depth + depth + c] = from_float<half_t>(v - to_float(high));
+    }
+}
+
 #define WIDEN(suffix, T)                                                                                              \
     UNICON_KERNEL void widen_##suffix(const T* in, int64_t count, float* out) {                                       \
         for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) \

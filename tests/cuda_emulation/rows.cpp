@@ -229,7 +229,7 @@ double kernel_value(int kind, double dot, double a, double b, double parameter, 
     if (kind == 0) return dot;
     const double squared = std::max(a + b - 2 * dot, 0.0);
     if (kind == 5) return std::exp(-parameter * squared);
-    if (kind == 6) return (1 + std::sqrt(3 * squared) / parameter) * std::exp(-std::sqrt(3 * squared) / parameter);
+    if (kind == 6) return (1 + std::sqrt(3 * (squared + 1e-12)) / parameter) * std::exp(-std::sqrt(3 * (squared + 1e-12)) / parameter);
     const double c = a > 0 && b > 0 ? std::min(std::max(dot / std::sqrt(a * b), -clamp), clamp) : 0;
     if (kind == 1) return c;
     if (kind == 2) return 1 - std::acos(c) / M_PI;
