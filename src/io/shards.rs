@@ -38,7 +38,11 @@ impl ShardedNpy {
         } else {
             let pattern = glob::glob(spec).map_err(|e| Error::invalid(spec, "a glob pattern", e))?;
             for path in pattern {
-                paths.push(path.map_err(|e| Error::io(e.path().to_path_buf(), e.into()))?);
+                let path = path.map_err(|e| {
+                    let at = e.path().to_path_buf();
+                    Error::io(at, e.into())
+                })?;
+                paths.push(path);
             }
         }
         if paths.is_empty() {
