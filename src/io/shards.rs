@@ -38,11 +38,10 @@ impl ShardedNpy {
         } else {
             let pattern = glob::glob(spec).map_err(|e| Error::invalid(spec, "a glob pattern", e))?;
             for path in pattern {
-                let path = path.map_err(|e| {
-                    let at = e.path().to_path_buf();
-                    Error::io(at, e.into())
-                })?;
-                paths.push(path);
+                paths.push(path.map_err(|e| {
+                    let unreadable = e.path().to_path_buf();
+                    Error::io(unreadable, e.into())
+                })?);
             }
         }
         if paths.is_empty() {
