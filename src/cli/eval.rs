@@ -8,7 +8,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Instant;
 use unicon::Error;
-use unicon::backend::{Backend, Similarity};
+use unicon::backend::{Backend, Similarity, Ties};
 use unicon::io::{RowSource, read_index_vector};
 use unicon::model::{Model, Side};
 use unicon::retrieval;
@@ -63,7 +63,7 @@ fn recall(session: &Session, args: &Args, model: &Model, x: &dyn RowSource, y: &
     let (recall, loss, zero_rows) = on_backend!(session, |backend| {
         let (zx, zero_x) = embed(session, backend, model, Side::X, x)?;
         let (zy, zero_y) = embed(session, backend, model, Side::Y, y)?;
-        let recall = retrieval::recall_at_k(backend, &zx, &zy, &positives, &args.k)?;
+        let recall = retrieval::recall_at_k(backend, &zx, &zy, &positives, &args.k, Ties::LowerIndex)?;
         let s = Similarity::Embeddings(&zx, &zy);
         let loss = match args.loss {
             true => Some(backend.weights(s, &model.loss, &positives, Negatives::All)?.value()),
