@@ -347,7 +347,9 @@ fn report(
     report.value("rank", options.rank)?;
     report.value("loss_def", options.loss)?;
     report.value("info", info)?;
-    let row = |name: &str, value: String| vec![name.to_string(), value];
+    let warning = rising_loss(info);
+    report.value("warning", &warning)?;
+    let row = |name: &str, value: String| (name.to_string(), value);
     let mut rows = vec![
         row("data", format!("{n_x} x {d1} and {n_y} x {d2}, {} of positives", output::count(pairs, "pair"))),
         row("device", device.to_string()),
@@ -388,9 +390,21 @@ fn report(
         ),
     ));
     rows.push(row("peak memory", output::bytes(info.peak_bytes)));
-    report.table(&["unicon fit", ""], rows);
+    report.list(rows);
+    if let Some(warning) = &warning {
+        report.line(format!("warning: {warning}"));
+    }
     report.line(format!("wrote {}", args.out.display()));
     Ok(report)
+}
+
+/// The undamped iteration is no descent method; where it made things worse, say so.
+fn rising_loss(info: &FitInfo) -> Option<String> {
+    let losses: Vec<f64> = info.loss.iter().copied().chain(info.final_loss).collect();
+    let update = losses.windows(2).position(|w| w[1] > w[0])? + 1;
+    let (before, after) = (output::loss(losses[update - 1]), output::loss(losses[update]));
+    let advice = "try --whiten, fewer --iters or a larger --nu";
+    Some(format!("update {update} raised the loss from {before} to {after}: {advice}"))
 }
 
 #[cfg(test)]

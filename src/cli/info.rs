@@ -23,16 +23,16 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
     report.value("features", &features)?;
     report.value("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
     let mut rows = vec![
-        vec!["version".to_string(), version.to_string()],
-        vec!["threads".to_string(), threads.to_string()],
-        vec!["SIMD".to_string(), level],
+        ("version".to_string(), version.to_string()),
+        ("threads".to_string(), threads.to_string()),
+        ("SIMD".to_string(), level),
     ];
     rows.extend(devices.iter().map(|d| {
         let memory = d.memory_bytes.map(|b| format!(", {}", output::bytes(b))).unwrap_or_default();
-        vec![format!("device {}", d.id), format!("{}{memory}", d.name)]
+        (format!("device {}", d.id), format!("{}{memory}", d.name))
     }));
-    rows.push(vec!["built in".to_string(), features.join(", ")]);
-    report.table(&[], rows);
+    rows.push(("built in".to_string(), features.join(", ")));
+    report.list(rows);
     session.print(&report)
 }
 

@@ -2,6 +2,7 @@
 //! [`session`] (device, threads, cancellation), [`encoding`] (applying models) and [`output`] (tables, JSON).
 
 mod args;
+mod demo;
 mod encode;
 mod encoding;
 mod eval;
@@ -33,6 +34,7 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Fit(Box<fit::Args>),
     Encode(encode::Args),
     Search(search::Args),
@@ -45,6 +47,7 @@ enum Command {
 impl Command {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
+            Self::Demo(args) => demo::run(session, args),
             Self::Fit(args) => fit::run(session, *args),
             Self::Encode(args) => encode::run(session, args),
             Self::Search(args) => search::run(session, args),

@@ -1,7 +1,7 @@
 //! Results for people (tables) and for programs (one JSON object).
 
 use anyhow::{Context, Result};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde_json::{Map, Value};
 use std::io::Write;
 
@@ -32,20 +32,26 @@ impl Report {
         self.text.push(line.into());
     }
 
-    /// A table for people only: the first column is left-aligned, numbers follow.
+    /// A table for people only: words on the left, numbers on the right.
     pub fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) {
         let mut table = Table::new();
-        table
-            .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-            .set_content_arrangement(ContentArrangement::Disabled);
-        if !header.is_empty() {
-            table.set_header(header);
-        }
-        table.add_rows(rows);
-        for column in table.column_iter_mut().skip(1) {
+        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        let number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || "-.".contains(c));
+        let right: Vec<bool> = (0..header.len()).map(|k| rows.iter().all(|r| r.get(k).is_some_and(number))).collect();
+        table.set_header(header).add_rows(rows);
+        for (column, _) in table.column_iter_mut().zip(right).filter(|(_, right)| *right) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        self.text.push(table.to_string());
+        self.text.push(table.trim_fmt());
+    }
+
+    /// Names and values, for people only.
+    pub fn list(&mut self, rows: Vec<(String, String)>) {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.add_rows(rows.into_iter().map(|(name, value)| [name, value]));
+        self.text.push(table.trim_fmt());
     }
 }
 

@@ -8,7 +8,6 @@ use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
 use unicon::control::{Control, Phase, Progress};
@@ -178,13 +177,22 @@ impl Session {
         if self.control.is_cancelled() { Err(Error::Cancelled.into()) } else { Ok(()) }
     }
 
+    /// A bar over `total` steps of a command that runs many small computations, instead of theirs.
+    pub fn steps(&self, name: &'static str, total: u64) -> ProgressBar {
+        self.control.set_hook(None);
+        if !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        bar(name, total)
+    }
+
     /// Prints a command's result.
     pub fn print(&self, report: &Report) -> Result<()> {
         output::print(report, self.globals.json)
     }
 }
 
-/// One progress bar, for the phase that runs. Phases that end at once never show.
+/// One progress bar, for the phase that runs.
 #[derive(Default)]
 struct Bars {
     current: Option<(Phase, ProgressBar)>,
@@ -202,22 +210,13 @@ impl Bars {
         }
         if self.current.as_ref().is_none_or(|(phase, _)| *phase != p.phase) {
             self.clear();
-            let bar = ProgressBar::with_draw_target(Some(p.total), ProgressDrawTarget::stderr_with_hz(10));
-            if let Ok(style) = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta} {msg}")
-            {
-                bar.set_style(style);
-            }
-            bar.set_prefix(name(p.phase));
+            let bar = bar(name(p.phase), p.total);
             self.current = Some((p.phase, bar));
         }
         if let Some((_, bar)) = &self.current {
             bar.set_length(p.total);
             bar.set_position(p.done);
             bar.set_message(self.iterations.clone());
-            // What has just begun might be over before anyone can read it.
-            if bar.elapsed() < Duration::from_millis(200) && p.done < p.total {
-                return ControlFlow::Continue(());
-            }
             if p.done == p.total {
                 self.clear();
             }
@@ -236,6 +235,15 @@ impl Drop for Bars {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+fn bar(name: &'static str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+    if let Ok(style) = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(name);
+    bar
 }
 
 fn name(phase: Phase) -> &'static str {

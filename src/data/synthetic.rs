@@ -13,7 +13,8 @@ use crate::io::{HostMatrix, RowSource};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LatentModel {
     /// `x = U1 z + noise`, `y = U2 z + noise`; z from a mixture of `clusters` Gaussians of deviation `spread` whose
-    /// centres are uniform in -2 to 2, drawn anew for each split.
+    /// centres are uniform in -2 to 2, drawn anew for each split. Clusters are of equal size and in order, as the
+    /// authors draw them: a mini-batch sees one cluster.
     Linear {
         /// Number of clusters.
         clusters: usize,
@@ -114,9 +115,9 @@ impl LatentFactor {
             LatentModel::Nonlinear => gaussian(rng, n, self.latent),
             LatentModel::Linear { clusters, spread } => {
                 let centres = Mat::from_fn(clusters, self.latent, |_, _| rng.random_range(-2.0..2.0));
-                let cluster: Vec<usize> = (0..n).map(|_| rng.random_range(0..clusters)).collect();
+                let size = n.div_ceil(clusters).max(1);
                 let within = gaussian(rng, n, self.latent);
-                Mat::from_fn(n, self.latent, |i, k| centres[(cluster[i], k)] + spread * within[(i, k)])
+                Mat::from_fn(n, self.latent, |i, k| centres[(i / size, k)] + spread * within[(i, k)])
             }
         }
     }
