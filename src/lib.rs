@@ -21,6 +21,7 @@ pub mod io;
 pub mod kernel;
 pub mod loss;
 pub mod model;
+pub mod optim;
 pub mod positives;
 pub mod real;
 pub mod retrieval;

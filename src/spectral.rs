@@ -97,6 +97,20 @@ fn orthonormal(a: MatRef<'_, f64>) -> Mat<f64> {
     a.qr().compute_thin_Q()
 }
 
+/// Eigenvectors (columns) and eigenvalues, ascending, of a symmetric matrix.
+///
+/// # Errors
+/// [`Error::Numerical`] when it is not finite or the decomposition does not converge.
+pub fn eigen(k: MatRef<'_, f64>) -> Result<(Mat<f64>, Vec<f64>)> {
+    if !k.norm_l2().is_finite() {
+        return Err(Error::Numerical("the Gram matrix is not finite".into()));
+    }
+    let eigen = k
+        .self_adjoint_eigen(Side::Lower)
+        .map_err(|e| Error::Numerical(format!("symmetric eigendecomposition: {e:?}")))?;
+    Ok((eigen.U().to_owned(), eigen.S().column_vector().iter().copied().collect()))
+}
+
 /// `(K + ridge I)^{1/2}` and `(K + ridge I)^{-1/2}` of a symmetric `K`; eigenvalues at most `cut` count as 0 in the
 /// inverse.
 ///

@@ -1,12 +1,18 @@
 //! Fitting encoders: the linear solver (Algorithm 1) and the kernel solver (Theorem 9, Algorithm 2), which is the
 //! linear solver on kernel features.
 
+mod best;
 pub(crate) mod features;
+mod held;
 mod info;
+mod objective;
 mod options;
+mod refine;
 mod solve;
 
-pub use info::{FitInfo, FitStatus, Seconds};
+pub use best::{BestOptions, Rank, fit_best};
+pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
+pub use refine::RefineOptions;
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 
 use crate::backend::{Backend, Similarity};
@@ -59,15 +65,7 @@ pub fn fit<B: Backend>(
 ) -> Result<(Model, FitInfo)> {
     let begin = Instant::now();
     options.validate()?;
-    data.check("")?;
-    if let Some(v) = validation {
-        v.check("validation ")?;
-        for (name, a, b) in [("validation x", v.x, data.x), ("validation y", v.y, data.y)] {
-            if a.cols() != b.cols() {
-                return Err(Error::invalid(name, format!("{} columns", b.cols()), a.cols()));
-            }
-        }
-    }
+    check_data(data, validation)?;
     if options.kernel.is_none() {
         let bound = data.x.cols().min(data.y.cols());
         if options.rank > bound {
@@ -101,6 +99,20 @@ pub fn fit<B: Backend>(
     info.peak_bytes = backend.memory().1;
     info.seconds.total = begin.elapsed().as_secs_f64();
     Ok((Model::new(components, options), info))
+}
+
+/// Checks shapes of training and validation data.
+fn check_data(data: Data<'_>, validation: Option<Data<'_>>) -> Result<()> {
+    data.check("")?;
+    if let Some(v) = validation {
+        v.check("validation ")?;
+        for (name, a, b) in [("validation x", v.x, data.x), ("validation y", v.y, data.y)] {
+            if a.cols() != b.cols() {
+                return Err(Error::invalid(name, format!("{} columns", b.cols()), a.cols()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One pair of encoders over all the data.
