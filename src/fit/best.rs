@@ -151,8 +151,11 @@ pub fn fit_best<B: Backend>(
     fit_best_watched(backend, data, validation, options, &mut |_| Ok(()))
 }
 
-/// As [`fit_best`], showing every iterate (encoders of raw or kernel features).
-pub(crate) fn fit_best_watched<B: Backend>(
+/// As [`fit_best`], showing every iterate.
+///
+/// # Errors
+/// As [`fit_best`], and those of `watch`.
+pub fn fit_best_watched<B: Backend>(
     backend: &B,
     data: Data<'_>,
     validation: Option<Data<'_>>,
@@ -373,7 +376,7 @@ fn run<B: Backend>(
     let (wx, wy) = moments.maps(best.lambda);
     let spectral_seconds = clock.begin.elapsed().as_secs_f64();
     let first = Encoders { f1: &start.f1 * &wx, f2: &start.f2 * &wy };
-    watch(Iterate { encoders: &first, seconds: spectral_seconds, loss: f64::NAN })?;
+    watch(Iterate { x: &first.f1, y: &first.f2, seconds: spectral_seconds, loss: f64::NAN })?;
 
     let alignment = |loss: Loss| Alignment {
         backend,

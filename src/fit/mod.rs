@@ -2,6 +2,7 @@
 //! linear solver on kernel features.
 
 mod best;
+mod damping;
 pub(crate) mod features;
 mod held;
 mod info;
@@ -9,10 +10,13 @@ mod objective;
 mod options;
 mod refine;
 mod solve;
+#[cfg(test)]
+mod tests;
 
-pub use best::{BestOptions, Rank, fit_best};
+pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
+pub use damping::DampingOptions;
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
-pub use refine::RefineOptions;
+pub use refine::{Iterate, RefineOptions, Watch};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 
 use crate::backend::{Backend, Similarity};
@@ -22,6 +26,8 @@ use crate::model::{Component, Model};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
 use features::Mapped;
+use objective::Alignment;
+use refine::{Clock, Held};
 use solve::{Encoders, Problem, batch_ranges};
 use std::time::Instant;
 
@@ -94,7 +100,10 @@ pub fn fit<B: Backend>(
         (Some(kernel), Some(batches)) => {
             fit_kernel_batches(backend, data, validation, options, kernel, batches, &mut info)?
         }
-        _ => vec![fit_one(backend, data, validation, options, &mut info)?],
+        _ => {
+            let clock = Clock { begin, budget: options.budget };
+            vec![fit_one(backend, data, validation, options, clock, &mut info)?]
+        }
     };
     info.peak_bytes = backend.memory().1;
     info.seconds.total = begin.elapsed().as_secs_f64();
@@ -121,6 +130,7 @@ fn fit_one<B: Backend>(
     data: Data<'_>,
     validation: Option<Data<'_>>,
     options: &FitOptions,
+    clock: Clock,
     info: &mut FitInfo,
 ) -> Result<Component> {
     let x = map_side(backend, data.x, options, info)?;
@@ -129,8 +139,9 @@ fn fit_one<B: Backend>(
     if options.rank > p {
         return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.rank));
     }
-    // Validation rows only weigh mini-batches.
-    let held = match validation.filter(|_| options.batches.is_some()) {
+    // Validation rows weigh mini-batches and end a refinement.
+    let used = options.batches.is_some() || options.refine.is_some();
+    let held = match validation.filter(|_| used) {
         Some(v) => {
             let map = |source: &dyn RowSource, side: &Mapped<B::Matrix>| {
                 let raw = backend.load(source)?;
@@ -143,7 +154,32 @@ fn fit_one<B: Backend>(
     };
     let validation = held.as_ref().map(|(x, y, p)| (x, y, *p));
     let problem = Problem { backend, x: &x, y: &y, positives: data.positives, validation, options };
-    let encoders = problem.solve(info)?;
+    let encoders = match &options.damping {
+        None => problem.solve(info)?,
+        Some(damping) => {
+            let plain = FitOptions { n_iters: 1, ..options.clone() };
+            let start = Problem { options: &plain, ..problem }.solve(info)?;
+            problem.damped(&start, damping, clock, info)?
+        }
+    };
+    let encoders = match &options.refine {
+        None => encoders,
+        Some(refinement) => {
+            let alignment = Alignment {
+                backend,
+                x: x.embed(),
+                y: y.embed(),
+                positives: data.positives,
+                loss: options.loss,
+                negatives: options.negatives,
+                maps: None,
+                rank: options.rank,
+                seconds: Seconds::default(),
+            };
+            let held = validation.map(|(x, y, positives)| Held { x, y, positives });
+            refine::refine(alignment, &encoders, held.as_ref(), refinement, clock, info, &mut |_| Ok(()))?
+        }
+    };
     if options.final_loss {
         info.final_loss = Some(problem.loss(&encoders, info)?);
     }
@@ -191,6 +227,7 @@ fn fit_kernel_batches<B: Backend>(
     let ranges = batch_ranges(data.x.rows(), batches, info);
     let one =
         FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
+    let clock = Clock { begin: Instant::now(), budget: None };
     let mut components = Vec::new();
     let mut losses: Vec<(f64, usize)> = Vec::new();
     for range in &ranges {
@@ -199,7 +236,7 @@ fn fit_kernel_batches<B: Backend>(
         let positives = data.positives.restricted(range.clone(), range.clone());
         let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
-        let mut component = fit_one(backend, batch, None, &one, &mut part)?;
+        let mut component = fit_one(backend, batch, None, &one, clock, &mut part)?;
         info.seconds = part.seconds;
         if let Some(v) = validation {
             component.weight = timed(&mut info.seconds.validation, || {

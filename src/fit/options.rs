@@ -1,5 +1,7 @@
 //! What a fit is asked to do.
 
+use super::damping::DampingOptions;
+use super::refine::RefineOptions;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
@@ -7,6 +9,7 @@ use crate::spectral::SvdMethod;
 use crate::weights::Negatives;
 use faer::Mat;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// How `C ~ U diag(s) V^T` is split into encoders.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,6 +124,12 @@ pub struct FitOptions {
     pub negatives: Negatives,
     /// Seed of everything random.
     pub seed: u64,
+    /// Damped updates: one plain update, then at most `n_iters` with a line search on the loss. Default none.
+    pub damping: Option<DampingOptions>,
+    /// Refine the result by L-BFGS on the loss. Default none.
+    pub refine: Option<RefineOptions>,
+    /// Wall time after which damping and refinement begin no further step. Default none.
+    pub budget: Option<Duration>,
     /// Evaluate the loss of the returned encoders (one more pass 1). Default true.
     pub final_loss: bool,
 }
@@ -144,6 +153,9 @@ impl FitOptions {
             kernel: None,
             negatives: Negatives::All,
             seed: 0,
+            damping: None,
+            refine: None,
+            budget: None,
             final_loss: true,
         }
     }
@@ -189,6 +201,18 @@ impl FitOptions {
             if matches!(self.init, Init::Similarity(_)) {
                 return Err(Error::Unsupported("a given similarity matrix with mini-batches".into()));
             }
+        }
+        if let Some(damping) = &self.damping {
+            damping.validate()?;
+        }
+        if let Some(refine) = &self.refine {
+            refine.validate()?;
+        }
+        if self.batches.is_some() && (self.damping.is_some() || self.refine.is_some()) {
+            return Err(Error::Unsupported("damping or refinement with mini-batches".into()));
+        }
+        if self.damping.is_some() && self.ridge > 0.0 {
+            return Err(Error::Unsupported("damping with a ridge on F1^T F2".into()));
         }
         match &self.kernel {
             Some(k) => {

@@ -9,11 +9,13 @@ use crate::error::{Error, Result};
 use crate::optim::{Lbfgs, Step};
 use crate::positives::Positives;
 use crate::weights::Negatives;
+use faer::Mat;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// Options of the refinement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RefineOptions {
     /// L-BFGS steps at most. Default 30.
     pub max_steps: usize,
@@ -24,7 +26,7 @@ pub struct RefineOptions {
     /// Steps without a better validation score (mean reciprocal rank) before a stage ends; needs validation rows.
     /// Default 3.
     pub patience: usize,
-    /// Length of the very first step as a share of the encoders' norm. Default 0.3.
+    /// Length of the very first step as a share of the encoders' norm. Default 0.07.
     pub first_step: f64,
     /// Negatives of each stage in turn: a fixed sample within a stage. Default: one stage with all.
     pub stages: Vec<Negatives>,
@@ -33,7 +35,7 @@ pub struct RefineOptions {
 impl Default for RefineOptions {
     fn default() -> Self {
         let stages = vec![Negatives::All];
-        Self { max_steps: 30, tol: 1e-4, memory: 10, patience: 3, first_step: 0.3, stages }
+        Self { max_steps: 30, tol: 1e-4, memory: 10, patience: 3, first_step: 0.07, stages }
     }
 }
 
@@ -81,15 +83,20 @@ fn mean_reciprocal(ranks: &[u32]) -> f64 {
     if count == 0 { 0.0 } else { sum / count as f64 }
 }
 
-/// Where a refinement stands after an iteration.
-pub(crate) struct Iterate<'a> {
-    pub(crate) encoders: &'a Encoders,
-    pub(crate) seconds: f64,
-    pub(crate) loss: f64,
+/// Where a fit stands after an iteration.
+pub struct Iterate<'a> {
+    /// Encoder of x (of kernel features, with kernels), `r x d1`.
+    pub x: &'a Mat<f64>,
+    /// Encoder of y, `r x d2`.
+    pub y: &'a Mat<f64>,
+    /// Since the call, wall time.
+    pub seconds: f64,
+    /// The loss (an estimate with sampled negatives); NaN before the first evaluation.
+    pub loss: f64,
 }
 
-/// Called after the start and after every step.
-pub(crate) type Watch<'a> = &'a mut dyn FnMut(Iterate<'_>) -> Result<()>;
+/// Called with every iterate of a fit; an error ends it.
+pub type Watch<'a> = &'a mut dyn FnMut(Iterate<'_>) -> Result<()>;
 
 /// The clock of a fit.
 #[derive(Clone, Copy)]
@@ -100,7 +107,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Whether another step as long as `step` seconds fits into the budget.
-    fn allows(&self, step: f64) -> bool {
+    pub(super) fn allows(&self, step: f64) -> bool {
         self.budget.is_none_or(|b| self.begin.elapsed().as_secs_f64() + step <= b.as_secs_f64())
     }
 }
@@ -207,5 +214,5 @@ fn observe<B: Backend>(
         score,
     });
     info.loss.push(state.lbfgs.value);
-    watch(Iterate { encoders: &encoders, seconds, loss: state.lbfgs.value })
+    watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss: state.lbfgs.value })
 }
