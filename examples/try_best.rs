@@ -1,4 +1,4 @@
-use unicon::backend::cpu::Cpu; use unicon::backend::Backend; use unicon::fit::*; use unicon::io; use unicon::positives::Positives; use unicon::retrieval::recall_at_k;
+use unicon::backend::cpu::Cpu; use unicon::backend::{Backend,Ties}; use unicon::fit::*; use unicon::io; use unicon::positives::Positives; use unicon::retrieval::recall_at_k;
 fn main() -> unicon::Result<()> {
  let a:Vec<String>=std::env::args().collect();
  let d=&a[1]; let get=|k:&str,def:&str|->String{ a.iter().find_map(|s|s.strip_prefix(&format!("{k}=")).map(String::from)).unwrap_or(def.into())};
@@ -15,7 +15,7 @@ fn main() -> unicon::Result<()> {
  let (txm,tym)=(b.load(&*tx)?,b.load(&*ty)?);
  let mut rec=vec![];
  let (_m,info)=fit_best_watched(&b,Data{x:&*x,y:&*y,positives:&p},Some(Data{x:&*vx,y:&*vy,positives:&vp}),&o,&mut |i|{
-  let zx=b.encode(&txm,i.x.as_ref())?.0; let zy=b.encode(&tym,i.y.as_ref())?.0; let r=recall_at_k(&b,&zx,&zy,&tp,&[1])?; rec.push((r.x_to_y[0],r.y_to_x[0])); Ok(())})?;
+  let zx=b.encode(&txm,i.x.as_ref())?.0; let zy=b.encode(&tym,i.y.as_ref())?.0; let r=recall_at_k(&b,&zx,&zy,&tp,&[1],Ties::Shared)?; rec.push((r.x_to_y[0],r.y_to_x[0])); Ok(())})?;
  println!("start {:?}",rec[0]);
  for (t,r) in info.trace.iter().zip(&rec[1..]) {println!("{:.3}s loss {:.5} m {:?} ev {} score {:.4} R@1 {:?}",t.seconds,t.loss,t.negatives,t.evaluations,t.score.unwrap(),r);}
  let c=info.chosen.as_ref().unwrap();

@@ -288,7 +288,8 @@ mod tests {
             }
             value
         };
-        assert!(minimise(quadratic, vec![1.0; 30], 400).value < 1e-12);
+        let state = minimise(quadratic, vec![1.0; 30], 400);
+        assert!(state.value < 1e-12, "{} after {} evaluations", state.value, state.evaluations);
         let quartic = |x: &[f64], g: &mut [f64]| {
             g.iter_mut().zip(x).for_each(|(g, x)| *g = 4.0 * (x - 3.0).powi(3));
             x.iter().map(|x| (x - 3.0).powi(4)).sum()

@@ -1,4 +1,7 @@
 //! The paper's update with a line search: `F1^T F2 <- [F1^T F2 + eta C]_r`, which never raises the loss.
+//!
+//! `C` is the gradient in the similarities; it ignores how the embeddings' norms change with the encoders. Where it
+//! does not point downhill the iteration ends, and refinement, which follows the exact gradient, goes on.
 
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::refine::Clock;

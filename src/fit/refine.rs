@@ -3,7 +3,7 @@
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::objective::Alignment;
 use super::solve::Encoders;
-use crate::backend::{Backend, Similarity};
+use crate::backend::{Backend, Similarity, Ties};
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::optim::{Lbfgs, Step};
@@ -70,8 +70,8 @@ impl<M> Held<'_, M> {
     pub(crate) fn score<B: Backend<Matrix = M>>(&self, backend: &B, e: &Encoders) -> Result<f64> {
         let zx = backend.encode(self.x, e.f1.as_ref())?.0;
         let zy = backend.encode(self.y, e.f2.as_ref())?.0;
-        let there = backend.ranks(Similarity::Embeddings(&zx, &zy), self.positives)?;
-        let back = backend.ranks(Similarity::Embeddings(&zy, &zx), &self.positives.transposed())?;
+        let there = backend.ranks(Similarity::Embeddings(&zx, &zy), self.positives, Ties::LowerIndex)?;
+        let back = backend.ranks(Similarity::Embeddings(&zy, &zx), &self.positives.transposed(), Ties::LowerIndex)?;
         Ok(0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back)))
     }
 }
