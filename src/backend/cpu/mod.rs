@@ -5,7 +5,7 @@
 
 mod backward;
 mod contract;
-pub(crate) mod gemm;
+pub mod gemm;
 mod matrix;
 mod plan;
 mod search;
