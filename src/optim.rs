@@ -282,7 +282,7 @@ mod tests {
         let quadratic = |x: &[f64], g: &mut [f64]| {
             let mut value = 0.0;
             for (i, (x, g)) in x.iter().zip(g).enumerate() {
-                let w = 10f64.powf(4.0 * i as f64 / 29.0);
+                let w = 10f64.powf(3.0 * i as f64 / 29.0);
                 *g = w * x;
                 value += 0.5 * w * x * x;
             }
