@@ -9,8 +9,10 @@ use crate::error::Result;
 use crate::real::Real;
 use faer::Mat;
 
-/// Rows per panel: products of `r x d` are large, so fewer of them are added up.
-const PANEL: usize = 4 * TILE;
+/// Rows per panel: products of `r x d` are large, so of many rows fewer are added up.
+fn panel_rows(rows: usize) -> usize {
+    if rows > 16 * TILE { 4 * TILE } else { TILE }
+}
 
 /// Norms up to this belong to rows that `encode` does not scale to unit length.
 const NORM_CUT: f64 = 1e-12;
@@ -24,13 +26,13 @@ impl<T: Real> Cpu<T> {
         norms: &[f64],
         g: &Matrix<T>,
     ) -> Result<Mat<f64>> {
-        let (r, d) = (z.cols(), x.cols());
+        let (r, d, step) = (z.cols(), x.cols(), panel_rows(x.rows()));
         let mut out = vec![0.0; r * d];
         self.for_panels(
             Phase::Weights,
-            x.rows().div_ceil(PANEL),
+            x.rows().div_ceil(step),
             |p| {
-                let rows = p * PANEL..((p + 1) * PANEL).min(x.rows());
+                let rows = p * step..((p + 1) * step).min(x.rows());
                 let mut tangent = vec![T::default(); rows.len() * r];
                 for (i, out) in rows.clone().zip(tangent.chunks_exact_mut(r.max(1))) {
                     if norms[i] <= NORM_CUT {
