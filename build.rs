@@ -41,7 +41,8 @@ fn main() {
     };
     let mut table = String::from("&[\n");
     for (name, path) in &images {
-        writeln!(table, "    ({name:?}, &Aligned(*include_bytes!({path:?})).0),").expect("writing to a string");
+        writeln!(table, "    ({name:?}, &Aligned(*include_bytes!({path:?})).0),")
+            .expect("writing to a string");
     }
     table.push_str("]\n");
     write_if_changed(&out.join("cuda_images.rs"), &table);
@@ -58,12 +59,14 @@ fn cuda_images(out: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     }
     let archs = parse_archs(&wanted)?;
     let nvcc = find_nvcc().ok_or("nvcc was not found; scripts/get-nvcc installs one")?;
-    let version = Command::new(&nvcc).arg("--version").output().map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let version =
+        Command::new(&nvcc).arg("--version").output().map_err(|e| format!("{}: {e}", nvcc.display()))?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     if !version.contains("release 13.") {
         return Err(format!("{} is not the compiler of CUDA 13", nvcc.display()));
     }
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join("cuda");
+    let root =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join("cuda");
     let mut sources: Vec<PathBuf> = list(&root, "cu")?;
     sources.sort();
     let mut headers = list(&root, "cuh")?;

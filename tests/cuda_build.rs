@@ -51,7 +51,8 @@ fn spilling(report: &str) -> Vec<String> {
         if let Some(name) = line.split('\'').nth(1).filter(|_| line.contains("Compiling entry function")) {
             kernel = name;
         }
-        if line.contains("bytes spill stores") && !line.contains(" 0 bytes spill stores, 0 bytes spill loads") {
+        if line.contains("bytes spill stores") && !line.contains(" 0 bytes spill stores, 0 bytes spill loads")
+        {
             found.push(format!("{kernel}: {}", line.trim()));
         }
     }
@@ -80,7 +81,10 @@ fn every_architecture_compiles_without_spills() {
     let check = |jobs: &[(&str, &str)]| {
         for (family, arch) in jobs {
             let (report, _) = compile(&nvcc, family, arch, "report");
-            assert!(report.contains("Compiling entry function"), "ptxas said nothing about {family}:\n{report}");
+            assert!(
+                report.contains("Compiling entry function"),
+                "ptxas said nothing about {family}:\n{report}"
+            );
             let hot = HOT.contains(family);
             assert!(!hot || spilling(&report).is_empty(), "{family} for {arch}: {:?}", spilling(&report));
             assert!(!report.contains("C75"), "{family} for {arch}:\n{report}");
@@ -105,7 +109,8 @@ fn machine_code_uses_tensor_cores_and_asynchronous_copies() {
     for arch in ["80", "90a"] {
         for family in HOT {
             let (_, cubin) = compile(&nvcc, family, arch, "sass");
-            let out = Command::new(&cuobjdump).arg("--dump-sass").arg(&cubin).output().expect("cuobjdump starts");
+            let out =
+                Command::new(&cuobjdump).arg("--dump-sass").arg(&cubin).output().expect("cuobjdump starts");
             let sass = String::from_utf8_lossy(&out.stdout);
             for instruction in ["HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS"] {
                 assert!(sass.contains(instruction), "{family} for {arch} has no {instruction}");

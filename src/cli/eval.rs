@@ -8,7 +8,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::time::Instant;
 use unicon::Error;
-use unicon::backend::{Backend, Similarity};
+use unicon::backend::{Backend, Similarity, Ties};
 use unicon::io::{RowSource, read_index_vector};
 use unicon::model::{Model, Side};
 use unicon::retrieval;
@@ -16,8 +16,8 @@ use unicon::weights::Negatives;
 
 /// Evaluates a model: Recall@k both ways, or zero-shot classification with --classes.
 ///
-/// A query is a hit if any of its positives is among its k best; rows equal in score count the lower index first; a
-/// row without positives is a miss. With --classes the rows of x are samples and the rows of the class matrix (of side
+/// A query is a hit if any of its positives is among its k best; of items equal in score the lower index
+/// stands first (--ties); a row without positives is a miss. With --classes the rows of x are samples and the rows of the class matrix (of side
 /// y) are one embedding a class; every sample is given its most similar class.
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,6 +33,10 @@ pub struct Args {
     /// The values of k.
     #[arg(long, value_delimiter = ',', default_value = "1,5,10", value_name = "K,K,..")]
     k: Vec<usize>,
+    /// Which of several items equal in score stands first: the lower index, as a search returns them, or nobody (data
+    /// with duplicate items is often scored so).
+    #[arg(long, value_enum, default_value_t = TiesArg::LowerIndex)]
+    ties: TiesArg,
     /// Also evaluate the loss the model was fitted with on these rows.
     #[arg(long, conflicts_with = "classes")]
     loss: bool,
@@ -44,6 +48,21 @@ pub struct Args {
     /// Zero-shot: the class (row of --classes) of every row of x.
     #[arg(long, value_name = "NPY", requires = "classes", help_heading = "Zero-shot classification")]
     labels: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TiesArg {
+    LowerIndex,
+    Shared,
+}
+
+impl From<TiesArg> for Ties {
+    fn from(ties: TiesArg) -> Self {
+        match ties {
+            TiesArg::LowerIndex => Self::LowerIndex,
+            TiesArg::Shared => Self::Shared,
+        }
+    }
 }
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
@@ -63,7 +82,7 @@ fn recall(session: &Session, args: &Args, model: &Model, x: &dyn RowSource, y: &
     let (recall, loss, zero_rows) = on_backend!(session, |backend| {
         let (zx, zero_x) = embed(session, backend, model, Side::X, x)?;
         let (zy, zero_y) = embed(session, backend, model, Side::Y, y)?;
-        let recall = retrieval::recall_at_k(backend, &zx, &zy, &positives, &args.k)?;
+        let recall = retrieval::recall_at_k(backend, &zx, &zy, &positives, &args.k, args.ties.into())?;
         let s = Similarity::Embeddings(&zx, &zy);
         let loss = match args.loss {
             true => Some(backend.weights(s, &model.loss, &positives, Negatives::All)?.value()),
