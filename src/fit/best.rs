@@ -19,7 +19,7 @@ use crate::io::{RowSource, Rows, check_finite};
 use crate::loss::Loss;
 use crate::model::{Component, Model};
 use crate::positives::Positives;
-use crate::spectral::{self, SvdMethod, TopR};
+use crate::spectral::{self, TopR};
 use crate::weights::Negatives;
 use faer::Mat;
 use std::time::{Duration, Instant};
@@ -31,6 +31,8 @@ const HELD_MOST: usize = 1000;
 const HELD_LEAST: usize = 20;
 /// Ranks and temperatures that `auto` tries.
 const TAUS: [f64; 5] = [0.03, 0.05, 0.07, 0.1, 0.2];
+/// Steps on the first rows.
+const FIRST_STEPS: usize = 3;
 /// Steps of refinement that judge a temperature.
 const TAU_STEPS: usize = 3;
 /// A smaller rank is preferred when its score is within this of the best.
@@ -66,6 +68,8 @@ pub struct BestOptions {
     pub kernel: Option<KernelOptions>,
     /// Sampled negatives per row in the first stage; none: all. Default 512.
     pub sample: Option<usize>,
+    /// Rows of x that the first three steps see, where there are at least twice as many; none: all. Default 8,192.
+    pub first_rows: Option<usize>,
     /// End in a stage with all negatives. Default false.
     pub exact: bool,
     /// Wall time after which no step is begun.
@@ -88,6 +92,7 @@ impl BestOptions {
             refine: RefineOptions::default(),
             kernel: None,
             sample: Some(512),
+            first_rows: Some(8192),
             exact: false,
             budget: None,
             seed: 0,
@@ -271,7 +276,7 @@ impl Moments {
     fn solve(&self, lambda: f64, rank: usize) -> Result<TopR> {
         let (dx, dy) = (Self::scales(&self.x.1, lambda), Self::scales(&self.y.1, lambda));
         let c = Mat::from_fn(dx.len(), dy.len(), |i, j| dx[i] * self.m[(i, j)] * dy[j]);
-        spectral::top_r(c.as_ref(), rank, SvdMethod::Full)
+        spectral::top_r_by_gram(c.as_ref(), rank)
     }
 
     /// The whitening maps `diag(scales) Q^T` of both sides.
@@ -292,14 +297,6 @@ fn scaled(f: &Mat<f64>, scales: &[f64]) -> Mat<f64> {
 /// The leading `rank` rows of both encoders.
 fn leading(e: &Encoders, rank: usize) -> Encoders {
     Encoders { f1: e.f1.subrows(0, rank).to_owned(), f2: e.f2.subrows(0, rank).to_owned() }
-}
-
-/// A shrinkage and a power with their score.
-struct Candidate {
-    lambda: f64,
-    power: f64,
-    score: f64,
-    top: usize,
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -328,34 +325,66 @@ fn run<B: Backend>(
     let positives = validation.map_or(data.positives, |v| v.positives);
     let (hx, hy) = (x.held.as_ref().unwrap_or(mx), y.held.as_ref().unwrap_or(my));
     let held = Held { x: hx, y: hy, positives };
-    // A first look at the rank: choices of shrinkage hardly depend on it.
-    let trial = widest.min(128);
-    let begin = Instant::now();
-    let tops = backend.parallel(&options.whiten, |&lambda| moments.solve(lambda, widest));
-    let tops = tops.into_iter().collect::<Result<Vec<TopR>>>()?;
-    info.seconds.spectral += begin.elapsed().as_secs_f64();
-    let begin = Instant::now();
-    let rotated = (
-        backend.linear(hx, moments.x.0.transpose())?,
-        backend.linear(hy, moments.y.0.transpose())?,
-    );
+    let rotated = timed(&mut info.seconds.validation, || {
+        Ok::<_, Error>((
+            backend.linear(hx, moments.x.0.transpose())?,
+            backend.linear(hy, moments.y.0.transpose())?,
+        ))
+    })?;
     let judge = Held { x: &rotated.0, y: &rotated.1, positives };
     let on_rotated = |lambda: f64, e: &Encoders| Encoders {
         f1: scaled(&e.f1, &Moments::scales(&moments.x.1, lambda)),
         f2: scaled(&e.f2, &Moments::scales(&moments.y.1, lambda)),
     };
+    // A first look at the rank: choices of shrinkage hardly depend on it.
+    let trial = widest.min(128);
     let mut candidates = Vec::new();
-    for (top, &lambda) in options.whiten.iter().enumerate() {
-        for &power in &options.powers {
-            let e = leading(&Encoders::split(&tops[top], Factorization::Power(power)), trial);
-            let score = judge.score(backend, &on_rotated(lambda, &e))?;
-            candidates.push(Candidate { lambda, power, score, top });
+    let mut score = |lambda: f64, power: f64, top: &TopR, info: &mut FitInfo| {
+        let e = leading(&Encoders::split(top, Factorization::Power(power)), trial);
+        let score =
+            timed(&mut info.seconds.validation, || judge.score(backend, &on_rotated(lambda, &e)))?;
+        candidates.push((lambda, power, score));
+        Ok::<_, Error>(score)
+    };
+    // The balanced split, if it is among the powers, stands for all while the shrinkage is chosen.
+    let usual = options.powers.iter().copied().find(|p| *p == 0.5).unwrap_or(options.powers[0]);
+    let mut lambdas = options.whiten.clone();
+    lambdas.sort_by(|a, b| b.total_cmp(a));
+    lambdas.dedup();
+    let mut tried: Vec<Option<(f64, TopR)>> = lambdas.iter().map(|_| None).collect();
+    let mut next = vec![lambdas.len() / 3, 2 * lambdas.len() / 3];
+    next.dedup();
+    let best = loop {
+        let solved = timed(&mut info.seconds.spectral, || {
+            backend.parallel(&next, |&k| moments.solve(lambdas[k], widest))
+        });
+        for (&k, top) in next.iter().zip(solved) {
+            let top = top?;
+            tried[k] = Some((score(lambdas[k], usual, &top, info)?, top));
+        }
+        // Uphill from neighbour to neighbour.
+        let value = |k: &usize| tried[*k].as_ref().map_or(f64::NEG_INFINITY, |t| t.0);
+        let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
+        let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
+        next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
+        if next.is_empty() || clock.spent() {
+            break best;
+        }
+    };
+    let (lambda, (mut highest, top)) = match tried.swap_remove(best) {
+        Some(tried) => (lambdas[best], tried),
+        None => return Err(Error::invalid("whiten", "at least one candidate", "none")),
+    };
+    drop(tried);
+    let mut power = usual;
+    for &p in options.powers.iter().filter(|&&p| p != usual) {
+        let value = score(lambda, p, &top, info)?;
+        if value > highest {
+            (highest, power) = (value, p);
         }
     }
-    let best = candidates.iter().max_by(|a, b| a.score.total_cmp(&b.score));
-    let best = best.ok_or_else(|| Error::invalid("whiten", "at least one candidate", "none"))?;
-    let top = &tops[best.top];
-    let all = Encoders::split(top, Factorization::Power(best.power));
+    let all = Encoders::split(&top, Factorization::Power(power));
+    let begin = Instant::now();
     let rank = match options.rank {
         Rank::Fixed(r) => r,
         Rank::Energy(share) => by_energy(&top.all, share),
@@ -364,7 +393,7 @@ fn run<B: Backend>(
             ranks.push(bound);
             let scores: Vec<f64> = ranks
                 .iter()
-                .map(|&r| judge.score(backend, &on_rotated(best.lambda, &leading(&all, r))))
+                .map(|&r| judge.score(backend, &on_rotated(lambda, &leading(&all, r))))
                 .collect::<Result<_>>()?;
             let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - RANK_TOLERANCE;
             ranks.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(bound, |(&r, _)| r)
@@ -373,7 +402,7 @@ fn run<B: Backend>(
     info.seconds.validation += begin.elapsed().as_secs_f64();
     info.singular_values.clone_from(&top.all);
     let start = leading(&all, rank);
-    let (wx, wy) = moments.maps(best.lambda);
+    let (wx, wy) = moments.maps(lambda);
     let spectral_seconds = clock.begin.elapsed().as_secs_f64();
     let first = Encoders { f1: &start.f1 * &wx, f2: &start.f2 * &wy };
     watch(Iterate { x: &first.f1, y: &first.f2, seconds: spectral_seconds, loss: f64::NAN })?;
@@ -397,7 +426,9 @@ fn run<B: Backend>(
         for tau in TAUS {
             let candidate = Loss { tau, ..options.loss };
             let mut part = FitInfo::default();
-            let e = refine(alignment(candidate), &start, Some(&held), &short, clock, &mut part, &mut |_| Ok(()))?;
+            let f = alignment(candidate);
+            let variables = f.variables(&start);
+            let e = refine(f, variables, Some(&held), &short, clock, &mut part, &mut |_| Ok(()))?.encoders;
             let score = held.score(backend, &e)?;
             info.evaluations += part.evaluations;
             if score > best_score {
@@ -405,12 +436,30 @@ fn run<B: Backend>(
             }
         }
     }
-    let encoders = if refinement.max_steps == 0 || options.budget.is_some_and(|b| clock.begin.elapsed() >= b) {
-        first
-    } else {
-        let held = validation.is_some().then_some(&held);
-        refine(alignment(loss), &start, held, &refinement, clock, info, watch)?
-    };
+    let held = validation.is_some().then_some(&held);
+    let mut encoders = first;
+    let mut variables = alignment(loss).variables(&start);
+    // The first steps on some of the rows: they are cheap, and the start is good enough to learn from few.
+    if let Some(count) = options.first_rows.filter(|c| 2 * c <= data.positives.n_x())
+        && refinement.max_steps > 0
+        && !clock.spent()
+    {
+        let rows = split(data.positives, count, options.seed).held;
+        let ids = |rows: &[usize]| rows.iter().map(|&i| i as u32).collect::<Vec<u32>>();
+        let (sx, sy) = (backend.select(mx, &ids(&rows.0))?, backend.select(my, &ids(&rows.1))?);
+        let some = data.positives.subset(&rows.0, &rows.1);
+        let f = Alignment { x: &sx, y: &sy, positives: &some, ..alignment(loss) };
+        let few = RefineOptions {
+            max_steps: FIRST_STEPS.min(refinement.max_steps),
+            stages: refinement.stages[..1].to_vec(),
+            ..refinement.clone()
+        };
+        let refined = refine(f, variables, held, &few, clock, info, watch)?;
+        (encoders, variables) = (refined.encoders, refined.variables);
+    }
+    if refinement.max_steps > 0 && !clock.spent() {
+        encoders = refine(alignment(loss), variables, held, &refinement, clock, info, watch)?.encoders;
+    }
     if options.final_loss {
         let zx = backend.encode(mx, encoders.f1.as_ref())?.0;
         let zy = backend.encode(my, encoders.f2.as_ref())?.0;
@@ -418,8 +467,8 @@ fn run<B: Backend>(
         info.final_loss = Some(backend.weights(s, &loss, data.positives, Negatives::All)?.value());
     }
     let chosen = info.chosen.get_or_insert_default();
-    (chosen.whiten, chosen.power, chosen.tau, chosen.rank) = (best.lambda, best.power, loss.tau, rank);
-    chosen.candidates = candidates.iter().map(|c| (c.lambda, c.power, c.score)).collect();
+    (chosen.whiten, chosen.power, chosen.tau, chosen.rank) = (lambda, power, loss.tau, rank);
+    chosen.candidates = candidates;
     let component = Component {
         weight: 1.0,
         x: x.mapped.map.fold(encoders.f1.as_ref()),
@@ -428,8 +477,8 @@ fn run<B: Backend>(
     let record = FitOptions {
         loss,
         n_iters: 1,
-        factorization: Factorization::Power(best.power),
-        whiten: Some(best.lambda),
+        factorization: Factorization::Power(power),
+        whiten: Some(lambda),
         seed: options.seed,
         ..FitOptions::new(rank)
     };

@@ -177,7 +177,9 @@ fn fit_one<B: Backend>(
                 seconds: Seconds::default(),
             };
             let held = validation.map(|(x, y, positives)| Held { x, y, positives });
-            refine::refine(alignment, &encoders, held.as_ref(), refinement, clock, info, &mut |_| Ok(()))?
+            let start = alignment.variables(&encoders);
+            let watch: Watch<'_> = &mut |_| Ok(());
+            refine::refine(alignment, start, held.as_ref(), refinement, clock, info, watch)?.encoders
         }
     };
     if options.final_loss {

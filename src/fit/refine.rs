@@ -106,6 +106,11 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// Whether the budget is used up.
+    pub(super) fn spent(&self) -> bool {
+        !self.allows(0.0)
+    }
+
     /// Whether another step as long as `step` seconds fits into the budget.
     pub(super) fn allows(&self, step: f64) -> bool {
         self.budget.is_none_or(|b| self.begin.elapsed().as_secs_f64() + step <= b.as_secs_f64())
@@ -124,19 +129,25 @@ pub(crate) struct State {
     pub(crate) best: Option<(f64, Vec<f64>)>,
 }
 
-/// Refines encoders `F = A W` from `A = start`; returns the best `F` by validation score where there is one, else the
+/// What a refinement returns.
+pub(crate) struct Refined {
+    pub(crate) encoders: Encoders,
+    pub(crate) variables: Vec<f64>,
+}
+
+/// Refines encoders `F = A W` from the variables of `A`; returns the best `F` by validation score where there is one, else the
 /// last.
 pub(crate) fn refine<B: Backend>(
     mut f: Alignment<'_, B>,
-    start: &Encoders,
+    start: Vec<f64>,
     held: Option<&Held<'_, B::Matrix>>,
     options: &RefineOptions,
     clock: Clock,
     info: &mut FitInfo,
     watch: Watch<'_>,
-) -> Result<Encoders> {
+) -> Result<Refined> {
     f.negatives = options.stages[0];
-    let lbfgs = Lbfgs::new(f.variables(start), options.memory, options.first_step, &mut f)?;
+    let lbfgs = Lbfgs::new(start, options.memory, options.first_step, &mut f)?;
     let mut state = State { lbfgs, stage: 0, steps: 0, stale: 0, best: None };
     observe(&mut f, &mut state, held, &clock, info, watch)?;
     info.status = FitStatus::Completed;
@@ -177,7 +188,8 @@ pub(crate) fn refine<B: Backend>(
     }
     info.evaluations += state.lbfgs.evaluations;
     info.seconds.add(&f.seconds);
-    Ok(f.encoders(state.best.as_ref().map_or(&state.lbfgs.x, |(_, x)| x)))
+    let variables = state.best.map_or(state.lbfgs.x, |(_, x)| x);
+    Ok(Refined { encoders: f.encoders(&variables), variables })
 }
 
 /// Scores the current variables and records them.
