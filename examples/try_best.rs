@@ -12,7 +12,7 @@ fn main() -> unicon::Result<()> {
  let mut o=BestOptions::new(Rank::Fixed(num("rank","128") as usize)); o.refine.first_step=num("fs","0.07"); o.refine.max_steps=num("steps","8") as usize;
  o.whiten=list("whiten","1,0.3,0.1,0.03,0.01,0.001"); o.powers=list("powers","0,0.5,1,2"); o.refine.patience=num("patience","3") as usize;
  o.sample=Some(num("m","512") as usize); o.refine.memory=num("memory","10") as usize;
- let fr=num("rows","8192") as usize; o.first_rows=if fr==0{None}else{Some(fr)};
+ let fr=num("rows","8192") as usize; 
  let (txm,tym)=(b.load(&*tx)?,b.load(&*ty)?);
  let mut rec=vec![];
  let (_m,info)=fit_best_watched(&b,Data{x:&*x,y:&*y,positives:&p},Some(Data{x:&*vx,y:&*vy,positives:&vp}),&o,&mut |i|{

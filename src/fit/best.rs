@@ -10,7 +10,8 @@ use super::held::split;
 use super::info::{Chosen, FitInfo};
 use super::objective::Alignment;
 use super::options::{Factorization, FitOptions, KernelOptions};
-use super::refine::{Clock, Held, Iterate, RefineOptions, Watch, refine};
+use super::checkpoint::Checkpoint;
+use super::refine::{Clock, Held, Iterate, RefineOptions, Run, Watch, refine};
 use super::solve::Encoders;
 use super::{Data, check_data, timed};
 use crate::backend::{Backend, Similarity};
@@ -22,6 +23,7 @@ use crate::positives::Positives;
 use crate::spectral::{self, TopR};
 use crate::weights::Negatives;
 use faer::Mat;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Rows held back where no validation rows are given: this share, at most [`HELD_MOST`].
@@ -31,8 +33,6 @@ const HELD_MOST: usize = 1000;
 const HELD_LEAST: usize = 20;
 /// Ranks and temperatures that `auto` tries.
 const TAUS: [f64; 5] = [0.03, 0.05, 0.07, 0.1, 0.2];
-/// Steps on the first rows.
-const FIRST_STEPS: usize = 3;
 /// Steps of refinement that judge a temperature.
 const TAU_STEPS: usize = 3;
 /// A smaller rank is preferred when its score is within this of the best.
@@ -68,10 +68,12 @@ pub struct BestOptions {
     pub kernel: Option<KernelOptions>,
     /// Sampled negatives per row in the first stage; none: all. Default 512.
     pub sample: Option<usize>,
-    /// Rows of x that the first three steps see, where there are at least twice as many; none: all. Default 8,192.
-    pub first_rows: Option<usize>,
     /// End in a stage with all negatives. Default false.
     pub exact: bool,
+    /// Start the refinement from this model (linear, of the same rank) where it scores better than the spectral step.
+    pub start: Option<Model>,
+    /// Save the refinement's state here after every step, and continue from it where it exists.
+    pub checkpoint: Option<PathBuf>,
     /// Wall time after which no step is begun.
     pub budget: Option<Duration>,
     /// Seed of everything random.
@@ -92,8 +94,9 @@ impl BestOptions {
             refine: RefineOptions::default(),
             kernel: None,
             sample: Some(512),
-            first_rows: Some(8192),
             exact: false,
+            start: None,
+            checkpoint: None,
             budget: None,
             seed: 0,
             final_loss: false,
@@ -428,7 +431,8 @@ fn run<B: Backend>(
             let mut part = FitInfo::default();
             let f = alignment(candidate);
             let variables = f.variables(&start);
-            let e = refine(f, variables, Some(&held), &short, clock, &mut part, &mut |_| Ok(()))?.encoders;
+            let run = Run { held: Some(&held), options: &short, clock, checkpoint: None };
+            let e = refine(f, variables, run, &mut part, &mut |_| Ok(()))?;
             let score = held.score(backend, &e)?;
             info.evaluations += part.evaluations;
             if score > best_score {
@@ -436,29 +440,28 @@ fn run<B: Backend>(
             }
         }
     }
+    let judge_start = &held;
     let held = validation.is_some().then_some(&held);
     let mut encoders = first;
     let mut variables = alignment(loss).variables(&start);
-    // The first steps on some of the rows: they are cheap, and the start is good enough to learn from few.
-    if let Some(count) = options.first_rows.filter(|c| 2 * c <= data.positives.n_x())
-        && refinement.max_steps > 0
-        && !clock.spent()
-    {
-        let rows = split(data.positives, count, options.seed).held;
-        let ids = |rows: &[usize]| rows.iter().map(|&i| i as u32).collect::<Vec<u32>>();
-        let (sx, sy) = (backend.select(mx, &ids(&rows.0))?, backend.select(my, &ids(&rows.1))?);
-        let some = data.positives.subset(&rows.0, &rows.1);
-        let f = Alignment { x: &sx, y: &sy, positives: &some, ..alignment(loss) };
-        let few = RefineOptions {
-            max_steps: FIRST_STEPS.min(refinement.max_steps),
-            stages: refinement.stages[..1].to_vec(),
-            ..refinement.clone()
-        };
-        let refined = refine(f, variables, held, &few, clock, info, watch)?;
-        (encoders, variables) = (refined.encoders, refined.variables);
+    if let Some(warm) = &options.start {
+        let given = warm_start(warm, &x.mapped, &y.mapped, rank)?;
+        let better = judge_start.score(backend, &given)? > judge_start.score(backend, &encoders)?;
+        if better {
+            let a = Encoders {
+                f1: unwhiten(&given.f1, &moments.x, lambda),
+                f2: unwhiten(&given.f2, &moments.y, lambda),
+            };
+            variables = alignment(loss).variables(&a);
+            encoders = given;
+        }
     }
     if refinement.max_steps > 0 && !clock.spent() {
-        encoders = refine(alignment(loss), variables, held, &refinement, clock, info, watch)?.encoders;
+        let shape = (data.positives.n_x(), data.positives.n_y(), data.positives.nnz());
+        let print = format!("best {rank} {loss:?} {lambda} {power} {refinement:?} {shape:?} {}", options.seed);
+        let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print));
+        let run = Run { held, options: &refinement, clock, checkpoint: checkpoint.as_ref() };
+        encoders = refine(alignment(loss), variables, run, info, watch)?;
     }
     if options.final_loss {
         let zx = backend.encode(mx, encoders.f1.as_ref())?.0;
@@ -484,8 +487,35 @@ fn run<B: Backend>(
     };
     let mut model = Model::new(vec![component], &record);
     model.notes.insert("preset".into(), "best".into());
+    info.record(&mut model);
     model.notes.insert("refine_steps".into(), info.trace.len().saturating_sub(1).to_string());
     Ok(model)
+}
+
+/// The encoders of a model as they apply to the solver's features.
+fn warm_start<M>(
+    model: &Model,
+    x: &features::Mapped<M>,
+    y: &features::Mapped<M>,
+    rank: usize,
+) -> Result<Encoders> {
+    let [c] = &model.components[..] else {
+        return Err(Error::invalid("start", "a model of one component", model.components.len()));
+    };
+    if c.x.map.is_some() || c.y.map.is_some() || x.map.folds() || y.map.folds() {
+        return Err(Error::Unsupported("a warm start of kernel encoders".into()));
+    }
+    if c.x.matrix.nrows() != rank {
+        return Err(Error::invalid("start", format!("a model of rank {rank}"), c.x.matrix.nrows()));
+    }
+    Ok(Encoders { f1: c.x.matrix.clone(), f2: c.y.matrix.clone() })
+}
+
+/// `A` with `F = A diag(scales) Q^T`.
+fn unwhiten(f: &Mat<f64>, (q, values): &(Mat<f64>, Vec<f64>), lambda: f64) -> Mat<f64> {
+    let inverse: Vec<f64> =
+        Moments::scales(values, lambda).iter().map(|s| if *s > 0.0 { 1.0 / s } else { 0.0 }).collect();
+    scaled(&(f * q), &inverse)
 }
 
 /// The smallest rank whose squared singular values make up `share` of all.

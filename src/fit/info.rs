@@ -1,6 +1,6 @@
 //! What a fit did.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a fit ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -16,7 +16,7 @@ pub enum FitStatus {
 }
 
 /// One point of a fit's history.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TracePoint {
     /// Since the call, wall time.
     pub seconds: f64,
@@ -110,8 +110,25 @@ pub struct FitInfo {
     pub trace: Vec<TracePoint>,
     /// Evaluations of loss and gradient.
     pub evaluations: usize,
+    /// Of every update with sampled negatives: estimated `|C - C_exact|_F / |C_exact|_F` from two half samples.
+    pub sampling_error: Vec<f64>,
     /// What the preset `best` chose.
     pub chosen: Option<Chosen>,
     /// The most bytes of n-sized data held in the backend.
     pub peak_bytes: u64,
+}
+
+impl FitInfo {
+    /// Notes the history in a model, for `unicon report`.
+    pub(crate) fn record(&self, model: &mut crate::model::Model) {
+        let mut note = |name: &str, value: serde_json::Result<String>| {
+            // Numbers that JSON cannot hold become null; nothing here fails.
+            if let Ok(value) = value {
+                model.notes.insert(name.into(), value);
+            }
+        };
+        note("history", serde_json::to_string(&self.trace));
+        note("history_loss", serde_json::to_string(&self.loss));
+        note("singular_values", serde_json::to_string(&self.singular_values));
+    }
 }

@@ -2,12 +2,14 @@
 //! linear solver on kernel features.
 
 mod best;
+mod checkpoint;
 mod damping;
 pub(crate) mod features;
 mod held;
 mod info;
 mod objective;
 mod options;
+mod partial;
 mod refine;
 mod solve;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod tests;
 pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
 pub use damping::DampingOptions;
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
+pub use partial::{PartialFit, PartialOptions};
 pub use refine::{Iterate, RefineOptions, Watch};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 
@@ -27,7 +30,8 @@ use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
 use features::Mapped;
 use objective::Alignment;
-use refine::{Clock, Held};
+use checkpoint::Checkpoint;
+use refine::{Clock, Held, Run};
 use solve::{Encoders, Problem, batch_ranges};
 use std::time::Instant;
 
@@ -107,7 +111,9 @@ pub fn fit<B: Backend>(
     };
     info.peak_bytes = backend.memory().1;
     info.seconds.total = begin.elapsed().as_secs_f64();
-    Ok((Model::new(components, options), info))
+    let mut model = Model::new(components, options);
+    info.record(&mut model);
+    Ok((model, info))
 }
 
 /// Checks shapes of training and validation data.
@@ -179,7 +185,12 @@ fn fit_one<B: Backend>(
             let held = validation.map(|(x, y, positives)| Held { x, y, positives });
             let start = alignment.variables(&encoders);
             let watch: Watch<'_> = &mut |_| Ok(());
-            refine::refine(alignment, start, held.as_ref(), refinement, clock, info, watch)?.encoders
+            let shape = (backend.shape(x.embed()), backend.shape(y.embed()), data.positives.nnz());
+            let print = format!("fit {} {:?} {refinement:?} {shape:?} {}", options.rank, options.loss, options.seed);
+            let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print));
+            let run =
+                Run { held: held.as_ref(), options: refinement, clock, checkpoint: checkpoint.as_ref() };
+            refine::refine(alignment, start, run, info, watch)?
         }
     };
     if options.final_loss {

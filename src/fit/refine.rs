@@ -1,5 +1,6 @@
 //! L-BFGS on both encoders from the spectral start: the exact minimisation that the paper's fixed point is not.
 
+use super::checkpoint::Checkpoint;
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::objective::Alignment;
 use super::solve::Encoders;
@@ -127,31 +128,50 @@ pub(crate) struct State {
     pub(crate) stale: usize,
     /// Best validation score and its variables.
     pub(crate) best: Option<(f64, Vec<f64>)>,
+    /// No step is left to do.
+    pub(crate) done: bool,
 }
 
-/// What a refinement returns.
-pub(crate) struct Refined {
-    pub(crate) encoders: Encoders,
-    pub(crate) variables: Vec<f64>,
+/// How a refinement runs.
+pub(crate) struct Run<'a, M> {
+    pub(crate) held: Option<&'a Held<'a, M>>,
+    pub(crate) options: &'a RefineOptions,
+    pub(crate) clock: Clock,
+    pub(crate) checkpoint: Option<&'a Checkpoint>,
 }
 
-/// Refines encoders `F = A W` from the variables of `A`; returns the best `F` by validation score where there is one, else the
-/// last.
+/// Refines encoders `F = A W` from the variables of `A`; returns the best `F` by validation score where there is one,
+/// else the last.
 pub(crate) fn refine<B: Backend>(
     mut f: Alignment<'_, B>,
     start: Vec<f64>,
-    held: Option<&Held<'_, B::Matrix>>,
-    options: &RefineOptions,
-    clock: Clock,
+    run: Run<'_, B::Matrix>,
     info: &mut FitInfo,
     watch: Watch<'_>,
-) -> Result<Refined> {
-    f.negatives = options.stages[0];
-    let lbfgs = Lbfgs::new(start, options.memory, options.first_step, &mut f)?;
-    let mut state = State { lbfgs, stage: 0, steps: 0, stale: 0, best: None };
-    observe(&mut f, &mut state, held, &clock, info, watch)?;
-    info.status = FitStatus::Completed;
-    while state.steps < options.max_steps {
+) -> Result<Encoders> {
+    let Run { held, options, clock, checkpoint } = run;
+    let saved = match checkpoint {
+        Some(c) => c.load(start.len())?,
+        None => None,
+    };
+    let mut state = match saved {
+        Some((state, trace)) => {
+            info.iterations += trace.len();
+            info.loss.extend(trace.iter().map(|t| t.loss));
+            info.trace.extend(trace);
+            f.negatives = options.stages[state.stage.min(options.stages.len() - 1)];
+            state
+        }
+        None => {
+            f.negatives = options.stages[0];
+            let lbfgs = Lbfgs::new(start, options.memory, options.first_step, &mut f)?;
+            let mut state = State { lbfgs, stage: 0, steps: 0, stale: 0, best: None, done: false };
+            observe(&mut f, &mut state, held, &clock, info, watch)?;
+            state
+        }
+    };
+    info.status = if state.done { FitStatus::Converged } else { FitStatus::Completed };
+    while state.steps < options.max_steps && !state.done {
         let begin = Instant::now();
         let before = state.lbfgs.value;
         let step = state.lbfgs.step(&mut f)?;
@@ -159,37 +179,36 @@ pub(crate) fn refine<B: Backend>(
         let flat = before - state.lbfgs.value <= options.tol * before.abs();
         if step == Step::Descended {
             observe(&mut f, &mut state, held, &clock, info, watch)?;
-            let progress = Progress {
-                phase: Phase::Iteration,
-                done: state.steps as u64,
-                total: options.max_steps as u64,
-                loss: state.lbfgs.value,
-            };
-            f.backend.control().report(progress)?;
-        }
-        if !clock.allows(begin.elapsed().as_secs_f64()) {
-            info.status = FitStatus::OutOfTime;
-            break;
         }
         if step == Step::Stalled || flat || state.stale >= options.patience.max(1) {
-            state.stage += 1;
-            let Some(&negatives) = options.stages.get(state.stage) else {
+            if let Some(&negatives) = options.stages.get(state.stage + 1) {
+                state.stage += 1;
+                // The next stage starts where the last one was best, and keeps what it learnt of the curvature.
+                if let Some((_, x)) = &state.best {
+                    state.lbfgs.x.clone_from(x);
+                }
+                f.negatives = negatives;
+                state.stale = 0;
+                state.lbfgs.restart(&mut f)?;
+            } else {
+                state.done = true;
                 info.status = FitStatus::Converged;
-                break;
-            };
-            // The next stage starts where the last one was best, and keeps what it learnt of the curvature.
-            if let Some((_, x)) = &state.best {
-                state.lbfgs.x.clone_from(x);
             }
-            f.negatives = negatives;
-            state.stale = 0;
-            state.lbfgs.restart(&mut f)?;
+        }
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.save(&state, &info.trace)?;
+        }
+        let (done, total) = (state.steps as u64, options.max_steps as u64);
+        let progress = Progress { phase: Phase::Iteration, done, total, loss: state.lbfgs.value };
+        f.backend.control().report(progress)?;
+        if !state.done && !clock.allows(begin.elapsed().as_secs_f64()) {
+            info.status = FitStatus::OutOfTime;
+            break;
         }
     }
     info.evaluations += state.lbfgs.evaluations;
     info.seconds.add(&f.seconds);
-    let variables = state.best.map_or(state.lbfgs.x, |(_, x)| x);
-    Ok(Refined { encoders: f.encoders(&variables), variables })
+    Ok(f.encoders(state.best.as_ref().map_or(&state.lbfgs.x, |(_, x)| x)))
 }
 
 /// Scores the current variables and records them.
