@@ -14,6 +14,7 @@
 //! | retrieval and matching experiments | [`retrieval`], [`model`] |
 
 pub mod backend;
+pub mod compare;
 pub mod control;
 pub mod data;
 pub mod error;
@@ -22,8 +23,10 @@ pub mod io;
 pub mod kernel;
 pub mod loss;
 pub mod model;
+pub mod optim;
 pub mod positives;
 pub mod real;
+pub mod report;
 pub mod retrieval;
 pub mod spectral;
 pub mod weights;

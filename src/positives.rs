@@ -45,6 +45,27 @@ impl Lists {
         Self { of, indptr, indices, offset }
     }
 
+    /// The lists of some anchors, cut to the (ascending) `partners` and renumbered. Shared lists stay shared.
+    fn subset(&self, anchors: &[usize], partners: &[usize], n_partners: usize) -> Self {
+        let mut place = vec![u32::MAX; n_partners];
+        for (new, &old) in partners.iter().enumerate() {
+            place[old] = new as u32;
+        }
+        let (mut indptr, mut indices) = (vec![0], Vec::new());
+        let mut cut = |list: &[u32]| {
+            indices.extend(list.iter().map(|&p| place[p as usize]).filter(|&p| p != u32::MAX));
+            indptr.push(indices.len());
+        };
+        if self.of.is_empty() {
+            anchors.iter().for_each(|&a| cut(self.get(a)));
+            return Self::own(indptr, indices);
+        }
+        for list in 0..self.indptr.len() - 1 {
+            cut(&self.indices[self.indptr[list]..self.indptr[list + 1]]);
+        }
+        Self::shared(anchors.iter().map(|&a| self.of[a]).collect(), indptr, indices)
+    }
+
     fn get(&self, anchor: usize) -> &[u32] {
         let list = self.of.get(anchor).map_or(anchor, |&l| l as usize);
         &self.indices[self.indptr[list]..self.indptr[list + 1]]
@@ -246,6 +267,16 @@ impl Positives {
         Self::from_sorted(ptr, idx, y.len())
     }
 
+    /// The relation among some rows and columns only, given in ascending order, renumbered by their places in the lists.
+    /// It may be empty.
+    pub(crate) fn subset(&self, x: &[usize], y: &[usize]) -> Self {
+        if self.diagonal && x == y {
+            return Self::diagonal(x.len());
+        }
+        let (rows, cols) = (self.rows.subset(x, y, self.n_y), self.cols.subset(y, x, self.n_x));
+        Self { n_x: x.len(), n_y: y.len(), diagonal: false, rows: Arc::new(rows), cols: Arc::new(cols) }
+    }
+
     /// Rows and columns that match nothing: they add nothing to the loss but count in its averages.
     pub fn unmatched(&self) -> (usize, usize) {
         let count = |n: usize, lists: &Lists| (0..n).filter(|&i| lists.get(i).is_empty()).count();
@@ -292,6 +323,22 @@ mod tests {
         assert_eq!(groups.unmatched(), (1, 1));
         let cut = groups.restricted(1..3, 1..5);
         assert_eq!((cut.row(0), cut.row(1)), (&[3u32][..], &[0u32, 1][..]));
+    }
+
+    #[test]
+    fn subsets_of_shared_and_own_lists_agree() {
+        let groups = Positives::from_groups(&[3, 7, 3, 9, 7], &[7, 3, 3, 1, 7]).unwrap();
+        let csr = Positives::from_csr(&[0, 2, 4, 6, 6, 8], &[1, 2, 0, 4, 1, 2, 0, 4], 5).unwrap();
+        let (x, y) = ([0, 1, 4], [0, 2, 3]);
+        let (a, b) = (groups.subset(&x, &y), csr.subset(&x, &y));
+        assert_eq!((a.n_x(), a.n_y(), a.nnz()), (3, 3, 3));
+        for i in 0..3 {
+            assert_eq!(a.row(i), b.row(i));
+            assert_eq!(a.col(i), b.col(i));
+            assert_eq!(a.row_offset(i), b.row_offset(i));
+        }
+        assert_eq!((a.row(0), a.row(1)), (&[1u32][..], &[0u32][..]));
+        assert!(Positives::diagonal(9).subset(&[1, 5], &[1, 5]).is_diagonal());
     }
 
     #[test]

@@ -13,9 +13,11 @@
 
 use crate::loss::{EpsBy, Loss, LossKind, log_add_exp};
 use crate::positives::Positives;
+use serde::{Deserialize, Serialize};
 
 /// Which negatives an anchor sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Negatives {
     /// All of them: the exact loss.
     #[default]

@@ -120,12 +120,29 @@ pub trait Backend: Send + Sync {
         zy: &Self::Matrix,
         w: &Weights,
     ) -> Result<(Self::Matrix, Self::Matrix)>;
+    /// The encoder's share of a gradient: from `G = dL/dZ` of the embeddings `z_i = F x_i / |F x_i|` to
+    /// `dL/dF = sum_i (I - z_i z_i^T) g_i / |F x_i| x_i^T` (`r x d`). `norms` are the `|F x_i|` of
+    /// [`encode`](Self::encode); rows that it left at 0 add nothing.
+    fn encode_backward(
+        &self,
+        x: &Self::Matrix,
+        z: &Self::Matrix,
+        norms: &[f64],
+        g: &Self::Matrix,
+    ) -> Result<Mat<f64>>;
+    /// The rows `ids`, in that order; an id may repeat.
+    fn select(&self, x: &Self::Matrix, ids: &[u32]) -> Result<Self::Matrix>;
     /// `S` itself, `n_x x n_y`: small sizes only.
     fn dense(&self, s: Similarity<'_, Self::Matrix>, w: &Weights) -> Result<Mat<f64>>;
 
     /// The leading `r` singular triplets of a small matrix.
     fn top_r(&self, c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
         spectral::top_r(c, r, method)
+    }
+
+    /// Runs `f` on every item, on as many threads as the backend may use.
+    fn parallel<A: Sync, R: Send>(&self, items: &[A], f: impl Fn(&A) -> R + Sync + Send) -> Vec<R> {
+        items.iter().map(f).collect()
     }
 
     /// Side by side: column blocks `scale_b x_b` of matrices with equal numbers of rows.

@@ -2,6 +2,7 @@
 //! [`session`] (device, threads, cancellation), [`encoding`] (applying models) and [`output`] (tables, JSON).
 
 mod args;
+mod compare;
 mod demo;
 mod encode;
 mod encoding;
@@ -38,6 +39,7 @@ enum Command {
     Fit(Box<fit::Args>),
     Encode(encode::Args),
     Search(search::Args),
+    Compare(Box<compare::Args>),
     Eval(eval::Args),
     Weights(weights::Args),
     Gram(gram::Args),
@@ -51,6 +53,7 @@ impl Command {
             Self::Fit(args) => fit::run(session, *args),
             Self::Encode(args) => encode::run(session, args),
             Self::Search(args) => search::run(session, args),
+            Self::Compare(args) => compare::run(session, *args),
             Self::Eval(args) => eval::run(session, args),
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),

@@ -35,10 +35,14 @@ impl Report {
     /// A table for people only: words on the left, numbers on the right.
     pub fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines).remove_style(TableComponent::MiddleIntersections);
+        table
+            .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+            .remove_style(TableComponent::HorizontalLines)
+            .remove_style(TableComponent::MiddleIntersections);
         table.set_content_arrangement(ContentArrangement::Disabled);
         let number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || "-.".contains(c));
-        let right: Vec<bool> = (0..header.len()).map(|k| rows.iter().all(|r| r.get(k).is_some_and(number))).collect();
+        let right: Vec<bool> =
+            (0..header.len()).map(|k| rows.iter().all(|r| r.get(k).is_some_and(number))).collect();
         table.set_header(header).add_rows(rows);
         for (column, _) in table.column_iter_mut().zip(right).filter(|(_, right)| *right) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -33,6 +33,11 @@ impl FeatureMap {
         }
     }
 
+    /// Whether it changes anything.
+    pub(crate) fn folds(&self) -> bool {
+        self.kernel.is_some() || self.linear.is_some()
+    }
+
     /// The encoder of raw features that equals `f` on mapped ones.
     pub(crate) fn fold(&self, f: MatRef<'_, f64>) -> Encoder {
         let matrix = match &self.linear {

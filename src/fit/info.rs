@@ -1,6 +1,6 @@
 //! What a fit did.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a fit ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -11,6 +11,40 @@ pub enum FitStatus {
     Completed,
     /// The change of `F1^T F2` fell below `tol`.
     Converged,
+    /// The time budget was used up.
+    OutOfTime,
+}
+
+/// One point of a fit's history.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TracePoint {
+    /// Since the call, wall time.
+    pub seconds: f64,
+    /// The loss (an estimate with sampled negatives).
+    pub loss: f64,
+    /// Negatives per row that the loss saw; none: all.
+    pub negatives: Option<usize>,
+    /// Evaluations of loss and gradient so far.
+    pub evaluations: usize,
+    /// Mean reciprocal rank on the validation rows, mean of both directions.
+    pub score: Option<f64>,
+}
+
+/// What was chosen on validation rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Chosen {
+    /// Shrinkage of the whitening.
+    pub whiten: f64,
+    /// Power of the singular values in each encoder.
+    pub power: f64,
+    /// Temperature.
+    pub tau: f64,
+    /// Rank.
+    pub rank: usize,
+    /// Every candidate tried: `(whiten, power, validation score)`.
+    pub candidates: Vec<(f64, f64, f64)>,
+    /// Rows of x and y that were held back to judge.
+    pub held_back: (usize, usize),
 }
 
 /// Seconds of each phase, wall time.
@@ -32,6 +66,19 @@ pub struct Seconds {
     pub validation: f64,
     /// Everything, from call to return.
     pub total: f64,
+}
+
+impl Seconds {
+    /// Adds another record's phases.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.load += other.load;
+        self.features += other.features;
+        self.encode += other.encode;
+        self.statistics += other.statistics;
+        self.weights += other.weights;
+        self.spectral += other.spectral;
+        self.validation += other.validation;
+    }
 }
 
 /// The record of a fit.
@@ -59,6 +106,29 @@ pub struct FitInfo {
     pub unmatched: (usize, usize),
     /// Seconds per phase.
     pub seconds: Seconds,
+    /// The history of refinement and damping, step by step.
+    pub trace: Vec<TracePoint>,
+    /// Evaluations of loss and gradient.
+    pub evaluations: usize,
+    /// Of every update with sampled negatives: estimated `|C - C_exact|_F / |C_exact|_F` from two half samples.
+    pub sampling_error: Vec<f64>,
+    /// What the preset `best` chose.
+    pub chosen: Option<Chosen>,
     /// The most bytes of n-sized data held in the backend.
     pub peak_bytes: u64,
+}
+
+impl FitInfo {
+    /// Notes the history in a model, for `unicon report`.
+    pub(crate) fn record(&self, model: &mut crate::model::Model) {
+        let mut note = |name: &str, value: serde_json::Result<String>| {
+            // Numbers that JSON cannot hold become null; nothing here fails.
+            if let Ok(value) = value {
+                model.notes.insert(name.into(), value);
+            }
+        };
+        note("history", serde_json::to_string(&self.trace));
+        note("history_loss", serde_json::to_string(&self.loss));
+        note("singular_values", serde_json::to_string(&self.singular_values));
+    }
 }

@@ -1,13 +1,26 @@
 //! Fitting encoders: the linear solver (Algorithm 1) and the kernel solver (Theorem 9, Algorithm 2), which is the
 //! linear solver on kernel features.
 
+mod best;
+mod checkpoint;
+mod damping;
 pub(crate) mod features;
+mod held;
 mod info;
+mod objective;
 mod options;
+mod partial;
+mod refine;
 mod solve;
+#[cfg(test)]
+mod tests;
 
-pub use info::{FitInfo, FitStatus, Seconds};
+pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
+pub use damping::DampingOptions;
+pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
+pub use partial::{PartialFit, PartialOptions};
+pub use refine::{Iterate, RefineOptions, Watch};
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
@@ -15,7 +28,10 @@ use crate::io::{RowRange, RowSource, check_finite};
 use crate::model::{Component, Model};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
+use checkpoint::Checkpoint;
 use features::Mapped;
+use objective::Alignment;
+use refine::{Clock, Held, Run};
 use solve::{Encoders, Problem, batch_ranges};
 use std::time::Instant;
 
@@ -59,15 +75,7 @@ pub fn fit<B: Backend>(
 ) -> Result<(Model, FitInfo)> {
     let begin = Instant::now();
     options.validate()?;
-    data.check("")?;
-    if let Some(v) = validation {
-        v.check("validation ")?;
-        for (name, a, b) in [("validation x", v.x, data.x), ("validation y", v.y, data.y)] {
-            if a.cols() != b.cols() {
-                return Err(Error::invalid(name, format!("{} columns", b.cols()), a.cols()));
-            }
-        }
-    }
+    check_data(data, validation)?;
     if options.kernel.is_none() {
         let bound = data.x.cols().min(data.y.cols());
         if options.rank > bound {
@@ -96,11 +104,30 @@ pub fn fit<B: Backend>(
         (Some(kernel), Some(batches)) => {
             fit_kernel_batches(backend, data, validation, options, kernel, batches, &mut info)?
         }
-        _ => vec![fit_one(backend, data, validation, options, &mut info)?],
+        _ => {
+            let clock = Clock { begin, budget: options.budget };
+            vec![fit_one(backend, data, validation, options, clock, &mut info)?]
+        }
     };
     info.peak_bytes = backend.memory().1;
     info.seconds.total = begin.elapsed().as_secs_f64();
-    Ok((Model::new(components, options), info))
+    let mut model = Model::new(components, options);
+    info.record(&mut model);
+    Ok((model, info))
+}
+
+/// Checks shapes of training and validation data.
+fn check_data(data: Data<'_>, validation: Option<Data<'_>>) -> Result<()> {
+    data.check("")?;
+    if let Some(v) = validation {
+        v.check("validation ")?;
+        for (name, a, b) in [("validation x", v.x, data.x), ("validation y", v.y, data.y)] {
+            if a.cols() != b.cols() {
+                return Err(Error::invalid(name, format!("{} columns", b.cols()), a.cols()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One pair of encoders over all the data.
@@ -109,6 +136,7 @@ fn fit_one<B: Backend>(
     data: Data<'_>,
     validation: Option<Data<'_>>,
     options: &FitOptions,
+    clock: Clock,
     info: &mut FitInfo,
 ) -> Result<Component> {
     let x = map_side(backend, data.x, options, info)?;
@@ -117,8 +145,9 @@ fn fit_one<B: Backend>(
     if options.rank > p {
         return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.rank));
     }
-    // Validation rows only weigh mini-batches.
-    let held = match validation.filter(|_| options.batches.is_some()) {
+    // Validation rows weigh mini-batches and end a refinement.
+    let used = options.batches.is_some() || options.refine.is_some();
+    let held = match validation.filter(|_| used) {
         Some(v) => {
             let map = |source: &dyn RowSource, side: &Mapped<B::Matrix>| {
                 let raw = backend.load(source)?;
@@ -131,7 +160,40 @@ fn fit_one<B: Backend>(
     };
     let validation = held.as_ref().map(|(x, y, p)| (x, y, *p));
     let problem = Problem { backend, x: &x, y: &y, positives: data.positives, validation, options };
-    let encoders = problem.solve(info)?;
+    let encoders = match &options.damping {
+        None => problem.solve(info)?,
+        Some(damping) => {
+            let plain = FitOptions { n_iters: 1, ..options.clone() };
+            let start = Problem { options: &plain, ..problem }.solve(info)?;
+            problem.damped(&start, damping, clock, info)?
+        }
+    };
+    let encoders = match &options.refine {
+        None => encoders,
+        Some(refinement) => {
+            let alignment = Alignment {
+                backend,
+                x: x.embed(),
+                y: y.embed(),
+                positives: data.positives,
+                loss: options.loss,
+                negatives: options.negatives,
+                maps: None,
+                rank: options.rank,
+                seconds: Seconds::default(),
+            };
+            let held = validation.map(|(x, y, positives)| Held { x, y, positives });
+            let start = alignment.variables(&encoders);
+            let watch: Watch<'_> = &mut |_| Ok(());
+            let shape = (backend.shape(x.embed()), backend.shape(y.embed()), data.positives.nnz());
+            let print =
+                format!("fit {} {:?} {refinement:?} {shape:?} {}", options.rank, options.loss, options.seed);
+            let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print));
+            let run =
+                Run { held: held.as_ref(), options: refinement, clock, checkpoint: checkpoint.as_ref() };
+            refine::refine(alignment, start, run, info, watch)?
+        }
+    };
     if options.final_loss {
         info.final_loss = Some(problem.loss(&encoders, info)?);
     }
@@ -179,6 +241,7 @@ fn fit_kernel_batches<B: Backend>(
     let ranges = batch_ranges(data.x.rows(), batches, info);
     let one =
         FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
+    let clock = Clock { begin: Instant::now(), budget: None };
     let mut components = Vec::new();
     let mut losses: Vec<(f64, usize)> = Vec::new();
     for range in &ranges {
@@ -187,7 +250,7 @@ fn fit_kernel_batches<B: Backend>(
         let positives = data.positives.restricted(range.clone(), range.clone());
         let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
-        let mut component = fit_one(backend, batch, None, &one, &mut part)?;
+        let mut component = fit_one(backend, batch, None, &one, clock, &mut part)?;
         info.seconds = part.seconds;
         if let Some(v) = validation {
             component.weight = timed(&mut info.seconds.validation, || {

@@ -1,5 +1,7 @@
 //! What a fit is asked to do.
 
+use super::damping::DampingOptions;
+use super::refine::RefineOptions;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
@@ -7,6 +9,8 @@ use crate::spectral::SvdMethod;
 use crate::weights::Negatives;
 use faer::Mat;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// How `C ~ U diag(s) V^T` is split into encoders.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +47,21 @@ pub enum Init {
     Given(Mat<f64>, Mat<f64>),
     /// A similarity matrix `n_x x n_y` for the first `S`. Small n only.
     Similarity(Mat<f64>),
+}
+
+impl Init {
+    /// The encoders of a linear model, to continue from.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a model of kernel encoders or of several components.
+    pub fn from_model(model: &crate::model::Model) -> Result<Self> {
+        match &model.components[..] {
+            [c] if c.x.map.is_none() && c.y.map.is_none() => {
+                Ok(Self::Given(c.x.matrix.clone(), c.y.matrix.clone()))
+            }
+            _ => Err(Error::invalid("init", "a linear model of one component", "kernels or several")),
+        }
+    }
 }
 
 /// The paper's mini-batches: a solution per batch, averaged as `F1^T F2` with validation weights.
@@ -94,7 +113,7 @@ pub struct FitOptions {
     pub rank: usize,
     /// The loss.
     pub loss: Loss,
-    /// Spectral updates, at least 1. Default 2.
+    /// Spectral updates, at least 1 (0 refines given or random encoders as they are). Default 2.
     pub n_iters: usize,
     /// `C = X^T S Y / rho`, > 0. Default 1.
     pub rho: f64,
@@ -121,6 +140,14 @@ pub struct FitOptions {
     pub negatives: Negatives,
     /// Seed of everything random.
     pub seed: u64,
+    /// Damped updates: one plain update, then at most `n_iters` with a line search on the loss. Default none.
+    pub damping: Option<DampingOptions>,
+    /// Refine the result by L-BFGS on the loss. Default none.
+    pub refine: Option<RefineOptions>,
+    /// Save the refinement's state here after every step, and continue from it where it exists. Default none.
+    pub checkpoint: Option<PathBuf>,
+    /// Wall time after which damping and refinement begin no further step. Default none.
+    pub budget: Option<Duration>,
     /// Evaluate the loss of the returned encoders (one more pass 1). Default true.
     pub final_loss: bool,
 }
@@ -144,6 +171,10 @@ impl FitOptions {
             kernel: None,
             negatives: Negatives::All,
             seed: 0,
+            damping: None,
+            refine: None,
+            checkpoint: None,
+            budget: None,
             final_loss: true,
         }
     }
@@ -157,7 +188,8 @@ impl FitOptions {
         if self.rank == 0 {
             return Err(Error::invalid("rank", "at least 1", self.rank));
         }
-        if self.n_iters == 0 {
+        let given = matches!(self.init, Init::Given(..) | Init::Random);
+        if self.n_iters == 0 && !(given && self.refine.is_some()) {
             return Err(Error::invalid("n_iters", "at least 1", self.n_iters));
         }
         if !(self.rho.is_finite() && self.rho > 0.0) {
@@ -189,6 +221,18 @@ impl FitOptions {
             if matches!(self.init, Init::Similarity(_)) {
                 return Err(Error::Unsupported("a given similarity matrix with mini-batches".into()));
             }
+        }
+        if let Some(damping) = &self.damping {
+            damping.validate()?;
+        }
+        if let Some(refine) = &self.refine {
+            refine.validate()?;
+        }
+        if self.batches.is_some() && (self.damping.is_some() || self.refine.is_some()) {
+            return Err(Error::Unsupported("damping or refinement with mini-batches".into()));
+        }
+        if self.damping.is_some() && self.ridge > 0.0 {
+            return Err(Error::Unsupported("damping with a ridge on F1^T F2".into()));
         }
         if let Some(k) = &self.kernel {
             k.kernel.validate()?;

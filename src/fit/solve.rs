@@ -7,9 +7,11 @@ use super::timed;
 use crate::backend::{Backend, Similarity};
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
+use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
 use crate::spectral::{TopR, low_rank_distance};
+use crate::weights::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
@@ -74,6 +76,9 @@ impl<B: Backend> Problem<'_, B> {
     /// Runs the iteration from the options' start.
     pub(crate) fn solve(&self, info: &mut FitInfo) -> Result<Encoders> {
         let mut start = self.start()?;
+        if let (0, Start::Encoders(given)) = (self.options.n_iters, &start) {
+            return Ok(given.clone());
+        }
         let total = self.options.n_iters as u64;
         let mut previous: Option<Encoders> = None;
         for iteration in 1..=self.options.n_iters {
@@ -187,20 +192,20 @@ impl<B: Backend> Problem<'_, B> {
             (Start::Similarity(s), _) => Similarity::Dense(s),
             _ => Similarity::Zeros(positives.n_x(), positives.n_y()),
         };
-        let w = timed(&mut info.seconds.statistics, || backend.weights(s, &o.loss, positives, o.negatives))?;
-        let mut c = timed(&mut info.seconds.weights, || match &embedded {
-            Some(((_, norms_x), (_, norms_y))) if o.scale_inputs => {
-                let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
-                let x = backend.scale_rows(x.cross, &inverse(norms_x))?;
-                let y = backend.scale_rows(y.cross, &inverse(norms_y))?;
-                backend.cross(s, &w, &x, &y)
-            }
-            _ => backend.cross(s, &w, x.cross, y.cross),
-        })?;
+        let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
+        let scaled = match &embedded {
+            Some(((_, norms_x), (_, norms_y))) if o.scale_inputs => Some((
+                backend.scale_rows(x.cross, &inverse(norms_x))?,
+                backend.scale_rows(y.cross, &inverse(norms_y))?,
+            )),
+            _ => None,
+        };
+        let (cx, cy) = scaled.as_ref().map_or((x.cross, y.cross), |(x, y)| (x, y));
+        let (mut c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
         c *= faer::Scale(1.0 / o.rho);
         let top = timed(&mut info.seconds.spectral, || backend.top_r(c.as_ref(), o.rank, o.svd))?;
         let encoders = Encoders::split(&top, o.factorization);
-        Ok(Update { encoders, loss: w.value(), singular_values: top.all })
+        Ok(Update { encoders, loss, singular_values: top.all })
     }
 
     /// One exact update over all rows.
@@ -260,6 +265,40 @@ impl<B: Backend> Problem<'_, B> {
             let zy = self.backend.encode(y, encoders.f2.as_ref())?.0;
             matching_accuracy(self.backend, Similarity::Embeddings(&zx, &zy), positives)
         })
+    }
+}
+
+/// `X^T S Y` and the loss. With sampled negatives both are means over two independent half samples, whose difference
+/// estimates the error that sampling leaves in the mean.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn sampled_cross<B: Backend>(
+    backend: &B,
+    s: Similarity<'_, B::Matrix>,
+    (x, y): (&B::Matrix, &B::Matrix),
+    loss: &Loss,
+    positives: &Positives,
+    negatives: Negatives,
+    info: &mut FitInfo,
+) -> Result<(Mat<f64>, f64)> {
+    let mut one = |negatives: Negatives| {
+        let w = timed(&mut info.seconds.statistics, || backend.weights(s, loss, positives, negatives))?;
+        let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
+        Ok::<_, Error>((c, w.value()))
+    };
+    let from_zeros = matches!(s, Similarity::Zeros(..));
+    match negatives {
+        Negatives::Sampled { per_anchor, seed } if per_anchor >= 2 && !from_zeros => {
+            let half = |k: u64| Negatives::Sampled {
+                per_anchor: per_anchor.div_ceil(2),
+                seed: seed.wrapping_mul(2).wrapping_add(k),
+            };
+            let ((a, la), (b, lb)) = (one(half(0))?, one(half(1))?);
+            let mean = (&a + &b) * faer::Scale(0.5);
+            let size = mean.norm_l2();
+            info.sampling_error.push(if size > 0.0 { 0.5 * (a - b).norm_l2() / size } else { 0.0 });
+            Ok((mean, 0.5 * (la + lb)))
+        }
+        _ => one(negatives),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Work is cut into panels of 512 rows that run in parallel; what panels produce is added in panel order, so results
 //! do not depend on the number of threads.
 
+mod backward;
 mod contract;
 pub mod gemm;
 mod matrix;
@@ -329,12 +330,36 @@ impl<T: Real> Backend for Cpu<T> {
         self.contract_gradients(&self.tiles(s, &w.loss, &w.positives, w.negatives), w, zx, zy)
     }
 
+    fn encode_backward(
+        &self,
+        x: &Matrix<T>,
+        z: &Matrix<T>,
+        norms: &[f64],
+        g: &Matrix<T>,
+    ) -> Result<Mat<f64>> {
+        self.project_back(x, z, norms, g)
+    }
+
+    fn select(&self, x: &Matrix<T>, ids: &[u32]) -> Result<Matrix<T>> {
+        let d = x.cols();
+        self.build(ids.len(), d, |rows, panel| {
+            for (out, &id) in panel.chunks_exact_mut(d).zip(&ids[rows]) {
+                out.copy_from_slice(x.row(id as usize));
+            }
+            Ok(())
+        })
+    }
+
     fn dense(&self, s: Similarity<'_, Matrix<T>>, w: &Weights) -> Result<Mat<f64>> {
         self.contract_dense(&self.tiles(s, &w.loss, &w.positives, w.negatives), w)
     }
 
     fn top_r(&self, c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
         self.install(|| spectral::top_r(c, r, method))
+    }
+
+    fn parallel<A: Sync, R: Send>(&self, items: &[A], f: impl Fn(&A) -> R + Sync + Send) -> Vec<R> {
+        self.install(|| items.par_iter().map(f).collect())
     }
 
     fn hstack(&self, blocks: &[(f64, &Matrix<T>)]) -> Result<Matrix<T>> {

@@ -94,8 +94,19 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
         cells.extend([r.train_loss.map_or_else(String::new, output::three), output::three(r.test_loss)]);
         cells
     };
-    let header =
-        ["encoders", "r", "whiten", "R@1", "R@5", "R@10", "back R@1", "R@5", "R@10", "train loss", "test loss"];
+    let header = [
+        "encoders",
+        "r",
+        "whiten",
+        "R@1",
+        "R@5",
+        "R@10",
+        "back R@1",
+        "R@5",
+        "R@10",
+        "train loss",
+        "test loss",
+    ];
     report.table(&header, rows.iter().map(cells).collect());
     report.line(format!(
         "clip loss, tau = {}; the shrinkage is the best of {SHRINKAGES:?} on {VALIDATION_ROWS} validation rows\n",

@@ -1,0 +1,183 @@
+//! `unicon compare`.
+
+use super::args::{self, LossArgs, PositivesArgs};
+use super::output::{self, Report};
+use super::session::{Session, on_backend};
+use anyhow::Result;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+use unicon::backend::Ties;
+use unicon::compare::{AdamOptions, CompareOptions, compare, plot, ranked};
+use unicon::fit::{BestOptions, Data, Rank};
+use unicon::io::AtomicFile;
+
+/// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam), the
+/// paper's iteration, and the preset best.
+///
+/// All run on this machine, one after the other, with the same threads. Recall is that of the test rows.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Training features of side x.
+    #[arg(long, value_name = "MATRIX")]
+    x: String,
+    /// Training features of side y.
+    #[arg(long, value_name = "MATRIX")]
+    y: String,
+    #[command(flatten)]
+    positives: PositivesArgs,
+    /// Validation features of side x; they choose and stop the preset best.
+    #[arg(long, value_name = "MATRIX", requires = "val_y")]
+    val_x: Option<String>,
+    /// Validation features of side y.
+    #[arg(long, value_name = "MATRIX", requires = "val_x")]
+    val_y: Option<String>,
+    /// Matches of the validation rows, as --pos-indptr.
+    #[arg(long, value_name = "NPY", requires_all = ["val_pos_indices", "val_x"])]
+    val_pos_indptr: Option<PathBuf>,
+    /// Matches of the validation rows, as --pos-indices.
+    #[arg(long, value_name = "NPY", requires = "val_pos_indptr")]
+    val_pos_indices: Option<PathBuf>,
+    /// Test features of side x.
+    #[arg(long, value_name = "MATRIX")]
+    test_x: String,
+    /// Test features of side y.
+    #[arg(long, value_name = "MATRIX")]
+    test_y: String,
+    /// Matches of the test rows, as --pos-indptr.
+    #[arg(long, value_name = "NPY", requires = "test_pos_indices")]
+    test_pos_indptr: Option<PathBuf>,
+    /// Matches of the test rows, as --pos-indices.
+    #[arg(long, value_name = "NPY", requires = "test_pos_indptr")]
+    test_pos_indices: Option<PathBuf>,
+    #[command(flatten)]
+    loss: LossArgs,
+    /// Dimension of the shared space.
+    #[arg(long)]
+    rank: usize,
+    /// Learning rates of the grid.
+    #[arg(long, value_delimiter = ',', default_value = "0.002,0.005,0.01", value_name = "LR,..")]
+    lr: Vec<f64>,
+    /// Batch sizes of the grid.
+    #[arg(long, value_delimiter = ',', default_value = "512,1024", value_name = "B,..")]
+    batch: Vec<usize>,
+    /// Numbers of epochs of the grid.
+    #[arg(long, value_delimiter = ',', default_value = "1,3,10", value_name = "E,..")]
+    epochs: Vec<usize>,
+    /// Updates of the paper's iteration on the global batch; 0 leaves it out.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    paper_iters: usize,
+    /// Seconds that the preset best may take.
+    #[arg(long, value_name = "SECONDS")]
+    budget: Option<f64>,
+    /// Skip the exact loss of every method's last point (a pass over all pairs each).
+    #[arg(long)]
+    no_exact_loss: bool,
+    /// Equal scores share their rank instead of counting the lower index first: for data with duplicate rows.
+    #[arg(long)]
+    shared_ties: bool,
+    /// Write all points as JSON.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Write a plot of recall against time as SVG.
+    #[arg(long, value_name = "SVG")]
+    plot: Option<PathBuf>,
+}
+
+impl Args {
+    fn options(&self, seed: u64) -> Result<CompareOptions> {
+        let mut adam = Vec::new();
+        for &epochs in &self.epochs {
+            for &batch in &self.batch {
+                adam.extend(self.lr.iter().map(|&learning_rate| AdamOptions {
+                    learning_rate,
+                    batch,
+                    epochs,
+                }));
+            }
+        }
+        let budget = match self.budget {
+            Some(s) => Some(
+                Duration::try_from_secs_f64(s)
+                    .map_err(|_| unicon::Error::invalid("--budget", "seconds >= 0", s))?,
+            ),
+            None => None,
+        };
+        Ok(CompareOptions {
+            loss: self.loss.build()?,
+            adam,
+            paper_iters: self.paper_iters,
+            best: BestOptions { budget, seed, ..BestOptions::new(Rank::Fixed(self.rank)) },
+            exact_loss: !self.no_exact_loss,
+            ties: if self.shared_ties { Ties::Shared } else { Ties::LowerIndex },
+            seed,
+            ..CompareOptions::new(self.rank)
+        })
+    }
+}
+
+pub fn run(session: &Session, args: Args) -> Result<()> {
+    let csr = |indptr: &Option<PathBuf>, indices: &Option<PathBuf>| PositivesArgs {
+        pos_indptr: indptr.clone(),
+        pos_indices: indices.clone(),
+        ..PositivesArgs::default()
+    };
+    let (x, y) = (args::open(&args.x)?, args::open(&args.y)?);
+    let positives = args.positives.read(&x, &y)?;
+    let (tx, ty) = (args::open(&args.test_x)?, args::open(&args.test_y)?);
+    let test = csr(&args.test_pos_indptr, &args.test_pos_indices).read(&tx, &ty)?;
+    let validation = match (&args.val_x, &args.val_y) {
+        (Some(vx), Some(vy)) => {
+            let (vx, vy) = (args::open(vx)?, args::open(vy)?);
+            let relation = csr(&args.val_pos_indptr, &args.val_pos_indices).read(&vx, &vy)?;
+            Some((vx, vy, relation))
+        }
+        _ => None,
+    };
+    let validation = validation.as_ref().map(|(x, y, positives)| Data { x, y, positives });
+    let options = args.options(session.seed())?;
+    for path in args.out.iter().chain(&args.plot) {
+        drop(AtomicFile::create(path)?);
+    }
+    let data = Data { x: &x, y: &y, positives: &positives };
+    let test = Data { x: &tx, y: &ty, positives: &test };
+    let comparison =
+        on_backend!(session, |backend| { compare(backend, data, validation, test, &options, &mut |_| ())? });
+    if let Some(path) = &args.plot {
+        write(path, &plot::svg(&comparison))?;
+    }
+    if let Some(path) = &args.out {
+        write(path, &format!("{:#}\n", serde_json::to_value(&comparison)?))?;
+    }
+    let mut report = Report::new("compare");
+    report.value("comparison", &comparison)?;
+    let mut rows = Vec::new();
+    for curve in ranked(&comparison) {
+        let Some(last) = curve.points.last() else { continue };
+        rows.push(vec![
+            format!("{}, {}", curve.method, curve.setting),
+            format!("{:.2}", last.seconds),
+            output::three(last.x_to_y[0]),
+            output::three(last.y_to_x[0]),
+            output::loss(last.loss),
+            curve.exact_loss.map_or_else(String::new, output::loss),
+        ]);
+    }
+    let k = options.ks[0];
+    let header =
+        ["method", "seconds", &format!("R@{k} x to y"), &format!("R@{k} y to x"), "loss (sampled)", "loss"];
+    report.table(&header, rows);
+    if let Some(v) = &comparison.verdict {
+        report.line(format!(
+            "best is at or above SGD-CLIP at {} of {} points in time; its highest mean R@{k} {} at {:.2} s, SGD-CLIP's {} at {:.2} s",
+            v.ahead, v.times, output::three(v.best.0), v.best.1, output::three(v.adam.0), v.adam.1
+        ));
+    }
+    session.print(&report)
+}
+
+fn write(path: &std::path::Path, text: &str) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(text.as_bytes()).map_err(|e| unicon::Error::io(path, e))?;
+    Ok(file.commit()?)
+}

@@ -1,0 +1,160 @@
+//! SGD-CLIP: the same loss on linear heads, by Adam on mini-batches with cosine decay.
+//!
+//! The honest rival: it runs on the same kernels and threads as everything else here.
+
+use crate::backend::{Backend, Similarity};
+use crate::error::{Error, Result};
+use crate::fit::{Data, Iterate, Watch};
+use crate::loss::Loss;
+use crate::model::{Component, Encoder, Model};
+use crate::positives::Positives;
+use crate::weights::Negatives;
+use faer::Mat;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+
+/// Settings of [`sgd_clip`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamOptions {
+    /// Learning rate of the first step; falls to 0 along a half cosine.
+    pub learning_rate: f64,
+    /// Matching pairs per mini-batch.
+    pub batch: usize,
+    /// Passes over all pairs.
+    pub epochs: usize,
+}
+
+impl AdamOptions {
+    fn validate(&self) -> Result<()> {
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(Error::invalid("learning rate", "a finite number > 0", self.learning_rate));
+        }
+        if self.batch < 2 {
+            return Err(Error::invalid("batch", "at least 2", self.batch));
+        }
+        if self.epochs == 0 {
+            return Err(Error::invalid("epochs", "at least 1", self.epochs));
+        }
+        Ok(())
+    }
+}
+
+/// One head and its moments.
+struct Head {
+    f: Mat<f64>,
+    first: Mat<f64>,
+    second: Mat<f64>,
+}
+
+impl Head {
+    fn new(rank: usize, d: usize, rng: &mut rand_chacha::ChaCha8Rng) -> Self {
+        let bound = 1.0 / (d as f64).sqrt();
+        let f = Mat::from_fn(rank, d, |_, _| rng.random_range(-bound..bound));
+        Self { f, first: Mat::zeros(rank, d), second: Mat::zeros(rank, d) }
+    }
+
+    /// Step `t` (from 1) along gradient `g`.
+    fn step(&mut self, g: &Mat<f64>, rate: f64, t: i32) {
+        let (c1, c2) = (1.0 - BETA1.powi(t), 1.0 - BETA2.powi(t));
+        for j in 0..g.ncols() {
+            let moments = self.first.col_mut(j).iter_mut().zip(self.second.col_mut(j).iter_mut());
+            for ((f, (m, v)), g) in self.f.col_mut(j).iter_mut().zip(moments).zip(g.col(j).iter()) {
+                *m = BETA1 * *m + (1.0 - BETA1) * g;
+                *v = BETA2 * *v + (1.0 - BETA2) * g * g;
+                *f -= rate * (*m / c1) / ((*v / c2).sqrt() + EPSILON);
+            }
+        }
+    }
+}
+
+/// Trains linear heads on shuffled mini-batches of matching pairs; `watch` sees the heads after every epoch.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for settings out of range; those of the backend.
+pub fn sgd_clip<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    rank: usize,
+    loss: &Loss,
+    options: &AdamOptions,
+    seed: u64,
+    watch: Watch<'_>,
+) -> Result<Model> {
+    let begin = Instant::now();
+    options.validate()?;
+    loss.validate()?;
+    data.positives.check_shape(data.x.rows(), data.y.rows())?;
+    let (x, y) = (backend.load(data.x)?, backend.load(data.y)?);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let (mut hx, mut hy) =
+        (Head::new(rank, data.x.cols(), &mut rng), Head::new(rank, data.y.cols(), &mut rng));
+    let mut pairs: Vec<(u32, u32)> = (0..data.positives.n_x())
+        .flat_map(|i| data.positives.row(i).iter().map(move |&j| (i as u32, j)))
+        .collect();
+    let batch = options.batch.min(pairs.len());
+    let per_epoch = (pairs.len() / batch.max(1)).max(1);
+    let total = (per_epoch * options.epochs) as f64;
+    let mut step = 0;
+    for _ in 0..options.epochs {
+        pairs.shuffle(&mut rng);
+        let mut value = 0.0;
+        for chunk in pairs.chunks_exact(batch.max(1)) {
+            let rate =
+                0.5 * options.learning_rate * (1.0 + (std::f64::consts::PI * f64::from(step) / total).cos());
+            step += 1;
+            let (ids_x, ids_y, positives) = relation(data.positives, chunk)?;
+            let (xb, yb) = (backend.select(&x, &ids_x)?, backend.select(&y, &ids_y)?);
+            let (zx, nx) = backend.encode(&xb, hx.f.as_ref())?;
+            let (zy, ny) = backend.encode(&yb, hy.f.as_ref())?;
+            let s = Similarity::Embeddings(&zx, &zy);
+            let w = backend.weights(s, loss, &positives, Negatives::All)?;
+            value += w.value();
+            let (gx, gy) = backend.gradients(&zx, &zy, &w)?;
+            hx.step(&backend.encode_backward(&xb, &zx, &nx, &gx)?, rate, step);
+            hy.step(&backend.encode_backward(&yb, &zy, &ny, &gy)?, rate, step);
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        watch(Iterate { x: &hx.f, y: &hy.f, seconds, loss: value / per_epoch as f64 })?;
+    }
+    let encoder = |matrix| Encoder { map: None, matrix };
+    let component = Component { weight: 1.0, x: encoder(hx.f), y: encoder(hy.f) };
+    Ok(Model::new(
+        vec![component],
+        &crate::fit::FitOptions { loss: *loss, ..crate::fit::FitOptions::new(rank) },
+    ))
+}
+
+/// The distinct rows and columns of some pairs and every match among them.
+fn relation(all: &Positives, pairs: &[(u32, u32)]) -> Result<(Vec<u32>, Vec<u32>, Positives)> {
+    if all.is_diagonal() {
+        let ids: Vec<u32> = pairs.iter().map(|p| p.0).collect();
+        return Ok((ids.clone(), ids, Positives::diagonal(pairs.len())));
+    }
+    let distinct = |mut ids: Vec<u32>| {
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    };
+    let x = distinct(pairs.iter().map(|p| p.0).collect());
+    let y = distinct(pairs.iter().map(|p| p.1).collect());
+    let (mut indptr, mut indices) = (vec![0i64], Vec::new());
+    for &i in &x {
+        // Both lists ascend: one walk finds what they share.
+        let (row, mut at) = (all.row(i as usize), 0);
+        for &j in row {
+            at += y[at..].partition_point(|&c| c < j);
+            if y.get(at) == Some(&j) {
+                indices.push(at as i64);
+            }
+        }
+        indptr.push(indices.len() as i64);
+    }
+    let positives = Positives::from_csr(&indptr, &indices, y.len())?;
+    Ok((x, y, positives))
+}

@@ -1,0 +1,196 @@
+//! The paper's update with a line search: `F1^T F2 <- [F1^T F2 + eta C]_r`, which never raises the loss.
+//!
+//! `C` is the gradient in the similarities; it ignores how the embeddings' norms change with the encoders. Where it
+//! does not point downhill the iteration ends, and refinement, which follows the exact gradient, goes on.
+
+use super::info::{FitInfo, FitStatus, TracePoint};
+use super::refine::Clock;
+use super::solve::{Encoders, Problem};
+use super::timed;
+use crate::backend::{Backend, Similarity};
+use crate::control::{Phase, Progress};
+use crate::error::{Error, Result};
+use crate::spectral::{self, TopR};
+use crate::weights::{Negatives, Weights};
+use faer::Mat;
+use serde::{Deserialize, Serialize};
+
+/// Options of the damped iteration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DampingOptions {
+    /// First step tried, as `|eta C| / |F1^T F2|`. Later searches begin where the last one ended. Default 1.
+    pub first: f64,
+    /// Halvings of a step before the iteration counts as converged. Default 12.
+    pub halvings: usize,
+    /// Stop when a step lowers the loss by less than this share. Default 1e-4.
+    pub tol: f64,
+}
+
+impl Default for DampingOptions {
+    fn default() -> Self {
+        Self { first: 1.0, halvings: 12, tol: 1e-4 }
+    }
+}
+
+impl DampingOptions {
+    pub(crate) fn validate(&self) -> Result<()> {
+        if !(self.first.is_finite() && self.first > 0.0) {
+            return Err(Error::invalid("damping first", "a finite number > 0", self.first));
+        }
+        if !(self.tol.is_finite() && self.tol >= 0.0) {
+            return Err(Error::invalid("damping tol", "a finite number >= 0", self.tol));
+        }
+        Ok(())
+    }
+}
+
+/// `G = U diag(s) V^T` and `C_r = U' diag(s') V'^T` in a common pair of bases, so that every `[G + eta C_r]_r` is one
+/// SVD of at most `2r x 2r`.
+struct Sum {
+    left: Mat<f64>,
+    right: Mat<f64>,
+    g: Mat<f64>,
+    c: Mat<f64>,
+}
+
+impl Sum {
+    fn new(g: &TopR, c: &TopR) -> Self {
+        let beside = |a: &Mat<f64>, b: &Mat<f64>| {
+            let k = a.ncols();
+            Mat::from_fn(a.nrows(), k + b.ncols(), |i, j| if j < k { a[(i, j)] } else { b[(i, j - k)] })
+        };
+        let (left, right) = (beside(&g.u, &c.u).qr(), beside(&g.v, &c.v).qr());
+        let (ru, rv) = (left.thin_R().to_owned(), right.thin_R().to_owned());
+        let core = |s: &[f64], from: usize| {
+            let side = |r: &Mat<f64>| r.subcols(from, s.len()).to_owned();
+            let (u, v) = (side(&ru), side(&rv));
+            Mat::from_fn(u.nrows(), s.len(), |i, j| u[(i, j)] * s[j]) * v.transpose()
+        };
+        let (g, c) = (core(&g.s, 0), core(&c.s, g.s.len()));
+        Self { left: left.compute_thin_Q(), right: right.compute_thin_Q(), g, c }
+    }
+
+    /// The leading `r` triplets of `G + eta C_r`.
+    fn top(&self, eta: f64, r: usize) -> Result<TopR> {
+        let core = &self.g + &self.c * faer::Scale(eta);
+        let top = spectral::top_r(core.as_ref(), r, spectral::SvdMethod::Full)?;
+        Ok(TopR { u: &self.left * &top.u, v: &self.right * &top.v, ..top })
+    }
+}
+
+fn size(s: &[f64]) -> f64 {
+    s.iter().map(|s| s * s).sum::<f64>().sqrt()
+}
+
+/// Embeddings of both sides with their norms, and what pass 1 said of them.
+struct At<M> {
+    zx: (M, Vec<f64>),
+    zy: (M, Vec<f64>),
+    w: Weights,
+}
+
+impl<B: Backend> Problem<'_, B> {
+    fn at(&self, e: &Encoders, info: &mut FitInfo) -> Result<At<B::Matrix>> {
+        let (zx, zy) = timed(&mut info.seconds.encode, || {
+            let zx = self.backend.encode(self.x.embed(), e.f1.as_ref())?;
+            Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), e.f2.as_ref())?))
+        })?;
+        let s = Similarity::Embeddings(&zx.0, &zy.0);
+        let w = timed(&mut info.seconds.statistics, || {
+            self.backend.weights(s, &self.options.loss, self.positives, self.options.negatives)
+        })?;
+        info.evaluations += 1;
+        Ok(At { zx, zy, w })
+    }
+
+    /// The damped iteration from encoders, at most `n_iters` steps.
+    pub(crate) fn damped(
+        &self,
+        start: &Encoders,
+        options: &DampingOptions,
+        clock: Clock,
+        info: &mut FitInfo,
+    ) -> Result<Encoders> {
+        let o = self.options;
+        let split = |g: &TopR| Encoders::split(g, o.factorization);
+        let mut g = factors(start, o.rank)?;
+        // The split decides the norms that the loss divides by, so the start is split as all later points are.
+        let mut encoders = split(&g);
+        let mut now = self.at(&encoders, info)?;
+        self.record(&now.w, clock, info);
+        let mut relative = options.first;
+        info.status = FitStatus::Completed;
+        'steps: for step in 1..=o.n_iters {
+            let s = Similarity::Embeddings(&now.zx.0, &now.zy.0);
+            let c = timed(&mut info.seconds.weights, || {
+                if o.scale_inputs {
+                    let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
+                    let x = self.backend.scale_rows(&self.x.cross, &inverse(&now.zx.1))?;
+                    let y = self.backend.scale_rows(&self.y.cross, &inverse(&now.zy.1))?;
+                    return self.backend.cross(s, &now.w, &x, &y);
+                }
+                self.backend.cross(s, &now.w, &self.x.cross, &self.y.cross)
+            })?;
+            let sum = timed(&mut info.seconds.spectral, || {
+                let top = self.backend.top_r(c.as_ref(), o.rank, o.svd)?;
+                info.singular_values.clone_from(&top.all);
+                let unit = size(&g.s) / size(&top.s).max(f64::MIN_POSITIVE);
+                Ok::<_, Error>((Sum::new(&g, &top), unit))
+            })?;
+            let before = now.w.value();
+            let mut found = false;
+            for _ in 0..=options.halvings {
+                let trial = timed(&mut info.seconds.spectral, || sum.0.top(relative * sum.1, o.rank))?;
+                let candidate = split(&trial);
+                let at = self.at(&candidate, info)?;
+                if at.w.value() < before {
+                    (g, encoders, now, found) = (trial, candidate, at, true);
+                    break;
+                }
+                relative *= 0.5;
+            }
+            if !found {
+                info.status = FitStatus::Converged;
+                break 'steps;
+            }
+            info.iterations += 1;
+            self.record(&now.w, clock, info);
+            let (done, total, loss) = (step as u64, o.n_iters as u64, now.w.value());
+            self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
+            if before - loss <= options.tol * before.abs() {
+                info.status = FitStatus::Converged;
+                break;
+            }
+            if !clock.allows(0.0) {
+                info.status = FitStatus::OutOfTime;
+                break;
+            }
+            // A step that held may be short: the next search tries a longer one.
+            relative = (2.0 * relative).min(1e3 * options.first);
+        }
+        Ok(encoders)
+    }
+
+    fn record(&self, w: &Weights, clock: Clock, info: &mut FitInfo) {
+        info.loss.push(w.value());
+        info.trace.push(TracePoint {
+            seconds: clock.begin.elapsed().as_secs_f64(),
+            loss: w.value(),
+            negatives: match w.negatives {
+                Negatives::All => None,
+                Negatives::Sampled { per_anchor, .. } => Some(per_anchor),
+            },
+            evaluations: info.evaluations,
+            ..TracePoint::default()
+        });
+    }
+}
+
+/// `F1^T F2 = U diag(s) V^T` through QR of both factors.
+fn factors(e: &Encoders, r: usize) -> Result<TopR> {
+    let (left, right) = (e.f1.transpose().qr(), e.f2.transpose().qr());
+    let core = left.thin_R() * right.thin_R().transpose();
+    let top = spectral::top_r(core.as_ref(), r.min(core.nrows()), spectral::SvdMethod::Full)?;
+    Ok(TopR { u: left.compute_thin_Q() * &top.u, v: right.compute_thin_Q() * &top.v, ..top })
+}

@@ -1,0 +1,99 @@
+//! The loss as a function of both encoders, with its exact gradient through the row normalisation.
+
+use super::info::Seconds;
+use super::solve::Encoders;
+use super::timed;
+use crate::backend::{Backend, Similarity};
+use crate::error::Result;
+use crate::loss::Loss;
+use crate::optim::Objective;
+use crate::positives::Positives;
+use crate::weights::Negatives;
+use faer::{Mat, MatRef};
+
+/// `L(A_1, A_2)` of encoders `F = A W`, with fixed `W` (`p x d`; none: the identity). Whitening maps as `W` make the
+/// problem well conditioned without a whitened copy of the data.
+pub(crate) struct Alignment<'a, B: Backend> {
+    pub(crate) backend: &'a B,
+    pub(crate) x: &'a B::Matrix,
+    pub(crate) y: &'a B::Matrix,
+    pub(crate) positives: &'a Positives,
+    pub(crate) loss: Loss,
+    pub(crate) negatives: Negatives,
+    pub(crate) maps: Option<(&'a Mat<f64>, &'a Mat<f64>)>,
+    pub(crate) rank: usize,
+    pub(crate) seconds: Seconds,
+}
+
+impl<B: Backend> Alignment<'_, B> {
+    /// Widths of `A_1` and `A_2`.
+    fn widths(&self) -> (usize, usize) {
+        match self.maps {
+            Some((x, y)) => (x.nrows(), y.nrows()),
+            None => (self.backend.shape(self.x).1, self.backend.shape(self.y).1),
+        }
+    }
+
+    /// The variables of `A_1` and `A_2`, column by column. Each is scaled to the Frobenius norm `sqrt(r)`, which the
+    /// loss does not see.
+    pub(crate) fn variables(&self, a: &Encoders) -> Vec<f64> {
+        let part = |m: &Mat<f64>| {
+            let norm = m.norm_l2();
+            let scale = if norm > 0.0 { (self.rank as f64).sqrt() / norm } else { 1.0 };
+            (0..m.ncols())
+                .flat_map(move |j| (0..m.nrows()).map(move |i| scale * m[(i, j)]))
+                .collect::<Vec<_>>()
+        };
+        [part(&a.f1), part(&a.f2)].concat()
+    }
+
+    /// `A_1` and `A_2` of variables.
+    fn parts<'v>(&self, v: &'v [f64]) -> (MatRef<'v, f64>, MatRef<'v, f64>) {
+        let ((p1, p2), r) = (self.widths(), self.rank);
+        let (a, b) = v.split_at(r * p1);
+        (MatRef::from_column_major_slice(a, r, p1), MatRef::from_column_major_slice(b, r, p2))
+    }
+
+    /// The encoders `F = A W` of variables.
+    pub(crate) fn encoders(&self, v: &[f64]) -> Encoders {
+        let (a, b) = self.parts(v);
+        match self.maps {
+            Some((x, y)) => Encoders { f1: a * x, f2: b * y },
+            None => Encoders { f1: a.to_owned(), f2: b.to_owned() },
+        }
+    }
+
+    fn write(gradient: MatRef<'_, f64>, out: &mut [f64]) {
+        for (j, out) in out.chunks_exact_mut(gradient.nrows().max(1)).enumerate() {
+            out.iter_mut().enumerate().for_each(|(i, o)| *o = gradient[(i, j)]);
+        }
+    }
+}
+
+impl<B: Backend> Objective for Alignment<'_, B> {
+    fn evaluate(&mut self, v: &[f64], gradient: &mut [f64]) -> Result<f64> {
+        let (backend, (x, y)) = (self.backend, (self.x, self.y));
+        let e = self.encoders(v);
+        let seconds = &mut self.seconds;
+        let ((zx, norms_x), (zy, norms_y)) = timed(&mut seconds.encode, || {
+            Ok::<_, crate::Error>((backend.encode(x, e.f1.as_ref())?, backend.encode(y, e.f2.as_ref())?))
+        })?;
+        let s = Similarity::Embeddings(&zx, &zy);
+        let w = timed(&mut seconds.statistics, || {
+            backend.weights(s, &self.loss, self.positives, self.negatives)
+        })?;
+        let (gx, gy) = timed(&mut seconds.weights, || backend.gradients(&zx, &zy, &w))?;
+        let (mut g1, mut g2) = timed(&mut seconds.encode, || {
+            let g1 = backend.encode_backward(x, &zx, &norms_x, &gx)?;
+            Ok::<_, crate::Error>((g1, backend.encode_backward(y, &zy, &norms_y, &gy)?))
+        })?;
+        if let Some((wx, wy)) = self.maps {
+            g1 = &g1 * wx.transpose();
+            g2 = &g2 * wy.transpose();
+        }
+        let (first, second) = gradient.split_at_mut(g1.nrows() * g1.ncols());
+        Self::write(g1.as_ref(), first);
+        Self::write(g2.as_ref(), second);
+        Ok(w.value())
+    }
+}

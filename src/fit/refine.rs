@@ -1,0 +1,253 @@
+//! L-BFGS on both encoders from the spectral start: the exact minimisation that the paper's fixed point is not.
+
+use super::checkpoint::Checkpoint;
+use super::info::{FitInfo, FitStatus, TracePoint};
+use super::objective::Alignment;
+use super::solve::Encoders;
+use crate::backend::{Backend, Similarity, Ties};
+use crate::control::{Phase, Progress};
+use crate::error::{Error, Result};
+use crate::optim::{Lbfgs, Step};
+use crate::positives::Positives;
+use crate::weights::Negatives;
+use faer::Mat;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// Options of the refinement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefineOptions {
+    /// L-BFGS steps at most. Default 30.
+    pub max_steps: usize,
+    /// A stage ends when a step lowers the loss by less than this share. Default 1e-4.
+    pub tol: f64,
+    /// Steps that L-BFGS remembers. Default 10.
+    pub memory: usize,
+    /// Steps without a better validation score (mean reciprocal rank) before a stage ends; needs validation rows.
+    /// Default 3.
+    pub patience: usize,
+    /// Length of the very first step as a share of the encoders' norm. Default 0.07.
+    pub first_step: f64,
+    /// Negatives of each stage in turn: a fixed sample within a stage. Default: one stage with all.
+    pub stages: Vec<Negatives>,
+}
+
+impl Default for RefineOptions {
+    fn default() -> Self {
+        let stages = vec![Negatives::All];
+        Self { max_steps: 30, tol: 1e-4, memory: 10, patience: 3, first_step: 0.07, stages }
+    }
+}
+
+impl RefineOptions {
+    pub(crate) fn validate(&self) -> Result<()> {
+        for (name, value) in [("refine tol", self.tol), ("refine first_step", self.first_step)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::invalid(name, "a finite number >= 0", value));
+            }
+        }
+        if self.stages.is_empty() {
+            return Err(Error::invalid("refine stages", "at least one", 0));
+        }
+        for stage in &self.stages {
+            if let Negatives::Sampled { per_anchor: 0, .. } = stage {
+                return Err(Error::invalid("refine stages", "at least 1 negative per anchor", 0));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows that judge a fit, as the solver sees features.
+pub(crate) struct Held<'a, M> {
+    pub(crate) x: &'a M,
+    pub(crate) y: &'a M,
+    pub(crate) positives: &'a Positives,
+}
+
+impl<M> Held<'_, M> {
+    /// Mean reciprocal rank of the best positive, mean of both directions: smoother than Recall@1 and of the same mind.
+    pub(crate) fn score<B: Backend<Matrix = M>>(&self, backend: &B, e: &Encoders) -> Result<f64> {
+        let zx = backend.encode(self.x, e.f1.as_ref())?.0;
+        let zy = backend.encode(self.y, e.f2.as_ref())?.0;
+        let there = backend.ranks(Similarity::Embeddings(&zx, &zy), self.positives, Ties::LowerIndex)?;
+        let back = backend.ranks(
+            Similarity::Embeddings(&zy, &zx),
+            &self.positives.transposed(),
+            Ties::LowerIndex,
+        )?;
+        Ok(0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back)))
+    }
+}
+
+/// Mean of `1/(1 + rank)` over the queries that have a positive.
+fn mean_reciprocal(ranks: &[u32]) -> f64 {
+    let known = ranks.iter().filter(|&&r| r != u32::MAX);
+    let (sum, count) = known.fold((0.0, 0usize), |(s, c), &r| (s + 1.0 / (1.0 + f64::from(r)), c + 1));
+    if count == 0 { 0.0 } else { sum / count as f64 }
+}
+
+/// Where a fit stands after an iteration.
+pub struct Iterate<'a> {
+    /// Encoder of x (of kernel features, with kernels), `r x d1`.
+    pub x: &'a Mat<f64>,
+    /// Encoder of y, `r x d2`.
+    pub y: &'a Mat<f64>,
+    /// Since the call, wall time.
+    pub seconds: f64,
+    /// The loss (an estimate with sampled negatives); NaN before the first evaluation.
+    pub loss: f64,
+}
+
+/// Called with every iterate of a fit; an error ends it.
+pub type Watch<'a> = &'a mut dyn FnMut(Iterate<'_>) -> Result<()>;
+
+/// The clock of a fit.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    pub(crate) begin: Instant,
+    pub(crate) budget: Option<Duration>,
+}
+
+impl Clock {
+    /// Whether the budget is used up.
+    pub(super) fn spent(&self) -> bool {
+        !self.allows(0.0)
+    }
+
+    /// Whether another step as long as `step` seconds fits into the budget.
+    pub(super) fn allows(&self, step: f64) -> bool {
+        self.budget.is_none_or(|b| self.begin.elapsed().as_secs_f64() + step <= b.as_secs_f64())
+    }
+}
+
+/// The state between steps.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct State {
+    pub(crate) lbfgs: Lbfgs,
+    pub(crate) stage: usize,
+    pub(crate) steps: usize,
+    /// Steps since the best score.
+    pub(crate) stale: usize,
+    /// Best validation score and its variables.
+    pub(crate) best: Option<(f64, Vec<f64>)>,
+    /// No step is left to do.
+    pub(crate) done: bool,
+}
+
+/// How a refinement runs.
+pub(crate) struct Run<'a, M> {
+    pub(crate) held: Option<&'a Held<'a, M>>,
+    pub(crate) options: &'a RefineOptions,
+    pub(crate) clock: Clock,
+    pub(crate) checkpoint: Option<&'a Checkpoint>,
+}
+
+/// Refines encoders `F = A W` from the variables of `A`; returns the best `F` by validation score where there is one,
+/// else the last.
+pub(crate) fn refine<B: Backend>(
+    mut f: Alignment<'_, B>,
+    start: Vec<f64>,
+    run: Run<'_, B::Matrix>,
+    info: &mut FitInfo,
+    watch: Watch<'_>,
+) -> Result<Encoders> {
+    let Run { held, options, clock, checkpoint } = run;
+    let saved = match checkpoint {
+        Some(c) => c.load(start.len())?,
+        None => None,
+    };
+    let mut state = match saved {
+        Some((state, trace)) => {
+            info.iterations += trace.len();
+            info.loss.extend(trace.iter().map(|t| t.loss));
+            info.trace.extend(trace);
+            f.negatives = options.stages[state.stage.min(options.stages.len() - 1)];
+            state
+        }
+        None => {
+            f.negatives = options.stages[0];
+            let lbfgs = Lbfgs::new(start, options.memory, options.first_step, &mut f)?;
+            let mut state = State { lbfgs, stage: 0, steps: 0, stale: 0, best: None, done: false };
+            observe(&mut f, &mut state, held, &clock, info, watch)?;
+            state
+        }
+    };
+    info.status = if state.done { FitStatus::Converged } else { FitStatus::Completed };
+    while state.steps < options.max_steps && !state.done {
+        let begin = Instant::now();
+        let before = state.lbfgs.value;
+        let step = state.lbfgs.step(&mut f)?;
+        state.steps += 1;
+        let flat = before - state.lbfgs.value <= options.tol * before.abs();
+        if step == Step::Descended {
+            observe(&mut f, &mut state, held, &clock, info, watch)?;
+        }
+        if step == Step::Stalled || flat || state.stale >= options.patience.max(1) {
+            if let Some(&negatives) = options.stages.get(state.stage + 1) {
+                state.stage += 1;
+                // The next stage starts where the last one was best, and keeps what it learnt of the curvature.
+                if let Some((_, x)) = &state.best {
+                    state.lbfgs.x.clone_from(x);
+                }
+                f.negatives = negatives;
+                state.stale = 0;
+                state.lbfgs.restart(&mut f)?;
+            } else {
+                state.done = true;
+                info.status = FitStatus::Converged;
+            }
+        }
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.save(&state, &info.trace)?;
+        }
+        let (done, total) = (state.steps as u64, options.max_steps as u64);
+        let progress = Progress { phase: Phase::Iteration, done, total, loss: state.lbfgs.value };
+        f.backend.control().report(progress)?;
+        if !state.done && !clock.allows(begin.elapsed().as_secs_f64()) {
+            info.status = FitStatus::OutOfTime;
+            break;
+        }
+    }
+    info.evaluations += state.lbfgs.evaluations;
+    info.seconds.add(&f.seconds);
+    Ok(f.encoders(state.best.as_ref().map_or(&state.lbfgs.x, |(_, x)| x)))
+}
+
+/// Scores the current variables and records them.
+fn observe<B: Backend>(
+    f: &mut Alignment<'_, B>,
+    state: &mut State,
+    held: Option<&Held<'_, B::Matrix>>,
+    clock: &Clock,
+    info: &mut FitInfo,
+    watch: Watch<'_>,
+) -> Result<()> {
+    let encoders = f.encoders(&state.lbfgs.x);
+    let mut score = None;
+    if let Some(held) = held {
+        let value = held.score(f.backend, &encoders)?;
+        score = Some(value);
+        if state.best.as_ref().is_none_or(|(best, _)| value > *best) {
+            state.best = Some((value, state.lbfgs.x.clone()));
+            state.stale = 0;
+        } else {
+            state.stale += 1;
+        }
+    }
+    let seconds = clock.begin.elapsed().as_secs_f64();
+    info.iterations += 1;
+    info.trace.push(TracePoint {
+        seconds,
+        loss: state.lbfgs.value,
+        negatives: match f.negatives {
+            Negatives::All => None,
+            Negatives::Sampled { per_anchor, .. } => Some(per_anchor),
+        },
+        evaluations: state.lbfgs.evaluations,
+        score,
+    });
+    info.loss.push(state.lbfgs.value);
+    watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss: state.lbfgs.value })
+}

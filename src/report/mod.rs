@@ -1,0 +1,3 @@
+//! One page that shows an alignment.
+
+pub mod svg;
