@@ -92,7 +92,7 @@ pub fn top_r_by_gram(c: MatRef<'_, f64>, r: usize) -> Result<TopR> {
     let (q, values) = eigen((c.transpose() * c).as_ref())?;
     let all: Vec<f64> = values.iter().rev().map(|w| w.max(0.0).sqrt()).collect();
     // Written so that NaN takes the full decomposition too.
-    if !(all[r - 1] > 1e-5 * all[0]) {
+    if all[r - 1].is_nan() || all[r - 1] <= 1e-5 * all[0] {
         return top_r(c, r, SvdMethod::Full);
     }
     let v = Mat::from_fn(bound, r, |i, j| q[(i, bound - 1 - j)]);
