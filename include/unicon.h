@@ -235,10 +235,10 @@ typedef struct unicon_context unicon_context_t;
  * The caller's allocator. Both functions may be called from any thread, also from several at once, and must
  * not call this library. This struct is frozen.
  *
- * It serves every buffer of this context whose size grows with the number of samples and that the library
- * holds itself: copies of embeddings and features, weights, results before they are handed over. It is not
- * asked for the scratch space of the numerical kernels, the d by d algebra and bookkeeping, which use the
- * process's allocator; unicon_fit_workspace() counts both.
+ * It serves the sample-sized matrices of a CPU context: features in the precision of the computation,
+ * embeddings, kernel features, products, results before they are handed over. The same matrices are what
+ * `workspace_limit` and the workspace queries count. Tiles, statistics, decompositions of d by d matrices (n by n
+ * for exact kernels) and bookkeeping use the process's allocator.
  */
 typedef struct unicon_allocator {
     /** `size` bytes (at least 1) aligned to `alignment` (a power of two), or NULL: the call then returns
@@ -289,10 +289,10 @@ typedef struct unicon_context_options {
     int32_t device_type;      /**< ::UNICON_DEVICE_CPU (default), ::UNICON_DEVICE_CUDA or ::UNICON_DEVICE_AUTO. */
     int32_t device_id;        /**< Number of the CUDA device, default 0. 0 for the CPU. */
     void *stream;             /**< A borrowed `cudaStream_t` that outlives the context; NULL (default): the library's own. NULL for the CPU. */
-    int32_t n_threads;        /**< CPU threads, 1 to 1024; 0 (default): all cores, shared by all such contexts. */
+    int32_t n_threads;        /**< CPU threads, 1 to 1024; 0 (default): one per core. */
     int32_t reserved;         /**< 0. */
-    uint64_t workspace_limit; /**< Bytes that one call may allocate, as its workspace query counts them; a call that needs more is
-                                   ::UNICON_OUT_OF_MEMORY before it begins. 0 (default): no limit. */
+    uint64_t workspace_limit; /**< Bytes of sample-sized matrices that the context may hold at once, those of its weights handles
+                                   included; a call that needs more is ::UNICON_OUT_OF_MEMORY. 0 (default): no limit. */
     const unicon_allocator_t *allocator;       /**< Copied. NULL (default): the process's. */
     const unicon_communicator_t *communicator; /**< Copied. NULL (default): a single rank. */
 } unicon_context_options_t;
@@ -362,12 +362,12 @@ typedef struct unicon_loss {
     size_t struct_size; /**< Set by unicon_loss_init(). */
     int32_t kind;       /**< ::unicon_loss_kind. */
     int32_t eps_by;     /**< ::unicon_eps_by, default ::UNICON_EPS_BY_POSITIVES. */
-    double tau;         /**< Temperature > 0, default 1. Not used by triplet_hard. */
-    double nu;          /**< Weight of the positive, >= 0. Default 1; 1.5 for sigmoid. */
+    double tau;         /**< Temperature, at least 0.001, default 0.07. Not used by triplet_hard. */
+    double nu;          /**< Weight of the positive, finite. Default 1; 1.5 for sigmoid. */
     double margin;      /**< Margin of the triplet members, any finite value, default 0.5. */
     double eps_pos;     /**< >= 0, default 1. 0 gives the decoupled loss. */
     double eps_neg;     /**< >= 0, default 1. */
-    double log_eps;     /**< Added inside clip's logarithm, >= 0, default 0. The authors' 1e-8 spoils small tau. */
+    double log_eps;     /**< Added inside clip's logarithm, >= 0, default 0 (which the other kinds need). The authors' 1e-8 spoils small tau. */
 } unicon_loss_t;
 
 /**
@@ -512,7 +512,7 @@ UNICON_API unicon_status_t unicon_contrastive_grad(unicon_context_t *context, co
                                                    const unicon_matrix_t *dzx, const unicon_matrix_t *dzy);
 
 /**
- * Bytes that unicon_weights_create() and unicon_contrastive_grad() allocate, at most, on host and device together.
+ * Bytes of sample-sized matrices that unicon_weights_create() and unicon_contrastive_grad() hold at most.
  * @param n_x,n_y rows. @param r embedding dimension. @param dtype of the embeddings.
  * @param[out] bytes set to the number. Nothing is allocated.
  */
@@ -605,7 +605,8 @@ UNICON_API unicon_status_t unicon_model_load(unicon_context_t *context, const ch
 /** How singular values are shared between the encoders. */
 enum unicon_factorization {
     UNICON_FACTORIZATION_SQRT = 0,       /**< F1 = Sigma^1/2 U^T, F2 = Sigma^1/2 V^T. */
-    UNICON_FACTORIZATION_ORTHONORMAL = 1 /**< F1 = U^T, F2 = V^T. */
+    UNICON_FACTORIZATION_ORTHONORMAL = 1,/**< F1 = U^T, F2 = V^T. */
+    UNICON_FACTORIZATION_POWER = 2       /**< F1 = Sigma^p U^T, F2 = Sigma^p V^T with p = `power`. */
 };
 
 /** How the top r singular triplets are found. */
@@ -617,22 +618,23 @@ enum unicon_svd {
 /** What the first similarity is. */
 enum unicon_init {
     UNICON_INIT_ZEROS = 0, /**< s = 0: the first C is the centred cross-covariance. Deterministic, and the better default. */
-    UNICON_INIT_RANDOM = 1 /**< Random encoders, uniform in +-1/sqrt(d). */
+    UNICON_INIT_RANDOM = 1,/**< Random encoders, uniform in +-1/sqrt(d), from `seed`. */
+    UNICON_INIT_SIMILARITY = 2 /**< The matrix `similarity`. */
 };
 
 /** Schedules for unicon_fit_options_preset(). */
 enum unicon_preset {
     UNICON_PRESET_DEFAULT = 0, /**< What unicon_fit_options_init() sets. */
-    UNICON_PRESET_PAPER = 1    /**< The paper's own schedule: random start, undamped, no whitening. */
+    UNICON_PRESET_PAPER = 1    /**< The authors' schedule: random start, 5 updates, no whitening, a trailing partial batch dropped. */
 };
 
 /** Phases that unicon_progress_t reports. */
 enum unicon_phase {
     UNICON_PHASE_FEATURES = 0, /**< Feature map, whitening, Gram matrices. */
-    UNICON_PHASE_WEIGHTS = 1,  /**< Similarities, S and C, panel by panel. */
-    UNICON_PHASE_SVD = 2,      /**< Decomposition. */
-    UNICON_PHASE_ITERATION = 3,/**< An iteration has ended; `loss` is known. */
-    UNICON_PHASE_REFINE = 4    /**< A step of the refinement has ended. */
+    UNICON_PHASE_STATISTICS = 1, /**< First pass over the similarities: the sums and the loss, panel by panel. */
+    UNICON_PHASE_WEIGHTS = 2,  /**< Second pass: X^T S Y or gradients, panel by panel. */
+    UNICON_PHASE_ITERATION = 3,/**< A spectral update has ended; `loss` is the one it started from. */
+    UNICON_PHASE_RETRIEVAL = 4 /**< Search or recall. */
 };
 
 /** Where a fit stands. */
@@ -640,11 +642,9 @@ typedef struct unicon_progress {
     size_t struct_size;   /**< Size of the library's struct. */
     int32_t phase;        /**< ::unicon_phase. */
     int32_t reserved;     /**< 0. */
-    int64_t iteration;    /**< From 0. */
-    int64_t n_iterations; /**< Number of iterations at most. */
-    int64_t step;         /**< Panels done in this phase, or the number of the batch. */
-    int64_t n_steps;      /**< Panels or batches in all; 0 if not known. */
-    double loss;          /**< The last known loss, NaN before the first. */
+    int64_t done;         /**< Panels (updates, for ::UNICON_PHASE_ITERATION) finished. */
+    int64_t total;        /**< Panels or updates in all. */
+    double loss;          /**< The last loss computed, NaN before the first. */
     double seconds;       /**< Since the call began. */
 } unicon_progress_t;
 
@@ -666,27 +666,27 @@ typedef struct unicon_fit_options {
     size_t struct_size;             /**< Set by unicon_fit_options_init(). */
     int64_t r;                      /**< Dimension of the embeddings, 1 to min(d1, d2) (of the feature maps for kernels). No default. */
     const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
-    const unicon_kernel_t *kernel;  /**< NULL (default): the linear solver. */
-    const unicon_kernel_t *kernel_y;/**< Kernel of Y; NULL (default): the same as `kernel`. */
-    int64_t n_landmarks;            /**< Kernel: Nystrom reference points, 0 (default): every sample (exact). */
-    const int64_t *landmarks_x;     /**< Kernel: rows of X to use, `n_landmarks` of them; NULL (default): drawn with `seed`. */
-    const int64_t *landmarks_y;     /**< Kernel: rows of Y. */
+    const unicon_kernel_t *kernel;  /**< Of both sides; NULL (default): the linear solver. */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points, 0 (default): every sample (exact, O(n^2) memory). */
+    const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    int64_t n_iters;                /**< Spectral updates, at least 1, default 1. */
+    int64_t n_iters;                /**< Spectral updates, at least 1, default 2. */
     double tol;                     /**< Stop when F1^T F2 moves less (Frobenius norm), >= 0, default 0: never. */
     double rho;                     /**< Divides C, > 0, default 1. */
     double ridge;                   /**< Added to the leading diagonal of F1^T F2 before its last SVD, >= 0, default 0. */
     int32_t factorization;          /**< ::unicon_factorization, default sqrt. */
     int32_t svd;                    /**< ::unicon_svd, default full. */
-    int32_t init;                   /**< ::unicon_init, default zeros. Not used with a warm start. */
+    int32_t init;                   /**< ::unicon_init, default zeros. Must be that with a warm start. */
     int32_t scale_inputs;           /**< Boolean, default 0: build C from x_i/|F1 x_i| and y_j/|F2 y_j|. */
-    int32_t damping;                /**< Boolean, default 0: line search on the loss for every update, so that it never rises. */
-    int32_t shuffle;                /**< Boolean, default 0: batches are drawn in random order. */
-    double whiten;                  /**< Shrinkage lambda >= 0 of the whitening, or negative (default -1): none. */
-    int64_t batch_size;             /**< 0 (default): the exact global batch. Else at least 2: one solution per batch, averaged. */
-    int64_t n_batches;              /**< Batches used per iteration; 0 (default): all. */
-    int64_t n_negatives;            /**< Columns sampled per panel of rows; 0 (default): all of them, exact. */
-    int64_t refine;                 /**< L-BFGS steps on the encoders after the spectral updates, default 0. */
+    int32_t final_loss;             /**< Boolean, default 1: evaluate the loss of the fitted encoders, one more pass. */
+    int32_t drop_trailing;          /**< Boolean, default 0: drop rows beyond the last whole batch, as the authors do, instead of
+                                         making the batches slightly larger. */
+    double power;                   /**< Power p >= 0 for ::UNICON_FACTORIZATION_POWER, default 0.5; not used otherwise. */
+    const unicon_matrix_t *similarity; /**< n_x by n_y cosines for ::UNICON_INIT_SIMILARITY, else NULL (default). For small n. */
+    double whiten;                  /**< Shrinkage lambda >= 0 of the whitening, or -1 (default): none. */
+    int64_t batch_size;             /**< 0 (default): the exact global batch. Else 2 to n: one solution per batch, averaged. */
+    int64_t n_batches;              /**< Use only the first so many batches; 0 (default): all. */
+    int64_t n_negatives;            /**< Negatives sampled per row, with `seed`; 0 (default): all of them, exact. */
     uint64_t seed;                  /**< Of everything random, default 0. */
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
@@ -704,10 +704,9 @@ UNICON_API unicon_status_t unicon_fit_options_preset(unicon_fit_options_t *optio
 
 /** How a fit ended. */
 enum unicon_outcome {
-    UNICON_OUTCOME_CONVERGED = 0,       /**< `tol` was met. */
-    UNICON_OUTCOME_ITERATION_LIMIT = 1, /**< All `n_iters` updates were made. */
-    UNICON_OUTCOME_STALLED = 2,         /**< Damping found no update that lowers the loss. */
-    UNICON_OUTCOME_CANCELLED = 3        /**< The call returned ::UNICON_CANCELLED; no model was made. */
+    UNICON_OUTCOME_COMPLETED = 0, /**< All `n_iters` updates were made. */
+    UNICON_OUTCOME_CONVERGED = 1, /**< `tol` was met. */
+    UNICON_OUTCOME_CANCELLED = 2  /**< The call returned ::UNICON_CANCELLED; no model was made. */
 };
 
 /**
@@ -719,23 +718,30 @@ typedef struct unicon_fit_info {
     int32_t outcome;              /**< Out: ::unicon_outcome. */
     int32_t reserved;             /**< 0. */
     int64_t n_iters;              /**< Out: spectral updates made. */
-    double *loss;                 /**< In: room for the loss at the start of every update and, last, after it (n_iters + 1). May be NULL. */
-    double *change;               /**< In: room for |F1^T F2 - previous|_F of every update. May be NULL. */
+    double *loss;                 /**< In: room for the loss that every update started from (a mean over batches). May be NULL. */
+    double *change;               /**< In: room for |F1^T F2 - previous|_F of every update from the second on. May be NULL. */
     int64_t history_capacity;     /**< In: elements of `loss` and of `change`, each. */
     int64_t n_loss;               /**< Out: losses that there are, also beyond the capacity. */
     int64_t n_change;             /**< Out: changes that there are. */
-    double *singular_values;      /**< In: room for the singular values of the last C, falling. May be NULL. */
+    double *singular_values;      /**< In: room for the singular values of the last C (or average), falling. May be NULL. */
     int64_t singular_capacity;    /**< In: elements of `singular_values`. */
     int64_t n_singular_values;    /**< Out: singular values that there are. */
-    int64_t rows_without_positives; /**< Out: anchors of X that match nothing. */
-    int64_t cols_without_positives; /**< Out: anchors of Y that match nothing. */
+    double final_loss;            /**< Out: loss of the fitted encoders on all rows; NaN if not asked for. */
+    int64_t rows_without_positives; /**< Out: rows of X that match nothing. */
+    int64_t cols_without_positives; /**< Out: rows of Y that match nothing. */
+    int64_t zero_rows_x;          /**< Out: rows of X that are all zero; they embed to 0. */
+    int64_t zero_rows_y;          /**< Out: rows of Y that are all zero. */
+    int64_t rows_dropped;         /**< Out: rows that no batch used. */
     double seconds;               /**< Out: the whole call. */
+    double seconds_load;          /**< Out: reading and checking features. */
     double seconds_features;      /**< Out: feature maps and whitening. */
-    double seconds_weights;       /**< Out: similarities, S and C. */
-    double seconds_svd;           /**< Out: decompositions. */
-    double seconds_refine;        /**< Out: refinement. */
+    double seconds_encode;        /**< Out: embeddings. */
+    double seconds_statistics;    /**< Out: first pass over the similarities. */
+    double seconds_weights;       /**< Out: second pass. */
+    double seconds_spectral;      /**< Out: decompositions. */
+    double seconds_validation;    /**< Out: validation scores. */
     uint64_t workspace_bytes;     /**< Out: what unicon_fit_workspace() answers for this call. */
-    uint64_t peak_bytes;          /**< Out: peak of the memory that the call held, as counted by the library. */
+    uint64_t peak_bytes;          /**< Out: the most bytes of sample-sized data that the context has held. */
 } unicon_fit_info_t;
 
 /** Zeroes every field and sets `struct_size`. @return as unicon_context_options_init(). */
@@ -758,7 +764,7 @@ UNICON_API unicon_status_t unicon_fit(unicon_context_t *context, const unicon_fi
                                       const unicon_model_t *warm_start, unicon_model_t **model, unicon_fit_info_t *info);
 
 /**
- * Bytes that unicon_fit() allocates for a problem, at most, on host and device together.
+ * Bytes of sample-sized matrices that unicon_fit() holds at most for a problem: a `workspace_limit` of so much suffices.
  * @param dtype of the features.
  * @param[out] bytes set to the number. Nothing is allocated.
  */
