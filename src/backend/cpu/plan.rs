@@ -1,0 +1,162 @@
+//! Which tiles of the similarity matrix are visited: all of them, or a seeded sample in shuffled order.
+
+use crate::weights::Negatives;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use std::ops::Range;
+
+/// Edge of a tile. 512 x 512 f32 similarities are 1 MiB: they stay in L2 between the product that makes them and
+/// the exponentials that read them, and are large enough for the product to run at full rate.
+pub(super) const TILE: usize = 512;
+
+/// A shuffled order of samples.
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    /// Sample at each position.
+    pub(super) ids: Vec<u32>,
+    /// Position of each sample.
+    pub(super) positions: Vec<u32>,
+}
+
+impl Order {
+    fn shuffled(n: usize, rng: &mut rand_chacha::ChaCha8Rng) -> Self {
+        let mut ids: Vec<u32> = (0..n as u32).collect();
+        ids.shuffle(rng);
+        let mut positions = vec![0; n];
+        for (position, &id) in ids.iter().enumerate() {
+            positions[id as usize] = position as u32;
+        }
+        Self { ids, positions }
+    }
+}
+
+/// The tiles to visit, row panel by row panel.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    n_x: usize,
+    n_y: usize,
+    tile: usize,
+    /// `None`: natural order.
+    pub(super) order_x: Option<Order>,
+    pub(super) order_y: Option<Order>,
+    /// Column tiles of each row panel; `None`: all.
+    visits: Option<Vec<Vec<u32>>>,
+}
+
+impl Plan {
+    pub(super) fn new(n_x: usize, n_y: usize, negatives: Negatives) -> Self {
+        let all = Self { n_x, n_y, tile: TILE, order_x: None, order_y: None, visits: None };
+        let Negatives::Sampled { per_anchor, seed } = negatives else { return all };
+        let tile = per_anchor.clamp(1, TILE);
+        let (panels, tiles) = (n_x.div_ceil(tile), n_y.div_ceil(tile));
+        let rounds = per_anchor.div_ceil(tile);
+        if rounds >= tiles {
+            return all;
+        }
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let order_x = Some(Order::shuffled(n_x, &mut rng));
+        let order_y = Some(Order::shuffled(n_y, &mut rng));
+        // Walking the diagonals of the grid of tiles visits every panel and every column tile equally often.
+        let cycle = panels / gcd(panels, tiles) * tiles;
+        let mut visits = vec![Vec::new(); panels];
+        for step in 0..(rounds * panels.max(tiles)).min(panels * tiles) {
+            visits[step % panels].push(((step + step / cycle) % tiles) as u32);
+        }
+        for list in &mut visits {
+            list.sort_unstable();
+        }
+        Self { n_x, n_y, tile, order_x, order_y, visits: Some(visits) }
+    }
+
+    pub(super) fn is_sampled(&self) -> bool {
+        self.visits.is_some()
+    }
+
+    /// The plan of the transposed matrix.
+    pub(super) fn transposed(&self) -> Self {
+        let visits = self.visits.as_ref().map(|visits| {
+            let mut swapped = vec![Vec::new(); self.n_y.div_ceil(self.tile)];
+            for (panel, tiles) in visits.iter().enumerate() {
+                for &tile in tiles {
+                    swapped[tile as usize].push(panel as u32);
+                }
+            }
+            swapped
+        });
+        let (order_x, order_y) = (self.order_y.clone(), self.order_x.clone());
+        Self { n_x: self.n_y, n_y: self.n_x, tile: self.tile, order_x, order_y, visits }
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.n_x.div_ceil(self.tile)
+    }
+
+    /// Positions of panel `p`'s rows.
+    pub(super) fn panel(&self, p: usize) -> Range<usize> {
+        p * self.tile..((p + 1) * self.tile).min(self.n_x)
+    }
+
+    /// Column ranges (positions) that panel `p` visits, ascending.
+    pub(super) fn tiles(&self, p: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+        let count = self.visits.as_ref().map_or(self.n_y.div_ceil(self.tile), |v| v[p].len());
+        (0..count).map(move |t| {
+            let t = self.visits.as_ref().map_or(t, |v| v[p][t] as usize);
+            t * self.tile..((t + 1) * self.tile).min(self.n_y)
+        })
+    }
+
+    pub(super) fn x_ids(&self) -> Option<&[u32]> {
+        self.order_x.as_ref().map(|o| &o.ids[..])
+    }
+
+    pub(super) fn y_ids(&self) -> Option<&[u32]> {
+        self.order_y.as_ref().map(|o| &o.ids[..])
+    }
+
+    /// The sample at row position `i`.
+    pub(super) fn row_id(&self, i: usize) -> usize {
+        self.order_x.as_ref().map_or(i, |o| o.ids[i] as usize)
+    }
+
+    /// The sample at column position `j`.
+    pub(super) fn col_id(&self, j: usize) -> usize {
+        self.order_y.as_ref().map_or(j, |o| o.ids[j] as usize)
+    }
+
+    /// The position of column sample `j`.
+    pub(super) fn col_position(&self, j: usize) -> usize {
+        self.order_y.as_ref().map_or(j, |o| o.positions[j] as usize)
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampled_plans_visit_every_panel_and_tile_once_or_more_and_never_twice() {
+        for (n_x, n_y, m) in [(3000, 3000, 512), (1000, 4000, 100), (4000, 1000, 100), (999, 1001, 300)] {
+            let plan = Plan::new(n_x, n_y, Negatives::Sampled { per_anchor: m, seed: 1 });
+            let mut seen = vec![0; n_y];
+            for p in 0..plan.panels() {
+                let tiles: Vec<_> = plan.tiles(p).collect();
+                assert!(!tiles.is_empty());
+                assert!(tiles.windows(2).all(|w| w[0].end <= w[1].start), "{tiles:?}");
+                tiles.iter().flat_map(|t| t.clone()).for_each(|j| seen[j] += 1);
+            }
+            assert!(seen.iter().all(|&c| c > 0));
+            assert!(seen.iter().max().unwrap() - seen.iter().min().unwrap() <= 1);
+            let back = plan.transposed().transposed();
+            assert_eq!(back.visits, plan.visits);
+        }
+    }
+
+    #[test]
+    fn a_sample_of_everything_is_the_exact_plan() {
+        assert!(!Plan::new(100, 100, Negatives::Sampled { per_anchor: 100, seed: 0 }).is_sampled());
+    }
+}

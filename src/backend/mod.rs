@@ -1,0 +1,133 @@
+//! The few operations the solvers are made of, and the backends that do them.
+//!
+//! n-sized data (features, embeddings) lives in a backend as its [`Backend::Matrix`]; the small `d x d` algebra
+//! is `faer::Mat<f64>` on the host. Nothing above this module knows which backend runs.
+
+pub mod cpu;
+
+use crate::control::Control;
+use crate::error::Result;
+use crate::io::RowSource;
+use crate::kernel::Kernel;
+use crate::loss::Loss;
+use crate::positives::Positives;
+use crate::spectral::{self, SvdMethod, TopR};
+use crate::weights::{Negatives, Weights};
+use faer::{Mat, MatRef};
+use std::ops::Range;
+
+/// Where similarities come from.
+#[derive(Debug)]
+pub enum Similarity<'a, M> {
+    /// All zero (encoders not yet chosen), for `n_x x n_y` pairs. `S` is then a rank-2 matrix plus its
+    /// positives, so everything costs `O(n)`.
+    Zeros(usize, usize),
+    /// `s = Z_x Z_y^T` of embeddings with unit rows, `n_x x r` and `n_y x r`.
+    Embeddings(&'a M, &'a M),
+    /// Given explicitly, `n_x x n_y`.
+    Dense(&'a M),
+}
+
+impl<M> Clone for Similarity<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Similarity<'_, M> {}
+
+/// Best items per query: `k` columns a query, best first; ties by lower index. Short rows (fewer than `k` items)
+/// cannot occur: `k` is cut to the number of items.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopK {
+    /// Items per query.
+    pub k: usize,
+    /// Scores, `queries x k` row-major.
+    pub scores: Vec<f32>,
+    /// Item numbers, `queries x k` row-major.
+    pub indices: Vec<u32>,
+}
+
+/// The operations of a backend. All shapes are checked by the callers in this crate; a backend reports what only it
+/// can know (memory, device errors, cancellation).
+pub trait Backend: Send + Sync {
+    /// n-sized data resident in the backend: rows are samples.
+    type Matrix: Send + Sync;
+
+    /// A line for people: device, precision, SIMD level.
+    fn describe(&self) -> String;
+    /// Progress and cancellation of whatever runs on this backend.
+    fn control(&self) -> &Control;
+    /// Bytes of n-sized data held now and at most so far.
+    fn memory(&self) -> (u64, u64);
+
+    /// Brings rows in.
+    fn load(&self, source: &dyn RowSource) -> Result<Self::Matrix>;
+    /// Hands rows out in order, in panels: `sink(first_row, rows)` with row-major `rows`.
+    fn store(&self, x: &Self::Matrix, sink: &mut dyn FnMut(usize, &[f64]) -> Result<()>) -> Result<()>;
+    /// `(rows, cols)`.
+    fn shape(&self, x: &Self::Matrix) -> (usize, usize);
+    /// A copy of some rows.
+    fn rows(&self, x: &Self::Matrix, range: Range<usize>) -> Result<Self::Matrix>;
+
+    /// `X W^T`, with `W` `p x d`.
+    fn linear(&self, x: &Self::Matrix, w: MatRef<'_, f64>) -> Result<Self::Matrix>;
+    /// Encoder `F` (`r x d`): rows `F x_i / max(|F x_i|, 1e-12)`, and the norms `|F x_i|`. Zero rows stay zero.
+    fn encode(&self, x: &Self::Matrix, f: MatRef<'_, f64>) -> Result<(Self::Matrix, Vec<f64>)>;
+    /// Row `i` times `scale[i]`.
+    fn scale_rows(&self, x: &Self::Matrix, scale: &[f64]) -> Result<Self::Matrix>;
+    /// `k(x_i, z_j)` for landmarks `Z` (`m x d`).
+    fn kernel(&self, kernel: &Kernel, x: &Self::Matrix, landmarks: MatRef<'_, f64>) -> Result<Self::Matrix>;
+    /// `X^T X` (`d x d`).
+    fn gram(&self, x: &Self::Matrix) -> Result<Mat<f64>>;
+
+    /// Pass 1: the loss and the coefficients of `S(gamma)`.
+    fn weights(
+        &self,
+        s: Similarity<'_, Self::Matrix>,
+        loss: &Loss,
+        positives: &Positives,
+        negatives: Negatives,
+    ) -> Result<Weights>;
+    /// Pass 2: `X^T S Y` (`d1 x d2`).
+    fn cross(
+        &self,
+        s: Similarity<'_, Self::Matrix>,
+        w: &Weights,
+        x: &Self::Matrix,
+        y: &Self::Matrix,
+    ) -> Result<Mat<f64>>;
+    /// `S V` (`n_x x d`).
+    fn apply(&self, s: Similarity<'_, Self::Matrix>, w: &Weights, v: &Self::Matrix) -> Result<Self::Matrix>;
+    /// `S^T U` (`n_y x d`).
+    fn apply_t(&self, s: Similarity<'_, Self::Matrix>, w: &Weights, u: &Self::Matrix)
+    -> Result<Self::Matrix>;
+    /// `dL/dZ_x = -S Z_y` and `dL/dZ_y = -S^T Z_x`, the embeddings being those of the similarity.
+    fn gradients(
+        &self,
+        zx: &Self::Matrix,
+        zy: &Self::Matrix,
+        w: &Weights,
+    ) -> Result<(Self::Matrix, Self::Matrix)>;
+    /// `S` itself, `n_x x n_y`: small sizes only.
+    fn dense(&self, s: Similarity<'_, Self::Matrix>, w: &Weights) -> Result<Mat<f64>>;
+
+    /// The leading `r` singular triplets of a small matrix.
+    fn top_r(&self, c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
+        spectral::top_r(c, r, method)
+    }
+
+    /// Side by side: column blocks `scale_b x_b` of matrices with equal numbers of rows.
+    fn hstack(&self, blocks: &[(f64, &Self::Matrix)]) -> Result<Self::Matrix>;
+    /// The `k` items of highest similarity for every query.
+    fn top_k(&self, queries: &Self::Matrix, items: &Self::Matrix, k: usize) -> Result<TopK>;
+    /// For every row, how many items stand before its best positive (higher score, or equal score and lower
+    /// index); `u32::MAX` for a row without positives.
+    fn ranks(&self, s: Similarity<'_, Self::Matrix>, positives: &Positives) -> Result<Vec<u32>>;
+    /// The similarities of all positive pairs, row by row.
+    fn positive_similarities(
+        &self,
+        s: Similarity<'_, Self::Matrix>,
+        positives: &Positives,
+    ) -> Result<Vec<f64>>;
+}

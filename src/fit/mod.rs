@@ -1,0 +1,229 @@
+//! Fitting encoders: the linear solver (Algorithm 1) and the kernel solver (Theorem 9, Algorithm 2), which is the
+//! linear solver on kernel features.
+
+pub(crate) mod features;
+mod info;
+mod options;
+mod solve;
+
+pub use info::{FitInfo, FitStatus, Seconds};
+pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
+
+use crate::backend::{Backend, Similarity};
+use crate::error::{Error, Result};
+use crate::io::{RowRange, RowSource, check_finite};
+use crate::model::{Component, Model};
+use crate::positives::Positives;
+use crate::retrieval::matching_accuracy;
+use features::Mapped;
+use solve::{Encoders, Problem, batch_ranges};
+use std::time::Instant;
+
+/// Paired data: rows are samples.
+#[derive(Clone, Copy)]
+pub struct Data<'a> {
+    /// `n_x x d1`.
+    pub x: &'a dyn RowSource,
+    /// `n_y x d2`.
+    pub y: &'a dyn RowSource,
+    /// Which rows match.
+    pub positives: &'a Positives,
+}
+
+impl Data<'_> {
+    fn check(&self, name: &str) -> Result<()> {
+        for (side, source) in [("x", self.x), ("y", self.y)] {
+            if source.rows() == 0 || source.cols() == 0 {
+                let got = format!("{} x {}", source.rows(), source.cols());
+                return Err(Error::invalid(format!("{name}{side}"), "at least one row and one column", got));
+            }
+        }
+        if self.positives.is_diagonal() && self.x.rows() != self.y.rows() {
+            let expected = format!("as many rows as {name}x has, {}", self.x.rows());
+            return Err(Error::invalid(format!("{name}y"), expected, self.y.rows()));
+        }
+        self.positives.check_shape(self.x.rows(), self.y.rows())
+    }
+}
+
+/// Fits encoders to `data`; `validation` rows weigh mini-batches.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for options or shapes out of range and for NaN or infinite features (the row is named);
+/// those of the backend, and [`Error::Cancelled`].
+pub fn fit<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    validation: Option<Data<'_>>,
+    options: &FitOptions,
+) -> Result<(Model, FitInfo)> {
+    let begin = Instant::now();
+    options.validate()?;
+    data.check("")?;
+    if let Some(v) = validation {
+        v.check("validation ")?;
+        for (name, a, b) in [("validation x", v.x, data.x), ("validation y", v.y, data.y)] {
+            if a.cols() != b.cols() {
+                return Err(Error::invalid(name, format!("{} columns", b.cols()), a.cols()));
+            }
+        }
+    }
+    if options.kernel.is_none() {
+        let bound = data.x.cols().min(data.y.cols());
+        if options.rank > bound {
+            return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
+        }
+    }
+    if let Some(batches) = options.batches {
+        if data.x.rows() != data.y.rows() {
+            return Err(Error::Unsupported("mini-batches of sides with different numbers of rows".into()));
+        }
+        if batches.size > data.x.rows() {
+            let expected = format!("at most the number of rows, {}", data.x.rows());
+            return Err(Error::invalid("batch_size", expected, batches.size));
+        }
+    }
+    let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
+    timed(&mut info.seconds.load, || {
+        info.zero_rows = (check_finite(data.x)?.zero_rows, check_finite(data.y)?.zero_rows);
+        if let Some(v) = validation {
+            check_finite(v.x)?;
+            check_finite(v.y)?;
+        }
+        Ok::<_, Error>(())
+    })?;
+    let components = match (&options.kernel, options.batches) {
+        (Some(kernel), Some(batches)) => {
+            fit_kernel_batches(backend, data, validation, options, kernel, batches, &mut info)?
+        }
+        _ => vec![fit_one(backend, data, validation, options, &mut info)?],
+    };
+    info.peak_bytes = backend.memory().1;
+    info.seconds.total = begin.elapsed().as_secs_f64();
+    Ok((Model::new(components, options), info))
+}
+
+/// One pair of encoders over all the data.
+fn fit_one<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    validation: Option<Data<'_>>,
+    options: &FitOptions,
+    info: &mut FitInfo,
+) -> Result<Component> {
+    let x = map_side(backend, data.x, options, info)?;
+    let y = map_side(backend, data.y, options, info)?;
+    let p = backend.shape(&x.cross).1.min(backend.shape(&y.cross).1);
+    if options.rank > p {
+        return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.rank));
+    }
+    // Validation rows only weigh mini-batches.
+    let held = match validation.filter(|_| options.batches.is_some()) {
+        Some(v) => {
+            let map = |source: &dyn RowSource, side: &Mapped<B::Matrix>| {
+                let raw = backend.load(source)?;
+                let mapped = side.map.apply(backend, &raw)?;
+                Ok::<_, Error>(mapped.unwrap_or(raw))
+            };
+            Some((map(v.x, &x)?, map(v.y, &y)?, v.positives))
+        }
+        None => None,
+    };
+    let validation = held.as_ref().map(|(x, y, p)| (x, y, *p));
+    let problem = Problem { backend, x: &x, y: &y, positives: data.positives, validation, options };
+    let encoders = problem.solve(info)?;
+    if options.final_loss {
+        info.final_loss = Some(problem.loss(&encoders, info)?);
+    }
+    Ok(component(&x, &y, &encoders, 1.0))
+}
+
+fn component<M>(x: &Mapped<M>, y: &Mapped<M>, encoders: &Encoders, weight: f64) -> Component {
+    Component { weight, x: x.map.fold(encoders.f1.as_ref()), y: y.map.fold(encoders.f2.as_ref()) }
+}
+
+fn map_side<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    options: &FitOptions,
+    info: &mut FitInfo,
+) -> Result<Mapped<B::Matrix>> {
+    match &options.kernel {
+        Some(k) if k.landmarks == Landmarks::Exact => {
+            timed(&mut info.seconds.features, || features::exact(backend, source, k))
+        }
+        Some(k) => {
+            let x = timed(&mut info.seconds.load, || backend.load(source))?;
+            timed(&mut info.seconds.features, || {
+                features::nystrom(backend, source, &x, k, options.seed, options.whiten)
+            })
+        }
+        None => {
+            let x = timed(&mut info.seconds.load, || backend.load(source))?;
+            timed(&mut info.seconds.features, || features::linear(backend, x, options.whiten))
+        }
+    }
+}
+
+/// The paper's batched kernel solver: an exact kernel solution per mini-batch, similarities fused with weights
+/// max(validation accuracy, 0) / total.
+fn fit_kernel_batches<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    validation: Option<Data<'_>>,
+    options: &FitOptions,
+    kernel: &KernelOptions,
+    batches: Batches,
+    info: &mut FitInfo,
+) -> Result<Vec<Component>> {
+    let ranges = batch_ranges(data.x.rows(), batches, info);
+    let one =
+        FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
+    let mut components = Vec::new();
+    let mut losses: Vec<(f64, usize)> = Vec::new();
+    for range in &ranges {
+        let x = RowRange::new(data.x, range.clone())?;
+        let y = RowRange::new(data.y, range.clone())?;
+        let positives = data.positives.restricted(range.clone(), range.clone());
+        let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
+        let batch = Data { x: &x, y: &y, positives: &positives };
+        let mut component = fit_one(backend, batch, None, &one, &mut part)?;
+        info.seconds = part.seconds;
+        if let Some(v) = validation {
+            component.weight = timed(&mut info.seconds.validation, || {
+                let zx = component.x.encode(backend, &backend.load(v.x)?)?;
+                let zy = component.y.encode(backend, &backend.load(v.y)?)?;
+                matching_accuracy(backend, Similarity::Embeddings(&zx, &zy), v.positives)
+            })?;
+        }
+        for (iteration, loss) in part.loss.iter().enumerate() {
+            if losses.len() == iteration {
+                losses.push((0.0, 0));
+            }
+            losses[iteration] = (losses[iteration].0 + loss, losses[iteration].1 + 1);
+        }
+        if components.is_empty() {
+            info.iterations = part.iterations;
+            info.change = part.change;
+            info.singular_values = part.singular_values;
+            info.status = part.status;
+        }
+        components.push(component);
+    }
+    info.loss = losses.iter().map(|(sum, count)| sum / *count as f64).collect();
+    let total: f64 = components.iter().map(|c| c.weight).sum();
+    for c in &mut components {
+        c.weight = if total > 0.0 { c.weight / total } else { 1.0 / ranges.len() as f64 };
+    }
+    info.batch_weights.push(components.iter().map(|c| c.weight).collect());
+    components.retain(|c| c.weight > 0.0);
+    Ok(components)
+}
+
+/// Runs `f` and adds its wall time to `seconds`.
+pub(crate) fn timed<R>(seconds: &mut f64, f: impl FnOnce() -> R) -> R {
+    let begin = Instant::now();
+    let out = f();
+    *seconds += begin.elapsed().as_secs_f64();
+    out
+}

@@ -1,0 +1,215 @@
+//! What a fit is asked to do.
+
+use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+use crate::loss::Loss;
+use crate::spectral::SvdMethod;
+use crate::weights::Negatives;
+use faer::Mat;
+use serde::{Deserialize, Serialize};
+
+/// How `C ~ U diag(s) V^T` is split into encoders.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Factorization {
+    /// `F1 = s^{1/2} U^T`, `F2 = s^{1/2} V^T`.
+    Sqrt,
+    /// `F1 = U^T`, `F2 = V^T`.
+    Orthonormal,
+    /// `F1 = s^p U^T`, `F2 = s^p V^T`.
+    Power(f64),
+}
+
+impl Factorization {
+    /// The power of the singular values in each factor.
+    pub fn power(self) -> f64 {
+        match self {
+            Self::Sqrt => 0.5,
+            Self::Orthonormal => 0.0,
+            Self::Power(p) => p,
+        }
+    }
+}
+
+/// Where the encoders start.
+#[derive(Clone, Debug, Default)]
+pub enum Init {
+    /// All similarities 0: the first `C` is the centred cross-covariance. Deterministic, and the better default.
+    #[default]
+    Zeros,
+    /// Kaiming-uniform `+-1/sqrt(d)`, from the fit's seed.
+    Random,
+    /// Encoders of the features the solver sees (raw features, or kernel features), `r x d1` and `r x d2`.
+    Given(Mat<f64>, Mat<f64>),
+    /// A similarity matrix `n_x x n_y` for the first `S`. Small n only.
+    Similarity(Mat<f64>),
+}
+
+/// The paper's mini-batches: a solution per batch, averaged as `F1^T F2` with validation weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batches {
+    /// Rows per batch, at least 2 and at most n.
+    pub size: usize,
+    /// Use only the first this many batches of each iteration.
+    pub count: Option<usize>,
+    /// Drop a trailing partial batch, as the authors do (the number of dropped rows is reported). Otherwise batches
+    /// are made slightly larger so that every row is used.
+    pub drop_trailing: bool,
+}
+
+/// Which rows stand for the data in a kernel feature map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Landmarks {
+    /// All of them: the exact kernel solver. `O(n^2)` memory.
+    Exact,
+    /// This many rows, drawn without replacement from the fit's seed (Nystrom).
+    Count(usize),
+    /// These rows.
+    Rows(Vec<usize>),
+}
+
+/// The kernel solver's part of the options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelOptions {
+    /// The kernel, on both sides.
+    pub kernel: Kernel,
+    /// Landmarks.
+    pub landmarks: Landmarks,
+    /// Tikhonov ridge on `K`, >= 0.
+    pub ridge: f64,
+}
+
+impl KernelOptions {
+    /// `kernel` with the default ridge 1e-6.
+    pub fn new(kernel: Kernel, landmarks: Landmarks) -> Self {
+        Self { kernel, landmarks, ridge: 1e-6 }
+    }
+}
+
+/// Options of a fit. [`FitOptions::new`] gives the defaults; every field is checked before any work.
+#[derive(Clone, Debug)]
+pub struct FitOptions {
+    /// Dimension of the shared space, 1 to min(d1, d2).
+    pub rank: usize,
+    /// The loss.
+    pub loss: Loss,
+    /// Spectral updates, at least 1. Default 2.
+    pub n_iters: usize,
+    /// `C = X^T S Y / rho`, > 0. Default 1.
+    pub rho: f64,
+    /// Split of `C`. Default [`Factorization::Sqrt`].
+    pub factorization: Factorization,
+    /// Added to the leading diagonal of `F1^T F2` before its last SVD, >= 0. Default 0.
+    pub ridge: f64,
+    /// Build `C` from `x_i/|F1 x_i|` and `y_j/|F2 y_j|`. Default false. Has no effect on an update from zeros.
+    pub scale_inputs: bool,
+    /// The SVD. Default full.
+    pub svd: SvdMethod,
+    /// Start. Default zeros.
+    pub init: Init,
+    /// Stop when `|F1^T F2 - previous|_F` is below this, >= 0. Default 0: never.
+    pub tol: f64,
+    /// Mini-batches instead of the exact global batch. Default none.
+    pub batches: Option<Batches>,
+    /// Whiten both sides first, with this shrinkage lambda >= 0: `X (X^T X/n + lambda tr/d I)^{-1/2}`. The map is folded
+    /// into the encoders. Default none.
+    pub whiten: Option<f64>,
+    /// Kernel encoders. Default none: linear.
+    pub kernel: Option<KernelOptions>,
+    /// Which negatives the sums see. Default all.
+    pub negatives: Negatives,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Evaluate the loss of the returned encoders (one more pass 1). Default true.
+    pub final_loss: bool,
+}
+
+impl FitOptions {
+    /// Defaults for a rank: clip at tau 0.07, two exact global updates from zeros.
+    pub fn new(rank: usize) -> Self {
+        Self {
+            rank,
+            loss: Loss::default(),
+            n_iters: 2,
+            rho: 1.0,
+            factorization: Factorization::Sqrt,
+            ridge: 0.0,
+            scale_inputs: false,
+            svd: SvdMethod::Full,
+            init: Init::Zeros,
+            tol: 0.0,
+            batches: None,
+            whiten: None,
+            kernel: None,
+            negatives: Negatives::All,
+            seed: 0,
+            final_loss: true,
+        }
+    }
+
+    /// Checks every value that does not depend on the data.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] naming the first bad one; [`Error::Unsupported`] for a combination that has no meaning.
+    pub fn validate(&self) -> Result<()> {
+        self.loss.validate()?;
+        if self.rank == 0 {
+            return Err(Error::invalid("rank", "at least 1", self.rank));
+        }
+        if self.n_iters == 0 {
+            return Err(Error::invalid("n_iters", "at least 1", self.n_iters));
+        }
+        if !(self.rho.is_finite() && self.rho > 0.0) {
+            return Err(Error::invalid("rho", "a finite number > 0", self.rho));
+        }
+        let power = self.factorization.power();
+        if !(power.is_finite() && power >= 0.0) {
+            return Err(Error::invalid("factorization", "a power >= 0", power));
+        }
+        let whiten = self.whiten.unwrap_or(0.0);
+        let kernel_ridge = self.kernel.as_ref().map_or(0.0, |k| k.ridge);
+        for (name, value) in
+            [("ridge", self.ridge), ("tol", self.tol), ("whiten", whiten), ("kernel ridge", kernel_ridge)]
+        {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::invalid(name, "a finite number >= 0", value));
+            }
+        }
+        if let Negatives::Sampled { per_anchor: 0, .. } = self.negatives {
+            return Err(Error::invalid("negatives", "at least 1 per anchor", 0));
+        }
+        if let Some(batches) = self.batches {
+            if batches.size < 2 {
+                return Err(Error::invalid("batch_size", "at least 2", batches.size));
+            }
+            if batches.count == Some(0) {
+                return Err(Error::invalid("n_batches", "at least 1", 0));
+            }
+            if matches!(self.init, Init::Similarity(_)) {
+                return Err(Error::Unsupported("a given similarity matrix with mini-batches".into()));
+            }
+        }
+        match &self.kernel {
+            Some(k) => {
+                k.kernel.validate()?;
+                match &k.landmarks {
+                    Landmarks::Count(0) => return Err(Error::invalid("landmarks", "at least 1", 0)),
+                    Landmarks::Rows(rows) if rows.is_empty() => {
+                        return Err(Error::invalid("landmarks", "at least 1 row", 0));
+                    }
+                    _ => {}
+                }
+                if self.batches.is_some() && k.landmarks != Landmarks::Exact {
+                    let what = "mini-batches with Nystrom landmarks: use the exact kernel per batch";
+                    return Err(Error::Unsupported(what.into()));
+                }
+                if k.landmarks == Landmarks::Exact && self.whiten.is_some() {
+                    return Err(Error::Unsupported("whitening the exact kernel solver's features".into()));
+                }
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! Algorithm 1: similarity -> S(gamma) -> C(gamma) -> SVD, globally or in mini-batches.
+
+use super::features::{Mapped, upload};
+use super::info::{FitInfo, FitStatus};
+use super::options::{Batches, Factorization, FitOptions, Init};
+use super::timed;
+use crate::backend::{Backend, Similarity};
+use crate::control::{Phase, Progress};
+use crate::error::{Error, Result};
+use crate::positives::Positives;
+use crate::retrieval::matching_accuracy;
+use crate::spectral::{TopR, low_rank_distance};
+use faer::Mat;
+use rand::{Rng, SeedableRng};
+use std::ops::Range;
+
+/// Encoders of solver features: `F1` (`r x p1`) and `F2` (`r x p2`).
+#[derive(Clone, Debug)]
+pub(crate) struct Encoders {
+    pub(crate) f1: Mat<f64>,
+    pub(crate) f2: Mat<f64>,
+}
+
+impl Encoders {
+    /// `F1 = s^p U^T`, `F2 = s^p V^T`.
+    pub(crate) fn split(top: &TopR, factorization: Factorization) -> Self {
+        let p = factorization.power();
+        let scale: Vec<f64> = top.s.iter().map(|&s| if p == 0.0 { 1.0 } else { s.powf(p) }).collect();
+        let rows = |m: &Mat<f64>| Mat::from_fn(m.ncols(), m.nrows(), |k, i| scale[k] * m[(i, k)]);
+        Self { f1: rows(&top.u), f2: rows(&top.v) }
+    }
+}
+
+/// Where similarities come from at the start of an update.
+pub(crate) enum Start<M> {
+    Zeros,
+    Similarity(M),
+    Encoders(Encoders),
+}
+
+/// What is aligned: both sides' features, the relation, and validation features for weighing batches.
+pub(crate) struct Problem<'a, B: Backend> {
+    pub(crate) backend: &'a B,
+    pub(crate) x: &'a Mapped<B::Matrix>,
+    pub(crate) y: &'a Mapped<B::Matrix>,
+    pub(crate) positives: &'a Positives,
+    /// Validation features of both sides, mapped, and their relation.
+    pub(crate) validation: Option<(&'a B::Matrix, &'a B::Matrix, &'a Positives)>,
+    pub(crate) options: &'a FitOptions,
+}
+
+/// One spectral update of (a batch of) the data.
+struct Update {
+    encoders: Encoders,
+    loss: f64,
+    singular_values: Vec<f64>,
+}
+
+/// The rows an update works on.
+struct Side<'a, M> {
+    cross: &'a M,
+    embed: &'a M,
+}
+
+impl<M> Clone for Side<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Side<'_, M> {}
+
+impl<B: Backend> Problem<'_, B> {
+    /// Runs the iteration from the options' start.
+    pub(crate) fn solve(&self, info: &mut FitInfo) -> Result<Encoders> {
+        let mut start = self.start()?;
+        let total = self.options.n_iters as u64;
+        let mut previous: Option<Encoders> = None;
+        for iteration in 1..=self.options.n_iters {
+            let update = match self.options.batches {
+                None => self.global(&start, info)?,
+                Some(batches) => self.batched(batches, &start, info)?,
+            };
+            info.iterations = iteration;
+            info.loss.push(update.loss);
+            info.singular_values = update.singular_values;
+            let change = previous.as_ref().map(|p| self.change(&update.encoders, p));
+            info.change.extend(change);
+            start = Start::Encoders(update.encoders.clone());
+            previous = Some(update.encoders);
+            let progress =
+                Progress { phase: Phase::Iteration, done: iteration as u64, total, loss: update.loss };
+            self.backend.control().report(progress)?;
+            if change.is_some_and(|c| c < self.options.tol) {
+                info.status = FitStatus::Converged;
+                break;
+            }
+        }
+        previous.ok_or_else(|| Error::invalid("n_iters", "at least 1", 0))
+    }
+
+    /// The loss of encoders on all the training data.
+    pub(crate) fn loss(&self, encoders: &Encoders, info: &mut FitInfo) -> Result<f64> {
+        let (zx, zy) = timed(&mut info.seconds.encode, || {
+            let zx = self.backend.encode(self.x.embed(), encoders.f1.as_ref())?.0;
+            Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), encoders.f2.as_ref())?.0))
+        })?;
+        let (o, s) = (self.options, Similarity::Embeddings(&zx, &zy));
+        let w = timed(&mut info.seconds.statistics, || {
+            self.backend.weights(s, &o.loss, self.positives, o.negatives)
+        })?;
+        Ok(w.value())
+    }
+
+    /// `|F1^T F2 - previous|_F` of the encoders as they apply to raw (or kernel) features.
+    fn change(&self, now: &Encoders, before: &Encoders) -> f64 {
+        let fold = |f: &Mat<f64>, side: &Mapped<B::Matrix>| side.map.fold(f.as_ref()).matrix;
+        let (a, b) = (fold(&now.f1, self.x), fold(&now.f2, self.y));
+        let (c, d) = (fold(&before.f1, self.x), fold(&before.f2, self.y));
+        low_rank_distance(a.transpose(), b.transpose(), c.transpose(), d.transpose())
+    }
+
+    fn start(&self) -> Result<Start<B::Matrix>> {
+        let r = self.options.rank;
+        let p1 = self.backend.shape(self.x.embed()).1;
+        let p2 = self.backend.shape(self.y.embed()).1;
+        Ok(match &self.options.init {
+            Init::Zeros => Start::Zeros,
+            Init::Random => {
+                let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.options.seed);
+                let mut uniform = |p: usize| {
+                    let bound = 1.0 / (p as f64).sqrt();
+                    Mat::from_fn(r, p, |_, _| rng.random_range(-bound..bound))
+                };
+                Start::Encoders(Encoders { f1: uniform(p1), f2: uniform(p2) })
+            }
+            Init::Given(f1, f2) => {
+                for (name, f, p) in [("F1", f1, p1), ("F2", f2, p2)] {
+                    if (f.nrows(), f.ncols()) != (r, p) {
+                        let got = format!("{} x {}", f.nrows(), f.ncols());
+                        return Err(Error::invalid(format!("init {name}"), format!("{r} x {p}"), got));
+                    }
+                    if !f.norm_l2().is_finite() {
+                        return Err(Error::invalid(
+                            format!("init {name}"),
+                            "finite values",
+                            "NaN or infinity",
+                        ));
+                    }
+                }
+                Start::Encoders(Encoders { f1: f1.clone(), f2: f2.clone() })
+            }
+            Init::Similarity(s) => {
+                let (n_x, n_y) = (self.positives.n_x(), self.positives.n_y());
+                if (s.nrows(), s.ncols()) != (n_x, n_y) {
+                    let got = format!("{} x {}", s.nrows(), s.ncols());
+                    return Err(Error::invalid("init similarity", format!("{n_x} x {n_y}"), got));
+                }
+                // Written so that NaN fails too.
+                if !s.norm_max().is_finite() || s.norm_max() > 1.0 + 1e-6 {
+                    return Err(Error::invalid("init similarity", "cosines in [-1, 1]", s.norm_max()));
+                }
+                Start::Similarity(upload(self.backend, s.as_ref())?)
+            }
+        })
+    }
+
+    /// Similarity -> S(gamma) -> C(gamma) -> top-r SVD on the given rows.
+    fn update(
+        &self,
+        x: Side<'_, B::Matrix>,
+        y: Side<'_, B::Matrix>,
+        positives: &Positives,
+        start: &Start<B::Matrix>,
+        info: &mut FitInfo,
+    ) -> Result<Update> {
+        let (backend, o) = (self.backend, self.options);
+        let embedded = match start {
+            Start::Encoders(e) => Some(timed(&mut info.seconds.encode, || {
+                let zx = backend.encode(x.embed, e.f1.as_ref())?;
+                Ok::<_, Error>((zx, backend.encode(y.embed, e.f2.as_ref())?))
+            })?),
+            _ => None,
+        };
+        let s = match (start, &embedded) {
+            (_, Some(((zx, _), (zy, _)))) => Similarity::Embeddings(zx, zy),
+            (Start::Similarity(s), _) => Similarity::Dense(s),
+            _ => Similarity::Zeros(positives.n_x(), positives.n_y()),
+        };
+        let w = timed(&mut info.seconds.statistics, || backend.weights(s, &o.loss, positives, o.negatives))?;
+        let mut c = timed(&mut info.seconds.weights, || match &embedded {
+            Some(((_, norms_x), (_, norms_y))) if o.scale_inputs => {
+                let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
+                let x = backend.scale_rows(x.cross, &inverse(norms_x))?;
+                let y = backend.scale_rows(y.cross, &inverse(norms_y))?;
+                backend.cross(s, &w, &x, &y)
+            }
+            _ => backend.cross(s, &w, x.cross, y.cross),
+        })?;
+        c *= faer::Scale(1.0 / o.rho);
+        let top = timed(&mut info.seconds.spectral, || backend.top_r(c.as_ref(), o.rank, o.svd))?;
+        let encoders = Encoders::split(&top, o.factorization);
+        Ok(Update { encoders, loss: w.value(), singular_values: top.all })
+    }
+
+    /// One exact update over all rows.
+    fn global(&self, start: &Start<B::Matrix>, info: &mut FitInfo) -> Result<Update> {
+        let x = Side { cross: &self.x.cross, embed: self.x.embed() };
+        let y = Side { cross: &self.y.cross, embed: self.y.embed() };
+        let update = self.update(x, y, self.positives, start, info)?;
+        if self.options.ridge == 0.0 {
+            return Ok(update);
+        }
+        let g = update.encoders.f1.transpose() * &update.encoders.f2;
+        self.refactor(g, update.loss, info)
+    }
+
+    /// One iteration of the paper's mini-batches: every batch is solved from the same encoders, and the solutions are
+    /// averaged as `F1^T F2` with weights max(validation accuracy, 0).
+    fn batched(&self, batches: Batches, start: &Start<B::Matrix>, info: &mut FitInfo) -> Result<Update> {
+        let ranges = batch_ranges(self.positives.n_x(), batches, info);
+        let weighed = self.validation.is_some() && ranges.len() > 1;
+        let (mut sum, mut plain, mut weights, mut loss) = (None, None, Vec::new(), 0.0);
+        for range in &ranges {
+            let part = |m: &B::Matrix| self.backend.rows(m, range.clone());
+            let (x, y) = (part(&self.x.cross)?, part(&self.y.cross)?);
+            let positives = self.positives.restricted(range.clone(), range.clone());
+            let side = |m| Side { cross: m, embed: m };
+            let update = self.update(side(&x), side(&y), &positives, start, info)?;
+            let weight = if weighed { self.validate(&update.encoders, info)? } else { 1.0 };
+            let g = update.encoders.f1.transpose() * &update.encoders.f2;
+            add(&mut sum, weight, &g);
+            add(&mut plain, 1.0, &g);
+            weights.push(weight);
+            loss += update.loss;
+        }
+        let total: f64 = weights.iter().sum();
+        // No batch did better than nothing on the validation rows: they count alike.
+        let (g, total) = if total > 0.0 { (sum, total) } else { (plain, ranges.len() as f64) };
+        let g = g.ok_or_else(|| Error::invalid("batch_size", "at most the number of rows", batches.size))?;
+        info.batch_weights.push(weights);
+        self.refactor(g * faer::Scale(1.0 / total), loss / ranges.len() as f64, info)
+    }
+
+    /// Adds the ridge to the leading diagonal of `G = F1^T F2` and factorises it once more.
+    fn refactor(&self, mut g: Mat<f64>, loss: f64, info: &mut FitInfo) -> Result<Update> {
+        for k in 0..g.nrows().min(g.ncols()) {
+            g[(k, k)] += self.options.ridge;
+        }
+        let o = self.options;
+        let top = timed(&mut info.seconds.spectral, || self.backend.top_r(g.as_ref(), o.rank, o.svd))?;
+        Ok(Update { encoders: Encoders::split(&top, o.factorization), loss, singular_values: top.all })
+    }
+
+    /// Matching accuracy of encoders on the validation rows.
+    pub(crate) fn validate(&self, encoders: &Encoders, info: &mut FitInfo) -> Result<f64> {
+        let Some((x, y, positives)) = self.validation else { return Ok(1.0) };
+        timed(&mut info.seconds.validation, || {
+            let zx = self.backend.encode(x, encoders.f1.as_ref())?.0;
+            let zy = self.backend.encode(y, encoders.f2.as_ref())?.0;
+            matching_accuracy(self.backend, Similarity::Embeddings(&zx, &zy), positives)
+        })
+    }
+}
+
+fn add(sum: &mut Option<Mat<f64>>, weight: f64, g: &Mat<f64>) {
+    let term = g * faer::Scale(weight);
+    *sum = Some(match sum.take() {
+        Some(sum) => sum + term,
+        None => term,
+    });
+}
+
+/// Contiguous batches of `size` rows; what remains is dropped on request, else spread over the batches.
+pub(crate) fn batch_ranges(n: usize, batches: Batches, info: &mut FitInfo) -> Vec<Range<usize>> {
+    let whole = n / batches.size;
+    let count = whole.min(batches.count.unwrap_or(usize::MAX));
+    if batches.drop_trailing || batches.count.is_some() {
+        info.rows_dropped = n - count * batches.size;
+        return (0..count).map(|b| b * batches.size..(b + 1) * batches.size).collect();
+    }
+    (0..count).map(|b| b * n / count..(b + 1) * n / count).collect()
+}

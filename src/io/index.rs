@@ -1,0 +1,85 @@
+//! Vectors of integers: group ids, labels, CSR pointers and indices.
+
+use std::path::Path;
+
+use bytemuck::{Pod, pod_read_unaligned};
+
+use super::features::split_tensor;
+use super::{Dtype, MappedArray, open_npy, open_safetensors};
+use crate::error::Result;
+
+/// Reads a vector of integers from `x.npy` or `file.safetensors:tensor`: any integer or boolean dtype, one extent (or
+/// two of which one is 1).
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) or [`Error::BadFile`](crate::Error::BadFile): as for matrices, and for floats, other
+/// shapes and values beyond int64.
+pub fn read_index_vector(path: impl AsRef<Path>) -> Result<Vec<i64>> {
+    let path = path.as_ref();
+    let array = match path.to_str().and_then(split_tensor) {
+        Some((file, tensor)) => open_safetensors(file, tensor)?,
+        None => open_npy(path)?,
+    };
+    if !matches!(array.shape(), [_] | [1, _] | [_, 1]) {
+        return Err(array.bad(format!("expected a vector of integers, got shape {:?}", array.shape())));
+    }
+    match array.dtype() {
+        Dtype::I64 => Ok(widen(&array, |v: i64| v)),
+        Dtype::I32 => Ok(widen(&array, |v: i32| v.into())),
+        Dtype::I16 => Ok(widen(&array, |v: i16| v.into())),
+        Dtype::I8 => Ok(widen(&array, |v: i8| v.into())),
+        Dtype::U32 => Ok(widen(&array, |v: u32| v.into())),
+        Dtype::U16 => Ok(widen(&array, |v: u16| v.into())),
+        Dtype::U8 => Ok(widen(&array, |v: u8| v.into())),
+        Dtype::Bool => Ok(widen(&array, |v: u8| (v != 0).into())),
+        Dtype::U64 => {
+            let values = widen(&array, |v: u64| i64::try_from(v).ok());
+            let whole: Option<Vec<i64>> = values.iter().copied().collect();
+            whole.ok_or_else(|| {
+                let i = values.iter().position(Option::is_none).unwrap_or(0);
+                array.bad(format!("element {i} is beyond the range of int64"))
+            })
+        }
+        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
+            Err(array.bad(format!("expected a vector of integers, got {}", array.dtype())))
+        }
+    }
+}
+
+fn widen<S: Pod, T>(array: &MappedArray, f: impl Fn(S) -> T) -> Vec<T> {
+    array.bytes().chunks_exact(size_of::<S>()).map(|b| f(pod_read_unaligned(b))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Element, write_npy};
+    use super::*;
+
+    fn read<T: Element>(shape: &[usize], data: &[T]) -> Result<Vec<i64>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.npy");
+        write_npy(&path, shape, data).unwrap();
+        read_index_vector(&path)
+    }
+
+    #[test]
+    fn integers_of_any_width_are_read() {
+        assert_eq!(read(&[2], &[-1i64, i64::MAX]).unwrap(), [-1, i64::MAX]);
+        assert_eq!(read(&[2, 1], &[-1i32, 5]).unwrap(), [-1, 5]);
+        assert_eq!(read(&[1, 2], &[-1i16, 5]).unwrap(), [-1, 5]);
+        assert_eq!(read(&[2], &[-1i8, 5]).unwrap(), [-1, 5]);
+        assert_eq!(read(&[1], &[u32::MAX]).unwrap(), [4294967295]);
+        assert_eq!(read(&[1], &[u16::MAX]).unwrap(), [65535]);
+        assert_eq!(read(&[1], &[u8::MAX]).unwrap(), [255]);
+        assert_eq!(read(&[2], &[3u64, 4]).unwrap(), [3, 4]);
+        assert_eq!(read::<i64>(&[0], &[]).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_no_index_is_refused() {
+        let text = read(&[2], &[1f32, 2.]).unwrap_err().to_string();
+        assert!(text.contains("v.npy: expected a vector of integers, got float32"), "{text}");
+        assert!(read(&[2, 2], &[1i64, 2, 3, 4]).unwrap_err().to_string().contains("shape [2, 2]"));
+        assert!(read(&[2], &[1u64, u64::MAX]).unwrap_err().to_string().contains("element 1 is beyond"));
+    }
+}

@@ -1,0 +1,45 @@
+//! Features on disk and in memory, and outputs.
+//!
+//! A [`RowSource`] is a matrix (rows are samples) from which ranges of rows can be read as `f32` or `f64`, whatever it is
+//! stored as: a borrowed strided view ([`MatView`]), an owned matrix ([`HostMatrix`]), a memory-mapped `.npy` file or
+//! safetensors tensor ([`MappedMatrix`]), a set of `.npy` shards ([`ShardedNpy`]), or some rows of another source
+//! ([`Rows`], [`RowRange`]). [`Features::open`] chooses by the path. Files are validated against their length before
+//! anything is allocated or read, so that a damaged or hostile one gives an error that names it.
+//!
+//! Outputs are written to a temporary file in their own directory and renamed when complete ([`AtomicFile`]).
+
+mod atomic;
+mod check;
+mod convert;
+mod dtype;
+mod features;
+mod index;
+mod mapped;
+mod npy;
+mod npy_header;
+mod npz;
+mod safetensors;
+mod shards;
+mod source;
+mod subset;
+mod view;
+
+pub use self::safetensors::{open_safetensors, safetensors_names};
+pub use atomic::AtomicFile;
+pub use check::{FeatureReport, check_finite, check_finite_as};
+pub use convert::HostFloat;
+pub use dtype::{Dtype, Element};
+pub use features::{Features, open};
+pub use index::read_index_vector;
+pub use mapped::{MappedArray, MappedMatrix};
+pub use npy::{NpyWriter, open_npy, parse_npy, write_npy};
+pub use npz::NpzWriter;
+pub use shards::ShardedNpy;
+pub use source::{RowSource, read_all, read_panel};
+pub use subset::{RowRange, Rows};
+pub use view::{HostMatrix, MatView};
+
+#[cfg(not(target_endian = "little"))]
+compile_error!(
+    "UniCon reads and writes little-endian files without conversion and needs a little-endian machine"
+);

@@ -1,0 +1,185 @@
+//! Tensors of `.safetensors` files, mapped.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype as StDtype, Metadata};
+
+use super::mapped::map_file;
+use super::{Dtype, MappedArray};
+use crate::error::{Error, Result};
+
+/// The format's own bound on the JSON header.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Maps one tensor of a safetensors file: the named one, or the only one.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be opened; [`Error::BadFile`] if it is damaged, has no such tensor, has several and
+/// `tensor` is `None`, or the tensor's dtype is not one of [`Dtype`].
+pub fn open_safetensors(path: impl AsRef<Path>, tensor: Option<&str>) -> Result<MappedArray> {
+    let path = path.as_ref();
+    let (map, meta, start) = open(path)?;
+    let names = || {
+        let mut names = meta.offset_keys();
+        names.sort();
+        let more = if names.len() > 8 { ", ..." } else { "" };
+        names.truncate(8);
+        format!("{}{more}", names.join(", ").escape_debug())
+    };
+    let tensor = match tensor {
+        Some(name) => name.to_string(),
+        None => match meta.offset_keys().as_slice() {
+            [only] => only.clone(),
+            [] => return Err(Error::bad_file(path, "holds no tensor")),
+            many => {
+                let n = many.len();
+                let reason = format!("holds {n} tensors; choose one as FILE:TENSOR ({})", names());
+                return Err(Error::bad_file(path, reason));
+            }
+        },
+    };
+    let info = meta.info(&tensor).ok_or_else(|| {
+        Error::bad_file(path, format!("has no tensor '{}'; it has {}", tensor.escape_debug(), names()))
+    })?;
+    let dtype = match info.dtype {
+        StDtype::F64 => Dtype::F64,
+        StDtype::F32 => Dtype::F32,
+        StDtype::F16 => Dtype::F16,
+        StDtype::BF16 => Dtype::BF16,
+        StDtype::U8 => Dtype::U8,
+        StDtype::I8 => Dtype::I8,
+        StDtype::U16 => Dtype::U16,
+        StDtype::I16 => Dtype::I16,
+        StDtype::U32 => Dtype::U32,
+        StDtype::I32 => Dtype::I32,
+        StDtype::U64 => Dtype::U64,
+        StDtype::I64 => Dtype::I64,
+        StDtype::BOOL => Dtype::Bool,
+        other => {
+            let reason =
+                format!("tensor '{}' has dtype {other:?}, which is not supported", tensor.escape_debug());
+            return Err(Error::bad_file(path, reason));
+        }
+    };
+    let (begin, end) = info.data_offsets;
+    let name = format!("{}:{}", path.display(), tensor.escape_debug());
+    Ok(MappedArray::new(map, start + begin..start + end, dtype, info.shape.clone(), false, name, path))
+}
+
+/// The names of a safetensors file's tensors, sorted.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::BadFile`] as [`open_safetensors`].
+pub fn safetensors_names(path: impl AsRef<Path>) -> Result<Vec<String>> {
+    let (_, meta, _) = open(path.as_ref())?;
+    let mut names = meta.offset_keys();
+    names.sort();
+    Ok(names)
+}
+
+/// The mapping, the validated directory of tensors, and where the data section begins.
+fn open(path: &Path) -> Result<(Arc<Mmap>, Metadata, usize)> {
+    let map = map_file(path)?;
+    let (meta, start) = directory(&map).map_err(|reason| Error::bad_file(path, reason))?;
+    Ok((map, meta, start))
+}
+
+/// Parses and validates the header. The crate checks that each tensor's offsets match its shape and that tensors follow
+/// one another without gaps; that they end where the file ends is checked here, without its unchecked additions.
+fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
+    let (len, rest) = file.split_first_chunk::<8>().ok_or("is too short for a safetensors file")?;
+    let len = u64::from_le_bytes(*len);
+    if len > MAX_HEADER {
+        return Err(format!("is not a safetensors file (it claims a header of {len} bytes)"));
+    }
+    let json = usize::try_from(len).ok().and_then(|n| rest.get(..n));
+    let json = json
+        .ok_or_else(|| format!("is truncated: it claims a header of {len} bytes, {} follow", rest.len()))?;
+    let meta: Metadata = serde_json::from_slice(json)
+        .map_err(|e| format!("has a bad safetensors header: {}", one_line(&e.to_string())))?;
+    let (have, need) = (rest.len() - json.len(), meta.data_len());
+    if have != need {
+        let fault = if have < need { "is truncated" } else { "is longer than its header says" };
+        return Err(format!("{fault}: its tensors take {need} bytes, {have} follow the header"));
+    }
+    Ok((meta, 8 + json.len()))
+}
+
+/// Text that may quote the file, made fit for a message.
+fn one_line(text: &str) -> String {
+    let text: String = text.chars().take(200).collect();
+    text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RowSource, read_all};
+    use super::*;
+
+    fn file(json: &str, data: usize) -> Vec<u8> {
+        let mut f = [&(json.len() as u64).to_le_bytes(), json.as_bytes()].concat();
+        f.resize(f.len() + data, 0);
+        f
+    }
+
+    fn open_bytes(bytes: &[u8], tensor: Option<&str>) -> Result<MappedArray> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        open_safetensors(&path, tensor)
+    }
+
+    #[test]
+    fn tensors_are_found_by_name() {
+        let x: Vec<half::bf16> = (0..6).map(|v| half::bf16::from_f32(v as f32)).collect();
+        let y = [1f32, 2., 3.];
+        let view = |dtype, shape, data| safetensors::tensor::TensorView::new(dtype, shape, data).unwrap();
+        let x = view(StDtype::BF16, vec![2, 3], bytemuck::cast_slice(&x));
+        let y = view(StDtype::F32, vec![3], bytemuck::cast_slice(&y));
+        let both = safetensors::serialize([("x", x.clone()), ("y", y)], None).unwrap();
+        let m = open_bytes(&both, Some("x")).unwrap().into_matrix().unwrap();
+        assert!(m.name().ends_with("t.safetensors:x"));
+        assert_eq!(read_all::<f32>(&m).unwrap(), [0., 1., 2., 3., 4., 5.]);
+        let text = open_bytes(&both, None).unwrap_err().to_string();
+        assert!(text.contains("holds 2 tensors") && text.contains("x, y"), "{text}");
+        let text = open_bytes(&both, Some("z")).unwrap_err().to_string();
+        assert!(text.contains("has no tensor 'z'; it has x, y"), "{text}");
+        let text = open_bytes(&both, Some("y")).unwrap().into_matrix().unwrap_err().to_string();
+        assert!(text.contains("tensor y: expected a matrix (2 extents), got shape [3]"), "{text}");
+        let single = safetensors::serialize([("x", x)], None).unwrap();
+        assert_eq!(open_bytes(&single, None).unwrap().shape(), [2, 3]);
+    }
+
+    #[test]
+    fn hostile_headers_are_refused_with_their_cause() {
+        let t = |dtype: &str, shape: &str, offsets: &str| {
+            format!(r#"{{"x":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        let huge = u64::MAX;
+        for (bytes, cause) in [
+            (vec![1, 2, 3], "too short"),
+            (vec![0xff; 64], "not a safetensors file"),
+            (1_000_000u64.to_le_bytes().to_vec(), "truncated"),
+            (file("nonsense", 0), "bad safetensors header"),
+            (file("{}", 0), "holds no tensor"),
+            (file(&"[".repeat(100_000), 0), "bad safetensors header"),
+            (file(&format!("{{\"x\":{}", "{\"a\":".repeat(50_000)), 0), "bad safetensors header"),
+            (file(&t("F32", "[2,3]", "[0,24]"), 23), "truncated"),
+            (file(&t("F32", "[2,3]", "[0,24]"), 25), "longer"),
+            (file(&t("F32", "[2,3]", "[0,20]"), 20), "bad safetensors header"),
+            (file(&t("F32", "[2,3]", "[4,28]"), 28), "bad safetensors header"),
+            (file(&t("F32", "[2,3]", "[24,0]"), 24), "bad safetensors header"),
+            (file(&t("F32", "[-2,3]", "[0,24]"), 24), "bad safetensors header"),
+            (file(&t("F32", "[4294967296,4294967296]", "[0,24]"), 24), "bad safetensors header"),
+            (file(&t("U8", &format!("[{}]", huge / 16), &format!("[0,{}]", huge / 16)), 24), "truncated"),
+            (file(&t("F8_E4M3", "[2,3]", "[0,6]"), 6), "not supported"),
+            (file(&t("Q9", "[2,3]", "[0,6]"), 6), "bad safetensors header"),
+        ] {
+            let text = open_bytes(&bytes, None).unwrap_err().to_string();
+            assert!(text.contains(cause), "expected {cause:?} in {text:?}");
+            assert!(text.contains("t.safetensors") && !text.contains('\n') && text.len() < 600, "{text}");
+        }
+    }
+}

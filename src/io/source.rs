@@ -1,0 +1,131 @@
+//! The trait every feature matrix is read through.
+
+use rayon::prelude::*;
+
+use super::{HostFloat, MatView};
+use crate::error::{Error, Result};
+
+/// A matrix whose rows (samples) can be read in any order, from any thread.
+pub trait RowSource: Send + Sync {
+    /// Number of rows.
+    fn rows(&self) -> usize;
+
+    /// Number of columns (features).
+    fn cols(&self) -> usize;
+
+    /// Fills `out` (row-major) with the `out.len() / cols` rows from row `start`, as `f32`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `out` is not a whole number of rows or the rows are not all there.
+    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()>;
+
+    /// As [`read_rows`](Self::read_rows), as `f64`.
+    ///
+    /// # Errors
+    /// As [`read_rows`](Self::read_rows).
+    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()>;
+
+    /// What error messages call this matrix.
+    fn name(&self) -> &str;
+
+    /// The stored elements, where they lie in one piece of memory: a device can then take them in their own dtype
+    /// instead of a widened copy.
+    fn view(&self) -> Option<MatView<'_>> {
+        None
+    }
+}
+
+impl<S: RowSource + ?Sized> RowSource for &S {
+    fn rows(&self) -> usize {
+        (**self).rows()
+    }
+    fn cols(&self) -> usize {
+        (**self).cols()
+    }
+    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        (**self).read_rows(start, out)
+    }
+    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
+        (**self).read_rows_f64(start, out)
+    }
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn view(&self) -> Option<MatView<'_>> {
+        (**self).view()
+    }
+}
+
+impl<S: RowSource + ?Sized> RowSource for Box<S> {
+    fn rows(&self) -> usize {
+        (**self).rows()
+    }
+    fn cols(&self) -> usize {
+        (**self).cols()
+    }
+    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        (**self).read_rows(start, out)
+    }
+    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
+        (**self).read_rows_f64(start, out)
+    }
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn view(&self) -> Option<MatView<'_>> {
+        (**self).view()
+    }
+}
+
+/// Checks a request for `len` values from row `start` against a source's shape; returns the number of rows asked for.
+pub(super) fn check_request(source: &(impl RowSource + ?Sized), start: usize, len: usize) -> Result<usize> {
+    let (rows, cols) = (source.rows(), source.cols());
+    if cols == 0 || !len.is_multiple_of(cols) {
+        return Err(Error::invalid(source.name(), format!("room for whole rows of {cols} values"), len));
+    }
+    let count = len / cols;
+    if start.checked_add(count).is_none_or(|end| end > rows) {
+        return Err(Error::invalid(
+            source.name(),
+            format!("a row range within 0..{rows}"),
+            format!("{count} rows from row {start}"),
+        ));
+    }
+    Ok(count)
+}
+
+/// Rows in a panel of about one MiB of `T`: long enough to amortise a call, short enough to stay in cache.
+pub(super) fn panel_rows<T>(cols: usize) -> usize {
+    ((1 << 20) / (cols.max(1) * size_of::<T>())).max(1)
+}
+
+/// Reads rows `start..start + out.len() / cols` into `out`, in parallel.
+///
+/// # Errors
+/// Those of the source.
+pub fn read_panel<T: HostFloat>(source: &dyn RowSource, start: usize, out: &mut [T]) -> Result<()> {
+    check_request(source, start, out.len())?;
+    let (cols, step) = (source.cols(), panel_rows::<T>(source.cols()));
+    out.par_chunks_mut(step * cols)
+        .enumerate()
+        .try_for_each(|(p, chunk)| T::read_rows(source, start + p * step, chunk))
+}
+
+/// Reads the whole matrix, row-major, in parallel.
+///
+/// # Errors
+/// Those of the source; [`Error::OutOfMemory`] if the copy cannot be allocated.
+pub fn read_all<T: HostFloat>(source: &dyn RowSource) -> Result<Vec<T>> {
+    let what = || format!("a copy of {}", source.name());
+    let needed =
+        (source.rows() as u64).saturating_mul(source.cols() as u64).saturating_mul(size_of::<T>() as u64);
+    let too_large = || Error::OutOfMemory { needed, limit: isize::MAX as u64, what: what() };
+    let len = source.rows().checked_mul(source.cols()).ok_or_else(too_large)?;
+    let mut out = Vec::new();
+    out.try_reserve_exact(len).map_err(|_| too_large())?;
+    out.resize(len, T::default());
+    if len > 0 {
+        read_panel(source, 0, &mut out)?;
+    }
+    Ok(out)
+}

@@ -1,0 +1,108 @@
+//! The kernels of the kernel solver.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Which kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelKind {
+    /// `<a, b>`.
+    Linear,
+    /// `cos(a, b)`.
+    Cosine,
+    /// `1 - theta/pi`, `theta` the angle between `a` and `b`.
+    #[default]
+    Angular,
+    /// First-order arc-cosine of normalised inputs: `(sin theta + (pi - theta) cos theta)/pi`.
+    Arccos,
+    /// `exp(beta cos(a, b))`.
+    ExpCosine,
+    /// `exp(-gamma |a - b|^2)`.
+    Rbf,
+    /// Matern 3/2: `(1 + sqrt3 r) exp(-sqrt3 r)`, `r = |a - b|/lengthscale`.
+    Matern,
+}
+
+/// A kernel with its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Which kernel.
+    pub kind: KernelKind,
+    /// Of [`KernelKind::ExpCosine`], finite.
+    pub beta: f64,
+    /// Of [`KernelKind::Rbf`], > 0.
+    pub gamma: f64,
+    /// Of [`KernelKind::Matern`], > 0.
+    pub lengthscale: f64,
+    /// Cosines are clamped to `[-1 + c, 1 - c]`, `0 <= c < 1`. The authors use 1e-5 (so that angular k(x, x) is
+    /// 0.99858); 0, the default, is the textbook kernel.
+    pub cos_clamp: f64,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new(KernelKind::default())
+    }
+}
+
+impl Kernel {
+    /// A kernel with parameters 1 and no clamp.
+    pub fn new(kind: KernelKind) -> Self {
+        Self { kind, beta: 1.0, gamma: 1.0, lengthscale: 1.0, cos_clamp: 0.0 }
+    }
+
+    /// Checks the parameters.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] naming the first one outside its range.
+    pub fn validate(&self) -> Result<()> {
+        if !self.beta.is_finite() {
+            return Err(Error::invalid("beta", "a finite number", self.beta));
+        }
+        for (name, value) in [("gamma", self.gamma), ("lengthscale", self.lengthscale)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(Error::invalid(name, "a finite number > 0", value));
+            }
+        }
+        if !(0.0..1.0).contains(&self.cos_clamp) {
+            return Err(Error::invalid("cos_clamp", "at least 0 and below 1", self.cos_clamp));
+        }
+        Ok(())
+    }
+
+    /// What of each row the kernel needs beside products: its length, or its square for distances.
+    pub fn norm(&self, row: impl Iterator<Item = f64>) -> f64 {
+        let square: f64 = row.map(|v| v * v).sum();
+        match self.kind {
+            KernelKind::Rbf | KernelKind::Matern => square,
+            _ => square.sqrt(),
+        }
+    }
+
+    /// `k(a, b)` from the product `<a, b>` and both rows' [`norm`](Self::norm).
+    pub fn of_product(&self, product: f64, norm_a: f64, norm_b: f64) -> f64 {
+        let cosine = || {
+            let c = product / (norm_a.max(1e-12) * norm_b.max(1e-12));
+            c.clamp(-1.0 + self.cos_clamp, 1.0 - self.cos_clamp)
+        };
+        let distance2 = || (norm_a - 2.0 * product + norm_b).max(0.0);
+        match self.kind {
+            KernelKind::Linear => product,
+            KernelKind::Cosine => cosine(),
+            KernelKind::Angular => 1.0 - cosine().acos() / std::f64::consts::PI,
+            KernelKind::Arccos => {
+                let c = cosine();
+                let theta = c.acos();
+                (theta.sin() + (std::f64::consts::PI - theta) * c) / std::f64::consts::PI
+            }
+            KernelKind::ExpCosine => (self.beta * cosine()).exp(),
+            KernelKind::Rbf => (-self.gamma * distance2()).exp(),
+            KernelKind::Matern => {
+                // The offset keeps the authors' derivative finite at distance 0; it moves k by 1e-12.
+                let r = 3f64.sqrt() * (distance2() + 1e-12).sqrt() / self.lengthscale;
+                (1.0 + r) * (-r).exp()
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Which pairs match: one-to-one, by group, or any relation as CSR.
+
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The relation "column `j` is a positive of row `i`" between `n_x` rows and `n_y` columns.
+///
+/// Held from both sides as sorted lists. Rows of one group share a list, so groups cost `O(n)` memory
+/// however many pairs they imply.
+#[derive(Clone, Debug)]
+pub struct Positives {
+    n_x: usize,
+    n_y: usize,
+    diagonal: bool,
+    rows: Arc<Lists>,
+    cols: Arc<Lists>,
+}
+
+/// For each anchor a sorted list of partners; anchors may share lists.
+#[derive(Clone, Debug, Default)]
+struct Lists {
+    /// The list of each anchor; empty: anchor `i` has list `i`.
+    of: Vec<u32>,
+    indptr: Vec<usize>,
+    indices: Vec<u32>,
+    /// Running number of pairs before each anchor, one longer than the anchors.
+    offset: Vec<usize>,
+}
+
+impl Lists {
+    fn own(indptr: Vec<usize>, indices: Vec<u32>) -> Self {
+        Self { of: Vec::new(), offset: indptr.clone(), indptr, indices }
+    }
+
+    fn shared(of: Vec<u32>, indptr: Vec<usize>, indices: Vec<u32>) -> Self {
+        let mut offset = Vec::with_capacity(of.len() + 1);
+        let mut total = 0;
+        offset.push(0);
+        for &list in &of {
+            total += indptr[list as usize + 1] - indptr[list as usize];
+            offset.push(total);
+        }
+        Self { of, indptr, indices, offset }
+    }
+
+    fn get(&self, anchor: usize) -> &[u32] {
+        let list = self.of.get(anchor).map_or(anchor, |&l| l as usize);
+        &self.indices[self.indptr[list]..self.indptr[list + 1]]
+    }
+}
+
+impl Positives {
+    /// One-to-one: row `i` matches column `i`.
+    pub fn diagonal(n: usize) -> Self {
+        let indptr: Vec<usize> = (0..=n).collect();
+        let lists = Arc::new(Lists::own(indptr, (0..n as u32).collect()));
+        Self { n_x: n, n_y: n, diagonal: true, rows: lists.clone(), cols: lists }
+    }
+
+    /// No positives at all: a grid for retrieval without ground truth.
+    pub(crate) fn none(n_x: usize, n_y: usize) -> Self {
+        Self::from_sorted(vec![0; n_x + 1], Vec::new(), n_y)
+    }
+
+    /// Equal group id = positive. Ids are arbitrary integers; a group may be missing on either side.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when no pair matches at all.
+    pub fn from_groups(groups_x: &[i64], groups_y: &[i64]) -> Result<Self> {
+        check_count("groups_x", groups_x.len())?;
+        check_count("groups_y", groups_y.len())?;
+        let mut ids: HashMap<i64, u32> = HashMap::new();
+        for &g in groups_x.iter().chain(groups_y) {
+            let next = ids.len() as u32;
+            ids.entry(g).or_insert(next);
+        }
+        let members = |groups: &[i64]| {
+            let mut lists = vec![Vec::new(); ids.len()];
+            for (i, g) in groups.iter().enumerate() {
+                lists[ids[g] as usize].push(i as u32);
+            }
+            let mut indptr = vec![0];
+            for list in &lists {
+                indptr.push(indptr[indptr.len() - 1] + list.len());
+            }
+            (indptr, lists.concat())
+        };
+        let of = |groups: &[i64]| groups.iter().map(|g| ids[g]).collect::<Vec<u32>>();
+        let (ptr_y, idx_y) = members(groups_y);
+        let (ptr_x, idx_x) = members(groups_x);
+        let rows = Arc::new(Lists::shared(of(groups_x), ptr_y, idx_y));
+        let cols = Arc::new(Lists::shared(of(groups_y), ptr_x, idx_x));
+        let out = Self { n_x: groups_x.len(), n_y: groups_y.len(), diagonal: false, rows, cols };
+        if out.nnz() == 0 {
+            return Err(Error::invalid("groups", "at least one group id on both sides", "none in common"));
+        }
+        Ok(out)
+    }
+
+    /// Any relation by rows: the positives of row `i` are `indices[indptr[i]..indptr[i + 1]]`, in any order.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when `indptr` is not a running count over `indices`, an index is out of range,
+    /// a row repeats a column, or there is no pair at all. The row is named.
+    pub fn from_csr(indptr: &[i64], indices: &[i64], n_y: usize) -> Result<Self> {
+        check_count("pos_indices' columns", n_y)?;
+        let Some(n_x) = indptr.len().checked_sub(1).filter(|&n| n > 0) else {
+            return Err(Error::invalid("pos_indptr", "n_x + 1 entries, n_x >= 1", indptr.len()));
+        };
+        check_count("pos_indptr", n_x)?;
+        if indptr[0] != 0 || indptr[n_x] != indices.len() as i64 {
+            let got = format!("{} .. {}", indptr[0], indptr[n_x]);
+            return Err(Error::invalid("pos_indptr", format!("to run from 0 to {}", indices.len()), got));
+        }
+        let mut ptr = Vec::with_capacity(n_x + 1);
+        let mut idx = Vec::with_capacity(indices.len());
+        ptr.push(0usize);
+        for i in 0..n_x {
+            if indptr[i + 1] < indptr[i] || indptr[i + 1] > indices.len() as i64 {
+                let got = format!("{} after {} at row {i}", indptr[i + 1], indptr[i]);
+                return Err(Error::invalid("pos_indptr", "a non-decreasing sequence", got));
+            }
+            let row = &indices[indptr[i] as usize..indptr[i + 1] as usize];
+            let start = idx.len();
+            for &j in row {
+                if j < 0 || j >= n_y as i64 {
+                    let got = format!("{j} in row {i}");
+                    return Err(Error::invalid("pos_indices", format!("columns in 0..{n_y}"), got));
+                }
+                idx.push(j as u32);
+            }
+            idx[start..].sort_unstable();
+            if let Some(w) = idx[start..].windows(2).find(|w| w[0] == w[1]) {
+                let got = format!("{} twice in row {i}", w[0]);
+                return Err(Error::invalid("pos_indices", "each column once a row", got));
+            }
+            ptr.push(idx.len());
+        }
+        if idx.is_empty() {
+            return Err(Error::invalid("positives", "at least one matching pair", "none"));
+        }
+        Ok(Self::from_sorted(ptr, idx, n_y))
+    }
+
+    /// From a valid, sorted CSR: builds the other side.
+    fn from_sorted(indptr: Vec<usize>, indices: Vec<u32>, n_y: usize) -> Self {
+        let n_x = indptr.len() - 1;
+        let mut ptr = vec![0usize; n_y + 1];
+        for &j in &indices {
+            ptr[j as usize + 1] += 1;
+        }
+        for j in 0..n_y {
+            ptr[j + 1] += ptr[j];
+        }
+        let mut next = ptr.clone();
+        let mut idx = vec![0u32; indices.len()];
+        for i in 0..n_x {
+            for &j in &indices[indptr[i]..indptr[i + 1]] {
+                idx[next[j as usize]] = i as u32;
+                next[j as usize] += 1;
+            }
+        }
+        let diagonal =
+            n_x == n_y && indices.len() == n_x && indices.iter().enumerate().all(|(i, &j)| i == j as usize);
+        let (rows, cols) = (Arc::new(Lists::own(indptr, indices)), Arc::new(Lists::own(ptr, idx)));
+        Self { n_x, n_y, diagonal, rows, cols }
+    }
+
+    /// Rows (samples of x).
+    pub fn n_x(&self) -> usize {
+        self.n_x
+    }
+
+    /// Columns (samples of y).
+    pub fn n_y(&self) -> usize {
+        self.n_y
+    }
+
+    /// Number of matching pairs.
+    pub fn nnz(&self) -> usize {
+        self.rows.offset[self.n_x]
+    }
+
+    /// Whether this is exactly "row `i` matches column `i`".
+    pub fn is_diagonal(&self) -> bool {
+        self.diagonal
+    }
+
+    /// The sorted positives of row `i`.
+    pub fn row(&self, i: usize) -> &[u32] {
+        self.rows.get(i)
+    }
+
+    /// The sorted positives of column `j`.
+    pub fn col(&self, j: usize) -> &[u32] {
+        self.cols.get(j)
+    }
+
+    /// Pairs before row `i`, in row order: where row `i`'s per-pair values start.
+    pub fn row_offset(&self, i: usize) -> usize {
+        self.rows.offset[i]
+    }
+
+    /// Pairs before column `j`, in column order.
+    pub fn col_offset(&self, j: usize) -> usize {
+        self.cols.offset[j]
+    }
+
+    /// Whether `(i, j)` match.
+    pub fn contains(&self, i: usize, j: usize) -> bool {
+        self.row(i).binary_search(&(j as u32)).is_ok()
+    }
+
+    /// The positives of row `i` among the columns `cols`.
+    pub fn row_in(&self, i: usize, cols: &Range<usize>) -> &[u32] {
+        let row = self.row(i);
+        let start = row.partition_point(|&j| (j as usize) < cols.start);
+        let end = start + row[start..].partition_point(|&j| (j as usize) < cols.end);
+        &row[start..end]
+    }
+
+    /// The relation seen from the other side.
+    pub fn transposed(&self) -> Self {
+        Self {
+            n_x: self.n_y,
+            n_y: self.n_x,
+            diagonal: self.diagonal,
+            rows: self.cols.clone(),
+            cols: self.rows.clone(),
+        }
+    }
+
+    /// The relation among the rows `x` and columns `y` only, renumbered from 0. It may be empty.
+    pub fn restricted(&self, x: Range<usize>, y: Range<usize>) -> Self {
+        if self.diagonal && x == y {
+            return Self::diagonal(x.len());
+        }
+        let mut ptr = vec![0];
+        let mut idx = Vec::new();
+        for i in x {
+            idx.extend(self.row_in(i, &y).iter().map(|&j| j - y.start as u32));
+            ptr.push(idx.len());
+        }
+        Self::from_sorted(ptr, idx, y.len())
+    }
+
+    /// Rows and columns that match nothing: they add nothing to the loss but count in its averages.
+    pub fn unmatched(&self) -> (usize, usize) {
+        let count = |n: usize, lists: &Lists| (0..n).filter(|&i| lists.get(i).is_empty()).count();
+        (count(self.n_x, &self.rows), count(self.n_y, &self.cols))
+    }
+
+    /// Checks that the relation is between `n_x` rows and `n_y` columns.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] naming both shapes.
+    pub fn check_shape(&self, n_x: usize, n_y: usize) -> Result<()> {
+        if (self.n_x, self.n_y) == (n_x, n_y) {
+            return Ok(());
+        }
+        let got = format!("{} x {}", self.n_x, self.n_y);
+        Err(Error::invalid("positives", format!("a relation between {n_x} rows and {n_y} columns"), got))
+    }
+}
+
+fn check_count(name: &str, n: usize) -> Result<()> {
+    if n == 0 || n > u32::MAX as usize {
+        return Err(Error::invalid(name, format!("between 1 and {} samples", u32::MAX), n));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_equal_their_csr() {
+        let (gx, gy) = ([3, 7, 3, 9], [7, 3, 3, 1, 7]);
+        let groups = Positives::from_groups(&gx, &gy).unwrap();
+        let csr = Positives::from_csr(&[0, 2, 4, 6, 6], &[1, 2, 4, 0, 2, 1], 5).unwrap();
+        for i in 0..4 {
+            assert_eq!(groups.row(i), csr.row(i));
+            assert_eq!(groups.row_offset(i), csr.row_offset(i));
+        }
+        for j in 0..5 {
+            assert_eq!(groups.col(j), csr.col(j));
+        }
+        assert_eq!(groups.nnz(), 6);
+        assert_eq!(groups.unmatched(), (1, 1));
+        let cut = groups.restricted(1..3, 1..5);
+        assert_eq!((cut.row(0), cut.row(1)), (&[3u32][..], &[0u32, 1][..]));
+    }
+
+    #[test]
+    fn hostile_lists_are_refused() {
+        let bad = |p: &[i64], i: &[i64]| Positives::from_csr(p, i, 3).unwrap_err().to_string();
+        assert!(bad(&[], &[]).contains("pos_indptr"));
+        assert!(bad(&[0, 1], &[3]).contains("3 in row 0"));
+        assert!(bad(&[0, 1], &[-1]).contains("-1 in row 0"));
+        assert!(bad(&[0, 2], &[1, 1]).contains("1 twice in row 0"));
+        assert!(bad(&[0, 2, 1], &[0]).contains("row 0"));
+        assert!(bad(&[0, 0, 0], &[]).contains("none"));
+        assert!(Positives::from_groups(&[1], &[2]).is_err());
+    }
+
+    #[test]
+    fn csr_that_is_the_identity_is_known_as_diagonal() {
+        assert!(Positives::from_csr(&[0, 1, 2], &[0, 1], 2).unwrap().is_diagonal());
+        assert!(!Positives::from_csr(&[0, 1, 2], &[1, 0], 2).unwrap().is_diagonal());
+    }
+}

@@ -1,0 +1,201 @@
+//! Small dense spectral steps in float64: top-r SVD, powers of symmetric matrices, low-rank differences.
+
+use crate::error::{Error, Result};
+use faer::{Mat, MatRef, Side};
+use rand::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+/// How the top singular triplets are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SvdMethod {
+    /// The full decomposition.
+    #[default]
+    Full,
+    /// Randomized range finder with power iterations (Halko, Martinsson, Tropp 2011).
+    Randomized {
+        /// Extra directions beyond the rank.
+        oversample: usize,
+        /// Power iterations.
+        power_iterations: usize,
+        /// Seed of the Gaussian sketch.
+        seed: u64,
+    },
+}
+
+impl SvdMethod {
+    /// Randomized with 10 extra directions and 4 power iterations.
+    pub fn randomized(seed: u64) -> Self {
+        Self::Randomized { oversample: 10, power_iterations: 4, seed }
+    }
+}
+
+/// The leading singular triplets `C ~ U diag(s) V^T`.
+#[derive(Clone, Debug)]
+pub struct TopR {
+    /// `d1 x r`, orthonormal columns.
+    pub u: Mat<f64>,
+    /// The `r` leading singular values, descending.
+    pub s: Vec<f64>,
+    /// `d2 x r`, orthonormal columns.
+    pub v: Mat<f64>,
+    /// All singular values that were computed (beyond `r` where the method gives them).
+    pub all: Vec<f64>,
+}
+
+/// The leading `r` singular triplets of `c`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] when `r` is 0 or above either dimension, [`Error::Numerical`] when `c` is not finite or
+/// the decomposition does not converge.
+pub fn top_r(c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
+    let bound = c.nrows().min(c.ncols());
+    if r == 0 || r > bound {
+        return Err(Error::invalid("rank", format!("between 1 and min(d1, d2) = {bound}"), r));
+    }
+    if !c.norm_l2().is_finite() {
+        return Err(Error::Numerical("the matrix to decompose is not finite".into()));
+    }
+    match method {
+        SvdMethod::Full => full(c, r),
+        SvdMethod::Randomized { oversample, power_iterations, seed } => {
+            let width = (r + oversample).min(bound);
+            // A sketch nearly as wide as the matrix costs more than the decomposition it avoids.
+            if width * 2 > bound { full(c, r) } else { randomized(c, r, width, power_iterations, seed) }
+        }
+    }
+}
+
+fn full(c: MatRef<'_, f64>, r: usize) -> Result<TopR> {
+    let svd = c.thin_svd().map_err(|e| Error::Numerical(format!("SVD: {e:?}")))?;
+    let all: Vec<f64> = svd.S().column_vector().iter().copied().collect();
+    let (u, v) = (svd.U().subcols(0, r).to_owned(), svd.V().subcols(0, r).to_owned());
+    Ok(TopR { u, s: all[..r].to_vec(), v, all })
+}
+
+fn randomized(
+    c: MatRef<'_, f64>,
+    r: usize,
+    width: usize,
+    power_iterations: usize,
+    seed: u64,
+) -> Result<TopR> {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let sketch = Mat::<f64>::from_fn(c.ncols(), width, |_, _| StandardNormal.sample(&mut rng));
+    let mut q = orthonormal((c * &sketch).as_ref());
+    for _ in 0..power_iterations {
+        let back = orthonormal((c.transpose() * &q).as_ref());
+        q = orthonormal((c * &back).as_ref());
+    }
+    let small = full((q.transpose() * c).as_ref(), r)?;
+    Ok(TopR { u: &q * &small.u, ..small })
+}
+
+/// An orthonormal basis of the columns.
+fn orthonormal(a: MatRef<'_, f64>) -> Mat<f64> {
+    a.qr().compute_thin_Q()
+}
+
+/// `(K + ridge I)^{1/2}` and `(K + ridge I)^{-1/2}` of a symmetric `K`; eigenvalues at most `cut` count as 0 in the
+/// inverse.
+///
+/// # Errors
+/// [`Error::Numerical`] when the decomposition does not converge.
+pub fn psd_half_powers(k: MatRef<'_, f64>, ridge: f64, cut: f64) -> Result<(Mat<f64>, Mat<f64>)> {
+    let n = k.nrows();
+    let shifted = Mat::from_fn(n, n, |i, j| 0.5 * (k[(i, j)] + k[(j, i)]) + if i == j { ridge } else { 0.0 });
+    if !shifted.norm_l2().is_finite() {
+        return Err(Error::Numerical("the Gram matrix is not finite".into()));
+    }
+    let eigen = shifted
+        .self_adjoint_eigen(Side::Lower)
+        .map_err(|e| Error::Numerical(format!("symmetric eigendecomposition: {e:?}")))?;
+    let (q, values) = (eigen.U(), eigen.S().column_vector());
+    let power = |f: &dyn Fn(f64) -> f64| {
+        let scaled = Mat::from_fn(n, n, |i, j| q[(i, j)] * f(values[j]));
+        &scaled * q.transpose()
+    };
+    let half = power(&|w| w.max(0.0).sqrt());
+    let inverse = power(&|w| if w > cut { 1.0 / w.sqrt() } else { 0.0 });
+    Ok((half, inverse))
+}
+
+/// `|A B^T - C D^T|_F` for `n x r`, `m x r` factors, without the `n x m` matrices and without cancellation.
+pub fn low_rank_distance(
+    a: MatRef<'_, f64>,
+    b: MatRef<'_, f64>,
+    c: MatRef<'_, f64>,
+    d: MatRef<'_, f64>,
+) -> f64 {
+    let left = stack(a, c, -1.0);
+    let right = stack(b, d, 1.0);
+    let (left, right) = (left.qr(), right.qr());
+    (left.thin_R() * right.thin_R().transpose()).norm_l2()
+}
+
+fn stack(a: MatRef<'_, f64>, b: MatRef<'_, f64>, sign: f64) -> Mat<f64> {
+    let r = a.ncols();
+    Mat::from_fn(a.nrows(), r + b.ncols(), |i, j| if j < r { a[(i, j)] } else { sign * b[(i, j - r)] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(rows: usize, cols: usize, seed: u64) -> Mat<f64> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        Mat::<f64>::from_fn(rows, cols, |_, _| StandardNormal.sample(&mut rng))
+    }
+
+    #[test]
+    fn randomized_finds_the_leading_triplets_of_a_decaying_spectrum() {
+        let (u, v) = (orthonormal(sample(90, 80, 1).as_ref()), orthonormal(sample(120, 80, 2).as_ref()));
+        let scaled = Mat::from_fn(90, 80, |i, j| u[(i, j)] * 0.8f64.powi(j as i32));
+        let c = &scaled * v.transpose();
+        let exact = top_r(c.as_ref(), 8, SvdMethod::Full).unwrap();
+        let fast = top_r(c.as_ref(), 8, SvdMethod::randomized(3)).unwrap();
+        assert_eq!(fast.all.len(), 18);
+        for k in 0..8 {
+            assert!((exact.s[k] - fast.s[k]).abs() < 1e-10, "{k}");
+        }
+        let distance = low_rank_distance(
+            (&exact.u * faer::Scale(1.0)).as_ref(),
+            exact.v.as_ref(),
+            fast.u.as_ref(),
+            fast.v.as_ref(),
+        );
+        assert!(distance < 1e-7, "{distance}");
+    }
+
+    #[test]
+    fn half_powers_multiply_to_the_projector() {
+        let a = sample(12, 7, 5);
+        let k = &a * a.transpose();
+        let (half, inverse) = psd_half_powers(k.as_ref(), 0.0, 1e-10).unwrap();
+        assert!((&half * &half - &k).norm_l2() < 1e-12 * k.norm_l2());
+        let projector = &half * &inverse;
+        assert!((&projector * &projector - &projector).norm_l2() < 1e-10);
+        let trace: f64 = (0..12).map(|i| projector[(i, i)]).sum();
+        assert!((trace - 7.0).abs() < 1e-10);
+    }
+
+    #[test]
+    fn distance_equals_the_dense_one() {
+        let (a, b, c, d) = (sample(9, 3, 1), sample(8, 3, 2), sample(9, 3, 3), sample(8, 3, 4));
+        let dense = (&a * b.transpose() - &c * d.transpose()).norm_l2();
+        let low = low_rank_distance(a.as_ref(), b.as_ref(), c.as_ref(), d.as_ref());
+        assert!((dense - low).abs() < 1e-12 * dense);
+        assert_eq!(low_rank_distance(a.as_ref(), b.as_ref(), a.as_ref(), b.as_ref()) < 1e-12 * dense, true);
+    }
+
+    #[test]
+    fn bad_ranks_and_infinities_are_errors() {
+        let c = sample(4, 5, 1);
+        assert!(top_r(c.as_ref(), 5, SvdMethod::Full).unwrap_err().to_string().starts_with("rank"));
+        assert!(top_r(c.as_ref(), 0, SvdMethod::Full).is_err());
+        let mut bad = c.clone();
+        bad[(1, 1)] = f64::NAN;
+        assert!(matches!(top_r(bad.as_ref(), 2, SvdMethod::Full), Err(Error::Numerical(_))));
+    }
+}
