@@ -3,7 +3,7 @@
 use crate::backend::cpu::TileOps;
 
 /// `f32` (the default) or `f64` (the oracle).
-pub trait Real: TileOps + Copy + Send + Sync + Default + PartialOrd + std::fmt::Debug + 'static {
+pub trait Real: TileOps + bytemuck::Pod + Copy + Send + Sync + Default + PartialOrd + std::fmt::Debug + 'static {
     /// "f32" or "f64".
     const NAME: &'static str;
     /// Unit roundoff times two.

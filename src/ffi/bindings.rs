@@ -650,21 +650,23 @@ unsafe extern "C" {
 }
 pub const UNICON_FACTORIZATION_SQRT: unicon_factorization = 0;
 pub const UNICON_FACTORIZATION_ORTHONORMAL: unicon_factorization = 1;
+pub const UNICON_FACTORIZATION_POWER: unicon_factorization = 2;
 pub type unicon_factorization = ::core::ffi::c_uint;
 pub const UNICON_SVD_FULL: unicon_svd = 0;
 pub const UNICON_SVD_RANDOMIZED: unicon_svd = 1;
 pub type unicon_svd = ::core::ffi::c_uint;
 pub const UNICON_INIT_ZEROS: unicon_init = 0;
 pub const UNICON_INIT_RANDOM: unicon_init = 1;
+pub const UNICON_INIT_SIMILARITY: unicon_init = 2;
 pub type unicon_init = ::core::ffi::c_uint;
 pub const UNICON_PRESET_DEFAULT: unicon_preset = 0;
 pub const UNICON_PRESET_PAPER: unicon_preset = 1;
 pub type unicon_preset = ::core::ffi::c_uint;
 pub const UNICON_PHASE_FEATURES: unicon_phase = 0;
-pub const UNICON_PHASE_WEIGHTS: unicon_phase = 1;
-pub const UNICON_PHASE_SVD: unicon_phase = 2;
+pub const UNICON_PHASE_STATISTICS: unicon_phase = 1;
+pub const UNICON_PHASE_WEIGHTS: unicon_phase = 2;
 pub const UNICON_PHASE_ITERATION: unicon_phase = 3;
-pub const UNICON_PHASE_REFINE: unicon_phase = 4;
+pub const UNICON_PHASE_RETRIEVAL: unicon_phase = 4;
 pub type unicon_phase = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -672,16 +674,14 @@ pub struct unicon_progress {
     pub struct_size: usize,
     pub phase: i32,
     pub reserved: i32,
-    pub iteration: i64,
-    pub n_iterations: i64,
-    pub step: i64,
-    pub n_steps: i64,
+    pub done: i64,
+    pub total: i64,
     pub loss: f64,
     pub seconds: f64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of unicon_progress"][::core::mem::size_of::<unicon_progress>() - 64usize];
+    ["Size of unicon_progress"][::core::mem::size_of::<unicon_progress>() - 48usize];
     [
         "Alignment of unicon_progress",
     ][::core::mem::align_of::<unicon_progress>() - 8usize];
@@ -695,23 +695,17 @@ const _: () = {
         "Offset of field: unicon_progress::reserved",
     ][::core::mem::offset_of!(unicon_progress, reserved) - 12usize];
     [
-        "Offset of field: unicon_progress::iteration",
-    ][::core::mem::offset_of!(unicon_progress, iteration) - 16usize];
+        "Offset of field: unicon_progress::done",
+    ][::core::mem::offset_of!(unicon_progress, done) - 16usize];
     [
-        "Offset of field: unicon_progress::n_iterations",
-    ][::core::mem::offset_of!(unicon_progress, n_iterations) - 24usize];
-    [
-        "Offset of field: unicon_progress::step",
-    ][::core::mem::offset_of!(unicon_progress, step) - 32usize];
-    [
-        "Offset of field: unicon_progress::n_steps",
-    ][::core::mem::offset_of!(unicon_progress, n_steps) - 40usize];
+        "Offset of field: unicon_progress::total",
+    ][::core::mem::offset_of!(unicon_progress, total) - 24usize];
     [
         "Offset of field: unicon_progress::loss",
-    ][::core::mem::offset_of!(unicon_progress, loss) - 48usize];
+    ][::core::mem::offset_of!(unicon_progress, loss) - 32usize];
     [
         "Offset of field: unicon_progress::seconds",
-    ][::core::mem::offset_of!(unicon_progress, seconds) - 56usize];
+    ][::core::mem::offset_of!(unicon_progress, seconds) - 40usize];
 };
 pub type unicon_progress_t = unicon_progress;
 pub type unicon_progress_fn = ::core::option::Option<
@@ -751,10 +745,8 @@ pub struct unicon_fit_options {
     pub r: i64,
     pub loss: *const unicon_loss_t,
     pub kernel: *const unicon_kernel_t,
-    pub kernel_y: *const unicon_kernel_t,
     pub n_landmarks: i64,
-    pub landmarks_x: *const i64,
-    pub landmarks_y: *const i64,
+    pub landmarks: *const i64,
     pub kernel_ridge: f64,
     pub n_iters: i64,
     pub tol: f64,
@@ -764,13 +756,14 @@ pub struct unicon_fit_options {
     pub svd: i32,
     pub init: i32,
     pub scale_inputs: i32,
-    pub damping: i32,
-    pub shuffle: i32,
+    pub final_loss: i32,
+    pub drop_trailing: i32,
+    pub power: f64,
+    pub similarity: *const unicon_matrix_t,
     pub whiten: f64,
     pub batch_size: i64,
     pub n_batches: i64,
     pub n_negatives: i64,
-    pub refine: i64,
     pub seed: u64,
     pub progress: unicon_progress_fn,
     pub progress_user: *mut ::core::ffi::c_void,
@@ -779,7 +772,7 @@ pub struct unicon_fit_options {
 const _: () = {
     [
         "Size of unicon_fit_options",
-    ][::core::mem::size_of::<unicon_fit_options>() - 192usize];
+    ][::core::mem::size_of::<unicon_fit_options>() - 184usize];
     [
         "Alignment of unicon_fit_options",
     ][::core::mem::align_of::<unicon_fit_options>() - 8usize];
@@ -796,50 +789,50 @@ const _: () = {
         "Offset of field: unicon_fit_options::kernel",
     ][::core::mem::offset_of!(unicon_fit_options, kernel) - 24usize];
     [
-        "Offset of field: unicon_fit_options::kernel_y",
-    ][::core::mem::offset_of!(unicon_fit_options, kernel_y) - 32usize];
-    [
         "Offset of field: unicon_fit_options::n_landmarks",
-    ][::core::mem::offset_of!(unicon_fit_options, n_landmarks) - 40usize];
+    ][::core::mem::offset_of!(unicon_fit_options, n_landmarks) - 32usize];
     [
-        "Offset of field: unicon_fit_options::landmarks_x",
-    ][::core::mem::offset_of!(unicon_fit_options, landmarks_x) - 48usize];
-    [
-        "Offset of field: unicon_fit_options::landmarks_y",
-    ][::core::mem::offset_of!(unicon_fit_options, landmarks_y) - 56usize];
+        "Offset of field: unicon_fit_options::landmarks",
+    ][::core::mem::offset_of!(unicon_fit_options, landmarks) - 40usize];
     [
         "Offset of field: unicon_fit_options::kernel_ridge",
-    ][::core::mem::offset_of!(unicon_fit_options, kernel_ridge) - 64usize];
+    ][::core::mem::offset_of!(unicon_fit_options, kernel_ridge) - 48usize];
     [
         "Offset of field: unicon_fit_options::n_iters",
-    ][::core::mem::offset_of!(unicon_fit_options, n_iters) - 72usize];
+    ][::core::mem::offset_of!(unicon_fit_options, n_iters) - 56usize];
     [
         "Offset of field: unicon_fit_options::tol",
-    ][::core::mem::offset_of!(unicon_fit_options, tol) - 80usize];
+    ][::core::mem::offset_of!(unicon_fit_options, tol) - 64usize];
     [
         "Offset of field: unicon_fit_options::rho",
-    ][::core::mem::offset_of!(unicon_fit_options, rho) - 88usize];
+    ][::core::mem::offset_of!(unicon_fit_options, rho) - 72usize];
     [
         "Offset of field: unicon_fit_options::ridge",
-    ][::core::mem::offset_of!(unicon_fit_options, ridge) - 96usize];
+    ][::core::mem::offset_of!(unicon_fit_options, ridge) - 80usize];
     [
         "Offset of field: unicon_fit_options::factorization",
-    ][::core::mem::offset_of!(unicon_fit_options, factorization) - 104usize];
+    ][::core::mem::offset_of!(unicon_fit_options, factorization) - 88usize];
     [
         "Offset of field: unicon_fit_options::svd",
-    ][::core::mem::offset_of!(unicon_fit_options, svd) - 108usize];
+    ][::core::mem::offset_of!(unicon_fit_options, svd) - 92usize];
     [
         "Offset of field: unicon_fit_options::init",
-    ][::core::mem::offset_of!(unicon_fit_options, init) - 112usize];
+    ][::core::mem::offset_of!(unicon_fit_options, init) - 96usize];
     [
         "Offset of field: unicon_fit_options::scale_inputs",
-    ][::core::mem::offset_of!(unicon_fit_options, scale_inputs) - 116usize];
+    ][::core::mem::offset_of!(unicon_fit_options, scale_inputs) - 100usize];
     [
-        "Offset of field: unicon_fit_options::damping",
-    ][::core::mem::offset_of!(unicon_fit_options, damping) - 120usize];
+        "Offset of field: unicon_fit_options::final_loss",
+    ][::core::mem::offset_of!(unicon_fit_options, final_loss) - 104usize];
     [
-        "Offset of field: unicon_fit_options::shuffle",
-    ][::core::mem::offset_of!(unicon_fit_options, shuffle) - 124usize];
+        "Offset of field: unicon_fit_options::drop_trailing",
+    ][::core::mem::offset_of!(unicon_fit_options, drop_trailing) - 108usize];
+    [
+        "Offset of field: unicon_fit_options::power",
+    ][::core::mem::offset_of!(unicon_fit_options, power) - 112usize];
+    [
+        "Offset of field: unicon_fit_options::similarity",
+    ][::core::mem::offset_of!(unicon_fit_options, similarity) - 120usize];
     [
         "Offset of field: unicon_fit_options::whiten",
     ][::core::mem::offset_of!(unicon_fit_options, whiten) - 128usize];
@@ -853,17 +846,14 @@ const _: () = {
         "Offset of field: unicon_fit_options::n_negatives",
     ][::core::mem::offset_of!(unicon_fit_options, n_negatives) - 152usize];
     [
-        "Offset of field: unicon_fit_options::refine",
-    ][::core::mem::offset_of!(unicon_fit_options, refine) - 160usize];
-    [
         "Offset of field: unicon_fit_options::seed",
-    ][::core::mem::offset_of!(unicon_fit_options, seed) - 168usize];
+    ][::core::mem::offset_of!(unicon_fit_options, seed) - 160usize];
     [
         "Offset of field: unicon_fit_options::progress",
-    ][::core::mem::offset_of!(unicon_fit_options, progress) - 176usize];
+    ][::core::mem::offset_of!(unicon_fit_options, progress) - 168usize];
     [
         "Offset of field: unicon_fit_options::progress_user",
-    ][::core::mem::offset_of!(unicon_fit_options, progress_user) - 184usize];
+    ][::core::mem::offset_of!(unicon_fit_options, progress_user) - 176usize];
 };
 pub type unicon_fit_options_t = unicon_fit_options;
 unsafe extern "C" {
@@ -878,10 +868,9 @@ unsafe extern "C" {
         preset: i32,
     ) -> unicon_status_t;
 }
-pub const UNICON_OUTCOME_CONVERGED: unicon_outcome = 0;
-pub const UNICON_OUTCOME_ITERATION_LIMIT: unicon_outcome = 1;
-pub const UNICON_OUTCOME_STALLED: unicon_outcome = 2;
-pub const UNICON_OUTCOME_CANCELLED: unicon_outcome = 3;
+pub const UNICON_OUTCOME_COMPLETED: unicon_outcome = 0;
+pub const UNICON_OUTCOME_CONVERGED: unicon_outcome = 1;
+pub const UNICON_OUTCOME_CANCELLED: unicon_outcome = 2;
 pub type unicon_outcome = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -898,19 +887,26 @@ pub struct unicon_fit_info {
     pub singular_values: *mut f64,
     pub singular_capacity: i64,
     pub n_singular_values: i64,
+    pub final_loss: f64,
     pub rows_without_positives: i64,
     pub cols_without_positives: i64,
+    pub zero_rows_x: i64,
+    pub zero_rows_y: i64,
+    pub rows_dropped: i64,
     pub seconds: f64,
+    pub seconds_load: f64,
     pub seconds_features: f64,
+    pub seconds_encode: f64,
+    pub seconds_statistics: f64,
     pub seconds_weights: f64,
-    pub seconds_svd: f64,
-    pub seconds_refine: f64,
+    pub seconds_spectral: f64,
+    pub seconds_validation: f64,
     pub workspace_bytes: u64,
     pub peak_bytes: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 160usize];
+    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 216usize];
     [
         "Alignment of unicon_fit_info",
     ][::core::mem::align_of::<unicon_fit_info>() - 8usize];
@@ -951,32 +947,53 @@ const _: () = {
         "Offset of field: unicon_fit_info::n_singular_values",
     ][::core::mem::offset_of!(unicon_fit_info, n_singular_values) - 80usize];
     [
+        "Offset of field: unicon_fit_info::final_loss",
+    ][::core::mem::offset_of!(unicon_fit_info, final_loss) - 88usize];
+    [
         "Offset of field: unicon_fit_info::rows_without_positives",
-    ][::core::mem::offset_of!(unicon_fit_info, rows_without_positives) - 88usize];
+    ][::core::mem::offset_of!(unicon_fit_info, rows_without_positives) - 96usize];
     [
         "Offset of field: unicon_fit_info::cols_without_positives",
-    ][::core::mem::offset_of!(unicon_fit_info, cols_without_positives) - 96usize];
+    ][::core::mem::offset_of!(unicon_fit_info, cols_without_positives) - 104usize];
+    [
+        "Offset of field: unicon_fit_info::zero_rows_x",
+    ][::core::mem::offset_of!(unicon_fit_info, zero_rows_x) - 112usize];
+    [
+        "Offset of field: unicon_fit_info::zero_rows_y",
+    ][::core::mem::offset_of!(unicon_fit_info, zero_rows_y) - 120usize];
+    [
+        "Offset of field: unicon_fit_info::rows_dropped",
+    ][::core::mem::offset_of!(unicon_fit_info, rows_dropped) - 128usize];
     [
         "Offset of field: unicon_fit_info::seconds",
-    ][::core::mem::offset_of!(unicon_fit_info, seconds) - 104usize];
+    ][::core::mem::offset_of!(unicon_fit_info, seconds) - 136usize];
+    [
+        "Offset of field: unicon_fit_info::seconds_load",
+    ][::core::mem::offset_of!(unicon_fit_info, seconds_load) - 144usize];
     [
         "Offset of field: unicon_fit_info::seconds_features",
-    ][::core::mem::offset_of!(unicon_fit_info, seconds_features) - 112usize];
+    ][::core::mem::offset_of!(unicon_fit_info, seconds_features) - 152usize];
+    [
+        "Offset of field: unicon_fit_info::seconds_encode",
+    ][::core::mem::offset_of!(unicon_fit_info, seconds_encode) - 160usize];
+    [
+        "Offset of field: unicon_fit_info::seconds_statistics",
+    ][::core::mem::offset_of!(unicon_fit_info, seconds_statistics) - 168usize];
     [
         "Offset of field: unicon_fit_info::seconds_weights",
-    ][::core::mem::offset_of!(unicon_fit_info, seconds_weights) - 120usize];
+    ][::core::mem::offset_of!(unicon_fit_info, seconds_weights) - 176usize];
     [
-        "Offset of field: unicon_fit_info::seconds_svd",
-    ][::core::mem::offset_of!(unicon_fit_info, seconds_svd) - 128usize];
+        "Offset of field: unicon_fit_info::seconds_spectral",
+    ][::core::mem::offset_of!(unicon_fit_info, seconds_spectral) - 184usize];
     [
-        "Offset of field: unicon_fit_info::seconds_refine",
-    ][::core::mem::offset_of!(unicon_fit_info, seconds_refine) - 136usize];
+        "Offset of field: unicon_fit_info::seconds_validation",
+    ][::core::mem::offset_of!(unicon_fit_info, seconds_validation) - 192usize];
     [
         "Offset of field: unicon_fit_info::workspace_bytes",
-    ][::core::mem::offset_of!(unicon_fit_info, workspace_bytes) - 144usize];
+    ][::core::mem::offset_of!(unicon_fit_info, workspace_bytes) - 200usize];
     [
         "Offset of field: unicon_fit_info::peak_bytes",
-    ][::core::mem::offset_of!(unicon_fit_info, peak_bytes) - 152usize];
+    ][::core::mem::offset_of!(unicon_fit_info, peak_bytes) - 208usize];
 };
 pub type unicon_fit_info_t = unicon_fit_info;
 unsafe extern "C" {
