@@ -1,9 +1,10 @@
 //! The number types that n-sized data is computed in.
 
 use crate::backend::cpu::TileOps;
+use crate::io::HostFloat;
 
 /// `f32` (the default) or `f64` (the oracle).
-pub trait Real: TileOps + bytemuck::Pod + Copy + Send + Sync + Default + PartialOrd + std::fmt::Debug + 'static {
+pub trait Real: TileOps + HostFloat + Copy + Default + PartialOrd + std::fmt::Debug {
     /// "f32" or "f64".
     const NAME: &'static str;
     /// Unit roundoff times two.
@@ -12,11 +13,6 @@ pub trait Real: TileOps + bytemuck::Pod + Copy + Send + Sync + Default + Partial
     fn of(value: f64) -> Self;
     /// Widens to float64.
     fn as_f64(self) -> f64;
-    /// Reads rows of a source in this type.
-    ///
-    /// # Errors
-    /// Those of the source.
-    fn read_rows(source: &dyn crate::io::RowSource, start: usize, out: &mut [Self]) -> crate::Result<()>;
 }
 
 impl Real for f32 {
@@ -28,9 +24,6 @@ impl Real for f32 {
     fn as_f64(self) -> f64 {
         f64::from(self)
     }
-    fn read_rows(source: &dyn crate::io::RowSource, start: usize, out: &mut [Self]) -> crate::Result<()> {
-        source.read_rows(start, out)
-    }
 }
 
 impl Real for f64 {
@@ -41,8 +34,5 @@ impl Real for f64 {
     }
     fn as_f64(self) -> f64 {
         self
-    }
-    fn read_rows(source: &dyn crate::io::RowSource, start: usize, out: &mut [Self]) -> crate::Result<()> {
-        source.read_rows_f64(start, out)
     }
 }

@@ -1,6 +1,6 @@
 //! Evaluation: matching accuracy, Recall@k, top-k search, zero-shot classification. All streaming.
 
-use crate::backend::{Backend, Similarity, TopK};
+use crate::backend::{Backend, Similarity, Ties, TopK};
 use crate::error::{Error, Result};
 use crate::positives::Positives;
 use serde::Serialize;
@@ -18,7 +18,7 @@ pub struct Recall {
     pub matching_accuracy: f64,
 }
 
-/// Recall@k both ways; ties go to the lower index. Items may be fewer than k.
+/// Recall@k both ways. Items may be fewer than k.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for an empty list of k, a k of 0, or a relation of another shape; those of the backend.
@@ -28,6 +28,7 @@ pub fn recall_at_k<B: Backend>(
     zy: &B::Matrix,
     positives: &Positives,
     ks: &[usize],
+    ties: Ties,
 ) -> Result<Recall> {
     let ((n_x, rx), (n_y, ry)) = (backend.shape(zx), backend.shape(zy));
     if rx != ry {
@@ -35,8 +36,8 @@ pub fn recall_at_k<B: Backend>(
     }
     positives.check_shape(n_x, n_y)?;
     check_ks(ks)?;
-    let x_ranks = backend.ranks(Similarity::Embeddings(zx, zy), positives)?;
-    let y_ranks = backend.ranks(Similarity::Embeddings(zy, zx), &positives.transposed())?;
+    let x_ranks = backend.ranks(Similarity::Embeddings(zx, zy), positives, ties)?;
+    let y_ranks = backend.ranks(Similarity::Embeddings(zy, zx), &positives.transposed(), ties)?;
     Ok(from_ranks(&x_ranks, &y_ranks, ks))
 }
 
@@ -70,7 +71,7 @@ pub fn matching_accuracy<B: Backend>(
     s: Similarity<'_, B::Matrix>,
     positives: &Positives,
 ) -> Result<f64> {
-    let ranks = backend.ranks(s, positives)?;
+    let ranks = backend.ranks(s, positives, Ties::LowerIndex)?;
     Ok(ranks.iter().filter(|&&r| r == 0).count() as f64 / ranks.len() as f64)
 }
 

@@ -36,6 +36,17 @@ impl<M> Clone for Similarity<'_, M> {
 
 impl<M> Copy for Similarity<'_, M> {}
 
+/// Which of several equal scores stands first in a rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ties {
+    /// The lower index: what a search returns.
+    #[default]
+    LowerIndex,
+    /// Nobody: only strictly better items stand before a positive. Data with duplicate items is often scored so.
+    Shared,
+}
+
 /// Best items per query: `k` columns a query, best first; ties by lower index. Short rows (fewer than `k` items)
 /// cannot occur: `k` is cut to the number of items.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -121,9 +132,8 @@ pub trait Backend: Send + Sync {
     fn hstack(&self, blocks: &[(f64, &Self::Matrix)]) -> Result<Self::Matrix>;
     /// The `k` items of highest similarity for every query.
     fn top_k(&self, queries: &Self::Matrix, items: &Self::Matrix, k: usize) -> Result<TopK>;
-    /// For every row, how many items stand before its best positive (higher score, or equal score and lower
-    /// index); `u32::MAX` for a row without positives.
-    fn ranks(&self, s: Similarity<'_, Self::Matrix>, positives: &Positives) -> Result<Vec<u32>>;
+    /// For every row, how many wrong items stand before its best positive; `u32::MAX` for a row without positives.
+    fn ranks(&self, s: Similarity<'_, Self::Matrix>, positives: &Positives, ties: Ties) -> Result<Vec<u32>>;
     /// The similarities of all positive pairs, row by row.
     fn positive_similarities(
         &self,

@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(read(&[1], &[u16::MAX]).unwrap(), [65535]);
         assert_eq!(read(&[1], &[u8::MAX]).unwrap(), [255]);
         assert_eq!(read(&[2], &[3u64, 4]).unwrap(), [3, 4]);
-        assert_eq!(read::<i64>(&[0], &[]).unwrap(), []);
+        assert!(read::<i64>(&[0], &[]).unwrap().is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use gemm::Parallelism;
 
-use super::simd::{Element, TileOps};
+use super::simd::TileOps;
 
 /// `C <- alpha C + beta A B^T` with `A` `m x k` and `B` `n x k`.
 #[allow(clippy::too_many_arguments)]

@@ -17,7 +17,7 @@ pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
-use crate::backend::{Backend, Similarity, TopK};
+use crate::backend::{Backend, Similarity, Ties, TopK};
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
 use crate::io::RowSource;
@@ -355,8 +355,8 @@ impl<T: Real> Backend for Cpu<T> {
         self.search(queries, items, k)
     }
 
-    fn ranks(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives) -> Result<Vec<u32>> {
-        self.rank_positives(Source::new(s), positives)
+    fn ranks(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives, ties: Ties) -> Result<Vec<u32>> {
+        self.rank_positives(Source::new(s), positives, ties)
     }
 
     fn positive_similarities(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives) -> Result<Vec<f64>> {

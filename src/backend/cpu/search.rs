@@ -4,7 +4,7 @@ use super::Cpu;
 use super::matrix::Matrix;
 use super::plan::Plan;
 use super::tiles::{Panel, Scratch, Source, Tiles};
-use crate::backend::TopK;
+use crate::backend::{Ties, TopK};
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -50,7 +50,12 @@ impl<T: Real> Cpu<T> {
         Ok(out)
     }
 
-    pub(super) fn rank_positives(&self, source: Source<'_, T>, positives: &Positives) -> Result<Vec<u32>> {
+    pub(super) fn rank_positives(
+        &self,
+        source: Source<'_, T>,
+        positives: &Positives,
+        ties: Ties,
+    ) -> Result<Vec<u32>> {
         let loss = Loss::default();
         let plan = Plan::new(positives.n_x(), positives.n_y(), Negatives::All);
         let tiles = Tiles { source, loss: &loss, positives: positives.clone(), plan };
@@ -68,7 +73,12 @@ impl<T: Real> Cpu<T> {
                     tiles.fill_negatives(&panel, &range, &mut scratch);
                     for (li, row) in scratch.tile.chunks_exact(range.len()).enumerate() {
                         if let Some((score, j)) = best[li] {
-                            ahead[li] += count_ahead(row, range.start, score, j);
+                            // Items before the positive also win ties.
+                            let before = match ties {
+                                Ties::LowerIndex => j.saturating_sub(range.start).min(row.len()),
+                                Ties::Shared => 0,
+                            };
+                            ahead[li] += count_ahead(row, before, score);
                         }
                     }
                 }
@@ -112,9 +122,8 @@ fn best_positives<T: Real>(
     best
 }
 
-fn count_ahead<T: Real>(row: &[T], first: usize, score: T, column: usize) -> u32 {
-    // Items before `column` also win ties.
-    let before = column.saturating_sub(first).min(row.len());
+/// Entries of `row` that stand before a positive of this score; the first `before` of them win ties.
+fn count_ahead<T: Real>(row: &[T], before: usize, score: T) -> u32 {
     let (lower, higher) = row.split_at(before);
     let count = lower.iter().map(|s| u32::from(*s >= score)).sum::<u32>();
     count + higher.iter().map(|s| u32::from(*s > score)).sum::<u32>()

@@ -28,7 +28,6 @@ use std::sync::OnceLock;
 
 pub use additive::AdditiveKind;
 use lanes::Dispatch;
-pub use lanes::Element;
 pub use rows::{widen_bf16, widen_f16};
 
 /// Instruction sets the kernels are compiled for, weakest first.
