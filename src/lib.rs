@@ -16,6 +16,7 @@
 pub mod backend;
 pub mod control;
 pub mod error;
+mod ffi;
 pub mod fit;
 pub mod io;
 pub mod kernel;

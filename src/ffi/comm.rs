@@ -36,8 +36,8 @@ impl Communicator {
 type Pointer = *mut c_void;
 type AllReduce = unsafe extern "C" fn(*const c_void, Pointer, usize, c_int, c_int, Pointer, Pointer) -> c_int;
 type AllGather = unsafe extern "C" fn(*const c_void, Pointer, usize, c_int, Pointer, Pointer) -> c_int;
-type Send = unsafe extern "C" fn(*const c_void, usize, c_int, c_int, Pointer, Pointer) -> c_int;
-type Recv = unsafe extern "C" fn(Pointer, usize, c_int, c_int, Pointer, Pointer) -> c_int;
+type SendTo = unsafe extern "C" fn(*const c_void, usize, c_int, c_int, Pointer, Pointer) -> c_int;
+type RecvFrom = unsafe extern "C" fn(Pointer, usize, c_int, c_int, Pointer, Pointer) -> c_int;
 type Group = unsafe extern "C" fn() -> c_int;
 type Query = unsafe extern "C" fn(Pointer, *mut c_int) -> c_int;
 
@@ -45,8 +45,8 @@ type Query = unsafe extern "C" fn(Pointer, *mut c_int) -> c_int;
 struct Nccl {
     all_reduce: AllReduce,
     all_gather: AllGather,
-    send: Send,
-    recv: Recv,
+    send: SendTo,
+    recv: RecvFrom,
     group_start: Group,
     group_end: Group,
     count: Query,
@@ -98,8 +98,8 @@ fn nccl() -> Option<&'static Nccl> {
         Nccl {
             all_reduce: std::mem::transmute::<Pointer, AllReduce>(found[0]),
             all_gather: std::mem::transmute::<Pointer, AllGather>(found[1]),
-            send: std::mem::transmute::<Pointer, Send>(found[2]),
-            recv: std::mem::transmute::<Pointer, Recv>(found[3]),
+            send: std::mem::transmute::<Pointer, SendTo>(found[2]),
+            recv: std::mem::transmute::<Pointer, RecvFrom>(found[3]),
             group_start: std::mem::transmute::<Pointer, Group>(found[4]),
             group_end: std::mem::transmute::<Pointer, Group>(found[5]),
             count: std::mem::transmute::<Pointer, Query>(found[6]),

@@ -102,6 +102,16 @@ impl Context {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
+    /// Fails on a context of several ranks: the solver called works on the rows of one.
+    pub(super) fn single_rank(&self) -> Result<()> {
+        match &self.communicator {
+            Some(c) if c.raw.size > 1 => {
+                Err(Error::Unsupported(format!("communicator: fits over {} ranks in this build", c.raw.size)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Fails where this context cannot reach memory of that kind.
     pub(super) fn check_device(&self, name: &str, device_type: i32, device_id: i32) -> Result<()> {
         match u32::try_from(device_type) {

@@ -70,6 +70,3 @@ macro_rules! same_signature {
 }
 
 pub(crate) use {entry, same_signature};
-
-#[cfg(test)]
-mod tests;

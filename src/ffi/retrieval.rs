@@ -6,7 +6,7 @@ use super::matrix::{Allowed, Input, Precision, check_values, input, output, valu
 use super::structs::count;
 use super::weights::{embeddings, expect};
 use super::{asked, entry};
-use crate::backend::Backend;
+use crate::backend::{Backend, Ties};
 use crate::error::{Error, Result};
 use crate::fit::host;
 use crate::io::RowSource;
@@ -97,7 +97,8 @@ fn recall_of<B: Backend>(
     truth: &Positives,
     ks: &[usize],
 ) -> Result<Recall> {
-    recall_at_k(backend, &backend.load(&zx.view)?, &backend.load(&zy.view)?, truth, ks)
+    let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
+    recall_at_k(backend, &zx, &zy, truth, ks, Ties::LowerIndex)
 }
 
 entry!(

@@ -4,10 +4,13 @@
 pub(crate) mod features;
 mod info;
 mod options;
+mod partial;
 mod solve;
 
 pub use info::{FitInfo, FitStatus, Seconds};
+pub(crate) use features::{download, host};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
+pub use partial::PartialFit;
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};

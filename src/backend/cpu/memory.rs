@@ -1,6 +1,5 @@
 //! Where the CPU backend's matrices live, and how much there is of them.
 
-use super::matrix::Matrix;
 use crate::error::{Error, Result};
 use crate::real::Real;
 use std::fmt::Debug;
@@ -121,7 +120,7 @@ impl<T: Real> Values<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::Cpu;
+    use crate::backend::cpu::{Cpu, Matrix};
     use std::sync::atomic::AtomicUsize;
 
     /// Gives ordinary memory, `left` times.
