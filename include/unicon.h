@@ -384,8 +384,8 @@ enum unicon_positives_kind {
 };
 
 /**
- * Which pairs match. A NULL pointer to this struct means the diagonal. Rows and columns without a positive are
- * allowed; they contribute nothing and are counted. All arrays lie in host memory.
+ * Which pairs match, at least one. A NULL pointer to this struct means the diagonal. Rows and columns without a
+ * positive are allowed; they contribute nothing and are counted. All arrays lie in host memory.
  */
 typedef struct unicon_positives {
     size_t struct_size;      /**< Set by unicon_positives_init(). */
@@ -537,7 +537,7 @@ typedef struct unicon_model_description {
     size_t struct_size; /**< Set by the caller to `sizeof` the struct before the call. */
     int64_t d1;         /**< Dimension of X. */
     int64_t d2;         /**< Dimension of Y. */
-    int64_t r;          /**< Dimension of the embeddings. */
+    int64_t r;          /**< Dimension of the embeddings, of all members together. */
     int32_t kernel_x;   /**< ::unicon_kernel_kind of the feature map of X, -1 for a linear model. */
     int32_t kernel_y;   /**< The same of Y. */
     int64_t members;    /**< Number of solutions whose similarities are averaged: 1, or the batches of a batched kernel fit. */
@@ -562,7 +562,7 @@ UNICON_API unicon_status_t unicon_model_describe(const unicon_model_t *model, un
  * The encoder matrix of a linear model, with any whitening folded in.
  * @param side ::unicon_side.
  * @param[out] f r by d1 (or d2), float32 or float64.
- * @return ::UNICON_UNSUPPORTED for a kernel model.
+ * @return ::UNICON_UNSUPPORTED for a kernel model or one of several members.
  */
 UNICON_API unicon_status_t unicon_model_encoder(unicon_context_t *context, const unicon_model_t *model, int32_t side,
                                                 const unicon_matrix_t *f);
@@ -572,7 +572,6 @@ UNICON_API unicon_status_t unicon_model_encoder(unicon_context_t *context, const
  * @param side ::unicon_side.
  * @param in n by d1 (or d2).
  * @param[out] out n by r, any dtype.
- * @return ::UNICON_UNSUPPORTED for a model with several members; use unicon_model_similarity().
  */
 UNICON_API unicon_status_t unicon_model_encode(unicon_context_t *context, const unicon_model_t *model, int32_t side,
                                                const unicon_matrix_t *in, const unicon_matrix_t *out);
@@ -753,9 +752,10 @@ UNICON_API unicon_status_t unicon_fit_info_init(unicon_fit_info_t *info, size_t 
  * @param x n_x by d1. @param y n_y by d2.
  * @param positives NULL for the diagonal (n_x = n_y).
  * @param validation NULL, or pairs that weigh the solutions of the batches.
- * @param warm_start NULL, or a model of the same dimensions and kind to begin from.
+ * @param warm_start NULL, or a linear model of the same dimensions to begin from (not with a kernel or whitening).
  * @param[out] model the new handle, for unicon_model_destroy().
- * @param[in,out] info NULL, or an initialised struct. Also filled when the call is cancelled.
+ * @param[in,out] info NULL, or an initialised struct. When the call is cancelled, `outcome`, `seconds` and the byte
+ *        counts are set too.
  * @return any status. Synchronous.
  */
 UNICON_API unicon_status_t unicon_fit(unicon_context_t *context, const unicon_fit_options_t *options,
@@ -766,7 +766,7 @@ UNICON_API unicon_status_t unicon_fit(unicon_context_t *context, const unicon_fi
 /**
  * Bytes of sample-sized matrices that unicon_fit() holds at most for a problem: a `workspace_limit` of so much suffices.
  * @param dtype of the features.
- * @param[out] bytes set to the number. Nothing is allocated.
+ * @param[out] bytes set to the number. Nothing is allocated. A validation set comes on top: info.workspace_bytes.
  */
 UNICON_API unicon_status_t unicon_fit_workspace(unicon_context_t *context, const unicon_fit_options_t *options,
                                                 int64_t n_x, int64_t n_y, int64_t d1, int64_t d2, int32_t dtype,
@@ -777,9 +777,9 @@ typedef struct unicon_partial_fit unicon_partial_fit_t;
 
 /**
  * Begins a fit on batches that are streamed: linear encoders, one solution per batch, averaged as F1^T F2.
- * @param options as for unicon_fit(). `kernel`, `batch_size`, `n_batches`, `shuffle`, `whiten`, `refine` and
- *        `damping` must keep their defaults and `n_iters` is not used: every batch is one spectral update from
- *        the encoders that the pass began with.
+ * @param options as for unicon_fit(), without what needs all the data (`kernel`, `whiten`, `batch_size`, `similarity`) and
+ *        `progress`. `n_iters` and `tol` are not used: every batch is one spectral update from the encoders that the
+ *        pass began with, and every pass one iteration.
  * @param d1,d2 dimensions of the features.
  * @param dtype of the features: ::UNICON_F64 computes in float64, the others in float32.
  * @param validation NULL, or pairs that weigh the solutions. Copied.

@@ -232,20 +232,15 @@ public:
         has_loss_ = true;
         return *this;
     }
-    /** The same kernel on both sides. */
-    FitOptions &kernel(const Kernel &kernel) { return kernels(kernel, kernel); }
-    FitOptions &kernels(const Kernel &x, const Kernel &y) {
-        kernel_x_ = x;
-        kernel_y_ = y;
+    /** The kernel of both sides. */
+    FitOptions &kernel(const Kernel &kernel) {
+        kernel_ = kernel;
         has_kernel_ = true;
         return *this;
     }
     /** Rows to use as Nystrom reference points. */
-    FitOptions &landmarks(std::vector<int64_t> x, std::vector<int64_t> y) {
-        if (x.size() != y.size())
-            throw Error(UNICON_INVALID_ARGUMENT, "landmarks: expected as many for y as for x");
-        landmarks_x_ = std::move(x);
-        landmarks_y_ = std::move(y);
+    FitOptions &landmarks(std::vector<int64_t> rows) {
+        landmarks_ = std::move(rows);
         return *this;
     }
     FitOptions &progress(Progress progress) {
@@ -257,14 +252,10 @@ public:
     unicon_fit_options_t get(std::exception_ptr *thrown) const {
         unicon_fit_options_t raw = raw_;
         if (has_loss_) raw.loss = &loss_;
-        if (has_kernel_) {
-            raw.kernel = &kernel_x_;
-            raw.kernel_y = &kernel_y_;
-        }
-        if (!landmarks_x_.empty()) {
-            raw.n_landmarks = static_cast<int64_t>(landmarks_x_.size());
-            raw.landmarks_x = landmarks_x_.data();
-            raw.landmarks_y = landmarks_y_.data();
+        if (has_kernel_) raw.kernel = &kernel_;
+        if (!landmarks_.empty()) {
+            raw.n_landmarks = static_cast<int64_t>(landmarks_.size());
+            raw.landmarks = landmarks_.data();
         }
         if (progress_) {
             call_.progress = &progress_;
@@ -291,9 +282,9 @@ private:
     }
     unicon_fit_options_t raw_;
     Loss loss_;
-    Kernel kernel_x_, kernel_y_;
+    Kernel kernel_;
     bool has_loss_ = false, has_kernel_ = false;
-    std::vector<int64_t> landmarks_x_, landmarks_y_;
+    std::vector<int64_t> landmarks_;
     Progress progress_;
     mutable Call call_;
 };
@@ -431,8 +422,8 @@ inline FitResult fit(const Context &context, const FitOptions &options, const Vi
     }
     FitInfo info;
     detail::check(unicon_fit_info_init(&info.raw, sizeof info.raw), nullptr);
-    const int64_t room = raw.n_iters + raw.refine + 2;
-    info.loss.resize(static_cast<size_t>(room > 0 && room < 1000000 ? room : 2));
+    const int64_t room = raw.n_iters;
+    info.loss.resize(static_cast<size_t>(room > 0 && room < 1000000 ? room : 1));
     info.change.resize(info.loss.size());
     info.singular_values.resize(static_cast<size_t>(raw.r > 0 && raw.r < 100000000 ? raw.r : 1));
     info.raw.loss = info.loss.data();

@@ -168,22 +168,6 @@ pub(super) unsafe fn unchecked_input<'a>(
     Ok(Input { view, addresses: m.addresses() })
 }
 
-/// An optional input: NULL gives `None`.
-///
-/// # Safety
-/// As [`input`].
-pub(super) unsafe fn optional_input<'a>(
-    context: &Context,
-    name: &'a str,
-    pointer: *const unicon_matrix_t,
-) -> Result<Option<Input<'a>>> {
-    if pointer.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: passed on.
-    unsafe { input(context, name, pointer) }.map(Some)
-}
-
 /// Element types that an output may have.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Allowed {

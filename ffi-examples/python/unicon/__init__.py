@@ -27,11 +27,11 @@ STATUSES = ["ok", "invalid argument", "unsupported", "out of memory", "no device
 _LOSSES = {"clip": 0, "sigmoid": 1, "triplet_hard": 2, "triplet_smooth": 3}
 _KERNELS = {"linear": 0, "cosine": 1, "angular": 2, "arccos": 3, "exp_cosine": 4, "rbf": 5, "matern32": 6}
 _CHOICES = {
-    "factorization": {"sqrt": 0, "orthonormal": 1},
+    "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
     "svd": {"full": 0, "randomized": 1},
-    "init": {"zeros": 0, "random": 1},
+    "init": {"zeros": 0, "random": 1, "similarity": 2},
 }
-_OUTCOMES = ["converged", "iteration limit", "stalled", "cancelled"]
+_OUTCOMES = ["completed", "converged", "cancelled"]
 _SIDES = {"x": 0, "y": 1}
 
 
@@ -135,8 +135,11 @@ class FitInfo:
     loss: np.ndarray
     change: np.ndarray
     singular_values: np.ndarray
+    final_loss: float
     rows_without_positives: int
     cols_without_positives: int
+    zero_rows: tuple
+    rows_dropped: int
     workspace_bytes: int
     peak_bytes: int
     seconds: dict = field(default_factory=dict)
@@ -285,18 +288,21 @@ class Context:
         keep = []
         if options.pop("preset", "default") == "paper":
             _check(_lib.unicon_fit_options_preset(raw, 1))
-        for name in ("loss", "kernel", "kernel_y"):
+        for name in ("loss", "kernel"):
             value = options.pop(name, None)
             if value is not None:
                 keep.append(value)
                 setattr(raw, name, ctypes.pointer(value))
-        for name in ("landmarks_x", "landmarks_y"):
-            value = options.pop(name, None)
-            if value is not None:
-                value = _index_array(value)
-                keep.append(value)
-                raw.n_landmarks = len(value)
-                setattr(raw, name, value.ctypes.data)
+        value = options.pop("landmarks", None)
+        if value is not None:
+            value = _index_array(value)
+            keep.append(value)
+            raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
+        value = options.pop("similarity", None)
+        if value is not None:
+            view, owner = matrix_of(value)
+            keep.append((view, owner))
+            raw.init, raw.similarity = 2, ctypes.pointer(view)
         known = [name for name, t in raw._fields_ if t in (ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double)]
         for name, value in options.items():
             if name not in known:
@@ -308,9 +314,9 @@ class Context:
             progress=None, **options):
         """Fits encoders. Returns (Model, FitInfo).
 
-        loss, kernel, kernel_y, landmarks_x, landmarks_y, preset and every plain field of unicon_fit_options_t (n_iters,
-        tol, rho, ridge, factorization, svd, init, scale_inputs, damping, shuffle, whiten, batch_size, n_batches,
-        n_negatives, refine, kernel_ridge, n_landmarks, seed) are options. validation is a pair of feature matrices;
+        loss, kernel, landmarks, similarity, preset and every plain field of unicon_fit_options_t (n_iters, tol, rho, ridge,
+        factorization, power, svd, init, scale_inputs, final_loss, drop_trailing, whiten, batch_size, n_batches,
+        n_negatives, kernel_ridge, n_landmarks, seed) are options. validation is a pair of feature matrices;
         progress is called with a dict and cancels by returning False.
         """
         (a, keep_a), (b, keep_b) = matrix_of(x), matrix_of(y)
@@ -336,7 +342,7 @@ class Context:
         p = _Positives(positives, a.rows, b.rows)
         info = _abi.FitInfo()
         _check(_lib.unicon_fit_info_init(info, ctypes.sizeof(info)))
-        losses, changes, singular = (np.zeros(max(n, 1)) for n in (raw.n_iters + raw.refine + 2,) * 2 + (r,))
+        losses, changes, singular = (np.zeros(max(n, 1)) for n in (raw.n_iters, raw.n_iters, r))
         info.loss, info.change, info.history_capacity = losses.ctypes.data, changes.ctypes.data, len(losses)
         info.singular_values, info.singular_capacity = singular.ctypes.data, len(singular)
         handle = ctypes.c_void_p()
@@ -351,16 +357,16 @@ class Context:
             loss=losses[: info.n_loss],
             change=changes[: info.n_change],
             singular_values=singular[: info.n_singular_values],
+            final_loss=info.final_loss,
             rows_without_positives=info.rows_without_positives,
             cols_without_positives=info.cols_without_positives,
+            zero_rows=(info.zero_rows_x, info.zero_rows_y),
+            rows_dropped=info.rows_dropped,
             workspace_bytes=info.workspace_bytes,
             peak_bytes=info.peak_bytes,
             seconds={
                 "total": info.seconds,
-                "features": info.seconds_features,
-                "weights": info.seconds_weights,
-                "svd": info.seconds_svd,
-                "refine": info.seconds_refine,
+                **{n[8:]: getattr(info, n) for n, _ in info._fields_ if n.startswith("seconds_")},
             },
         )
 

@@ -281,8 +281,8 @@ end
     LinearUniCon(r; loss = Loss(), preset = :default, options...)
 
 The linear solver with `r`-dimensional embeddings. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
-`ridge`, `factorization` (`:sqrt`, `:orthonormal`), `svd` (`:full`, `:randomized`), `init` (`:zeros`, `:random`), `scale_inputs`,
-`damping`, `shuffle`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `refine`, `seed`.
+`ridge`, `factorization` (`:sqrt`, `:orthonormal`, `:power` with `power`), `svd` (`:full`, `:randomized`), `init` (`:zeros`,
+`:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `seed`.
 """
 struct LinearUniCon
     r::Int
@@ -293,24 +293,23 @@ struct LinearUniCon
 end
 
 """
-    KernelUniCon(r, kernel = Kernel(); kernel_y = kernel, landmarks = nothing, loss = Loss(), options...)
+    KernelUniCon(r, kernel = Kernel(); landmarks = nothing, loss = Loss(), options...)
 
-The kernel solver. `landmarks` is a number of Nystrom reference points, or a tuple of two vectors of sample numbers (from 1);
-`nothing` uses every sample. `options` as for [`LinearUniCon`](@ref), and `kernel_ridge`.
+The kernel solver. `landmarks` is a number of Nystrom reference points, or a vector of sample numbers (from 1); `nothing` uses
+every sample. `options` as for [`LinearUniCon`](@ref), and `kernel_ridge`.
 """
 struct KernelUniCon
     linear::LinearUniCon
     kernel::Kernel
-    kernel_y::Kernel
-    landmarks::Union{Nothing,Int,Tuple{Vector{Int64},Vector{Int64}}}
-    function KernelUniCon(r, kernel = Kernel(); kernel_y = kernel, landmarks = nothing, options...)
-        landmarks isa Tuple && (landmarks = (Vector{Int64}(landmarks[1]) .- 1, Vector{Int64}(landmarks[2]) .- 1))
-        return new(LinearUniCon(r; options...), kernel, kernel_y, landmarks)
+    landmarks::Union{Nothing,Int,Vector{Int64}}
+    function KernelUniCon(r, kernel = Kernel(); landmarks = nothing, options...)
+        landmarks isa AbstractVector && (landmarks = Vector{Int64}(landmarks) .- 1)
+        return new(LinearUniCon(r; options...), kernel, landmarks)
     end
 end
 
 const choices = Dict(
-    :factorization => (sqrt = 0, orthonormal = 1),
+    :factorization => (sqrt = 0, orthonormal = 1, power = 2),
     :svd => (full = 0, randomized = 1),
     :init => (zeros = 0, random = 1),
 )
@@ -322,7 +321,7 @@ function fit_options(solver::LinearUniCon)
     raw.r = solver.r
     raw.loss = pointer_from_objref(solver.loss.raw)
     for (name, value) in solver.options
-        name in (:struct_size, :r, :loss, :kernel, :kernel_y, :progress, :progress_user) && throw(ArgumentError("$name is not an option"))
+        name in (:struct_size, :r, :loss, :kernel, :landmarks, :similarity, :progress, :progress_user) && throw(ArgumentError("$name is not an option"))
         value isa Symbol && (value = choose(name, value, choices[name]))
         setproperty!(raw, name, convert(fieldtype(FitOptions_t, name), value))
     end
@@ -331,19 +330,15 @@ end
 
 function fit_options(solver::KernelUniCon)
     raw = fit_options(solver.linear)
-    raw.kernel, raw.kernel_y = pointer_from_objref(solver.kernel.raw), pointer_from_objref(solver.kernel_y.raw)
+    raw.kernel = pointer_from_objref(solver.kernel.raw)
     if solver.landmarks isa Int
         raw.n_landmarks = solver.landmarks
-    elseif solver.landmarks isa Tuple
-        x, y = solver.landmarks
-        length(x) == length(y) || throw(DimensionMismatch("landmarks: expected as many for Y as for X"))
-        raw.n_landmarks, raw.landmarks_x, raw.landmarks_y = length(x), pointer(x), pointer(y)
+    elseif solver.landmarks isa Vector
+        raw.n_landmarks, raw.landmarks = length(solver.landmarks), pointer(solver.landmarks)
     end
     return raw
 end
 
-n_updates(solver::LinearUniCon) = get(solver.options, :n_iters, 16) + get(solver.options, :refine, 0) + 2
-n_updates(solver::KernelUniCon) = n_updates(solver.linear)
 embedding_dimension(solver::LinearUniCon) = solver.r
 embedding_dimension(solver::KernelUniCon) = solver.linear.r
 
@@ -369,9 +364,10 @@ struct FitInfo
     loss::Vector{Float64}
     change::Vector{Float64}
     singular_values::Vector{Float64}
+    final_loss::Float64
     rows_without_positives::Int
     cols_without_positives::Int
-    seconds::NamedTuple{(:total, :features, :weights, :svd, :refine),NTuple{5,Float64}}
+    seconds::Float64
     peak_bytes::Int
 end
 
@@ -401,7 +397,7 @@ function fit(
     end
     info = FitInfo_t()
     check(c_fit_info_init(info))
-    losses, changes = zeros(n_updates(solver)), zeros(n_updates(solver))
+    losses, changes = zeros(max(options.n_iters, 1)), zeros(max(options.n_iters, 1))
     singular = zeros(embedding_dimension(solver))
     info.loss, info.change, info.history_capacity = pointer(losses), pointer(changes), length(losses)
     info.singular_values, info.singular_capacity = pointer(singular), length(singular)
@@ -417,14 +413,15 @@ function fit(
     first_of(values, n) = values[1:min(length(values), n)]
     return Model(handle[]),
     FitInfo(
-        (:converged, :iteration_limit, :stalled, :cancelled)[info.outcome+1],
+        (:completed, :converged, :cancelled)[info.outcome+1],
         info.n_iters,
         first_of(losses, info.n_loss),
         first_of(changes, info.n_change),
         first_of(singular, info.n_singular_values),
+        info.final_loss,
         info.rows_without_positives,
         info.cols_without_positives,
-        (total = info.seconds, features = info.seconds_features, weights = info.seconds_weights, svd = info.seconds_svd, refine = info.seconds_refine),
+        info.seconds,
         info.peak_bytes,
     )
 end

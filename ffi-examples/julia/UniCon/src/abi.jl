@@ -82,10 +82,8 @@ struct Progress_t
     struct_size::Csize_t
     phase::Int32
     reserved::Int32
-    iteration::Int64
-    n_iterations::Int64
-    step::Int64
-    n_steps::Int64
+    done::Int64
+    total::Int64
     loss::Float64
     seconds::Float64
 end
@@ -101,10 +99,8 @@ mutable struct FitOptions_t
     r::Int64
     loss::Ptr{Loss_t}
     kernel::Ptr{Kernel_t}
-    kernel_y::Ptr{Kernel_t}
     n_landmarks::Int64
-    landmarks_x::Ptr{Int64}
-    landmarks_y::Ptr{Int64}
+    landmarks::Ptr{Int64}
     kernel_ridge::Float64
     n_iters::Int64
     tol::Float64
@@ -114,13 +110,14 @@ mutable struct FitOptions_t
     svd::Int32
     init::Int32
     scale_inputs::Int32
-    damping::Int32
-    shuffle::Int32
+    final_loss::Int32
+    drop_trailing::Int32
+    power::Float64
+    similarity::Ptr{Matrix_t}
     whiten::Float64
     batch_size::Int64
     n_batches::Int64
     n_negatives::Int64
-    refine::Int64
     seed::UInt64
     progress::Ptr{Cvoid}
     progress_user::Ptr{Cvoid}
@@ -140,13 +137,20 @@ mutable struct FitInfo_t
     singular_values::Ptr{Float64}
     singular_capacity::Int64
     n_singular_values::Int64
+    final_loss::Float64
     rows_without_positives::Int64
     cols_without_positives::Int64
+    zero_rows_x::Int64
+    zero_rows_y::Int64
+    rows_dropped::Int64
     seconds::Float64
+    seconds_load::Float64
     seconds_features::Float64
+    seconds_encode::Float64
+    seconds_statistics::Float64
     seconds_weights::Float64
-    seconds_svd::Float64
-    seconds_refine::Float64
+    seconds_spectral::Float64
+    seconds_validation::Float64
     workspace_bytes::UInt64
     peak_bytes::UInt64
     FitInfo_t() = new()
