@@ -83,6 +83,13 @@
 #define UNICON_API
 #endif
 
+/* A view is made of an address, not of what lies there: no warning where an output is not filled yet. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#define UNICON_ADDRESS_ONLY __attribute__((access(none, 1)))
+#else
+#define UNICON_ADDRESS_ONLY
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -195,7 +202,7 @@ typedef struct unicon_matrix {
 } unicon_matrix_t;
 
 /** A row-major matrix in host memory. `data` is not written if the matrix is used as an input. */
-static inline unicon_matrix_t unicon_matrix_host(const void *data, int64_t rows, int64_t cols, int32_t dtype)
+UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_host(const void *data, int64_t rows, int64_t cols, int32_t dtype)
 {
     union { const void *in; void *out; } p;
     unicon_matrix_t m;
@@ -213,13 +220,13 @@ static inline unicon_matrix_t unicon_matrix_host(const void *data, int64_t rows,
 }
 
 /** A row-major float matrix in host memory. */
-static inline unicon_matrix_t unicon_matrix_f32(const float *data, int64_t rows, int64_t cols)
+UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_f32(const float *data, int64_t rows, int64_t cols)
 {
     return unicon_matrix_host(data, rows, cols, UNICON_F32);
 }
 
 /** A row-major double matrix in host memory. */
-static inline unicon_matrix_t unicon_matrix_f64(const double *data, int64_t rows, int64_t cols)
+UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_f64(const double *data, int64_t rows, int64_t cols)
 {
     return unicon_matrix_host(data, rows, cols, UNICON_F64);
 }
