@@ -15,6 +15,7 @@
 
 pub mod backend;
 pub mod control;
+pub mod data;
 pub mod error;
 mod ffi;
 pub mod fit;

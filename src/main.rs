@@ -1,1 +1,7 @@
-fn main() {}
+//! The `unicon` program: the library from a shell.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -5,8 +5,8 @@ use std::path::Path;
 use bytemuck::{Pod, pod_read_unaligned};
 
 use super::features::split_tensor;
-use super::{Dtype, MappedArray, open_npy, open_safetensors};
-use crate::error::Result;
+use super::{Dtype, npy_header, open_npy, open_safetensors};
+use crate::error::{Error, Result};
 
 /// Reads a vector of integers from `x.npy` or `file.safetensors:tensor`: any integer or boolean dtype, one extent (or
 /// two of which one is 1).
@@ -23,31 +23,42 @@ pub fn read_index_vector(path: impl AsRef<Path>) -> Result<Vec<i64>> {
     if !matches!(array.shape(), [_] | [1, _] | [_, 1]) {
         return Err(array.bad(format!("expected a vector of integers, got shape {:?}", array.shape())));
     }
-    match array.dtype() {
-        Dtype::I64 => Ok(widen(&array, |v: i64| v)),
-        Dtype::I32 => Ok(widen(&array, |v: i32| v.into())),
-        Dtype::I16 => Ok(widen(&array, |v: i16| v.into())),
-        Dtype::I8 => Ok(widen(&array, |v: i8| v.into())),
-        Dtype::U32 => Ok(widen(&array, |v: u32| v.into())),
-        Dtype::U16 => Ok(widen(&array, |v: u16| v.into())),
-        Dtype::U8 => Ok(widen(&array, |v: u8| v.into())),
-        Dtype::Bool => Ok(widen(&array, |v: u8| (v != 0).into())),
+    integers(array.dtype(), array.bytes()).map_err(|reason| array.bad(reason))
+}
+
+/// As [`read_index_vector`], from the bytes of a whole `.npy` file.
+pub(crate) fn parse_index_vector(name: &str, file: &[u8]) -> Result<Vec<i64>> {
+    let bad = |reason| Error::bad_file(name, reason);
+    let h = npy_header::parse(file).map_err(bad)?;
+    integers(h.dtype, file.get(h.offset..h.offset + h.len).unwrap_or_default()).map_err(bad)
+}
+
+fn integers(dtype: Dtype, bytes: &[u8]) -> std::result::Result<Vec<i64>, String> {
+    match dtype {
+        Dtype::I64 => Ok(widen(bytes, |v: i64| v)),
+        Dtype::I32 => Ok(widen(bytes, |v: i32| v.into())),
+        Dtype::I16 => Ok(widen(bytes, |v: i16| v.into())),
+        Dtype::I8 => Ok(widen(bytes, |v: i8| v.into())),
+        Dtype::U32 => Ok(widen(bytes, |v: u32| v.into())),
+        Dtype::U16 => Ok(widen(bytes, |v: u16| v.into())),
+        Dtype::U8 => Ok(widen(bytes, |v: u8| v.into())),
+        Dtype::Bool => Ok(widen(bytes, |v: u8| (v != 0).into())),
         Dtype::U64 => {
-            let values = widen(&array, |v: u64| i64::try_from(v).ok());
+            let values = widen(bytes, |v: u64| i64::try_from(v).ok());
             let whole: Option<Vec<i64>> = values.iter().copied().collect();
             whole.ok_or_else(|| {
                 let i = values.iter().position(Option::is_none).unwrap_or(0);
-                array.bad(format!("element {i} is beyond the range of int64"))
+                format!("element {i} is beyond the range of int64")
             })
         }
         Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
-            Err(array.bad(format!("expected a vector of integers, got {}", array.dtype())))
+            Err(format!("expected a vector of integers, got {dtype}"))
         }
     }
 }
 
-fn widen<S: Pod, T>(array: &MappedArray, f: impl Fn(S) -> T) -> Vec<T> {
-    array.bytes().chunks_exact(size_of::<S>()).map(|b| f(pod_read_unaligned(b))).collect()
+fn widen<S: Pod, T>(bytes: &[u8], f: impl Fn(S) -> T) -> Vec<T> {
+    bytes.chunks_exact(size_of::<S>()).map(|b| f(pod_read_unaligned(b))).collect()
 }
 
 #[cfg(test)]

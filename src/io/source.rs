@@ -78,7 +78,7 @@ impl<S: RowSource + ?Sized> RowSource for Box<S> {
 }
 
 /// Checks a request for `len` values from row `start` against a source's shape; returns the number of rows asked for.
-pub(super) fn check_request(source: &(impl RowSource + ?Sized), start: usize, len: usize) -> Result<usize> {
+pub(crate) fn check_request(source: &(impl RowSource + ?Sized), start: usize, len: usize) -> Result<usize> {
     let (rows, cols) = (source.rows(), source.cols());
     if cols == 0 || !len.is_multiple_of(cols) {
         return Err(Error::invalid(source.name(), format!("room for whole rows of {cols} values"), len));

@@ -4,7 +4,7 @@
 //! do not depend on the number of threads.
 
 mod contract;
-pub(crate) mod gemm;
+pub mod gemm;
 mod matrix;
 mod memory;
 mod plan;

@@ -9,8 +9,9 @@ const ROWS: usize = 4;
 
 /// Panics unless a `rows x cols` tile with leading dimension `ld` fits in `len` elements.
 pub fn check_tile(len: usize, ld: usize, rows: usize, cols: usize) {
+    let extent = rows.checked_sub(1).and_then(|last| last.checked_mul(ld)?.checked_add(cols));
     assert!(
-        rows == 0 || cols == 0 || (ld >= cols && (rows - 1) * ld + cols <= len),
+        rows == 0 || cols == 0 || (ld >= cols && extent.is_some_and(|extent| extent <= len)),
         "tile of {rows} x {cols} with leading dimension {ld} does not fit in {len} elements"
     );
 }

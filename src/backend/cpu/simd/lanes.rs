@@ -1,5 +1,8 @@
 //! The register abstraction: what a kernel may do with a vector, and the portable vector.
 
+// Polynomial coefficients stand as they were computed, in more digits than the type holds.
+#![allow(clippy::excessive_precision)]
+
 use std::ops::{Add, Div, Mul, Sub};
 
 use super::SimdLevel;

@@ -2,7 +2,7 @@
 //!
 //! The dense part of S(gamma) is elementwise work on a tile of similarities that a matrix product
 //! has just written, so its cost shows only if it is far below the product's. Every kernel here is
-//! written once over [`lanes::Lanes`] and compiled three times: for AVX-512, for AVX2 with FMA and
+//! written once over an abstract vector register and compiled three times: for AVX-512, for AVX2 with FMA and
 //! for whatever the compiler's baseline offers. [`level`] picks among them.
 //!
 //! Conventions shared by all kernels:

@@ -1,0 +1,62 @@
+// From a similarity to a weight of the clip loss, and from a tile of weights to the panel that cuBLAS multiplies.
+#pragma once
+
+#include "sweep.cuh"
+
+// S_ij of a negative is -(e^{s_ij/tau + a_i} + e^{s_ij/tau + b_j}); both kernels work with its opposite, which is >= 0.
+// The fast form takes one exponential and needs e^{a_i}, e^{b_j} in the range of a float.
+struct FastWeight {
+    float scale, shift;
+    __device__ __forceinline__ float operator()(float s, float row, float col) const {
+        return exp2_approx(fmaf(s, scale, -shift)) * (row + col);
+    }
+};
+struct RobustWeight {
+    float scale, shift;
+    __device__ __forceinline__ float operator()(float s, float row, float col) const {
+        return exp2_approx(fmaf(s, scale, row)) + exp2_approx(fmaf(s, scale, col));
+    }
+};
+
+namespace panel {
+
+// Transposes the 4 x 4 words that the quads' lanes hold: lane q ends with word q of each lane, in lane order.
+__device__ __forceinline__ void transpose_quad(uint32_t (&w)[4], int quad) {
+    auto exchange = [&](uint32_t& low, uint32_t& high, int lanes) {
+        const bool upper = quad & lanes;
+        const uint32_t got = shuffle_xor(upper ? low : high, lanes);
+        (upper ? low : high) = got;
+    };
+    exchange(w[0], w[1], 1);
+    if (!UNICON_FAULT(kSkippedExchange)) exchange(w[2], w[3], 1);
+    exchange(w[0], w[2], 2);
+    exchange(w[1], w[3], 2);
+}
+
+// Writes one row slot: w[n * 2 + e] for the thread's eight columns. 16-bit panels go out in whole 16-byte pieces, which
+// is why their ld is at least the number of columns rounded up to 8 (the weights there are 0).
+template <class Out>
+__device__ __forceinline__ void store_row(Out* out, int64_t ld, int row, int rows, int tile_col, int cols,
+                                          const float (&w)[8], const sweep::Lane& at) {
+    uint32_t words[4];
+#pragma unroll
+    for (int n = 0; n < 4; ++n) words[n] = pack2<Out>(w[n * 2], w[n * 2 + 1]);
+    transpose_quad(words, at.quad);
+    const int col = tile_col + at.warp_col * 32 + at.quad * 8;
+    if (row < rows && col < cols)
+        *reinterpret_cast<uint4*>(out + int64_t(row) * ld + col) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+template <>
+__device__ __forceinline__ void store_row<float>(float* out, int64_t ld, int row, int rows, int tile_col, int cols,
+                                                 const float (&w)[8], const sweep::Lane& at) {
+    if (row >= rows) return;
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const int col = tile_col + at.col(n, e);
+            if (col < cols) out[int64_t(row) * ld + col] = w[n * 2 + e];
+        }
+}
+
+}  // namespace panel

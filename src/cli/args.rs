@@ -1,0 +1,186 @@
+//! Arguments that several commands share.
+
+use anyhow::{Context, Result};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use faer::Mat;
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use unicon::Error;
+use unicon::io::{self, RowSource};
+use unicon::kernel::{Kernel, KernelKind};
+use unicon::loss::{Loss, LossKind};
+use unicon::model::Side;
+use unicon::positives::Positives;
+
+/// A parser of the library's names for a choice; what follows a `|` is another spelling.
+fn choice<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let values = names.iter().map(|names| {
+        let mut spellings = names.split('|');
+        PossibleValue::new(spellings.next().unwrap_or_default()).aliases(spellings)
+    });
+    PossibleValuesParser::new(values).try_map(|name| {
+        serde_json::from_value(serde_json::Value::String(name.replace('_', "-"))).map_err(|e| e.to_string())
+    })
+}
+
+fn loss_kind() -> impl TypedValueParser<Value = LossKind> {
+    choice(&["clip", "sigmoid", "triplet-hard|triplet_hard", "triplet-smooth|triplet_smooth"])
+}
+
+fn kernel_kind() -> impl TypedValueParser<Value = KernelKind> {
+    choice(&["linear", "cosine", "angular", "arccos", "exp-cosine|exp_cosine", "rbf", "matern"])
+}
+
+/// `--side x` or `--side y`.
+pub fn side() -> impl TypedValueParser<Value = Side> {
+    choice(&["x", "y"])
+}
+
+/// The loss. What is not given has the member's default.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Loss")]
+pub struct LossArgs {
+    /// Member of the loss family.
+    #[arg(long, value_parser = loss_kind(), default_value = "clip", value_name = "LOSS")]
+    pub loss: LossKind,
+    /// Temperature, at least 0.001.
+    #[arg(long, default_value_t = 0.07, allow_negative_numbers = true)]
+    pub tau: f64,
+    /// Weight of the positive inside the loss [default: sigmoid 1.5, others 1].
+    #[arg(long, allow_negative_numbers = true)]
+    pub nu: Option<f64>,
+    /// Margin of the triplet losses.
+    #[arg(long, default_value_t = 0.5, allow_negative_numbers = true)]
+    pub margin: f64,
+    /// Weight of a positive's own term; 0 is the decoupled loss.
+    #[arg(long, default_value_t = 1.0, value_name = "W", allow_negative_numbers = true)]
+    pub eps_pos: f64,
+    /// Weight of the negatives' terms.
+    #[arg(long, default_value_t = 1.0, value_name = "W", allow_negative_numbers = true)]
+    pub eps_neg: f64,
+    /// Added inside clip's logarithm. The authors' code uses 1e-8, which is inexact at small tau.
+    #[arg(long, default_value_t = 0.0, value_name = "EPS", allow_negative_numbers = true)]
+    pub log_eps: f64,
+}
+
+impl LossArgs {
+    /// The loss, checked.
+    pub fn build(&self) -> Result<Loss> {
+        let usual = Loss::new(self.loss, self.tau);
+        let loss = Loss {
+            nu: self.nu.unwrap_or(usual.nu),
+            margin: self.margin,
+            eps_pos: self.eps_pos,
+            eps_neg: self.eps_neg,
+            log_eps: self.log_eps,
+            ..usual
+        };
+        loss.validate()?;
+        Ok(loss)
+    }
+}
+
+/// A kernel and its parameters.
+#[derive(clap::Args)]
+pub struct KernelArgs {
+    /// Kernel of both sides.
+    #[arg(long, value_parser = kernel_kind(), value_name = "KERNEL")]
+    pub kernel: Option<KernelKind>,
+    /// Of exp-cosine: exp(beta cos).
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    pub beta: f64,
+    /// Of rbf: exp(-gamma |a - b|^2).
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    pub gamma: f64,
+    /// Of matern.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    pub lengthscale: f64,
+    /// Cosines are clamped to +-(1 - C) [default: 0; preset paper 1e-5].
+    #[arg(long, value_name = "C", allow_negative_numbers = true)]
+    pub cos_clamp: Option<f64>,
+}
+
+impl KernelArgs {
+    /// The kernel with its parameters, checked.
+    pub fn build(&self, kind: KernelKind, cos_clamp: f64) -> Result<Kernel> {
+        let kernel = Kernel {
+            beta: self.beta,
+            gamma: self.gamma,
+            lengthscale: self.lengthscale,
+            cos_clamp: self.cos_clamp.unwrap_or(cos_clamp),
+            ..Kernel::new(kind)
+        };
+        kernel.validate()?;
+        Ok(kernel)
+    }
+}
+
+/// Which rows of x match which rows of y: row i with row i unless given.
+#[derive(clap::Args, Default)]
+#[command(next_help_heading = "Positives (default: row i matches row i)")]
+pub struct PositivesArgs {
+    /// Group ids of the rows of x: equal id is a match.
+    #[arg(long, value_name = "NPY", requires = "groups_y", conflicts_with = "pos_indptr")]
+    pub groups_x: Option<PathBuf>,
+    /// Group ids of the rows of y.
+    #[arg(long, value_name = "NPY", requires = "groups_x")]
+    pub groups_y: Option<PathBuf>,
+    /// The matches of row i of x are pos-indices[pos-indptr[i]..pos-indptr[i+1]].
+    #[arg(long, value_name = "NPY", requires = "pos_indices")]
+    pub pos_indptr: Option<PathBuf>,
+    /// Row numbers of y.
+    #[arg(long, value_name = "NPY", requires = "pos_indptr")]
+    pub pos_indices: Option<PathBuf>,
+}
+
+impl PositivesArgs {
+    /// The relation between the rows of `x` and `y`.
+    pub fn read(&self, x: &dyn RowSource, y: &dyn RowSource) -> Result<Positives> {
+        self.read_shape((x.name(), x.rows()), (y.name(), y.rows()))
+    }
+
+    /// As [`read`](Self::read), of named numbers of rows.
+    pub fn read_shape(&self, x: (&str, usize), y: (&str, usize)) -> Result<Positives> {
+        if let (Some(gx), Some(gy)) = (&self.groups_x, &self.groups_y) {
+            let groups = |path: &Path, (name, rows): (&str, usize)| {
+                let ids = io::read_index_vector(path)?;
+                if ids.len() == rows {
+                    return Ok(ids);
+                }
+                let expected = format!("{rows} group ids, one a row of {name}");
+                Err(Error::invalid(path.display().to_string(), expected, ids.len()))
+            };
+            return Ok(Positives::from_groups(&groups(gx, x)?, &groups(gy, y)?)?);
+        }
+        if let (Some(indptr), Some(indices)) = (&self.pos_indptr, &self.pos_indices) {
+            let ptr = io::read_index_vector(indptr)?;
+            if ptr.len() != x.1 + 1 {
+                let expected = format!("{} entries, one more than rows of {}", x.1 + 1, x.0);
+                return Err(Error::invalid(indptr.display().to_string(), expected, ptr.len()).into());
+            }
+            let positives = Positives::from_csr(&ptr, &io::read_index_vector(indices)?, y.1);
+            return positives.with_context(|| format!("{}, {}", indptr.display(), indices.display()));
+        }
+        if x.1 != y.1 {
+            let expected = format!("as many rows as {} has ({}), or positives", x.0, x.1);
+            return Err(Error::invalid(y.0, expected, y.1).into());
+        }
+        Ok(Positives::diagonal(x.1))
+    }
+}
+
+/// A matrix on disk: anything [`io::open`] takes.
+pub fn open(path: &str) -> Result<Box<dyn RowSource>> {
+    Ok(io::open(path)?)
+}
+
+/// A small matrix as float64.
+pub fn read_matrix(path: &str) -> Result<Mat<f64>> {
+    let source = open(path)?;
+    let (rows, cols) = (source.rows(), source.cols());
+    let values = io::read_all::<f64>(&source)?;
+    Ok(Mat::from_fn(rows, cols, |i, j| values[i * cols + j]))
+}

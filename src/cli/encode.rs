@@ -1,0 +1,62 @@
+//! `unicon encode`.
+
+use super::args;
+use super::encoding::stream;
+use super::output::{self, Report};
+use super::session::{Session, on_backend};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::time::Instant;
+use unicon::io::NpyWriter;
+use unicon::model::{Model, Side};
+
+/// Applies a model to one side's features: unit rows, float32.
+///
+/// Rows are read, encoded and written a chunk at a time: neither features nor embeddings have to fit in memory.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model that `unicon fit` wrote.
+    #[arg(long, value_name = "SAFETENSORS")]
+    model: PathBuf,
+    /// Which of the model's encoders.
+    #[arg(long, value_parser = args::side(), value_name = "x|y")]
+    side: Side,
+    /// Features, n x d.
+    #[arg(long, value_name = "MATRIX")]
+    input: String,
+    /// Embeddings, n x r.
+    #[arg(long, value_name = "NPY")]
+    out: PathBuf,
+}
+
+pub fn run(session: &Session, args: Args) -> Result<()> {
+    let begin = Instant::now();
+    let model = Model::load(&args.model)?;
+    let input = args::open(&args.input)?;
+    let shape = [input.rows(), model.embedding_dim()];
+    let mut writer = NpyWriter::<f32>::create(&args.out, &shape)?;
+    let mut panel = Vec::new();
+    let zero_rows = on_backend!(session, |backend| {
+        stream(session, backend, &model, args.side, &input, &mut |rows| {
+            panel.clear();
+            panel.extend(rows.iter().map(|&v| v as f32));
+            writer.write(&panel)
+        })
+    })?;
+    writer.finish()?;
+    let mut report = Report::new("encode");
+    report.value("out", &args.out)?;
+    report.value("rows", shape[0])?;
+    report.value("cols", shape[1])?;
+    report.value("zero_rows", zero_rows)?;
+    report.value("seconds", begin.elapsed().as_secs_f64())?;
+    report.line(format!(
+        "{}: {} x {} float32, {} in the input, {:.2} s",
+        args.out.display(),
+        shape[0],
+        shape[1],
+        output::count(zero_rows, "zero row"),
+        begin.elapsed().as_secs_f64()
+    ));
+    session.print(&report)
+}

@@ -1,0 +1,69 @@
+//! Applying models to data that need not fit in memory: rows in, unit rows out, a chunk at a time.
+
+use super::session::{Precision, Session};
+use anyhow::Result;
+use unicon::backend::Backend;
+use unicon::io::{HostMatrix, RowRange, RowSource, check_finite};
+use unicon::model::{Model, Side};
+
+/// Bytes of one chunk's features, kernel features and embeddings.
+const CHUNK_BYTES: usize = 256 << 20;
+
+/// Checks `source` and hands its embeddings to `sink` in row order. Returns the number of zero rows, whose embeddings
+/// are zero as well.
+pub fn stream<B: Backend>(
+    session: &Session,
+    backend: &B,
+    model: &Model,
+    side: Side,
+    source: &dyn RowSource,
+    sink: &mut dyn FnMut(&[f64]) -> unicon::Result<()>,
+) -> Result<usize> {
+    let report = check_finite(source)?;
+    // Features as read and as computed with, kernel features, and the embeddings of all components twice.
+    let width = 2 * source.cols() + 2 * model.embedding_dim() + landmarks(model);
+    let chunk = (CHUNK_BYTES / (8 * width.max(1))).max(1);
+    for start in (0..source.rows()).step_by(chunk) {
+        session.check()?;
+        let rows = RowRange::new(source, start..(start + chunk).min(source.rows()))?;
+        let z = model.encode(backend, side, &rows)?;
+        backend.store(&z, &mut |_, panel| sink(panel))?;
+    }
+    Ok(report.zero_rows)
+}
+
+/// All embeddings of `source`, in the backend, and the number of zero rows.
+pub fn embed<B: Backend>(
+    session: &Session,
+    backend: &B,
+    model: &Model,
+    side: Side,
+    source: &dyn RowSource,
+) -> Result<(B::Matrix, usize)> {
+    let (rows, cols) = (source.rows(), model.embedding_dim());
+    // Kept in the precision they were computed in: nothing is lost.
+    if session.precision() == Some(Precision::F64) {
+        let mut values: Vec<f64> = Vec::new();
+        let zero = stream(session, backend, model, side, source, &mut |panel| {
+            values.extend_from_slice(panel);
+            Ok(())
+        })?;
+        return Ok((backend.load(&HostMatrix::from_f64(source.name(), rows, cols, values)?)?, zero));
+    }
+    let mut values: Vec<f32> = Vec::new();
+    let zero = stream(session, backend, model, side, source, &mut |panel| {
+        values.extend(panel.iter().map(|&v| v as f32));
+        Ok(())
+    })?;
+    Ok((backend.load(&HostMatrix::from_f32(source.name(), rows, cols, values)?)?, zero))
+}
+
+fn landmarks(model: &Model) -> usize {
+    let of = |c: &unicon::model::Component| {
+        c.x.map
+            .as_ref()
+            .map_or(0, |m| m.landmarks.nrows())
+            .max(c.y.map.as_ref().map_or(0, |m| m.landmarks.nrows()))
+    };
+    model.components.iter().map(of).max().unwrap_or(0)
+}

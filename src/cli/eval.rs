@@ -1,0 +1,178 @@
+//! `unicon eval`.
+
+use super::args::{self, PositivesArgs};
+use super::encoding::embed;
+use super::output::{self, Report};
+use super::session::{Session, on_backend};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::time::Instant;
+use unicon::Error;
+use unicon::backend::{Backend, Similarity, Ties};
+use unicon::io::{RowSource, read_index_vector};
+use unicon::model::{Model, Side};
+use unicon::retrieval;
+use unicon::weights::Negatives;
+
+/// Evaluates a model: Recall@k both ways, or zero-shot classification with --classes.
+///
+/// A query is a hit if any of its positives is among its k best; of items equal in score the lower index
+/// stands first (--ties); a row without positives is a miss. With --classes the rows of x are samples and the rows of the class matrix (of side
+/// y) are one embedding a class; every sample is given its most similar class.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model that `unicon fit` wrote.
+    #[arg(long, value_name = "SAFETENSORS")]
+    model: PathBuf,
+    /// Features of side x.
+    #[arg(long, value_name = "MATRIX")]
+    x: String,
+    /// Features of side y.
+    #[arg(long, value_name = "MATRIX", required_unless_present = "classes", conflicts_with = "classes")]
+    y: Option<String>,
+    /// The values of k.
+    #[arg(long, value_delimiter = ',', default_value = "1,5,10", value_name = "K,K,..")]
+    k: Vec<usize>,
+    /// Which of several items equal in score stands first: the lower index, as a search returns them, or nobody (data
+    /// with duplicate items is often scored so).
+    #[arg(long, value_enum, default_value_t = TiesArg::LowerIndex)]
+    ties: TiesArg,
+    /// Also evaluate the loss the model was fitted with on these rows.
+    #[arg(long, conflicts_with = "classes")]
+    loss: bool,
+    #[command(flatten)]
+    positives: PositivesArgs,
+    /// Zero-shot: features of the classes, of side y, one row a class.
+    #[arg(long, value_name = "MATRIX", requires = "labels", help_heading = "Zero-shot classification")]
+    classes: Option<String>,
+    /// Zero-shot: the class (row of --classes) of every row of x.
+    #[arg(long, value_name = "NPY", requires = "classes", help_heading = "Zero-shot classification")]
+    labels: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TiesArg {
+    LowerIndex,
+    Shared,
+}
+
+impl From<TiesArg> for Ties {
+    fn from(ties: TiesArg) -> Self {
+        match ties {
+            TiesArg::LowerIndex => Self::LowerIndex,
+            TiesArg::Shared => Self::Shared,
+        }
+    }
+}
+
+pub fn run(session: &Session, args: Args) -> Result<()> {
+    let model = Model::load(&args.model)?;
+    let x = args::open(&args.x)?;
+    if let (Some(classes), Some(labels)) = (&args.classes, &args.labels) {
+        return zero_shot(session, &model, &x, &args::open(classes)?, labels, &args.k);
+    }
+    // The parser lets nothing else through.
+    let y = args::open(args.y.as_deref().unwrap_or_default())?;
+    recall(session, &args, &model, &x, &y)
+}
+
+fn recall(session: &Session, args: &Args, model: &Model, x: &dyn RowSource, y: &dyn RowSource) -> Result<()> {
+    let begin = Instant::now();
+    let positives = args.positives.read(x, y)?;
+    let (recall, loss, zero_rows) = on_backend!(session, |backend| {
+        let (zx, zero_x) = embed(session, backend, model, Side::X, x)?;
+        let (zy, zero_y) = embed(session, backend, model, Side::Y, y)?;
+        let recall = retrieval::recall_at_k(backend, &zx, &zy, &positives, &args.k, args.ties.into())?;
+        let s = Similarity::Embeddings(&zx, &zy);
+        let loss = match args.loss {
+            true => Some(backend.weights(s, &model.loss, &positives, Negatives::All)?.value()),
+            false => None,
+        };
+        (recall, loss, (zero_x, zero_y))
+    });
+    let mut report = Report::new("eval");
+    report.value("n_x", x.rows())?;
+    report.value("n_y", y.rows())?;
+    report.value("recall", &recall)?;
+    report.value("matching_accuracy", recall.matching_accuracy)?;
+    report.value("loss", loss)?;
+    report.value("zero_rows", zero_rows)?;
+    report.value("unmatched", positives.unmatched())?;
+    report.value("seconds", begin.elapsed().as_secs_f64())?;
+    let header: Vec<String> = recall.ks.iter().map(|k| format!("R@{k}")).collect();
+    let header: Vec<&str> =
+        ["direction", "queries"].into_iter().chain(header.iter().map(String::as_str)).collect();
+    let row = |name: &str, queries: usize, values: &[f64]| {
+        let mut row = vec![name.to_string(), queries.to_string()];
+        row.extend(values.iter().map(|&v| output::three(v)));
+        row
+    };
+    report.table(
+        &header,
+        vec![row("x to y", x.rows(), &recall.x_to_y), row("y to x", y.rows(), &recall.y_to_x)],
+    );
+    report.line(format!("matching accuracy {}", output::three(recall.matching_accuracy)));
+    if let Some(loss) = loss {
+        report.line(format!("loss {}", output::loss(loss)));
+    }
+    let (ux, uy) = positives.unmatched();
+    if ux + uy > 0 {
+        report.line(format!(
+            "without a positive: {} of x, {} of y",
+            output::count(ux, "row"),
+            output::count(uy, "row")
+        ));
+    }
+    session.print(&report)
+}
+
+fn zero_shot(
+    session: &Session,
+    model: &Model,
+    x: &dyn RowSource,
+    classes: &dyn RowSource,
+    labels: &std::path::Path,
+    ks: &[usize],
+) -> Result<()> {
+    let begin = Instant::now();
+    let name = labels.display().to_string();
+    let truth = read_index_vector(labels)?;
+    if truth.len() != x.rows() {
+        let expected = format!("{} labels, one a row of {}", x.rows(), x.name());
+        return Err(Error::invalid(name, expected, truth.len()).into());
+    }
+    let class_count = classes.rows() as i64;
+    if let Some((i, l)) = truth.iter().enumerate().find(|(_, l)| !(0..class_count).contains(l)) {
+        let expected = format!("labels in 0..{class_count}");
+        return Err(Error::invalid(name, expected, format!("{l} at row {i}")).into());
+    }
+    let top = on_backend!(session, |backend| {
+        let (zx, _) = embed(session, backend, model, Side::X, x)?;
+        let (zc, _) = embed(session, backend, model, Side::Y, classes)?;
+        let most = ks.iter().copied().max().unwrap_or(0);
+        if ks.contains(&0) {
+            return Err(Error::invalid("--k", "numbers >= 1", 0).into());
+        }
+        retrieval::search(backend, &zx, &zc, most)?
+    });
+    // How many classes stand before the right one.
+    let ranks: Vec<usize> = top
+        .indices
+        .chunks_exact(top.k)
+        .zip(&truth)
+        .map(|(best, &label)| best.iter().position(|&c| i64::from(c) == label).unwrap_or(usize::MAX))
+        .collect();
+    let accuracy = |k: usize| ranks.iter().filter(|&&r| r < k).count() as f64 / ranks.len() as f64;
+    let accuracies: Vec<f64> = ks.iter().map(|&k| accuracy(k)).collect();
+    let predictions: Vec<u32> = top.indices.chunks_exact(top.k).map(|best| best[0]).collect();
+    let mut report = Report::new("eval");
+    report.value("n_x", x.rows())?;
+    report.value("classes", classes.rows())?;
+    report.value("ks", ks)?;
+    report.value("accuracy", &accuracies)?;
+    report.value("predictions", &predictions)?;
+    report.value("seconds", begin.elapsed().as_secs_f64())?;
+    let row = |(&k, &a): (&usize, &f64)| vec![format!("top {k}"), output::three(a)];
+    report.table(&["zero-shot", "accuracy"], ks.iter().zip(&accuracies).map(row).collect());
+    session.print(&report)
+}

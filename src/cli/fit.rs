@@ -1,0 +1,413 @@
+//! `unicon fit`.
+
+use super::args::{self, KernelArgs, LossArgs, PositivesArgs};
+use super::output::{self, Report};
+use super::session::{Session, on_backend};
+use anyhow::Result;
+use clap::ValueEnum;
+use std::path::PathBuf;
+use std::str::FromStr;
+use unicon::Error;
+use unicon::fit::{
+    Batches, Data, Factorization, FitInfo, FitOptions, FitStatus, Init, KernelOptions, Landmarks, fit,
+};
+use unicon::io::{AtomicFile, RowSource, read_index_vector};
+use unicon::spectral::SvdMethod;
+use unicon::weights::Negatives;
+
+/// Batch size of the preset `paper`, that of the paper's experiments.
+const PAPER_BATCH: usize = 30;
+/// Landmarks of a kernel fit that names neither their number nor --exact.
+const LANDMARKS: usize = 512;
+
+/// Fits a pair of encoders and writes the model.
+///
+/// The default is the exact global batch: two spectral updates from zeros. Validation rows weigh the mini-batches of
+/// --batch-size; a global fit checks and otherwise ignores them.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    loss: LossArgs,
+    #[command(flatten)]
+    solver: SolverArgs,
+    #[command(flatten)]
+    kernel: KernelFitArgs,
+    /// Model file to write (safetensors).
+    #[arg(long, value_name = "SAFETENSORS", help_heading = "Output")]
+    out: PathBuf,
+}
+
+/// What to align.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Data")]
+struct DataArgs {
+    /// Features of side x, n_x x d1.
+    #[arg(long, value_name = "MATRIX")]
+    x: String,
+    /// Features of side y, n_y x d2.
+    #[arg(long, value_name = "MATRIX")]
+    y: String,
+    /// Validation features of side x.
+    #[arg(long, value_name = "MATRIX", requires = "val_y")]
+    val_x: Option<String>,
+    /// Validation features of side y.
+    #[arg(long, value_name = "MATRIX", requires = "val_x")]
+    val_y: Option<String>,
+    #[command(flatten)]
+    positives: PositivesArgs,
+    /// Group ids of the validation rows of x.
+    #[arg(long, value_name = "NPY", requires_all = ["val_groups_y", "val_x"], conflicts_with = "val_pos_indptr")]
+    val_groups_x: Option<PathBuf>,
+    /// Group ids of the validation rows of y.
+    #[arg(long, value_name = "NPY", requires = "val_groups_x")]
+    val_groups_y: Option<PathBuf>,
+    /// Matches of the validation rows, as --pos-indptr.
+    #[arg(long, value_name = "NPY", requires_all = ["val_pos_indices", "val_x"])]
+    val_pos_indptr: Option<PathBuf>,
+    /// Matches of the validation rows, as --pos-indices.
+    #[arg(long, value_name = "NPY", requires = "val_pos_indptr")]
+    val_pos_indices: Option<PathBuf>,
+}
+
+/// How to align. What is not given has the preset's value.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Solver")]
+struct SolverArgs {
+    /// Dimension of the shared space.
+    #[arg(long)]
+    rank: usize,
+    /// Where defaults come from.
+    #[arg(long, value_enum, default_value = "global")]
+    preset: Preset,
+    /// Spectral updates [default: 2].
+    #[arg(long, value_name = "N")]
+    iters: Option<usize>,
+    /// Start: zeros, random, F1.npy,F2.npy or similarity:S.npy [default: zeros; preset paper random].
+    #[arg(long, value_name = "INIT")]
+    init: Option<InitChoice>,
+    /// Split of C = U diag(s) V^T: sqrt, orthonormal or power:P, F1 = s^P U^T [default: sqrt].
+    #[arg(long, value_name = "F", value_parser = factorization)]
+    factorization: Option<Factorization>,
+    /// Added to the leading diagonal of F1^T F2 before its last SVD.
+    #[arg(long, value_name = "LAMBDA", default_value_t = 0.0, allow_negative_numbers = true)]
+    ridge: f64,
+    /// C = X^T S Y / rho.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    rho: f64,
+    /// Build C from x/|F1 x| and y/|F2 y|.
+    #[arg(long)]
+    scale_inputs: bool,
+    /// full or randomized (randomized:OVERSAMPLE,POWER sets its parameters; 10,4).
+    #[arg(long, value_name = "SVD", default_value = "full")]
+    svd: SvdChoice,
+    /// Stop when |F1^T F2 - previous| falls below this; 0 never does.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    tol: f64,
+    /// Whiten both sides first with this shrinkage; folded into the encoders.
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
+    whiten: Option<f64>,
+    /// Mini-batches of this many rows instead of the global batch [preset paper: 30].
+    #[arg(long, value_name = "B")]
+    batch_size: Option<usize>,
+    /// Use only the first N mini-batches.
+    #[arg(long, value_name = "N")]
+    batches: Option<usize>,
+    /// Drop a trailing partial batch (preset paper does) instead of spreading its rows over the others.
+    #[arg(long)]
+    drop_trailing: bool,
+    /// Sample about this many negatives per row instead of all; sums are scaled up.
+    #[arg(long, value_name = "N")]
+    negatives: Option<usize>,
+    /// Skip evaluating the loss of the fitted encoders (one more pass over the pairs).
+    #[arg(long)]
+    no_final_loss: bool,
+}
+
+/// Kernel encoders; linear ones without `--kernel`.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Kernel encoders (default: linear encoders)")]
+struct KernelFitArgs {
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Number of Nystrom landmarks, drawn from the rows [default: 512, at most n].
+    #[arg(long, value_name = "M", requires = "kernel", conflicts_with_all = ["exact", "landmark_rows"])]
+    landmarks: Option<usize>,
+    /// Row numbers of the landmarks.
+    #[arg(long, value_name = "NPY", requires = "kernel", conflicts_with = "exact")]
+    landmark_rows: Option<PathBuf>,
+    /// The exact kernel solver, O(n^2) memory: every row is a landmark.
+    #[arg(long, requires = "kernel")]
+    exact: bool,
+    /// Tikhonov ridge on K [default: 1e-6].
+    #[arg(long, value_name = "LAMBDA", requires = "kernel", allow_negative_numbers = true)]
+    kernel_ridge: Option<f64>,
+}
+
+/// Sets of defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// The exact global batch, from zeros.
+    Global,
+    /// The authors' schedule: mini-batches weighed by validation accuracy, random start, sqrt, 2 updates; a trailing
+    /// partial batch is dropped; kernels exact per batch with cosines clamped to 1 - 1e-5.
+    Paper,
+}
+
+#[derive(Clone, Debug)]
+enum InitChoice {
+    Zeros,
+    Random,
+    Files(String, String),
+    Similarity(String),
+}
+
+impl FromStr for InitChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "zeros" => Ok(Self::Zeros),
+            "random" => Ok(Self::Random),
+            _ => match (s.strip_prefix("similarity:"), s.split_once(',')) {
+                (Some(path), _) => Ok(Self::Similarity(path.into())),
+                (None, Some((f1, f2))) => Ok(Self::Files(f1.into(), f2.into())),
+                (None, None) => Err("expected zeros, random, F1.npy,F2.npy or similarity:S.npy".into()),
+            },
+        }
+    }
+}
+
+fn factorization(s: &str) -> std::result::Result<Factorization, String> {
+    match s {
+        "sqrt" => Ok(Factorization::Sqrt),
+        "orthonormal" => Ok(Factorization::Orthonormal),
+        _ => s
+            .strip_prefix("power:")
+            .and_then(|p| p.parse().ok())
+            .map(Factorization::Power)
+            .ok_or_else(|| "expected sqrt, orthonormal or power:P".into()),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum SvdChoice {
+    Full,
+    Randomized { oversample: usize, power_iterations: usize },
+}
+
+impl FromStr for SvdChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "full" => return Ok(Self::Full),
+            "randomized" => return Ok(Self::Randomized { oversample: 10, power_iterations: 4 }),
+            _ => {}
+        }
+        s.strip_prefix("randomized:")
+            .and_then(|p| p.split_once(','))
+            .and_then(|(o, p)| {
+                Some(Self::Randomized { oversample: o.parse().ok()?, power_iterations: p.parse().ok()? })
+            })
+            .ok_or_else(|| "expected full, randomized or randomized:OVERSAMPLE,POWER".into())
+    }
+}
+
+impl SolverArgs {
+    fn init(&self) -> Result<Init> {
+        Ok(match &self.init {
+            None if self.preset == Preset::Paper => Init::Random,
+            None | Some(InitChoice::Zeros) => Init::Zeros,
+            Some(InitChoice::Random) => Init::Random,
+            Some(InitChoice::Files(f1, f2)) => Init::Given(args::read_matrix(f1)?, args::read_matrix(f2)?),
+            Some(InitChoice::Similarity(s)) => Init::Similarity(args::read_matrix(s)?),
+        })
+    }
+
+    fn batches(&self, n: usize) -> Result<Option<Batches>> {
+        let paper = self.preset == Preset::Paper;
+        let size = self.batch_size.or(paper.then(|| PAPER_BATCH.min(n)));
+        if size.is_none() && (self.batches.is_some() || self.drop_trailing) {
+            let name = if self.drop_trailing { "--drop-trailing" } else { "--batches" };
+            return Err(Error::invalid(name, "mini-batches (--batch-size)", "the global batch").into());
+        }
+        Ok(size.map(|size| Batches { size, count: self.batches, drop_trailing: self.drop_trailing || paper }))
+    }
+}
+
+impl KernelFitArgs {
+    fn build(&self, preset: Preset, batched: bool, n: usize) -> Result<Option<KernelOptions>> {
+        let Some(kind) = self.kernel.kernel else { return Ok(None) };
+        let cos_clamp = if preset == Preset::Paper { 1e-5 } else { 0.0 };
+        let landmarks = match (&self.landmark_rows, self.landmarks) {
+            (Some(path), _) => Landmarks::Rows(rows(path)?),
+            (None, Some(m)) => Landmarks::Count(m),
+            // Mini-batches are small: every row is a landmark.
+            (None, None) if self.exact || batched => Landmarks::Exact,
+            (None, None) => Landmarks::Count(LANDMARKS.min(n)),
+        };
+        let mut options = KernelOptions::new(self.kernel.build(kind, cos_clamp)?, landmarks);
+        options.ridge = self.kernel_ridge.unwrap_or(options.ridge);
+        Ok(Some(options))
+    }
+}
+
+fn rows(path: &std::path::Path) -> Result<Vec<usize>> {
+    let bad = |v: &i64| Error::invalid(path.display().to_string(), "row numbers >= 0", v);
+    let rows = read_index_vector(path)?;
+    Ok(rows.iter().map(|v| usize::try_from(*v).map_err(|_| bad(v))).collect::<unicon::Result<_>>()?)
+}
+
+impl Args {
+    fn options(&self, n: usize, seed: u64) -> Result<FitOptions> {
+        let solver = &self.solver;
+        let batches = solver.batches(n)?;
+        let defaults = FitOptions::new(solver.rank);
+        let options = FitOptions {
+            loss: self.loss.build()?,
+            n_iters: solver.iters.unwrap_or(defaults.n_iters),
+            rho: solver.rho,
+            factorization: solver.factorization.unwrap_or(defaults.factorization),
+            ridge: solver.ridge,
+            scale_inputs: solver.scale_inputs,
+            svd: match solver.svd {
+                SvdChoice::Full => SvdMethod::Full,
+                SvdChoice::Randomized { oversample, power_iterations } => {
+                    SvdMethod::Randomized { oversample, power_iterations, seed }
+                }
+            },
+            init: solver.init()?,
+            tol: solver.tol,
+            batches,
+            whiten: solver.whiten,
+            kernel: self.kernel.build(solver.preset, batches.is_some(), n)?,
+            negatives: match solver.negatives {
+                Some(per_anchor) => Negatives::Sampled { per_anchor, seed },
+                None => Negatives::All,
+            },
+            seed,
+            final_loss: !solver.no_final_loss,
+            ..defaults
+        };
+        options.validate()?;
+        Ok(options)
+    }
+}
+
+pub fn run(session: &Session, args: Args) -> Result<()> {
+    let (x, y) = (args::open(&args.data.x)?, args::open(&args.data.y)?);
+    let positives = args.data.positives.read(&x, &y)?;
+    let data = Data { x: &x, y: &y, positives: &positives };
+    let validation = match (&args.data.val_x, &args.data.val_y) {
+        (Some(x), Some(y)) => Some((args::open(x)?, args::open(y)?)),
+        _ => None,
+    };
+    let relation = PositivesArgs {
+        groups_x: args.data.val_groups_x.clone(),
+        groups_y: args.data.val_groups_y.clone(),
+        pos_indptr: args.data.val_pos_indptr.clone(),
+        pos_indices: args.data.val_pos_indices.clone(),
+    };
+    let validation_positives = match &validation {
+        Some((x, y)) => Some(relation.read(x, y)?),
+        None => None,
+    };
+    let validation = validation.as_ref().zip(validation_positives.as_ref());
+    let validation = validation.map(|((x, y), positives)| Data { x, y, positives });
+    let options = args.options(x.rows().min(y.rows()), session.seed())?;
+    // A fit may take long: better to know now that its result cannot be written.
+    drop(AtomicFile::create(&args.out)?);
+    let (model, info, device) = on_backend!(session, |backend| {
+        let (model, info) = fit(backend, data, validation, &options)?;
+        (model, info, unicon::backend::Backend::describe(backend))
+    });
+    model.save(&args.out)?;
+    let shape = (x.rows(), y.rows(), x.cols(), y.cols());
+    session.print(&report(&args, &options, &info, &device, shape, positives.nnz())?)
+}
+
+fn report(
+    args: &Args,
+    options: &FitOptions,
+    info: &FitInfo,
+    device: &str,
+    (n_x, n_y, d1, d2): (usize, usize, usize, usize),
+    pairs: usize,
+) -> Result<Report> {
+    let mut report = Report::new("fit");
+    report.value("out", &args.out)?;
+    report.value("device", device)?;
+    report.value("n_x", n_x)?;
+    report.value("n_y", n_y)?;
+    report.value("d1", d1)?;
+    report.value("d2", d2)?;
+    report.value("pairs", pairs)?;
+    report.value("rank", options.rank)?;
+    report.value("loss_def", options.loss)?;
+    report.value("info", info)?;
+    let row = |name: &str, value: String| vec![name.to_string(), value];
+    let mut rows = vec![
+        row("data", format!("{n_x} x {d1} and {n_y} x {d2}, {} of positives", output::count(pairs, "pair"))),
+        row("device", device.to_string()),
+    ];
+    for (k, loss) in info.loss.iter().enumerate() {
+        let change = match k.checked_sub(1).and_then(|k| info.change.get(k)) {
+            Some(change) => format!(", change of F1^T F2 {change:.3e}"),
+            None => String::new(),
+        };
+        rows.push(row(&format!("loss before update {}", k + 1), format!("{}{change}", output::loss(*loss))));
+    }
+    if let Some(loss) = info.final_loss {
+        rows.push(row("final loss", output::loss(loss)));
+    }
+    if info.status == FitStatus::Converged {
+        rows.push(row("converged", format!("after {} updates", info.iterations)));
+    }
+    let top: Vec<String> = info.singular_values.iter().take(5).map(|s| format!("{s:.4e}")).collect();
+    rows.push(row("singular values", format!("{} ..", top.join(", "))));
+    if let Some(batches) = info.batch_weights.last() {
+        let used = batches.iter().filter(|&&w| w > 0.0).count();
+        rows.push(row("mini-batches", format!("{}, {used} of weight > 0", batches.len())));
+    }
+    for (name, (x, y)) in [("zero rows", info.zero_rows), ("rows without a positive", info.unmatched)] {
+        if x + y > 0 {
+            rows.push(row(name, format!("{x} of x, {y} of y")));
+        }
+    }
+    if info.rows_dropped > 0 {
+        rows.push(row("rows dropped", format!("{} (trailing partial batch)", info.rows_dropped)));
+    }
+    let s = &info.seconds;
+    rows.push(row(
+        "seconds",
+        format!(
+            "{:.2}: load {:.2}, features {:.2}, encode {:.2}, sums {:.2}, weights {:.2}, SVD {:.2}, validation {:.2}",
+            s.total, s.load, s.features, s.encode, s.statistics, s.weights, s.spectral, s.validation
+        ),
+    ));
+    rows.push(row("peak memory", output::bytes(info.peak_bytes)));
+    report.table(&["unicon fit", ""], rows);
+    report.line(format!("wrote {}", args.out.display()));
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_parsed() {
+        assert!(matches!("zeros".parse(), Ok(InitChoice::Zeros)));
+        assert!(matches!("a.npy,b.npy".parse(), Ok(InitChoice::Files(a, b)) if a == "a.npy" && b == "b.npy"));
+        assert!("a.npy".parse::<InitChoice>().is_err());
+        assert_eq!(factorization("power:2"), Ok(Factorization::Power(2.0)));
+        assert!(factorization("cube").is_err());
+        assert!(matches!(
+            "randomized:5,1".parse(),
+            Ok(SvdChoice::Randomized { oversample: 5, power_iterations: 1 })
+        ));
+        assert!("randomized:5".parse::<SvdChoice>().is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! `unicon info`.
+
+use super::output::{self, Report};
+use super::session::Session;
+use anyhow::Result;
+use unicon::backend::cpu::simd;
+
+/// Shows version, threads, SIMD level, devices and what was built in.
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(session: &Session, _: Args) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let threads = rayon::current_num_threads();
+    let level = simd::level().to_string();
+    let devices = session.devices();
+    let features = features();
+    let mut report = Report::new("info");
+    report.value("version", version)?;
+    report.value("threads", threads)?;
+    report.value("simd", &level)?;
+    report.value("devices", &devices)?;
+    report.value("features", &features)?;
+    report.value("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
+    let mut rows = vec![
+        vec!["version".to_string(), version.to_string()],
+        vec!["threads".to_string(), threads.to_string()],
+        vec!["SIMD".to_string(), level],
+    ];
+    rows.extend(devices.iter().map(|d| {
+        let memory = d.memory_bytes.map(|b| format!(", {}", output::bytes(b))).unwrap_or_default();
+        vec![format!("device {}", d.id), format!("{}{memory}", d.name)]
+    }));
+    rows.push(vec!["built in".to_string(), features.join(", ")]);
+    report.table(&[], rows);
+    session.print(&report)
+}
+
+/// Optional parts this program was built with.
+fn features() -> Vec<&'static str> {
+    let mut features = vec!["cli"];
+    if cfg!(feature = "mpi") {
+        features.push("mpi");
+    }
+    features
+}

@@ -1,0 +1,92 @@
+//! Results for people (tables) and for programs (one JSON object).
+
+use anyhow::{Context, Result};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::{Map, Value};
+use std::io::Write;
+
+/// A command's result: what `--json` prints, and the tables and lines people see.
+#[derive(Default)]
+pub struct Report {
+    json: Map<String, Value>,
+    text: Vec<String>,
+}
+
+impl Report {
+    /// A result of `command`.
+    pub fn new(command: &str) -> Self {
+        let mut report = Self::default();
+        report.json.insert("command".into(), command.into());
+        report
+    }
+
+    /// A value for `--json` only.
+    pub fn value(&mut self, name: &str, value: impl serde::Serialize) -> Result<()> {
+        let value = serde_json::to_value(value).with_context(|| format!("writing {name} as JSON"))?;
+        self.json.insert(name.into(), value);
+        Ok(())
+    }
+
+    /// A line for people only.
+    pub fn line(&mut self, line: impl Into<String>) {
+        self.text.push(line.into());
+    }
+
+    /// A table for people only: the first column is left-aligned, numbers follow.
+    pub fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) {
+        let mut table = Table::new();
+        table
+            .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+            .set_content_arrangement(ContentArrangement::Disabled);
+        if !header.is_empty() {
+            table.set_header(header);
+        }
+        table.add_rows(rows);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        self.text.push(table.to_string());
+    }
+}
+
+/// Writes a result to stdout.
+pub fn print(report: &Report, json: bool) -> Result<()> {
+    let mut text = if json {
+        serde_json::to_string(&report.json).context("writing JSON")?
+    } else {
+        report.text.join("\n")
+    };
+    text.push('\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("writing to standard output")
+}
+
+/// `.8173` as `0.817`.
+pub fn three(value: f64) -> String {
+    format!("{value:.3}")
+}
+
+/// A loss: six significant digits whatever its size.
+pub fn loss(value: f64) -> String {
+    if value == 0.0 || (1e-3..1e4).contains(&value.abs()) {
+        format!("{value:.6}")
+    } else {
+        format!("{value:.5e}")
+    }
+}
+
+/// Bytes as people read them.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (n as f64, 0);
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// `1 row`, `2 rows`.
+pub fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}

@@ -1,0 +1,243 @@
+//! What every command runs in: device, threads, progress, cancellation.
+
+use super::output::{self, Report};
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use unicon::Error;
+use unicon::backend::cpu::Cpu;
+use unicon::control::{Control, Phase, Progress};
+
+/// Arguments of every command.
+#[derive(clap::Args)]
+pub struct Globals {
+    /// Print one JSON object instead of a table.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
+    /// Threads; 0 is one per core.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Everywhere")]
+    threads: usize,
+    /// Seed of everything random.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Everywhere")]
+    seed: u64,
+    /// Where to compute: auto, cpu or cuda:N.
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
+    device: DeviceChoice,
+    /// Number type of the computation [default: f32; weights and gram: f64].
+    #[arg(long, global = true, value_enum, value_name = "TYPE", help_heading = "Everywhere")]
+    precision: Option<Precision>,
+}
+
+/// Number type of the computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    F32,
+    F64,
+}
+
+/// What `--device` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The fastest device there is.
+    Auto,
+    Cpu,
+    Cuda(u32),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => s
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| "expected auto, cpu or cuda:N".into()),
+        }
+    }
+}
+
+/// A device for people to choose.
+#[derive(serde::Serialize)]
+pub struct DeviceInfo {
+    /// What `--device` calls it.
+    pub id: String,
+    pub name: String,
+    pub memory_bytes: Option<u64>,
+}
+
+/// An opened device. See [`on_backend`].
+pub enum Device {
+    CpuF32(Cpu<f32>),
+    CpuF64(Cpu<f64>),
+}
+
+/// Evaluates an expression that is generic over the backend with the session's device:
+/// `on_backend!(session, |backend| fit(backend, ...))`.
+macro_rules! on_backend {
+    ($session:expr, |$backend:ident| $body:expr) => {
+        match $session.open_device()? {
+            $crate::cli::session::Device::CpuF32(ref $backend) => $body,
+            $crate::cli::session::Device::CpuF64(ref $backend) => $body,
+        }
+    };
+}
+pub(super) use on_backend;
+
+/// The running program.
+pub struct Session {
+    globals: Globals,
+    control: Arc<Control>,
+}
+
+impl Session {
+    /// Starts the threads, the progress display and the signal handler.
+    pub fn new(globals: Globals) -> Result<Self> {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(globals.threads)
+            .build_global()
+            .with_context(|| format!("--threads {}", globals.threads))?;
+        let control = Arc::new(Control::default());
+        if std::io::stderr().is_terminal() {
+            let mut bars = Bars::default();
+            control.set_hook(Some(Box::new(move |progress| bars.show(progress))));
+        }
+        let watched = control.clone();
+        ctrlc::set_handler(move || {
+            // Whoever asks twice does not want to wait for the current step.
+            if watched.is_cancelled() {
+                std::process::exit(130);
+            }
+            watched.cancel();
+        })
+        .context("installing the interrupt handler")?;
+        Ok(Self { globals, control })
+    }
+
+    /// Seed of everything random.
+    pub fn seed(&self) -> u64 {
+        self.globals.seed
+    }
+
+    /// `--precision`, if given.
+    pub fn precision(&self) -> Option<Precision> {
+        self.globals.precision
+    }
+
+    /// The device the arguments ask for. This is the only place that knows which devices exist.
+    pub fn open_device(&self) -> Result<Device> {
+        if let DeviceChoice::Cuda(n) = self.globals.device {
+            let what = format!("--device cuda:{n}: this build has no CUDA backend");
+            return Err(Error::NoDevice(what).into());
+        }
+        Ok(match self.globals.precision.unwrap_or(Precision::F32) {
+            Precision::F32 => Device::CpuF32(Cpu::with(self.globals.threads, None, self.control.clone())?),
+            Precision::F64 => Device::CpuF64(Cpu::with(self.globals.threads, None, self.control.clone())?),
+        })
+    }
+
+    /// The float64 CPU backend, for commands that are about exact values.
+    pub fn oracle(&self, command: &str) -> Result<Cpu<f64>> {
+        if let DeviceChoice::Cuda(n) = self.globals.device {
+            let expected = format!("cpu or auto, for `unicon {command}` computes in float64 on the CPU");
+            return Err(Error::invalid("--device", expected, format!("cuda:{n}")).into());
+        }
+        Ok(Cpu::with(self.globals.threads, None, self.control.clone())?)
+    }
+
+    /// The devices of this machine that this program can use.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let read = |path: &str, key: &str| -> Option<String> {
+            let text = std::fs::read_to_string(path).ok()?;
+            let line = text.lines().find(|l| l.starts_with(key))?;
+            Some(line.split_once(':')?.1.trim().to_string())
+        };
+        let kib =
+            read("/proc/meminfo", "MemTotal").and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok());
+        let name = read("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_string());
+        vec![DeviceInfo { id: "cpu".into(), name, memory_bytes: kib.map(|kib| kib * 1024) }]
+    }
+
+    /// Whether the user asked to stop, for loops outside the library.
+    pub fn check(&self) -> Result<()> {
+        if self.control.is_cancelled() { Err(Error::Cancelled.into()) } else { Ok(()) }
+    }
+
+    /// Prints a command's result.
+    pub fn print(&self, report: &Report) -> Result<()> {
+        output::print(report, self.globals.json)
+    }
+}
+
+/// One progress bar, for the phase that runs. Phases that end at once never show.
+#[derive(Default)]
+struct Bars {
+    current: Option<(Phase, ProgressBar)>,
+    iterations: String,
+}
+
+impl Bars {
+    fn show(&mut self, p: Progress) -> ControlFlow<()> {
+        if p.phase == Phase::Iteration {
+            self.iterations = format!("update {}/{}, loss {:.5}", p.done, p.total, p.loss);
+            if p.done == p.total {
+                self.clear();
+            }
+            return ControlFlow::Continue(());
+        }
+        if self.current.as_ref().is_none_or(|(phase, _)| *phase != p.phase) {
+            self.clear();
+            let bar = ProgressBar::with_draw_target(Some(p.total), ProgressDrawTarget::stderr_with_hz(10));
+            if let Ok(style) = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta} {msg}")
+            {
+                bar.set_style(style);
+            }
+            bar.set_prefix(name(p.phase));
+            self.current = Some((p.phase, bar));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set_length(p.total);
+            bar.set_position(p.done);
+            bar.set_message(self.iterations.clone());
+            // What has just begun might be over before anyone can read it.
+            if bar.elapsed() < Duration::from_millis(200) && p.done < p.total {
+                return ControlFlow::Continue(());
+            }
+            if p.done == p.total {
+                self.clear();
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn clear(&mut self) {
+        if let Some((_, bar)) = self.current.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Features => "features",
+        Phase::Statistics => "sums",
+        Phase::Weights => "weights",
+        Phase::Iteration => "updates",
+        Phase::Retrieval => "retrieval",
+    }
+}

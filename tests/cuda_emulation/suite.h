@@ -1,0 +1,6 @@
+#pragma once
+
+#include "harness.h"
+
+void dense_suite();
+void rows_suite();
