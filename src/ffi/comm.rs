@@ -148,7 +148,9 @@ unsafe extern "C" fn nccl_allgather(
 ) -> i32 {
     match (on_device(device_type), usize::try_from(bytes)) {
         // SAFETY: device memory of these sizes, as the callback's contract says.
-        (Some(nccl), Ok(bytes)) => unsafe { (nccl.all_gather)(sent, received, bytes, NCCL_INT8, comm, stream) },
+        (Some(nccl), Ok(bytes)) => unsafe {
+            (nccl.all_gather)(sent, received, bytes, NCCL_INT8, comm, stream)
+        },
         _ => REFUSED,
     }
 }
@@ -190,7 +192,9 @@ entry!(
             return Err(Error::invalid("nccl_comm", "an ncclComm_t", "NULL"));
         }
         let Some(nccl) = nccl() else {
-            return Err(Error::Unsupported("nccl_comm: the process has not loaded NCCL (libnccl.so.2)".into()));
+            return Err(Error::Unsupported(
+                "nccl_comm: the process has not loaded NCCL (libnccl.so.2)".into(),
+            ));
         };
         let ask = |query: Query, name: &str| {
             let mut value = 0;

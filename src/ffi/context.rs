@@ -59,7 +59,11 @@ impl Context {
             return Err(Error::invalid("options.device_id", "0 for the CPU", options.device_id));
         }
         if !options.stream.is_null() {
-            return Err(Error::invalid("options.stream", "NULL for the CPU", format!("{:p}", options.stream)));
+            return Err(Error::invalid(
+                "options.stream",
+                "NULL for the CPU",
+                format!("{:p}", options.stream),
+            ));
         }
         let threads = usize::try_from(options.n_threads).ok().filter(|&n| n <= 1024);
         let Some(threads) = threads else {
@@ -116,12 +120,18 @@ impl Context {
     pub(super) fn check_device(&self, name: &str, device_type: i32, device_id: i32) -> Result<()> {
         match u32::try_from(device_type) {
             Ok(UNICON_DEVICE_CPU) if device_id == 0 => Ok(()),
-            Ok(UNICON_DEVICE_CPU) => Err(Error::invalid(format!("{name}.device_id"), "0 for host memory", device_id)),
+            Ok(UNICON_DEVICE_CPU) => {
+                Err(Error::invalid(format!("{name}.device_id"), "0 for host memory", device_id))
+            }
             Ok(UNICON_DEVICE_CUDA_HOST | UNICON_DEVICE_CUDA_MANAGED) => Ok(()),
             Ok(UNICON_DEVICE_CUDA) => {
                 Err(Error::Unsupported(format!("{name}: a CPU context cannot reach CUDA device memory")))
             }
-            _ => Err(Error::invalid(format!("{name}.device_type"), "a value of unicon_device_type", device_type)),
+            _ => Err(Error::invalid(
+                format!("{name}.device_type"),
+                "a value of unicon_device_type",
+                device_type,
+            )),
         }
     }
 
@@ -148,7 +158,11 @@ impl Context {
                 seconds: begin.elapsed().as_secs_f64(),
             };
             // SAFETY: the caller's function by its contract, with the caller's pointer.
-            if unsafe { function(&report, user.0) } == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if unsafe { function(&report, user.0) } == 0 {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })));
     }
 }

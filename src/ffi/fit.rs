@@ -8,7 +8,9 @@ use super::workspace::{self, Sizes};
 use super::{asked, entry, model};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::fit::{Batches, Data, Factorization, FitInfo, FitOptions, FitStatus, Init, KernelOptions, Landmarks, host};
+use crate::fit::{
+    Batches, Data, Factorization, FitInfo, FitOptions, FitStatus, Init, KernelOptions, Landmarks, host,
+};
 use crate::io::RowSource;
 use crate::model::Model;
 use crate::positives::Positives;
@@ -40,7 +42,13 @@ pub(super) unsafe fn options(context: &Context, raw: &unicon_fit_options) -> Res
         Ok(UNICON_FACTORIZATION_SQRT) => Factorization::Sqrt,
         Ok(UNICON_FACTORIZATION_ORTHONORMAL) => Factorization::Orthonormal,
         Ok(UNICON_FACTORIZATION_POWER) => Factorization::Power(raw.power),
-        _ => return Err(Error::invalid("options.factorization", "a value of unicon_factorization", raw.factorization)),
+        _ => {
+            return Err(Error::invalid(
+                "options.factorization",
+                "a value of unicon_factorization",
+                raw.factorization,
+            ));
+        }
     };
     let svd = match u32::try_from(raw.svd) {
         Ok(UNICON_SVD_FULL) => SvdMethod::Full,
@@ -57,15 +65,22 @@ pub(super) unsafe fn options(context: &Context, raw: &unicon_fit_options) -> Res
         _ => return Err(Error::invalid("options.init", "a value of unicon_init", raw.init)),
     };
     if !raw.similarity.is_null() && !matches!(init, Init::Similarity(_)) {
-        return Err(Error::invalid("options.similarity", "NULL unless init is UNICON_INIT_SIMILARITY", "a matrix"));
+        return Err(Error::invalid(
+            "options.similarity",
+            "NULL unless init is UNICON_INIT_SIMILARITY",
+            "a matrix",
+        ));
     }
     // -1 is the header's "none"; every other negative value is out of range, as NaN is.
     let whiten = if raw.whiten == -1.0 { None } else { Some(raw.whiten) };
     let some = |name, value| Ok::<_, Error>(Some(count(name, value, 0)?).filter(|&n| n > 0));
     let n_batches = some("options.n_batches", raw.n_batches)?;
     let drop_trailing = boolean("options.drop_trailing", raw.drop_trailing)?;
-    let batches = some("options.batch_size", raw.batch_size)?
-        .map(|size| Batches { size, count: n_batches, drop_trailing });
+    let batches = some("options.batch_size", raw.batch_size)?.map(|size| Batches {
+        size,
+        count: n_batches,
+        drop_trailing,
+    });
     if batches.is_none() && n_batches.is_some() {
         return Err(Error::invalid("options.n_batches", "0 without a batch_size", raw.n_batches));
     }
@@ -261,17 +276,17 @@ entry!(
         // SAFETY: as the header requires.
         let mut raw = unsafe { read(options.cast_const())? };
         let defaults = unicon_fit_options::defaults();
-        let unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, .. } = match u32::try_from(preset)
-        {
-            Ok(UNICON_PRESET_DEFAULT) => defaults,
-            Ok(UNICON_PRESET_PAPER) => unicon_fit_options {
-                n_iters: 5,
-                init: UNICON_INIT_RANDOM as i32,
-                drop_trailing: 1,
-                ..defaults
-            },
-            _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
-        };
+        let unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, .. } =
+            match u32::try_from(preset) {
+                Ok(UNICON_PRESET_DEFAULT) => defaults,
+                Ok(UNICON_PRESET_PAPER) => unicon_fit_options {
+                    n_iters: 5,
+                    init: UNICON_INIT_RANDOM as i32,
+                    drop_trailing: 1,
+                    ..defaults
+                },
+                _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
+            };
         raw = unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, ..raw };
         // SAFETY: read above.
         unsafe { write(options, &raw) };

@@ -212,7 +212,8 @@ impl Output<'_> {
         let mine = self.m.addresses();
         for input in inputs {
             if mine.start < input.addresses.end && input.addresses.start < mine.end {
-                let expected = format!("memory apart from that of {}", crate::io::RowSource::name(&input.view));
+                let expected =
+                    format!("memory apart from that of {}", crate::io::RowSource::name(&input.view));
                 return Err(Error::invalid(self.name, expected, "an overlap"));
             }
         }
@@ -299,7 +300,11 @@ pub(super) fn check_values<T>(name: &str, pointer: *const T, len: usize) -> Resu
         return Err(Error::invalid(name, "an aligned address", format!("{pointer:p}")));
     }
     if len.checked_mul(size_of::<T>()).is_none_or(|b| isize::try_from(b).is_err()) {
-        return Err(Error::invalid(name, "an array that fits into the address space", format!("{len} values")));
+        return Err(Error::invalid(
+            name,
+            "an array that fits into the address space",
+            format!("{len} values"),
+        ));
     }
     Ok(())
 }

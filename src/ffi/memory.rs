@@ -79,7 +79,12 @@ impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: what `allocate` gave, with the same size and alignment, once.
         unsafe {
-            (self.allocator.deallocate)(self.allocator.user, self.data.as_ptr().cast(), self.bytes, ALIGNMENT);
+            (self.allocator.deallocate)(
+                self.allocator.user,
+                self.data.as_ptr().cast(),
+                self.bytes,
+                ALIGNMENT,
+            );
         }
     }
 }

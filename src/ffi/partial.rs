@@ -29,7 +29,8 @@ struct Handle {
 /// `handle` is NULL or a live stream.
 unsafe fn handle_of<'a>(handle: *const unicon_partial_fit_t) -> Result<&'a Handle> {
     // SAFETY: passed on.
-    unsafe { handle.cast::<Handle>().as_ref() }.ok_or_else(|| Error::invalid("partial", "a partial fit", "NULL"))
+    unsafe { handle.cast::<Handle>().as_ref() }
+        .ok_or_else(|| Error::invalid("partial", "a partial fit", "NULL"))
 }
 
 /// # Safety

@@ -42,7 +42,17 @@ macro_rules! versioned {
 versioned!(
     unicon_context_options,
     "options",
-    [struct_size, device_type, device_id, stream, n_threads, reserved, workspace_limit, allocator, communicator],
+    [
+        struct_size,
+        device_type,
+        device_id,
+        stream,
+        n_threads,
+        reserved,
+        workspace_limit,
+        allocator,
+        communicator
+    ],
     |o| o.device_type = UNICON_DEVICE_CPU as i32
 );
 versioned!(
@@ -250,7 +260,11 @@ pub(super) fn count(name: &str, value: i64, least: i64) -> Result<usize> {
 
 /// A reserved field.
 pub(super) fn reserved(name: &str, value: i32) -> Result<()> {
-    if value == 0 { Ok(()) } else { Err(Error::Unsupported(format!("{name}: reserved must be 0, got {value}"))) }
+    if value == 0 {
+        Ok(())
+    } else {
+        Err(Error::Unsupported(format!("{name}: reserved must be 0, got {value}")))
+    }
 }
 
 #[cfg(test)]

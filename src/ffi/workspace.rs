@@ -77,9 +77,11 @@ pub(super) fn of_fit(o: &FitOptions, sizes: Sizes, element: u64) -> u64 {
     let similarity = if matches!(o.init, Init::Similarity(_)) { elements(n_x, n_y) } else { 0 };
     let validation = match o.batches {
         // Raw, mapped, kernel values and embeddings.
-        Some(_) => [(held_out.0, d1, x.width), (held_out.1, d2, y.width)].iter().fold(0, |a: u64, &(m, d, p)| {
-            sum(&[a, elements(m, d), elements(m, p).saturating_mul(2), elements(m, o.rank)])
-        }),
+        Some(_) => {
+            [(held_out.0, d1, x.width), (held_out.1, d2, y.width)].iter().fold(0, |a: u64, &(m, d, p)| {
+                sum(&[a, elements(m, d), elements(m, p).saturating_mul(2), elements(m, o.rank)])
+            })
+        }
         None => 0,
     };
     let parts = [x.held, y.held, x.passing.max(y.passing), copies, embeddings, similarity, validation];
@@ -120,7 +122,11 @@ mod tests {
             FitOptions { kernel: kernel(Landmarks::Exact), ..plain.clone() },
             FitOptions { kernel: kernel(Landmarks::Exact), batches: batches(30), ..plain.clone() },
             FitOptions { kernel: kernel(Landmarks::Count(17)), whiten: Some(0.1), ..plain.clone() },
-            FitOptions { kernel: kernel(Landmarks::Rows(vec![1, 5, 9, 2])), scale_inputs: true, ..plain.clone() },
+            FitOptions {
+                kernel: kernel(Landmarks::Rows(vec![1, 5, 9, 2])),
+                scale_inputs: true,
+                ..plain.clone()
+            },
             FitOptions { init: Init::Similarity(faer::Mat::zeros(80, 80)), ..plain },
         ];
         let (x, y, p) = (random(80, 7, 1), random(80, 5, 2), Positives::diagonal(80));

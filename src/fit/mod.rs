@@ -7,8 +7,8 @@ mod options;
 mod partial;
 mod solve;
 
-pub use info::{FitInfo, FitStatus, Seconds};
 pub(crate) use features::{download, host};
+pub use info::{FitInfo, FitStatus, Seconds};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 pub use partial::PartialFit;
 

@@ -1,10 +1,10 @@
 //! Mini-batches that arrive one by one: the batched solver without the whole data set at hand.
 
+use super::Data;
 use super::features::{FeatureMap, Mapped};
 use super::info::FitInfo;
 use super::options::{FitOptions, Init};
 use super::solve::{Problem, Side, Start, add};
-use super::Data;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::check_finite;
@@ -92,7 +92,8 @@ impl<B: Backend> PartialFit<B> {
             Some(start) => start,
             None => problem.start()?,
         };
-        let (side_x, side_y) = (Side { cross: &x.cross, embed: &x.cross }, Side { cross: &y.cross, embed: &y.cross });
+        let (side_x, side_y) =
+            (Side { cross: &x.cross, embed: &x.cross }, Side { cross: &y.cross, embed: &y.cross });
         let mut info = FitInfo::default();
         let solved = problem.update(side_x, side_y, batch.positives, &start, &mut info).and_then(|update| {
             let weight = problem.validate(&update.encoders, &mut info)?;
@@ -181,8 +182,7 @@ mod tests {
             for _ in 0..2 {
                 for b in 0..3 {
                     let rows = b * size..(b + 1) * size;
-                    let (x, y) =
-                        (RowRange::new(&x, rows.clone()).unwrap(), RowRange::new(&y, rows).unwrap());
+                    let (x, y) = (RowRange::new(&x, rows.clone()).unwrap(), RowRange::new(&y, rows).unwrap());
                     assert!(stream.add(Data { x: &x, y: &y, positives: &part }).unwrap().is_finite());
                 }
                 model = Some(stream.finish().unwrap());
@@ -200,7 +200,8 @@ mod tests {
         let bad = HostMatrix::from_f64("bad", 10, 4, vec![f64::NAN; 40]).unwrap();
         let p = Positives::diagonal(10);
         let good = Data { x: &x, y: &y, positives: &p };
-        let mut stream = PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, FitOptions::new(2)).unwrap();
+        let mut stream =
+            PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, FitOptions::new(2)).unwrap();
         stream.add(good).unwrap();
         assert!(stream.add(Data { x: &bad, ..good }).is_err());
         assert!(stream.add(Data { x: &y, y: &x, positives: &p }).is_err());

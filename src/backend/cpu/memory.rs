@@ -112,7 +112,9 @@ impl<T: Real> Values<T> {
     pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
         match &mut self.place {
             Place::Own => &mut self.own,
-            Place::Lent(block) => bytemuck::cast_slice_mut(&mut block.bytes_mut()[..self.len * size_of::<T>()]),
+            Place::Lent(block) => {
+                bytemuck::cast_slice_mut(&mut block.bytes_mut()[..self.len * size_of::<T>()])
+            }
         }
     }
 }

@@ -12,7 +12,10 @@ fn bindings_are_those_of_the_header() {
     };
     let kept = std::fs::read_to_string(header_check::bindings_path()).expect("src/ffi/bindings.rs is there");
     if let Some((n, (a, b))) = fresh.lines().zip(kept.lines()).enumerate().find(|(_, (a, b))| a != b) {
-        panic!("src/ffi/bindings.rs line {}: the header gives\n  {a}\nthe file has\n  {b}\nrun cargo run -p header-check", n + 1);
+        panic!(
+            "src/ffi/bindings.rs line {}: the header gives\n  {a}\nthe file has\n  {b}\nrun cargo run -p header-check",
+            n + 1
+        );
     }
     assert_eq!(fresh.lines().count(), kept.lines().count(), "run cargo run -p header-check");
     // The comparison is not empty.
