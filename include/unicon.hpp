@@ -38,10 +38,14 @@ namespace unicon {
 class Error : public std::runtime_error {
 public:
     Error(unicon_status_t status, const std::string &text)
-        : std::runtime_error(std::string(unicon_status_string(status)) + ": " + text), status_(status) {}
+        : std::runtime_error(describe(unicon_status_string(status), text)), status_(status) {}
     unicon_status_t status() const noexcept { return status_; }
 
 private:
+    // Some texts begin with the name of their status.
+    static std::string describe(const std::string &name, const std::string &text) {
+        return text.compare(0, name.size(), name) == 0 ? text : name + ": " + text;
+    }
     unicon_status_t status_;
 };
 

@@ -302,3 +302,39 @@ fn an_installed_tree_builds_outside_projects() {
         run(&mut Command::new(out.join("fixed")));
     }
 }
+
+#[test]
+fn the_examples_run() {
+    if !have("gcc", "gcc") || !have("g++", "g++") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    linkable(dir.path());
+    let examples = root().join("ffi-examples");
+    let sanitized = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    let built =
+        |cc, standard, file: &str| compile(cc, standard, &sanitized, &examples.join(file), dir.path());
+    print!("{}", run(&mut Command::new(built("gcc", "-std=c99", "c/loss_layer.c"))));
+    // Two .npy files of common latent points.
+    let (n, d1, d2) = (200, 8, 6);
+    let value = |i: usize, j: usize| {
+        ((i * 31 % 97) as f32 / 97.0).powi(1 + (j % 4) as i32) - 0.3 * ((i + j) % 3) as f32
+    };
+    let features = |d: usize| (0..n * d).map(|k| value(k / d, k % d)).collect::<Vec<f32>>();
+    let (x, y) = (dir.path().join("x.npy"), dir.path().join("y.npy"));
+    unicon::io::write_npy(&x, &[n, d1], &features(d1)).unwrap();
+    unicon::io::write_npy(&y, &[n, d2], &features(d2)).unwrap();
+    let text = run(Command::new(built("gcc", "-std=c99", "c/fit.c")).arg(&x).arg(&y).arg("3"));
+    assert!(text.contains("recall@1/5/10"), "{text}");
+    let text = run(&mut Command::new(built("g++", "-std=c++17", "cpp/fit.cpp")));
+    assert!(text.contains("as expected: invalid argument"), "{text}");
+    let python = Command::new("python3").args(["-c", "import numpy"]).output();
+    if python.is_ok_and(|o| o.status.success()) {
+        let mut fit = Command::new("python3");
+        fit.arg(examples.join("python/examples/fit.py")).env("PYTHONPATH", examples.join("python"));
+        print!("{}", run(fit.env("UNICON_LIBRARY", dir.path().join("libunicon.so.1"))));
+    } else {
+        assert_ne!(std::env::var("UNICON_REQUIRE_TOOLS").as_deref(), Ok("1"), "NumPy not found");
+        println!("skipped: NumPy not found; get it with pip install numpy");
+    }
+}

@@ -40,7 +40,7 @@ class Error(RuntimeError):
 
     def __init__(self, status, text):
         name = _lib.unicon_status_string(status).decode()
-        super().__init__(f"{name}: {text}")
+        super().__init__(text if text.startswith(name) else f"{name}: {text}")
         self.status = status
 
 
