@@ -13,6 +13,8 @@ pub trait Real: TileOps + HostFloat + Copy + Default + PartialOrd + std::fmt::De
     fn of(value: f64) -> Self;
     /// Widens to float64.
     fn as_f64(self) -> f64;
+    /// The slice as `f32`, where that is what it is: the target of bfloat16 products.
+    fn as_f32_mut(slice: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 impl Real for f32 {
@@ -24,6 +26,9 @@ impl Real for f32 {
     fn as_f64(self) -> f64 {
         f64::from(self)
     }
+    fn as_f32_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
+        Some(slice)
+    }
 }
 
 impl Real for f64 {
@@ -34,5 +39,8 @@ impl Real for f64 {
     }
     fn as_f64(self) -> f64 {
         self
+    }
+    fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+        None
     }
 }

@@ -190,8 +190,7 @@ impl Case {
 
     fn check(&mut self, what: &str, error: f64, limit: f64) {
         self.checks.push((what.to_string(), error, limit));
-        // Written so that NaN fails.
-        if !(error <= limit) {
+        if error.is_nan() || error > limit {
             self.failures.push(format!("{what}: error {error:.2e} above {limit:.2e}"));
         }
     }

@@ -309,6 +309,32 @@ fn large_groups_cost_no_list_of_pairs() {
 }
 
 #[test]
+fn bfloat16_similarities_are_as_good_as_their_rounding() {
+    let Ok(rough) = Cpu::<f32>::new(2).unwrap().with_bf16() else {
+        println!("skipped: this processor has no AVX512-BF16");
+        return;
+    };
+    let exact = Cpu::<f64>::new(2).unwrap();
+    let positives = Positives::diagonal(700);
+    let loss = Loss::clip(0.07).with_nu(1.5);
+    fn run<T: Real>(cpu: &Cpu<T>, loss: &Loss, positives: &Positives) -> (f64, Mat<f64>) {
+        let n = positives.n_x();
+        let (zx, zy) = (embeddings(cpu, n, 33, 1), embeddings(cpu, n, 33, 2));
+        let (x, y) = (load(cpu, &random(n, 20, 3)), load(cpu, &random(n, 30, 4)));
+        let s = Similarity::Embeddings(&zx, &zy);
+        let w = cpu.weights(s, loss, positives, Negatives::All).unwrap();
+        (w.value(), cpu.cross(s, &w, &x, &y).unwrap())
+    }
+    let ((loss_bf16, c_bf16), (loss_f64, c_f64)) =
+        (run(&rough, &loss, &positives), run(&exact, &loss, &positives));
+    // A rounding of 2^-9 in each factor, over tau.
+    assert!((loss_bf16 - loss_f64).abs() < 2e-3 * loss_f64.abs(), "{loss_bf16} {loss_f64}");
+    let error = (&c_bf16 - &c_f64).norm_l2() / c_f64.norm_l2();
+    assert!(error < 1e-2 && error > 1e-6, "{error}");
+    assert!(Cpu::<f64>::new(1).unwrap().with_bf16().is_err());
+}
+
+#[test]
 fn cancelling_stops_between_panels() {
     let control = Arc::new(Control::default());
     let cpu = Cpu::<f32>::with(1, None, control.clone()).unwrap();

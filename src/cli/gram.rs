@@ -45,7 +45,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let points = args::read_matrix(args.b.as_ref().unwrap_or(&args.a))?;
     let shape = [a.rows(), b.rows()];
     let dtype = match session.precision() {
-        Some(Precision::F32) => {
+        Some(Precision::F32 | Precision::Bf16) => {
             let writer = NpyWriter::<f32>::create(&args.out, &shape)?;
             on_backend!(session, |backend| stream(session, backend, &kernel, &a, &points, writer, |v| v
                 as f32))?;

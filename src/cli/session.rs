@@ -38,6 +38,8 @@ pub struct Globals {
 pub enum Precision {
     F32,
     F64,
+    /// f32 with similarities of embeddings rounded to bfloat16, where the processor has AVX512-BF16.
+    Bf16,
 }
 
 /// What `--device` says.
@@ -141,6 +143,10 @@ impl Session {
         }
         Ok(match self.globals.precision.unwrap_or(Precision::F32) {
             Precision::F32 => Device::CpuF32(Cpu::with(self.globals.threads, None, self.control.clone())?),
+            Precision::Bf16 => {
+                let cpu = Cpu::with(self.globals.threads, None, self.control.clone())?;
+                Device::CpuF32(cpu.with_bf16()?)
+            }
             Precision::F64 => Device::CpuF64(Cpu::with(self.globals.threads, None, self.control.clone())?),
         })
     }

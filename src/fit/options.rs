@@ -190,25 +190,22 @@ impl FitOptions {
                 return Err(Error::Unsupported("a given similarity matrix with mini-batches".into()));
             }
         }
-        match &self.kernel {
-            Some(k) => {
-                k.kernel.validate()?;
-                match &k.landmarks {
-                    Landmarks::Count(0) => return Err(Error::invalid("landmarks", "at least 1", 0)),
-                    Landmarks::Rows(rows) if rows.is_empty() => {
-                        return Err(Error::invalid("landmarks", "at least 1 row", 0));
-                    }
-                    _ => {}
+        if let Some(k) = &self.kernel {
+            k.kernel.validate()?;
+            match &k.landmarks {
+                Landmarks::Count(0) => return Err(Error::invalid("landmarks", "at least 1", 0)),
+                Landmarks::Rows(rows) if rows.is_empty() => {
+                    return Err(Error::invalid("landmarks", "at least 1 row", 0));
                 }
-                if self.batches.is_some() && k.landmarks != Landmarks::Exact {
-                    let what = "mini-batches with Nystrom landmarks: use the exact kernel per batch";
-                    return Err(Error::Unsupported(what.into()));
-                }
-                if k.landmarks == Landmarks::Exact && self.whiten.is_some() {
-                    return Err(Error::Unsupported("whitening the exact kernel solver's features".into()));
-                }
+                _ => {}
             }
-            None => {}
+            if self.batches.is_some() && k.landmarks != Landmarks::Exact {
+                let what = "mini-batches with Nystrom landmarks: use the exact kernel per batch";
+                return Err(Error::Unsupported(what.into()));
+            }
+            if k.landmarks == Landmarks::Exact && self.whiten.is_some() {
+                return Err(Error::Unsupported("whitening the exact kernel solver's features".into()));
+            }
         }
         Ok(())
     }

@@ -38,7 +38,10 @@ impl ShardedNpy {
         } else {
             let pattern = glob::glob(spec).map_err(|e| Error::invalid(spec, "a glob pattern", e))?;
             for path in pattern {
-                paths.push(path.map_err(|e| Error::io(e.path().to_path_buf(), e.into()))?);
+                paths.push(path.map_err(|e| {
+                    let unreadable = e.path().to_path_buf();
+                    Error::io(unreadable, e.into())
+                })?);
             }
         }
         if paths.is_empty() {

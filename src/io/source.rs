@@ -119,7 +119,8 @@ pub fn read_all<T: HostFloat>(source: &dyn RowSource) -> Result<Vec<T>> {
     let what = || format!("a copy of {}", source.name());
     let needed =
         (source.rows() as u64).saturating_mul(source.cols() as u64).saturating_mul(size_of::<T>() as u64);
-    let too_large = || Error::OutOfMemory { needed, limit: isize::MAX as u64, what: what() };
+    // The allocator does not say how much it has, only that this is more.
+    let too_large = || Error::OutOfMemory { needed, limit: 0, what: what() };
     let len = source.rows().checked_mul(source.cols()).ok_or_else(too_large)?;
     let mut out = Vec::new();
     out.try_reserve_exact(len).map_err(|_| too_large())?;

@@ -138,24 +138,29 @@ impl<'a> MatView<'a> {
             let mut rows = out.chunks_exact_mut(self.cols).enumerate();
             return rows.try_for_each(|(i, row)| convert((start + i) * self.row_stride, row));
         }
-        // Otherwise transpose by tiles, so that both the reads and the writes of a tile stay in cache. Runs along the
-        // rows are contiguous in Fortran order and single elements with a general stride.
-        const TILE: usize = 64;
-        let mut run = [T::default(); TILE];
-        for i0 in (0..count).step_by(TILE) {
-            let height = TILE.min(count - i0);
-            for j in 0..self.cols {
-                let (run, _) = run.split_at_mut(height);
-                let first = (start + i0) * self.row_stride + j * self.col_stride;
-                if self.row_stride == 1 {
-                    convert(first, run)?;
-                } else {
+        // Otherwise transpose through a tile that stays in cache: runs along the rows (contiguous in Fortran order) go in,
+        // pieces of rows come out, a cache line at a time. Runs of a general stride are gathered element by element.
+        const HEIGHT: usize = 64;
+        const WIDTH: usize = 16;
+        let mut tile = [[T::default(); HEIGHT]; WIDTH];
+        for (i0, panel) in (start..start + count).step_by(HEIGHT).zip(out.chunks_mut(HEIGHT * self.cols)) {
+            let height = HEIGHT.min(start + count - i0);
+            for j0 in (0..self.cols).step_by(WIDTH) {
+                for (j, run) in (j0..self.cols).zip(&mut tile) {
+                    let (run, _) = run.split_at_mut(height);
+                    let first = i0 * self.row_stride + j * self.col_stride;
+                    if self.row_stride == 1 {
+                        convert(first, run)?;
+                        continue;
+                    }
                     for (i, v) in run.iter_mut().enumerate() {
                         convert(first + i * self.row_stride, std::slice::from_mut(v))?;
                     }
                 }
-                let column = out.iter_mut().skip(i0 * self.cols + j).step_by(self.cols);
-                column.zip(&*run).for_each(|(o, &v)| *o = v);
+                for (i, row) in panel.chunks_exact_mut(self.cols).enumerate() {
+                    let piece = row.iter_mut().skip(j0).zip(&tile);
+                    piece.for_each(|(o, run)| *o = run.get(i).copied().unwrap_or_default());
+                }
             }
         }
         Ok(())

@@ -214,7 +214,7 @@ impl<T: Real> Cpu<T> {
         factors: &Factors,
         s_rows: &[f64],
         s_cols: &[f64],
-    ) -> Result<([Vec<f64>; 2], [Vec<f64>; 2])> {
+    ) -> Result<(PairSums, PairSums)> {
         let (p, plan, loss) = (&tiles.positives, &tiles.plan, tiles.loss);
         let mut x = [vec![0.0; s_rows.len()], vec![0.0; s_rows.len()]];
         let mut y = [vec![0.0; s_cols.len()], vec![0.0; s_cols.len()]];
@@ -342,6 +342,9 @@ fn diagonal_negative(
     let apart = loss.eps_by == EpsBy::Diagonal && i < positives.n_y() && !positives.contains(i, i);
     apart.then(|| (loss.eps_pos, pair(i, i)))
 }
+
+/// Sums of psi and of psi' over the negatives of every pair.
+type PairSums = [Vec<f64>; 2];
 
 /// How many negatives every anchor sees in dense tiles, and how many times they stand for all of them.
 struct Factors {

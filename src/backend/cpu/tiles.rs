@@ -3,6 +3,7 @@
 use super::gemm::gemm_nt;
 use super::matrix::Matrix;
 use super::plan::Plan;
+use super::simd::bf16::{self, LEFT, Packed, RIGHT};
 use crate::backend::Similarity;
 use crate::loss::{EpsBy, Loss};
 use crate::positives::Positives;
@@ -55,12 +56,15 @@ pub(super) struct Tiles<'a, T: Real> {
     pub(super) loss: &'a Loss,
     pub(super) positives: Positives,
     pub(super) plan: Plan,
+    /// Whether similarities are products of embeddings rounded to bfloat16.
+    pub(super) bf16: bool,
 }
 
 /// The rows of one panel, ready for products.
 pub(super) struct Panel<'a, T> {
     pub(super) rows: Range<usize>,
     z: &'a [T],
+    rounded: Packed<LEFT>,
 }
 
 /// Buffers of one worker.
@@ -69,6 +73,7 @@ pub(super) struct Scratch<T> {
     pub(super) tile: Vec<T>,
     pub(super) masked: Vec<Masked<T>>,
     cols: Vec<T>,
+    rounded: Packed<RIGHT>,
 }
 
 impl<'a, T: Real> Tiles<'a, T> {
@@ -78,6 +83,7 @@ impl<'a, T: Real> Tiles<'a, T> {
             loss: self.loss,
             positives: self.positives.transposed(),
             plan: self.plan.transposed(),
+            bf16: self.bf16,
         }
     }
 
@@ -87,7 +93,11 @@ impl<'a, T: Real> Tiles<'a, T> {
             Source::Embeddings(zx, _) => zx.gather(self.plan.x_ids(), &rows, scratch),
             _ => &[],
         };
-        Panel { rows, z }
+        let mut rounded = Packed::default();
+        if self.bf16 {
+            round_into(&mut rounded, z, rows.len());
+        }
+        Panel { rows, z, rounded }
     }
 
     /// Fills `scratch.tile` (`rows x cols`, row-major) with similarities.
@@ -99,6 +109,14 @@ impl<'a, T: Real> Tiles<'a, T> {
             Source::Embeddings(_, zy) => {
                 let r = zy.cols();
                 let z = zy.gather(self.plan.y_ids(), cols, &mut scratch.cols);
+                if self.bf16
+                    && let Some(tile) = T::as_f32_mut(&mut scratch.tile)
+                {
+                    round_into(&mut scratch.rounded, z, n);
+                    if bf16::gemm_nt(false, tile, n, &panel.rounded, &scratch.rounded) {
+                        return;
+                    }
+                }
                 gemm_nt(m, n, r, T::of(0.0), &mut scratch.tile, n, T::of(1.0), panel.z, r, z, r);
             }
             Source::Dense { s, transposed } => {
@@ -154,4 +172,11 @@ impl<T: Real> Tiles<'_, T> {
         self.for_exceptions_in(i, cols, |_| count += 1);
         count
     }
+}
+
+/// Rounds `rows` contiguous rows to bfloat16 and packs them for products.
+fn round_into<T: Real, const W: usize>(packed: &mut Packed<W>, z: &[T], rows: usize) {
+    let width = z.len() / rows.max(1);
+    let rounded: Vec<half::bf16> = z.iter().map(|v| half::bf16::from_f64(v.as_f64())).collect();
+    packed.pack(&rounded, width, rows, width);
 }

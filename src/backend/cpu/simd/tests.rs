@@ -369,15 +369,15 @@ fn additive_kernels<T: Dispatch>(eps: f64) {
             let offsets = series::<T>(cols, |j| -0.75 + 0.125 * (j % 8.0));
             let coeff = series::<T>(cols, |j| 1.0 + 0.5 * (j % 3.0));
             for level in levels() {
-                for i in 0..rows {
+                for (i, &offset) in offset.iter().enumerate() {
                     let s = &tile.s[i * tile.ld..][..cols];
-                    let o = offset[i].to_f64();
+                    let o = offset.to_f64();
                     let terms: Vec<_> = (0..cols).map(|j| psi_and_slope(kind, tile.at(i, j) + o)).collect();
-                    let (psi, slope) = additive::sums(level, kind, s, offset[i]);
+                    let (psi, slope) = additive::sums(level, kind, s, offset);
                     close("psi", level, psi, terms.iter().map(|t| t.0).sum(), 1.0);
                     close("slope", level, slope, terms.iter().map(|t| t.1).sum(), 0.0);
                     let mut out = series::<T>(cols, |j| j);
-                    additive::weights(level, kind, s, offset[i], coeff[0], &mut out);
+                    additive::weights(level, kind, s, offset, coeff[0], &mut out);
                     for (j, term) in terms.iter().enumerate() {
                         let want = j as f64 + coeff[0].to_f64() * term.1;
                         close("weight", level, out[j], want, 0.0);
