@@ -18,6 +18,7 @@ pub mod compare;
 pub mod control;
 pub mod data;
 pub mod error;
+mod ffi;
 pub mod fit;
 pub mod io;
 pub mod kernel;

@@ -157,6 +157,13 @@ pub(crate) fn whitening(xtx: &Mat<f64>, n: usize, lambda: f64) -> Result<Mat<f64
     Ok(psd_half_powers(g.as_ref(), lambda * mean, EIGENVALUE_CUT * mean)?.1)
 }
 
+/// All rows of a source on the host.
+pub(crate) fn host(source: &dyn RowSource) -> Result<Mat<f64>> {
+    let (n, d) = (source.rows(), source.cols());
+    let values = crate::io::read_all::<f64>(source)?;
+    Ok(Mat::from_fn(n, d, |i, j| values[i * d + j]))
+}
+
 fn read_rows(source: &dyn RowSource, rows: &[usize]) -> Result<Mat<f64>> {
     let d = source.cols();
     let mut values = vec![0.0; rows.len() * d];

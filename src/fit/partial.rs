@@ -1,178 +1,221 @@
-//! Fitting a stream of batches that are never together in memory: Gram matrices and `C` are summed batch by batch.
-//!
-//! `C` is the mean of the batches' `C`, weighted by their rows (the paper's batched mode keeps a solution per batch
-//! instead). From zeros this is the cross-covariance centred within batches; with a start model `S` comes from its
-//! similarities within each batch, so that passes over the stream are the paper's iterations.
+//! Mini-batches that arrive one by one: the batched solver without the whole data set at hand.
 
-use super::features::whitening;
-use super::options::{Factorization, FitOptions, Init};
-use super::solve::{Encoders, sampled_cross};
-use super::{Data, FitInfo, check_data};
-use crate::backend::{Backend, Similarity};
+use super::Data;
+use super::features::{FeatureMap, Mapped};
+use super::info::FitInfo;
+use super::options::{FitOptions, Init};
+use super::solve::{Problem, Side, Start, add};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::check_finite;
-use crate::loss::Loss;
 use crate::model::{Component, Encoder, Model};
-use crate::spectral::SvdMethod;
-use crate::weights::Negatives;
+use crate::positives::Positives;
 use faer::Mat;
 
-/// Options of [`PartialFit`].
-#[derive(Clone, Debug)]
-pub struct PartialOptions {
-    /// Dimension of the shared space.
-    pub rank: usize,
-    /// The loss.
-    pub loss: Loss,
-    /// Shrinkage of the whitening; none: no whitening. Default 0.1.
-    pub whiten: Option<f64>,
-    /// Split of `C`. Default sqrt.
-    pub factorization: Factorization,
-    /// Where similarities come from. Default zeros.
-    pub start: Option<Model>,
-}
-
-impl PartialOptions {
-    /// Defaults for a rank.
-    pub fn new(rank: usize) -> Self {
-        let factorization = Factorization::Sqrt;
-        Self { rank, loss: Loss::default(), whiten: Some(0.1), factorization, start: None }
-    }
-}
-
-/// A fit in progress: [`add`](Self::add) batches, then [`finish`](Self::finish).
-#[derive(Debug)]
-pub struct PartialFit {
-    options: PartialOptions,
-    start: Option<Encoders>,
-    grams: (Mat<f64>, Mat<f64>),
-    cross: Mat<f64>,
-    rows: (usize, usize),
+/// A batched linear fit as a stream: [`add`](Self::add) solves a batch from the encoders that the pass began with,
+/// [`finish`](Self::finish) averages the solutions as `F1^T F2` (with weights max(validation accuracy, 0), where there
+/// are validation rows) and factorises once more. The next pass begins from there: `finish` after every pass over the
+/// data is the paper's iteration (arXiv 2604.16678, Algorithm 1).
+pub struct PartialFit<B: Backend> {
+    backend: B,
+    options: FitOptions,
+    dims: (usize, usize),
+    validation: Option<(B::Matrix, B::Matrix, Positives)>,
+    start: Option<Start<B::Matrix>>,
+    /// `sum_b w_b F1_b^T F2_b`, and the same with weights 1.
+    weighed: Option<Mat<f64>>,
+    plain: Option<Mat<f64>>,
+    weight: f64,
     batches: usize,
-    loss: f64,
 }
 
-impl PartialFit {
-    /// Begins a fit of `d1`- and `d2`-wide features.
+impl<B: Backend> PartialFit<B> {
+    /// A stream of batches of `dims` = (d1, d2) features.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for options out of range, or a start model of other widths, of kernels, or of another
-    /// rank.
-    pub fn new(d1: usize, d2: usize, options: PartialOptions) -> Result<Self> {
-        FitOptions {
-            loss: options.loss,
-            whiten: options.whiten,
-            factorization: options.factorization,
-            ..FitOptions::new(options.rank)
+    /// As [`fit`](super::fit()); [`Error::Unsupported`] for kernels, whitening and a given similarity, which need all
+    /// the data.
+    pub fn new(
+        backend: B,
+        dims: (usize, usize),
+        validation: Option<Data<'_>>,
+        options: FitOptions,
+    ) -> Result<Self> {
+        options.validate()?;
+        let whole = [
+            ("a kernel", options.kernel.is_some()),
+            ("whitening", options.whiten.is_some()),
+            ("a batch size", options.batches.is_some()),
+            ("a given similarity", matches!(options.init, Init::Similarity(_))),
+        ];
+        if let Some((what, _)) = whole.iter().find(|(_, asked)| *asked) {
+            return Err(Error::Unsupported(format!("{what} with batches that arrive one by one")));
         }
-        .validate()?;
-        let bound = d1.min(d2);
+        let bound = dims.0.min(dims.1);
         if options.rank > bound {
             return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
         }
-        let start = match options.start.as_ref().map(Init::from_model).transpose()? {
-            Some(Init::Given(f1, f2)) => {
-                for (name, f, d) in [("start x", &f1, d1), ("start y", &f2, d2)] {
-                    if f.ncols() != d {
-                        return Err(Error::invalid(name, format!("an encoder of {d} features"), f.ncols()));
-                    }
-                }
-                Some(Encoders { f1, f2 })
+        let validation = match validation {
+            Some(v) => {
+                v.check("validation ")?;
+                check_widths("validation ", &v, dims)?;
+                check_finite(v.x)?;
+                check_finite(v.y)?;
+                Some((backend.load(v.x)?, backend.load(v.y)?, v.positives.clone()))
             }
-            _ => None,
-        };
-        let grams = (Mat::zeros(d1, d1), Mat::zeros(d2, d2));
-        let cross = Mat::zeros(d1, d2);
-        Ok(Self { options, start, grams, cross, rows: (0, 0), batches: 0, loss: 0.0 })
-    }
-
-    /// Batches added so far.
-    pub fn batches(&self) -> usize {
-        self.batches
-    }
-
-    /// Rows added so far, of x and of y.
-    pub fn rows(&self) -> (usize, usize) {
-        self.rows
-    }
-
-    /// The loss of the start encoders, mean over the rows so far; none before the first batch.
-    pub fn loss(&self) -> Option<f64> {
-        (self.rows.0 > 0).then(|| self.loss / self.rows.0 as f64)
-    }
-
-    /// Adds a batch with its own relation.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] for other widths, for shapes that do not fit together and for NaN or infinite
-    /// features; those of the backend. The fit is then as before the call.
-    pub fn add<B: Backend>(&mut self, backend: &B, batch: Data<'_>) -> Result<()> {
-        check_data(batch, None)?;
-        for (name, source, d) in [("x", batch.x, self.cross.nrows()), ("y", batch.y, self.cross.ncols())] {
-            if source.cols() != d {
-                return Err(Error::invalid(name, format!("{d} columns"), source.cols()));
-            }
-            check_finite(source)?;
-        }
-        let (x, y) = (backend.load(batch.x)?, backend.load(batch.y)?);
-        let (n_x, n_y) = (batch.x.rows(), batch.y.rows());
-        let embedded = match &self.start {
-            Some(e) => Some((backend.encode(&x, e.f1.as_ref())?.0, backend.encode(&y, e.f2.as_ref())?.0)),
             None => None,
         };
-        let s = match &embedded {
-            Some((zx, zy)) => Similarity::Embeddings(zx, zy),
-            None => Similarity::Zeros(n_x, n_y),
+        let (weighed, plain) = (None, None);
+        Ok(Self { backend, options, dims, validation, start: None, weighed, plain, weight: 0.0, batches: 0 })
+    }
+
+    /// Solves one batch, adds its solution to the average, and returns its loss before the update.
+    ///
+    /// # Errors
+    /// As [`fit`](super::fit()). The stream is unchanged by a batch that fails.
+    pub fn add(&mut self, batch: Data<'_>) -> Result<f64> {
+        batch.check("")?;
+        check_widths("", &batch, self.dims)?;
+        check_finite(batch.x)?;
+        check_finite(batch.y)?;
+        let raw = |m| Mapped { cross: m, embed: None, map: FeatureMap::default() };
+        let (x, y) = (raw(self.backend.load(batch.x)?), raw(self.backend.load(batch.y)?));
+        let problem = Problem {
+            backend: &self.backend,
+            x: &x,
+            y: &y,
+            positives: batch.positives,
+            validation: self.validation.as_ref().map(|(x, y, p)| (x, y, p)),
+            options: &self.options,
         };
+        let start = match self.start.take() {
+            Some(start) => start,
+            None => problem.start()?,
+        };
+        let (side_x, side_y) =
+            (Side { cross: &x.cross, embed: &x.cross }, Side { cross: &y.cross, embed: &y.cross });
         let mut info = FitInfo::default();
-        let (loss, all) = (&self.options.loss, Negatives::All);
-        let (c, value) = sampled_cross(backend, s, (&x, &y), loss, batch.positives, all, &mut info)?;
-        let (gx, gy) = (backend.gram(&x)?, backend.gram(&y)?);
-        self.cross += c * faer::Scale(n_x as f64);
-        self.grams.0 += gx;
-        self.grams.1 += gy;
-        self.loss += value * n_x as f64;
-        self.rows = (self.rows.0 + n_x, self.rows.1 + n_y);
+        let solved = problem.update(side_x, side_y, batch.positives, &start, &mut info).and_then(|update| {
+            let weight = problem.validate(&update.encoders, &mut info)?;
+            Ok((update, weight))
+        });
+        self.start = Some(start);
+        let (update, weight) = solved?;
+        let g = update.encoders.f1.transpose() * &update.encoders.f2;
+        add(&mut self.weighed, weight, &g);
+        add(&mut self.plain, 1.0, &g);
+        self.weight += weight;
         self.batches += 1;
-        Ok(())
+        Ok(update.loss)
     }
 
-    /// The model of all batches so far; more may follow.
+    /// Ends a pass: the model of the average.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] before the first batch; [`Error::Numerical`].
-    pub fn finish<B: Backend>(&self, backend: &B) -> Result<Model> {
-        if self.batches == 0 {
-            return Err(Error::invalid("batches", "at least one", 0));
-        }
+    /// [`Error::InvalidArgument`] when nothing was added since the last pass; those of the decomposition.
+    pub fn finish(&mut self) -> Result<Model> {
+        // No batch did better than nothing on the validation rows: they count alike.
+        let (sum, total) = match self.weight > 0.0 {
+            true => (&self.weighed, self.weight),
+            false => (&self.plain, self.batches as f64),
+        };
+        let Some(sum) = sum else {
+            return Err(Error::invalid("batches", "at least one since the last pass", 0));
+        };
+        let average = sum * faer::Scale(1.0 / total);
         let o = &self.options;
-        let mean = &self.cross * faer::Scale(1.0 / self.rows.0 as f64);
-        let maps = match o.whiten {
-            Some(lambda) => Some((
-                whitening(&self.grams.0, self.rows.0, lambda)?,
-                whitening(&self.grams.1, self.rows.1, lambda)?,
-            )),
-            None => None,
-        };
-        let c = match &maps {
-            Some((wx, wy)) => wx * &mean * wy,
-            None => mean,
-        };
-        let top = backend.top_r(c.as_ref(), o.rank, SvdMethod::Full)?;
-        let e = Encoders::split(&top, o.factorization);
-        let (f1, f2) = match &maps {
-            Some((wx, wy)) => (&e.f1 * wx, &e.f2 * wy),
-            None => (e.f1, e.f2),
-        };
-        let encoder = |matrix| Encoder { map: None, matrix };
-        let component = Component { weight: 1.0, x: encoder(f1), y: encoder(f2) };
-        let record = FitOptions {
-            loss: o.loss,
-            whiten: o.whiten,
-            factorization: o.factorization,
-            n_iters: 1,
-            ..FitOptions::new(o.rank)
-        };
-        Ok(Model::new(vec![component], &record))
+        let encoders = super::solve::refactor(&self.backend, average, o, &mut FitInfo::default())?.0;
+        let encoder = |f: &Mat<f64>| Encoder { map: None, matrix: f.clone() };
+        let component = Component { weight: 1.0, x: encoder(&encoders.f1), y: encoder(&encoders.f2) };
+        let model = Model::new(vec![component], o);
+        self.start = Some(Start::Encoders(encoders));
+        (self.weighed, self.plain, self.weight, self.batches) = (None, None, 0.0, 0);
+        Ok(model)
+    }
+}
+
+fn check_widths(name: &str, data: &Data<'_>, dims: (usize, usize)) -> Result<()> {
+    for (side, source, d) in [("x", data.x, dims.0), ("y", data.y, dims.1)] {
+        if source.cols() != d {
+            return Err(Error::invalid(format!("{name}{side}"), format!("{d} columns"), source.cols()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::fit::{Batches, fit};
+    use crate::io::{HostMatrix, RowRange};
+    use crate::loss::Loss;
+    use rand::{Rng, SeedableRng};
+
+    fn random(n: usize, d: usize, seed: u64) -> HostMatrix {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let values = (0..n * d).map(|_| rng.random_range(-1.0..1.0)).collect();
+        HostMatrix::from_f64("random", n, d, values).unwrap()
+    }
+
+    /// `F1^T F2` of a linear model.
+    fn product(model: &Model) -> Mat<f64> {
+        model.components[0].x.matrix.transpose() * &model.components[0].y.matrix
+    }
+
+    #[test]
+    fn a_stream_of_the_same_batches_is_the_batched_fit() {
+        let (n, size) = (90, 30);
+        let (x, y) = (random(n, 8, 1), random(n, 6, 2));
+        let (vx, vy) = (random(20, 8, 3), random(20, 6, 4));
+        let (all, held, part) = (Positives::diagonal(n), Positives::diagonal(20), Positives::diagonal(size));
+        let validation = Data { x: &vx, y: &vy, positives: &held };
+        let cpu = Cpu::<f64>::new(1).unwrap();
+        let options = FitOptions { loss: Loss::clip(0.3), n_iters: 2, ridge: 0.1, ..FitOptions::new(4) };
+        let batches = Some(Batches { size, count: None, drop_trailing: false });
+        let data = Data { x: &x, y: &y, positives: &all };
+        let whole = FitOptions { batches, ..options.clone() };
+        for validation in [None, Some(validation)] {
+            let expected = product(&fit(&cpu, data, validation, &whole).unwrap().0);
+            let mut stream = PartialFit::new(cpu.clone(), (8, 6), validation, options.clone()).unwrap();
+            let mut model = None;
+            for _ in 0..2 {
+                for b in 0..3 {
+                    let rows = b * size..(b + 1) * size;
+                    let (x, y) = (RowRange::new(&x, rows.clone()).unwrap(), RowRange::new(&y, rows).unwrap());
+                    assert!(stream.add(Data { x: &x, y: &y, positives: &part }).unwrap().is_finite());
+                }
+                model = Some(stream.finish().unwrap());
+            }
+            let difference = product(&model.unwrap()) - &expected;
+            // The same sums in the same order: rounding of the decompositions only.
+            assert!(difference.norm_l2() < 1e-12 * expected.norm_l2());
+            assert!(stream.finish().is_err());
+        }
+    }
+
+    #[test]
+    fn a_bad_batch_leaves_the_stream_as_it_was() {
+        let (x, y) = (random(10, 4, 1), random(10, 3, 2));
+        let bad = HostMatrix::from_f64("bad", 10, 4, vec![f64::NAN; 40]).unwrap();
+        let p = Positives::diagonal(10);
+        let good = Data { x: &x, y: &y, positives: &p };
+        let mut stream =
+            PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, FitOptions::new(2)).unwrap();
+        stream.add(good).unwrap();
+        assert!(stream.add(Data { x: &bad, ..good }).is_err());
+        assert!(stream.add(Data { x: &y, y: &x, positives: &p }).is_err());
+        let one = product(&stream.finish().unwrap());
+        stream = PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, FitOptions::new(2)).unwrap();
+        stream.add(good).unwrap();
+        assert_eq!(product(&stream.finish().unwrap()), one);
+    }
+
+    #[test]
+    fn what_needs_all_the_data_is_refused() {
+        let refused = |o| PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, o).is_err();
+        assert!(refused(FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
+        assert!(refused(FitOptions::new(4)));
+        assert!(!refused(FitOptions::new(3)));
     }
 }

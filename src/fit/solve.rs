@@ -52,16 +52,16 @@ pub(crate) struct Problem<'a, B: Backend> {
 }
 
 /// One spectral update of (a batch of) the data.
-struct Update {
-    encoders: Encoders,
-    loss: f64,
+pub(super) struct Update {
+    pub(super) encoders: Encoders,
+    pub(super) loss: f64,
     singular_values: Vec<f64>,
 }
 
 /// The rows an update works on.
-struct Side<'a, M> {
-    cross: &'a M,
-    embed: &'a M,
+pub(super) struct Side<'a, M> {
+    pub(super) cross: &'a M,
+    pub(super) embed: &'a M,
 }
 
 impl<M> Clone for Side<'_, M> {
@@ -125,7 +125,7 @@ impl<B: Backend> Problem<'_, B> {
         low_rank_distance(a.transpose(), b.transpose(), c.transpose(), d.transpose())
     }
 
-    fn start(&self) -> Result<Start<B::Matrix>> {
+    pub(super) fn start(&self) -> Result<Start<B::Matrix>> {
         let r = self.options.rank;
         let p1 = self.backend.shape(self.x.embed()).1;
         let p2 = self.backend.shape(self.y.embed()).1;
@@ -171,7 +171,7 @@ impl<B: Backend> Problem<'_, B> {
     }
 
     /// Similarity -> S(gamma) -> C(gamma) -> top-r SVD on the given rows.
-    fn update(
+    pub(super) fn update(
         &self,
         x: Side<'_, B::Matrix>,
         y: Side<'_, B::Matrix>,
@@ -217,7 +217,7 @@ impl<B: Backend> Problem<'_, B> {
             return Ok(update);
         }
         let g = update.encoders.f1.transpose() * &update.encoders.f2;
-        self.refactor(g, update.loss, info)
+        self.refactored(g, update.loss, info)
     }
 
     /// One iteration of the paper's mini-batches: every batch is solved from the same encoders, and the solutions are
@@ -244,17 +244,12 @@ impl<B: Backend> Problem<'_, B> {
         let (g, total) = if total > 0.0 { (sum, total) } else { (plain, ranges.len() as f64) };
         let g = g.ok_or_else(|| Error::invalid("batch_size", "at most the number of rows", batches.size))?;
         info.batch_weights.push(weights);
-        self.refactor(g * faer::Scale(1.0 / total), loss / ranges.len() as f64, info)
+        self.refactored(g * faer::Scale(1.0 / total), loss / ranges.len() as f64, info)
     }
 
-    /// Adds the ridge to the leading diagonal of `G = F1^T F2` and factorises it once more.
-    fn refactor(&self, mut g: Mat<f64>, loss: f64, info: &mut FitInfo) -> Result<Update> {
-        for k in 0..g.nrows().min(g.ncols()) {
-            g[(k, k)] += self.options.ridge;
-        }
-        let o = self.options;
-        let top = timed(&mut info.seconds.spectral, || self.backend.top_r(g.as_ref(), o.rank, o.svd))?;
-        Ok(Update { encoders: Encoders::split(&top, o.factorization), loss, singular_values: top.all })
+    fn refactored(&self, g: Mat<f64>, loss: f64, info: &mut FitInfo) -> Result<Update> {
+        let (encoders, singular_values) = refactor(self.backend, g, self.options, info)?;
+        Ok(Update { encoders, loss, singular_values })
     }
 
     /// Matching accuracy of encoders on the validation rows.
@@ -302,7 +297,21 @@ pub(crate) fn sampled_cross<B: Backend>(
     }
 }
 
-fn add(sum: &mut Option<Mat<f64>>, weight: f64, g: &Mat<f64>) {
+/// Adds the ridge to the leading diagonal of `G = F1^T F2` and factorises it once more: encoders and singular values.
+pub(super) fn refactor<B: Backend>(
+    backend: &B,
+    mut g: Mat<f64>,
+    o: &FitOptions,
+    info: &mut FitInfo,
+) -> Result<(Encoders, Vec<f64>)> {
+    for k in 0..g.nrows().min(g.ncols()) {
+        g[(k, k)] += o.ridge;
+    }
+    let top = timed(&mut info.seconds.spectral, || backend.top_r(g.as_ref(), o.rank, o.svd))?;
+    Ok((Encoders::split(&top, o.factorization), top.all))
+}
+
+pub(super) fn add(sum: &mut Option<Mat<f64>>, weight: f64, g: &Mat<f64>) {
     let term = g * faer::Scale(weight);
     *sum = Some(match sum.take() {
         Some(sum) => sum + term,

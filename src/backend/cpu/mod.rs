@@ -7,6 +7,7 @@ mod backward;
 mod contract;
 pub mod gemm;
 mod matrix;
+mod memory;
 mod plan;
 mod search;
 pub mod simd;
@@ -14,6 +15,7 @@ mod statistics;
 mod tiles;
 
 pub use matrix::Matrix;
+pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
 use crate::backend::{Backend, Similarity, Ties, TopK};
@@ -40,7 +42,7 @@ use tiles::{Source, Tiles};
 pub struct Cpu<T> {
     pool: Arc<rayon::ThreadPool>,
     control: Arc<Control>,
-    account: Arc<matrix::Account>,
+    account: Arc<memory::Account>,
     bf16: bool,
     real: PhantomData<T>,
 }
@@ -71,7 +73,7 @@ impl<T: Real> Cpu<T> {
             .thread_name(|i| format!("unicon-{i}"))
             .build()
             .map_err(|e| Error::invalid("threads", "a number of threads the system grants", e))?;
-        let account = Arc::new(matrix::Account::new(memory_limit));
+        let account = Arc::new(memory::Account::new(memory_limit, None));
         Ok(Self { pool: Arc::new(pool), control, account, bf16: false, real: PhantomData })
     }
 
@@ -90,6 +92,23 @@ impl<T: Real> Cpu<T> {
             ));
         }
         Ok(Self { bf16: true, ..self })
+    }
+
+    /// The same backend with its matrices in `memory`, and with `memory_limit` bytes of them at most.
+    pub fn with_memory(self, memory: Arc<dyn HostMemory>, memory_limit: Option<u64>) -> Self {
+        Self { account: Arc::new(memory::Account::new(memory_limit, Some(memory))), ..self }
+    }
+
+    /// The same threads, control and memory, computing in another number type.
+    pub fn in_precision<U: Real>(&self) -> Cpu<U> {
+        let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
+        // The reduced similarities exist in f32 only.
+        Cpu { pool, control, account, bf16: false, real: PhantomData }
+    }
+
+    /// Makes the peak of [`Backend::memory`] what is held now.
+    pub fn forget_peak(&self) {
+        self.account.forget_peak();
     }
 
     /// Number of threads.

@@ -1,0 +1,197 @@
+# The C ABI of libunicon: the structs and functions of unicon.h, nothing else. Field order and types are the header's;
+# the test suite of the library compares every struct and every call in this file with it.
+
+const ABI_VERSION = 1
+
+const library = Ref{Ptr{Cvoid}}(C_NULL)
+symbol(name::Symbol) = Libdl.dlsym(library[], name)
+
+struct Matrix_t
+    data::Ptr{Cvoid}
+    rows::Int64
+    cols::Int64
+    row_stride::Int64
+    col_stride::Int64
+    dtype::Int32
+    device_type::Int32
+    device_id::Int32
+    reserved::Int32
+end
+
+mutable struct ContextOptions_t
+    struct_size::Csize_t
+    device_type::Int32
+    device_id::Int32
+    stream::Ptr{Cvoid}
+    n_threads::Int32
+    reserved::Int32
+    workspace_limit::UInt64
+    allocator::Ptr{Cvoid}
+    communicator::Ptr{Cvoid}
+    ContextOptions_t() = new()
+end
+
+mutable struct Loss_t
+    struct_size::Csize_t
+    kind::Int32
+    eps_by::Int32
+    tau::Float64
+    nu::Float64
+    margin::Float64
+    eps_pos::Float64
+    eps_neg::Float64
+    log_eps::Float64
+    Loss_t() = new()
+end
+
+mutable struct Positives_t
+    struct_size::Csize_t
+    kind::Int32
+    reserved::Int32
+    x_groups::Ptr{Int64}
+    y_groups::Ptr{Int64}
+    indptr::Ptr{Int64}
+    indices::Ptr{Int64}
+    nnz::Int64
+    Positives_t() = new()
+end
+
+mutable struct Kernel_t
+    struct_size::Csize_t
+    kind::Int32
+    reserved::Int32
+    beta::Float64
+    gamma::Float64
+    lengthscale::Float64
+    cos_clamp::Float64
+    Kernel_t() = new()
+end
+
+mutable struct ModelDescription_t
+    struct_size::Csize_t
+    d1::Int64
+    d2::Int64
+    r::Int64
+    kernel_x::Int32
+    kernel_y::Int32
+    members::Int64
+    ModelDescription_t() = new(sizeof(ModelDescription_t), 0, 0, 0, 0, 0, 0)
+end
+
+struct Progress_t
+    struct_size::Csize_t
+    phase::Int32
+    reserved::Int32
+    done::Int64
+    total::Int64
+    loss::Float64
+    seconds::Float64
+end
+
+struct Validation_t
+    x::Ptr{Matrix_t}
+    y::Ptr{Matrix_t}
+    positives::Ptr{Positives_t}
+end
+
+mutable struct FitOptions_t
+    struct_size::Csize_t
+    r::Int64
+    loss::Ptr{Loss_t}
+    kernel::Ptr{Kernel_t}
+    n_landmarks::Int64
+    landmarks::Ptr{Int64}
+    kernel_ridge::Float64
+    n_iters::Int64
+    tol::Float64
+    rho::Float64
+    ridge::Float64
+    factorization::Int32
+    svd::Int32
+    init::Int32
+    scale_inputs::Int32
+    final_loss::Int32
+    drop_trailing::Int32
+    power::Float64
+    similarity::Ptr{Matrix_t}
+    whiten::Float64
+    batch_size::Int64
+    n_batches::Int64
+    n_negatives::Int64
+    seed::UInt64
+    progress::Ptr{Cvoid}
+    progress_user::Ptr{Cvoid}
+    FitOptions_t() = new()
+end
+
+mutable struct FitInfo_t
+    struct_size::Csize_t
+    outcome::Int32
+    reserved::Int32
+    n_iters::Int64
+    loss::Ptr{Float64}
+    change::Ptr{Float64}
+    history_capacity::Int64
+    n_loss::Int64
+    n_change::Int64
+    singular_values::Ptr{Float64}
+    singular_capacity::Int64
+    n_singular_values::Int64
+    final_loss::Float64
+    rows_without_positives::Int64
+    cols_without_positives::Int64
+    zero_rows_x::Int64
+    zero_rows_y::Int64
+    rows_dropped::Int64
+    seconds::Float64
+    seconds_load::Float64
+    seconds_features::Float64
+    seconds_encode::Float64
+    seconds_statistics::Float64
+    seconds_weights::Float64
+    seconds_spectral::Float64
+    seconds_validation::Float64
+    workspace_bytes::UInt64
+    peak_bytes::UInt64
+    FitInfo_t() = new()
+end
+
+c_status_string(status) = @ccall $(symbol(:unicon_status_string))(status::Int32)::Cstring
+c_version() = @ccall $(symbol(:unicon_version))()::Cstring
+c_abi_version() = @ccall $(symbol(:unicon_abi_version))()::Int32
+c_device_count(type, count) = @ccall $(symbol(:unicon_device_count))(type::Int32, count::Ref{Int32})::Int32
+c_context_options_init(o) = @ccall $(symbol(:unicon_context_options_init))(o::Ref{ContextOptions_t}, sizeof(ContextOptions_t)::Csize_t)::Int32
+c_context_create(o, out) = @ccall $(symbol(:unicon_context_create))(o::Ref{ContextOptions_t}, out::Ref{Ptr{Cvoid}})::Int32
+c_context_destroy(h) = @ccall $(symbol(:unicon_context_destroy))(h::Ptr{Cvoid})::Cvoid
+c_last_error(h, buffer, capacity) = @ccall $(symbol(:unicon_last_error))(h::Ptr{Cvoid}, buffer::Ptr{UInt8}, capacity::Csize_t)::Csize_t
+c_cancel(h) = @ccall $(symbol(:unicon_cancel))(h::Ptr{Cvoid})::Int32
+c_loss_init(o, kind) = @ccall $(symbol(:unicon_loss_init))(o::Ref{Loss_t}, sizeof(Loss_t)::Csize_t, kind::Int32)::Int32
+c_positives_init(o) = @ccall $(symbol(:unicon_positives_init))(o::Ref{Positives_t}, sizeof(Positives_t)::Csize_t)::Int32
+c_kernel_init(o, kind) = @ccall $(symbol(:unicon_kernel_init))(o::Ref{Kernel_t}, sizeof(Kernel_t)::Csize_t, kind::Int32)::Int32
+c_weights_create(h, loss, zx, zy, p, out) = @ccall $(symbol(:unicon_weights_create))(h::Ptr{Cvoid}, loss::Ref{Loss_t}, zx::Ref{Matrix_t}, zy::Ref{Matrix_t}, p::Ref{Positives_t}, out::Ref{Ptr{Cvoid}})::Int32
+c_weights_destroy(w) = @ccall $(symbol(:unicon_weights_destroy))(w::Ptr{Cvoid})::Cvoid
+c_weights_loss(w, value) = @ccall $(symbol(:unicon_weights_loss))(w::Ptr{Cvoid}, value::Ref{Float64})::Int32
+c_weights_dense(w, s) = @ccall $(symbol(:unicon_weights_dense))(w::Ptr{Cvoid}, s::Ref{Matrix_t})::Int32
+c_weights_apply(w, v, out) = @ccall $(symbol(:unicon_weights_apply))(w::Ptr{Cvoid}, v::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
+c_weights_apply_t(w, u, out) = @ccall $(symbol(:unicon_weights_apply_t))(w::Ptr{Cvoid}, u::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
+c_weights_cross(w, x, y, out) = @ccall $(symbol(:unicon_weights_cross))(w::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
+c_contrastive_grad(h, loss, zx, zy, p, value, dzx, dzy) = @ccall $(symbol(:unicon_contrastive_grad))(h::Ptr{Cvoid}, loss::Ref{Loss_t}, zx::Ref{Matrix_t}, zy::Ref{Matrix_t}, p::Ref{Positives_t}, value::Ref{Float64}, dzx::Ref{Matrix_t}, dzy::Ref{Matrix_t})::Int32
+c_model_create_linear(h, f1, f2, out) = @ccall $(symbol(:unicon_model_create_linear))(h::Ptr{Cvoid}, f1::Ref{Matrix_t}, f2::Ref{Matrix_t}, out::Ref{Ptr{Cvoid}})::Int32
+c_model_destroy(m) = @ccall $(symbol(:unicon_model_destroy))(m::Ptr{Cvoid})::Cvoid
+c_model_describe(m, out) = @ccall $(symbol(:unicon_model_describe))(m::Ptr{Cvoid}, out::Ref{ModelDescription_t})::Int32
+c_model_encoder(h, m, side, out) = @ccall $(symbol(:unicon_model_encoder))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, out::Ref{Matrix_t})::Int32
+c_model_encode(h, m, side, x, out) = @ccall $(symbol(:unicon_model_encode))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, x::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
+c_model_similarity(h, m, x, y, out) = @ccall $(symbol(:unicon_model_similarity))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
+c_model_save(h, m, path) = @ccall $(symbol(:unicon_model_save))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, path::Cstring)::Int32
+c_model_load(h, path, out) = @ccall $(symbol(:unicon_model_load))(h::Ptr{Cvoid}, path::Cstring, out::Ref{Ptr{Cvoid}})::Int32
+c_fit_options_init(o) = @ccall $(symbol(:unicon_fit_options_init))(o::Ref{FitOptions_t}, sizeof(FitOptions_t)::Csize_t)::Int32
+c_fit_options_preset(o, preset) = @ccall $(symbol(:unicon_fit_options_preset))(o::Ref{FitOptions_t}, preset::Int32)::Int32
+c_fit_info_init(o) = @ccall $(symbol(:unicon_fit_info_init))(o::Ref{FitInfo_t}, sizeof(FitInfo_t)::Csize_t)::Int32
+c_fit(h, o, x, y, p, validation, start, out, info) = @ccall $(symbol(:unicon_fit))(h::Ptr{Cvoid}, o::Ref{FitOptions_t}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, p::Ref{Positives_t}, validation::Ptr{Validation_t}, start::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}}, info::Ref{FitInfo_t})::Int32
+c_partial_fit_create(h, o, d1, d2, dtype, validation, start, out) = @ccall $(symbol(:unicon_partial_fit_create))(h::Ptr{Cvoid}, o::Ref{FitOptions_t}, d1::Int64, d2::Int64, dtype::Int32, validation::Ptr{Validation_t}, start::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}})::Int32
+c_partial_fit_add(f, x, y, p, loss) = @ccall $(symbol(:unicon_partial_fit_add))(f::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, p::Ref{Positives_t}, loss::Ref{Float64})::Int32
+c_partial_fit_finish(f, out) = @ccall $(symbol(:unicon_partial_fit_finish))(f::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}})::Int32
+c_partial_fit_destroy(f) = @ccall $(symbol(:unicon_partial_fit_destroy))(f::Ptr{Cvoid})::Cvoid
+c_search(h, queries, items, k, scores, indices) = @ccall $(symbol(:unicon_search))(h::Ptr{Cvoid}, queries::Ref{Matrix_t}, items::Ref{Matrix_t}, k::Int64, scores::Ref{Matrix_t}, indices::Ptr{Int64})::Int32
+c_recall(h, zx, zy, p, ks, n, out) = @ccall $(symbol(:unicon_recall))(h::Ptr{Cvoid}, zx::Ref{Matrix_t}, zy::Ref{Matrix_t}, p::Ref{Positives_t}, ks::Ptr{Int64}, n::Int64, out::Ptr{Float64})::Int32
+c_gram(h, kernel, a, b, out) = @ccall $(symbol(:unicon_gram))(h::Ptr{Cvoid}, kernel::Ref{Kernel_t}, a::Ref{Matrix_t}, b::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32

@@ -1,0 +1,83 @@
+using LinearAlgebra, Random, Test, UniCon
+
+"Two views of the same latent points, samples are columns."
+function pairs(n; d1 = 20, d2 = 15, r = 5, noise = 0.1)
+    z = randn(r, n)
+    return Float32.(randn(d1, r) * z + noise * randn(d1, n)), Float32.(randn(d2, r) * z + noise * randn(d2, n))
+end
+
+"The clip loss with nu = 1 by its definition, and S = -dL/ds, in float64."
+function clip(s, tau)
+    n = size(s, 1)
+    P = exp.(s ./ tau)
+    rows, cols = P ./ sum(P; dims = 2), P ./ sum(P; dims = 1)
+    loss = -tau * (sum(log.(diag(rows))) + sum(log.(diag(cols)))) / 2n
+    return loss, (Matrix(I, n, n) - (rows + cols) / 2) / n
+end
+
+Random.seed!(1)
+
+@testset "UniCon" begin
+    @testset "linear fit" begin
+        X, Y = pairs(300)
+        model, info = fit(LinearUniCon(5; whiten = 0.01), X, Y)
+        @test (model.d1, model.d2, model.r) == (20, 15, 5)
+        @test info.outcome in (:completed, :converged)
+        @test issorted(info.singular_values; rev = true)
+        Zx, Zy = encode(model, :x, X), encode(model, :y, Y)
+        @test size(Zx) == (5, 300)
+        @test all(abs.(sum(abs2, Zx; dims = 1) .- 1) .< 1e-5)
+        @test Zx' * Zy ≈ similarity(model, X, Y) atol = 1e-5
+        @test first(recall(Zx, Zy, [1]).x2y) > 0.9
+        scores, indices = search(Zx, Zy, 3)
+        @test size(indices) == (3, 300)
+        @test indices[1, :] == [argmax(col) for col in eachcol(Zy' * Zx)]
+        path = tempname()
+        save(model, path)
+        @test encode(load(path), :x, X) == Zx
+        F = encoder(model, :x)
+        E = F * X
+        @test E ./ sqrt.(sum(abs2, E; dims = 1)) ≈ Zx atol = 1e-4
+    end
+
+    @testset "weights and gradients" begin
+        unit(A) = A ./ sqrt.(sum(abs2, A; dims = 1))
+        Zx, Zy = unit(randn(4, 30)), unit(randn(4, 30))
+        loss, S = clip(Zx' * Zy, 0.1)
+        w = Weights(Zx, Zy; loss = Loss(:clip; tau = 0.1))
+        @test value(w) ≈ loss rtol = 1e-10
+        @test dense(w) ≈ S rtol = 1e-10
+        @test apply(w, Zy) ≈ Zy * S' rtol = 1e-10
+        @test apply_t(w, Zx) ≈ Zx * S rtol = 1e-10
+        @test cross(w, Zx, Zy) ≈ Zx * S * Zy' rtol = 1e-10
+        v, dZx, dZy = contrastive_grad(Zx, Zy; loss = Loss(:clip; tau = 0.1))
+        @test v ≈ loss rtol = 1e-10
+        @test dZx ≈ -Zy * S' rtol = 1e-10
+        @test dZy ≈ -Zx * S rtol = 1e-10
+    end
+
+    @testset "kernels, positives, errors" begin
+        X, Y = pairs(60)
+        model, _ = fit(KernelUniCon(3, Kernel(:rbf; gamma = 0.01)), X, Y)
+        @test size(encode(model, :x, X)) == (3, 60)
+        K = gram(Kernel(:linear), X, X)
+        @test K ≈ X' * X rtol = 1e-4
+        groups = repeat(1:20, 3)
+        model, _ = fit(LinearUniCon(3), X, Y; positives = (groups, groups))
+        @test model.r == 3
+        @test_throws UniConError fit(LinearUniCon(16), X, Y)
+        @test_throws UniConError fit(LinearUniCon(3), X, Y[:, 1:59])
+        @test_throws UniConError fit(LinearUniCon(3), X, Y; progress = _ -> false)
+        @test_throws ArgumentError Loss(:nonsense)
+    end
+
+    @testset "partial fit" begin
+        X, Y = pairs(120)
+        stream = PartialFit(LinearUniCon(5), 20, 15)
+        for b in 1:3
+            columns = 40(b-1)+1:40b
+            @test isfinite(add!(stream, X[:, columns], Y[:, columns]))
+        end
+        @test size(encode(finish!(stream), :y, Y)) == (5, 120)
+    end
+end

@@ -1,0 +1,36 @@
+"""Fits, encodes, searches and streams with NumPy arrays."""
+
+import numpy as np
+import unicon
+
+rng = np.random.default_rng(0)
+z = rng.normal(size=(500, 6))
+x = (z @ rng.normal(size=(6, 24)) + 0.1 * rng.normal(size=(500, 24))).astype(np.float32)
+y = (z @ rng.normal(size=(6, 16)) + 0.1 * rng.normal(size=(500, 16))).astype(np.float32)
+
+context = unicon.Context()
+model, info = context.fit(x, y, 6, whiten=0.01, loss=unicon.loss("clip", tau=0.07))
+print(f"loss {info.loss[0]:.4f} -> {info.final_loss:.4f} in {info.seconds['total']:.3f} s")
+zx, zy = model.encode(x, "x"), model.encode(y, "y")
+recall = context.recall(zx, zy, ks=[1, 5])
+print("recall", recall)
+assert recall["x2y"][1] > 0.9
+scores, indices = context.search(zx, zy, 3)
+assert (indices[:, 0] == np.arange(500)).mean() == recall["x2y"][1]
+
+# Columns of a Fortran-ordered array are read where they lie; a general stride is an error, never a copy.
+assert np.array_equal(model.encode(np.asfortranarray(x), "x"), zx)
+try:
+    model.encode(np.repeat(x, 2, axis=1)[:, ::2], "x")
+except unicon.Error as e:
+    print("as expected:", e)
+
+stream = context.partial_fit(24, 16, 6)
+for rows in np.split(np.arange(500), 5):
+    stream.add(x[rows], y[rows])
+streamed = stream.finish()
+print("streamed recall@1", context.recall(streamed.encode(x, "x"), streamed.encode(y, "y"), ks=[1])["x2y"][1])
+
+weights = context.weights(zx, zy, unicon.loss(tau=0.1))
+v = rng.normal(size=(500, 3)).astype(np.float32)
+assert np.allclose(weights.apply(v), weights.dense() @ v, atol=1e-6)

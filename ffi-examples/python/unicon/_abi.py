@@ -1,0 +1,294 @@
+"""The C ABI of libunicon in ctypes: the structs and functions of unicon.h, nothing else.
+
+`python -m unicon._abi` prints every size, offset and signature as JSON, for comparison with the header.
+"""
+
+import ctypes
+import ctypes.util
+import os
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+
+ABI_VERSION = 1
+
+
+class Matrix(Structure):
+    _fields_ = [
+        ("data", c_void_p),
+        ("rows", c_int64),
+        ("cols", c_int64),
+        ("row_stride", c_int64),
+        ("col_stride", c_int64),
+        ("dtype", c_int32),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class ContextOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("stream", c_void_p),
+        ("n_threads", c_int32),
+        ("reserved", c_int32),
+        ("workspace_limit", c_uint64),
+        ("allocator", c_void_p),
+        ("communicator", c_void_p),
+    ]
+
+
+class Loss(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int32),
+        ("eps_by", c_int32),
+        ("tau", c_double),
+        ("nu", c_double),
+        ("margin", c_double),
+        ("eps_pos", c_double),
+        ("eps_neg", c_double),
+        ("log_eps", c_double),
+    ]
+
+
+class Positives(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int32),
+        ("reserved", c_int32),
+        ("x_groups", c_void_p),
+        ("y_groups", c_void_p),
+        ("indptr", c_void_p),
+        ("indices", c_void_p),
+        ("nnz", c_int64),
+    ]
+
+
+class Kernel(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("kind", c_int32),
+        ("reserved", c_int32),
+        ("beta", c_double),
+        ("gamma", c_double),
+        ("lengthscale", c_double),
+        ("cos_clamp", c_double),
+    ]
+
+
+class ModelDescription(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("d1", c_int64),
+        ("d2", c_int64),
+        ("r", c_int64),
+        ("kernel_x", c_int32),
+        ("kernel_y", c_int32),
+        ("members", c_int64),
+    ]
+
+
+class Progress(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("phase", c_int32),
+        ("reserved", c_int32),
+        ("done", c_int64),
+        ("total", c_int64),
+        ("loss", c_double),
+        ("seconds", c_double),
+    ]
+
+
+ProgressFn = CFUNCTYPE(c_int32, POINTER(Progress), c_void_p)
+
+
+class Validation(Structure):
+    _fields_ = [("x", POINTER(Matrix)), ("y", POINTER(Matrix)), ("positives", POINTER(Positives))]
+
+
+class FitOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("r", c_int64),
+        ("loss", POINTER(Loss)),
+        ("kernel", POINTER(Kernel)),
+        ("n_landmarks", c_int64),
+        ("landmarks", c_void_p),
+        ("kernel_ridge", c_double),
+        ("n_iters", c_int64),
+        ("tol", c_double),
+        ("rho", c_double),
+        ("ridge", c_double),
+        ("factorization", c_int32),
+        ("svd", c_int32),
+        ("init", c_int32),
+        ("scale_inputs", c_int32),
+        ("final_loss", c_int32),
+        ("drop_trailing", c_int32),
+        ("power", c_double),
+        ("similarity", POINTER(Matrix)),
+        ("whiten", c_double),
+        ("batch_size", c_int64),
+        ("n_batches", c_int64),
+        ("n_negatives", c_int64),
+        ("seed", c_uint64),
+        ("progress", ProgressFn),
+        ("progress_user", c_void_p),
+    ]
+
+
+class FitInfo(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("outcome", c_int32),
+        ("reserved", c_int32),
+        ("n_iters", c_int64),
+        ("loss", c_void_p),
+        ("change", c_void_p),
+        ("history_capacity", c_int64),
+        ("n_loss", c_int64),
+        ("n_change", c_int64),
+        ("singular_values", c_void_p),
+        ("singular_capacity", c_int64),
+        ("n_singular_values", c_int64),
+        ("final_loss", c_double),
+        ("rows_without_positives", c_int64),
+        ("cols_without_positives", c_int64),
+        ("zero_rows_x", c_int64),
+        ("zero_rows_y", c_int64),
+        ("rows_dropped", c_int64),
+        ("seconds", c_double),
+        ("seconds_load", c_double),
+        ("seconds_features", c_double),
+        ("seconds_encode", c_double),
+        ("seconds_statistics", c_double),
+        ("seconds_weights", c_double),
+        ("seconds_spectral", c_double),
+        ("seconds_validation", c_double),
+        ("workspace_bytes", c_uint64),
+        ("peak_bytes", c_uint64),
+    ]
+
+
+_handle = c_void_p
+_matrix, _positives, _loss = POINTER(Matrix), POINTER(Positives), POINTER(Loss)
+
+# name -> (result, arguments); the library is asked for exactly these.
+FUNCTIONS = {
+    "unicon_status_string": (c_char_p, [c_int32]),
+    "unicon_version": (c_char_p, []),
+    "unicon_abi_version": (c_int32, []),
+    "unicon_capabilities": (c_uint64, []),
+    "unicon_device_count": (c_int32, [c_int32, POINTER(c_int32)]),
+    "unicon_context_options_init": (c_int32, [POINTER(ContextOptions), c_size_t]),
+    "unicon_context_create": (c_int32, [POINTER(ContextOptions), POINTER(_handle)]),
+    "unicon_context_destroy": (None, [_handle]),
+    "unicon_last_error": (c_size_t, [_handle, c_void_p, c_size_t]),
+    "unicon_cancel": (c_int32, [_handle]),
+    "unicon_context_device_type": (c_int32, [_handle]),
+    "unicon_loss_init": (c_int32, [_loss, c_size_t, c_int32]),
+    "unicon_positives_init": (c_int32, [_positives, c_size_t]),
+    "unicon_kernel_init": (c_int32, [POINTER(Kernel), c_size_t, c_int32]),
+    "unicon_weights_create": (c_int32, [_handle, _loss, _matrix, _matrix, _positives, POINTER(_handle)]),
+    "unicon_weights_destroy": (None, [_handle]),
+    "unicon_weights_loss": (c_int32, [_handle, POINTER(c_double)]),
+    "unicon_weights_unmatched": (c_int32, [_handle, POINTER(c_int64), POINTER(c_int64)]),
+    "unicon_weights_dense": (c_int32, [_handle, _matrix]),
+    "unicon_weights_apply": (c_int32, [_handle, _matrix, _matrix]),
+    "unicon_weights_apply_t": (c_int32, [_handle, _matrix, _matrix]),
+    "unicon_weights_cross": (c_int32, [_handle, _matrix, _matrix, _matrix]),
+    "unicon_contrastive_grad": (
+        c_int32,
+        [_handle, _loss, _matrix, _matrix, _positives, POINTER(c_double), _matrix, _matrix],
+    ),
+    "unicon_weights_workspace": (c_int32, [_handle, c_int64, c_int64, c_int64, c_int32, POINTER(c_uint64)]),
+    "unicon_model_create_linear": (c_int32, [_handle, _matrix, _matrix, POINTER(_handle)]),
+    "unicon_model_destroy": (None, [_handle]),
+    "unicon_model_describe": (c_int32, [_handle, POINTER(ModelDescription)]),
+    "unicon_model_encoder": (c_int32, [_handle, _handle, c_int32, _matrix]),
+    "unicon_model_encode": (c_int32, [_handle, _handle, c_int32, _matrix, _matrix]),
+    "unicon_model_similarity": (c_int32, [_handle, _handle, _matrix, _matrix, _matrix]),
+    "unicon_model_save": (c_int32, [_handle, _handle, c_char_p]),
+    "unicon_model_load": (c_int32, [_handle, c_char_p, POINTER(_handle)]),
+    "unicon_fit_options_init": (c_int32, [POINTER(FitOptions), c_size_t]),
+    "unicon_fit_options_preset": (c_int32, [POINTER(FitOptions), c_int32]),
+    "unicon_fit_info_init": (c_int32, [POINTER(FitInfo), c_size_t]),
+    "unicon_fit": (
+        c_int32,
+        [_handle, POINTER(FitOptions), _matrix, _matrix, _positives, POINTER(Validation), _handle,
+         POINTER(_handle), POINTER(FitInfo)],
+    ),
+    "unicon_fit_workspace": (
+        c_int32,
+        [_handle, POINTER(FitOptions), c_int64, c_int64, c_int64, c_int64, c_int32, POINTER(c_uint64)],
+    ),
+    "unicon_partial_fit_create": (
+        c_int32,
+        [_handle, POINTER(FitOptions), c_int64, c_int64, c_int32, POINTER(Validation), _handle, POINTER(_handle)],
+    ),
+    "unicon_partial_fit_add": (c_int32, [_handle, _matrix, _matrix, _positives, POINTER(c_double)]),
+    "unicon_partial_fit_finish": (c_int32, [_handle, POINTER(_handle)]),
+    "unicon_partial_fit_destroy": (None, [_handle]),
+    "unicon_search": (c_int32, [_handle, _matrix, _matrix, c_int64, _matrix, c_void_p]),
+    "unicon_recall": (c_int32, [_handle, _matrix, _matrix, _positives, c_void_p, c_int64, c_void_p]),
+    "unicon_gram": (c_int32, [_handle, POINTER(Kernel), _matrix, _matrix, _matrix]),
+}
+
+
+def load():
+    """The shared library: $UNICON_LIBRARY if set, else the one the dynamic linker finds."""
+    path = os.environ.get("UNICON_LIBRARY") or ctypes.util.find_library("unicon") or "libunicon.so.1"
+    library = ctypes.CDLL(path)
+    for name, (result, arguments) in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    if library.unicon_abi_version() != ABI_VERSION:
+        raise ImportError(f"{path}: ABI {library.unicon_abi_version()}, this package needs {ABI_VERSION}")
+    return library
+
+
+STRUCTS = {
+    "unicon_matrix": Matrix,
+    "unicon_context_options": ContextOptions,
+    "unicon_loss": Loss,
+    "unicon_positives": Positives,
+    "unicon_kernel": Kernel,
+    "unicon_model_description": ModelDescription,
+    "unicon_progress": Progress,
+    "unicon_validation": Validation,
+    "unicon_fit_options": FitOptions,
+    "unicon_fit_info": FitInfo,
+}
+
+
+def _kind(t):
+    """A ctypes type as the comparison names it: integers and floats by size, everything else a pointer."""
+    if t is None:
+        return "void"
+    for name, known in [("i32", c_int32), ("i64", c_int64), ("u64", c_uint64), ("usize", c_size_t), ("f64", c_double)]:
+        if t is known:
+            return name
+    return "ptr"
+
+
+def describe():
+    """Layout and signatures, for comparison with the header."""
+    structs = {
+        name: {
+            "size": ctypes.sizeof(s),
+            "fields": [[f, getattr(s, f).offset, getattr(s, f).size] for f, _ in s._fields_],
+        }
+        for name, s in STRUCTS.items()
+    }
+    functions = {name: [_kind(result)] + [_kind(a) for a in arguments] for name, (result, arguments) in FUNCTIONS.items()}
+    return {"abi": ABI_VERSION, "structs": structs, "functions": functions}
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(describe()))

@@ -1,0 +1,910 @@
+/**
+ * @file unicon.h
+ * @brief UniCon: closed-form contrastive alignment of two sets of frozen features, on CPU and CUDA.
+ *
+ * The method is that of H. Sui, Y. Wang, M. N. Do, "UniCon: Unified Framework for Efficient Contrastive
+ * Alignment via Kernels", arXiv 2604.16678. Rows are samples: X is n_x by d1, Y is n_y by d2. Encoders take
+ * both into R^r, embeddings are unit vectors, and s_ij is the cosine of f_x(x_i) and f_y(y_j).
+ *
+ * @par A first program
+ * @code{.c}
+ * unicon_context_t *ctx = NULL;
+ * unicon_context_create(NULL, &ctx);
+ *
+ * unicon_matrix_t x = unicon_matrix_f32(x_data, n, 512), y = unicon_matrix_f32(y_data, n, 384);
+ * unicon_fit_options_t options;
+ * unicon_fit_options_init(&options, sizeof options);
+ * options.r = 128;
+ *
+ * unicon_model_t *model = NULL;
+ * if (unicon_fit(ctx, &options, &x, &y, NULL, NULL, NULL, &model, NULL) != UNICON_OK) {
+ *     char text[256];
+ *     unicon_last_error(ctx, text, sizeof text);
+ *     fprintf(stderr, "%s\n", text);
+ * }
+ * unicon_model_destroy(model);
+ * unicon_context_destroy(ctx);
+ * @endcode
+ *
+ * @par Conventions
+ * These hold for every function and are not repeated below.
+ *
+ * - **Status.** Functions that can fail return ::unicon_status_t, and 0 is success. The text of the last
+ *   failure is kept on the context (unicon_last_error()); for a call without a context, or with a NULL one, it
+ *   is kept per thread and read with a NULL context. It names the argument, what was expected and what came.
+ * - **Outputs on failure.** Nothing that an output argument points to is written unless the call succeeds. The
+ *   one exception is ::unicon_fit_info_t after ::UNICON_CANCELLED, which says so.
+ * - **Panics.** No panic or exception leaves the library; an internal fault is ::UNICON_PANIC with its message.
+ *   Callbacks must return normally: an exception or longjmp through the library is undefined behaviour.
+ * - **Handles** (context, weights, partial fit, model) are opaque. Each has a `_destroy` function that accepts
+ *   NULL. Destroying a handle twice, or using it afterwards, is undefined behaviour. A handle keeps what it
+ *   needs of its context alive, so the order of destruction is free.
+ * - **Threads.** Contexts are independent of each other and may be created, moved to and used from any thread,
+ *   one call at a time: a second call that meets a context at work returns ::UNICON_BUSY at once and changes
+ *   nothing. That includes calls out of a callback of the same context. unicon_cancel() and
+ *   unicon_last_error() may be called at any time from any thread. Models are immutable: any number of
+ *   threads may use one model at once, each with its own context.
+ * - **Matrices** are borrowed for the duration of the call (::unicon_matrix_t). Strides count elements and one
+ *   of the two must be 1 (rows or columns contiguous); any other layout is ::UNICON_UNSUPPORTED. Inputs are
+ *   never written. An output must not overlap an input or another output. The memory must be aligned to its
+ *   element. Feature values must be finite.
+ * - **Structs** that grow begin with `struct_size`, set to `sizeof` the struct by the `_init` function, to which
+ *   the caller passes that size. Fields that an older caller's struct lacks take their defaults; fields that
+ *   an older library does not know must be zero bytes, or the call returns ::UNICON_UNSUPPORTED. Reserved
+ *   fields are zero. Structs without `struct_size` are frozen. Nested pointers are borrowed for the call.
+ * - **Enumerations** travel as int32_t and are checked. Booleans are int32_t, 0 or 1.
+ * - **Validation** comes first: a bad argument is reported before any work is done.
+ * - **Sizes** are int64_t. Index arrays (group ids, CSR, landmarks) are int64_t in host memory.
+ * - **Precision.** float64 features are computed with in float64; float32, float16 and bfloat16 features
+ *   in float32. Two inputs of one call that differ are taken to the wider of the two. Decompositions of d by d
+ *   matrices are always in float64. Outputs may have any dtype that the function names and are rounded once.
+ * - **Memory.** Strings are NUL-terminated UTF-8. Everything the library allocates, it frees.
+ * - **Synchronous or not.** On a CPU context every call is synchronous. On a CUDA context work is enqueued on the
+ *   context's stream; a call that returns a host value, or writes to host memory, waits for that stream before
+ *   it returns. Host and device pointers are both accepted by both kinds of context unless a function says
+ *   otherwise; a CPU context cannot read device memory (::UNICON_UNSUPPORTED).
+ *
+ * @par Binary compatibility
+ * The shared library is `libunicon.so.1`, 1 being ::UNICON_ABI_VERSION. Within one ABI version functions and
+ * tail fields are only ever added, enumerators are never renumbered, and the exported symbols are exactly the
+ * functions declared here.
+ */
+#ifndef UNICON_H
+#define UNICON_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define UNICON_API __declspec(dllimport)
+#elif defined(__GNUC__)
+#define UNICON_API __attribute__((visibility("default")))
+#else
+#define UNICON_API
+#endif
+
+/* A view is made of an address, not of what lies there: no warning where an output is not filled yet. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#define UNICON_ADDRESS_ONLY __attribute__((access(none, 1)))
+#else
+#define UNICON_ADDRESS_ONLY
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** The ABI that this header describes; unicon_abi_version() of the loaded library must be equal. */
+#define UNICON_ABI_VERSION 1
+
+/** @name Status */
+/** @{ */
+
+/** 0 is success; otherwise one of ::unicon_status. */
+typedef int32_t unicon_status_t;
+
+/** Values of ::unicon_status_t. They are never renumbered or reused. */
+enum unicon_status {
+    UNICON_OK = 0,               /**< Success. */
+    UNICON_INVALID_ARGUMENT = 1, /**< An argument is outside what its documentation allows. */
+    UNICON_UNSUPPORTED = 2,      /**< Valid, but not what this library or this build does. */
+    UNICON_OUT_OF_MEMORY = 3,    /**< An allocation failed, or `workspace_limit` does not suffice. */
+    UNICON_NO_DEVICE = 4,        /**< The device asked for is not there, or its driver is missing or too old. */
+    UNICON_CUDA = 5,             /**< A CUDA, cuBLAS, cuSOLVER or NCCL call failed. */
+    UNICON_NUMERICAL = 6,        /**< A decomposition did not converge or a result is not finite. */
+    UNICON_CANCELLED = 7,        /**< unicon_cancel() or a progress callback stopped the call. */
+    UNICON_COMM = 8,             /**< A communicator callback returned non-zero, or the ranks disagree. */
+    UNICON_IO = 9,               /**< A file could not be read or written. */
+    UNICON_BAD_FILE = 10,        /**< A file was read, and its contents are not a valid model. */
+    UNICON_BUSY = 11,            /**< The context is at work for another call. */
+    UNICON_PANIC = 12            /**< A fault inside the library; the text says where. Please report it. */
+};
+
+/**
+ * The name of a status, such as "invalid argument".
+ * @param status any value.
+ * @return a static string, "unknown status" for a value that is not listed. Never NULL.
+ */
+UNICON_API const char *unicon_status_string(unicon_status_t status);
+
+/** @} */
+/** @name Library */
+/** @{ */
+
+/** The version of the library as "major.minor.patch": a static string. */
+UNICON_API const char *unicon_version(void);
+
+/** The ABI version of the loaded library, to be compared with ::UNICON_ABI_VERSION. */
+UNICON_API int32_t unicon_abi_version(void);
+
+/** Bits of unicon_capabilities(). */
+enum unicon_capability {
+    UNICON_CAP_CPU = 1,     /**< The CPU backend (always). */
+    UNICON_CAP_CUDA = 2,    /**< The CUDA backend is compiled in. Whether a device is there: unicon_device_count(). */
+    UNICON_CAP_AVX2 = 4,    /**< This machine has AVX2 and FMA, and they are used. */
+    UNICON_CAP_AVX512 = 8,  /**< This machine has AVX-512F, and it is used. */
+    UNICON_CAP_MPI = 16     /**< Compiled with the MPI communicator of the command-line program. */
+};
+
+/**
+ * What this build can do on this machine.
+ * @return a bit set of ::unicon_capability. Bits that this header does not name may be set.
+ */
+UNICON_API uint64_t unicon_capabilities(void);
+
+/**
+ * The number of usable devices of a kind.
+ * @param device_type ::UNICON_DEVICE_CPU (always 1) or ::UNICON_DEVICE_CUDA (0 where there is no driver).
+ * @param[out] count set to the number.
+ * @return ::UNICON_OK, or ::UNICON_INVALID_ARGUMENT for another type or a NULL pointer. Text: per thread.
+ */
+UNICON_API unicon_status_t unicon_device_count(int32_t device_type, int32_t *count);
+
+/** @} */
+/** @name Matrices */
+/** @{ */
+
+/** Element types. */
+enum unicon_dtype {
+    UNICON_F32 = 1, /**< IEEE single. */
+    UNICON_F64 = 2, /**< IEEE double; CPU contexts only. */
+    UNICON_F16 = 3, /**< IEEE half. */
+    UNICON_BF16 = 4 /**< bfloat16. */
+};
+
+/** Where memory lies. The numbers are DLPack's. */
+enum unicon_device_type {
+    UNICON_DEVICE_AUTO = 0,          /**< In ::unicon_context_options_t only: CUDA if usable, else the CPU. */
+    UNICON_DEVICE_CPU = 1,           /**< Host memory. */
+    UNICON_DEVICE_CUDA = 2,          /**< CUDA device memory. */
+    UNICON_DEVICE_CUDA_HOST = 3,     /**< Pinned host memory: host memory to this library. */
+    UNICON_DEVICE_CUDA_MANAGED = 13  /**< CUDA managed memory: device memory to a CUDA context, host memory to a CPU one. */
+};
+
+/**
+ * A borrowed matrix; element (i, j) is `data[i * row_stride + j * col_stride]`.
+ *
+ * One of the strides is 1 and the other at least the extent it steps over. A C array is
+ * `{row_stride = cols, col_stride = 1}`; a column-major d by n array (Julia, Fortran, Eigen) whose columns are
+ * samples is the n by d matrix `{row_stride = d, col_stride = 1}` without a copy. A stride is not looked at
+ * where its extent is 1. This struct is frozen.
+ */
+typedef struct unicon_matrix {
+    void *data;          /**< First element. Not written if the matrix is an input. Not NULL. */
+    int64_t rows;        /**< Number of rows (samples). At least 1. */
+    int64_t cols;        /**< Number of columns (features). At least 1. */
+    int64_t row_stride;  /**< Elements from one row to the next. */
+    int64_t col_stride;  /**< Elements from one column to the next. */
+    int32_t dtype;       /**< ::unicon_dtype. */
+    int32_t device_type; /**< ::unicon_device_type. */
+    int32_t device_id;   /**< Number of the CUDA device; 0 for host memory. */
+    int32_t reserved;    /**< 0. */
+} unicon_matrix_t;
+
+/** A row-major matrix in host memory. `data` is not written if the matrix is used as an input. */
+UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_host(const void *data, int64_t rows, int64_t cols, int32_t dtype)
+{
+    union { const void *in; void *out; } p;
+    unicon_matrix_t m;
+    p.in = data;
+    m.data = p.out;
+    m.rows = rows;
+    m.cols = cols;
+    m.row_stride = cols;
+    m.col_stride = 1;
+    m.dtype = dtype;
+    m.device_type = UNICON_DEVICE_CPU;
+    m.device_id = 0;
+    m.reserved = 0;
+    return m;
+}
+
+/** A row-major float matrix in host memory. */
+UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_f32(const float *data, int64_t rows, int64_t cols)
+{
+    return unicon_matrix_host(data, rows, cols, UNICON_F32);
+}
+
+/** A row-major double matrix in host memory. */
+UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_f64(const double *data, int64_t rows, int64_t cols)
+{
+    return unicon_matrix_host(data, rows, cols, UNICON_F64);
+}
+
+/** @} */
+/** @name Context */
+/** @{ */
+
+/** A device, its stream, threads, allocator and communicator, and the text of the last failure. */
+typedef struct unicon_context unicon_context_t;
+
+/**
+ * The caller's allocator. Both functions may be called from any thread, also from several at once, and must
+ * not call this library. This struct is frozen.
+ *
+ * It serves the sample-sized matrices of a CPU context: features in the precision of the computation,
+ * embeddings, kernel features, products, results before they are handed over. The same matrices are what
+ * `workspace_limit` and the workspace queries count. Tiles, statistics, decompositions of d by d matrices (n by n
+ * for exact kernels) and bookkeeping use the process's allocator.
+ */
+typedef struct unicon_allocator {
+    /** `size` bytes (at least 1) aligned to `alignment` (a power of two), or NULL: the call then returns
+     *  ::UNICON_OUT_OF_MEMORY. */
+    void *(*allocate)(void *user, size_t size, size_t alignment);
+    /** Takes back what `allocate` gave, with the same size and alignment. Never called with NULL. */
+    void (*deallocate)(void *user, void *data, size_t size, size_t alignment);
+    void *user; /**< Passed to both. */
+} unicon_allocator_t;
+
+/**
+ * The ranks of a distributed solve, as callbacks: any MPI, NCCL or Gloo can be passed in.
+ *
+ * Every callback returns 0 on success; anything else makes the call ::UNICON_COMM. They are called on the thread
+ * that called the library, in the same order on every rank. For device memory (`device_type`
+ * ::UNICON_DEVICE_CUDA) they enqueue on `stream`; for host memory they have finished when they return, and
+ * `stream` is NULL. This struct is frozen.
+ */
+typedef struct unicon_communicator {
+    int32_t rank; /**< This rank, 0 <= rank < size. */
+    int32_t size; /**< Number of ranks, at least 1. */
+    /** Replaces `count` elements at `data` by their sum over the ranks. `dtype` is ::UNICON_F32 or
+     *  ::UNICON_F64. The result must be bitwise equal on all ranks. */
+    int32_t (*allreduce_sum)(void *user, void *data, int64_t count, int32_t dtype, int32_t device_type, void *stream);
+    /** Gathers `bytes` bytes of every rank, in rank order, into `received` (size * bytes) on all ranks. */
+    int32_t (*allgather)(void *user, const void *sent, void *received, int64_t bytes, int32_t device_type, void *stream);
+    /** Sends `send_bytes` to rank `to` while receiving `receive_bytes` from rank `from`; either may be 0. */
+    int32_t (*send_recv)(void *user, const void *sent, int64_t send_bytes, int32_t to, void *received,
+                         int64_t receive_bytes, int32_t from, int32_t device_type, void *stream);
+    void *user; /**< Passed to all three. */
+} unicon_communicator_t;
+
+/**
+ * Fills a communicator whose callbacks are NCCL's, over the caller's communicator.
+ *
+ * NCCL is not linked: its functions are looked up in the libnccl that the process has loaded already, as it
+ * must have to own an `ncclComm_t`. The NCCL communicator is borrowed and must outlive every context that uses
+ * it. The callbacks serve device memory only.
+ * @param nccl_comm an `ncclComm_t`.
+ * @param[out] communicator filled in.
+ * @return ::UNICON_UNSUPPORTED if no NCCL is loaded, ::UNICON_CUDA if NCCL refuses. Text: per thread.
+ */
+UNICON_API unicon_status_t unicon_communicator_nccl(void *nccl_comm, unicon_communicator_t *communicator);
+
+/** What a context is made of. Fill with unicon_context_options_init(). */
+typedef struct unicon_context_options {
+    size_t struct_size;       /**< Set by unicon_context_options_init(). */
+    int32_t device_type;      /**< ::UNICON_DEVICE_CPU (default), ::UNICON_DEVICE_CUDA or ::UNICON_DEVICE_AUTO. */
+    int32_t device_id;        /**< Number of the CUDA device, default 0. 0 for the CPU. */
+    void *stream;             /**< A borrowed `cudaStream_t` that outlives the context; NULL (default): the library's own. NULL for the CPU. */
+    int32_t n_threads;        /**< CPU threads, 1 to 1024; 0 (default): one per core. */
+    int32_t reserved;         /**< 0. */
+    uint64_t workspace_limit; /**< Bytes of sample-sized matrices that the context may hold at once, those of its weights handles
+                                   included; a call that needs more is ::UNICON_OUT_OF_MEMORY. 0 (default): no limit. */
+    const unicon_allocator_t *allocator;       /**< Copied. NULL (default): the process's. */
+    const unicon_communicator_t *communicator; /**< Copied. NULL (default): a single rank. */
+} unicon_context_options_t;
+
+/**
+ * Sets every field to its default.
+ * @param[out] options the struct.
+ * @param struct_size `sizeof *options`.
+ * @return ::UNICON_INVALID_ARGUMENT for NULL or an impossible size. Text: per thread.
+ */
+UNICON_API unicon_status_t unicon_context_options_init(unicon_context_options_t *options, size_t struct_size);
+
+/**
+ * Makes a context.
+ * @param options NULL for the defaults.
+ * @param[out] context the new handle, for unicon_context_destroy().
+ * @return ::UNICON_NO_DEVICE or ::UNICON_UNSUPPORTED if the device cannot be had. Text: per thread.
+ */
+UNICON_API unicon_status_t unicon_context_create(const unicon_context_options_t *options, unicon_context_t **context);
+
+/** Destroys a context. NULL is accepted. Must not be called while a call on it runs. Waits for its stream. */
+UNICON_API void unicon_context_destroy(unicon_context_t *context);
+
+/**
+ * The text of the last failure on this context, empty if there was none; a success does not clear it.
+ * @param context NULL: the last failure on this thread of a call without a context.
+ * @param[out] buffer receives at most `capacity` bytes with the terminating NUL; may be NULL if capacity is 0.
+ * @param capacity size of the buffer. A longer text is cut at a character boundary.
+ * @return the length of the whole text without its NUL.
+ */
+UNICON_API size_t unicon_last_error(const unicon_context_t *context, char *buffer, size_t capacity);
+
+/**
+ * Asks the call in progress on this context to stop. It returns ::UNICON_CANCELLED at the next panel of rows.
+ * Without a call in progress nothing happens. May be called from any thread and from a signal handler.
+ * @return ::UNICON_INVALID_ARGUMENT if context is NULL.
+ */
+UNICON_API unicon_status_t unicon_cancel(unicon_context_t *context);
+
+/** The kind of device that the context computes on: ::UNICON_DEVICE_CPU or ::UNICON_DEVICE_CUDA; 0 for NULL. */
+UNICON_API int32_t unicon_context_device_type(const unicon_context_t *context);
+
+/** @} */
+/** @name What is asked: loss, positives, kernel */
+/** @{ */
+
+/** Members of the generalised contrastive loss. */
+enum unicon_loss_kind {
+    UNICON_LOSS_CLIP = 0,          /**< psi = exp(t/tau), phi = tau log: InfoNCE, CLIP; SupCon when many-to-many. */
+    UNICON_LOSS_SIGMOID = 1,       /**< psi = softplus(t/tau), phi = id: SigLIP-style. */
+    UNICON_LOSS_TRIPLET_HARD = 2,  /**< psi = max(t + margin, 0), phi = id. */
+    UNICON_LOSS_TRIPLET_SMOOTH = 3 /**< psi' = tau sigmoid((margin - t)/tau), phi = id. */
+};
+
+/** Which pairs `eps_pos` weighs. */
+enum unicon_eps_by {
+    UNICON_EPS_BY_POSITIVES = 0, /**< The positives. */
+    UNICON_EPS_BY_DIAGONAL = 1   /**< The literal diagonal i == j whatever the positives are, as the authors' code does. */
+};
+
+/**
+ * A member of the loss
+ * `L = 1/(2 n_x) sum_i 1/|P(i)| sum_{k in P(i)} phi(u_ik)` plus the same over columns, with
+ * `u_ik = eps_pos psi((1 - nu) s_ik) + sum_{j not in P(i)} eps_neg psi(s_ij - nu s_ik)`.
+ */
+typedef struct unicon_loss {
+    size_t struct_size; /**< Set by unicon_loss_init(). */
+    int32_t kind;       /**< ::unicon_loss_kind. */
+    int32_t eps_by;     /**< ::unicon_eps_by, default ::UNICON_EPS_BY_POSITIVES. */
+    double tau;         /**< Temperature, at least 0.001, default 0.07. Not used by triplet_hard. */
+    double nu;          /**< Weight of the positive, finite. Default 1; 1.5 for sigmoid. */
+    double margin;      /**< Margin of the triplet members, any finite value, default 0.5. */
+    double eps_pos;     /**< >= 0, default 1. 0 gives the decoupled loss. */
+    double eps_neg;     /**< >= 0, default 1. */
+    double log_eps;     /**< Added inside clip's logarithm, >= 0, default 0 (which the other kinds need). The authors' 1e-8 spoils small tau. */
+} unicon_loss_t;
+
+/**
+ * Sets every field to the defaults of a kind.
+ * @return ::UNICON_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
+ */
+UNICON_API unicon_status_t unicon_loss_init(unicon_loss_t *loss, size_t struct_size, int32_t kind);
+
+/** How positives are told. */
+enum unicon_positives_kind {
+    UNICON_POSITIVES_DIAGONAL = 0, /**< x_i matches y_i; n_x = n_y. */
+    UNICON_POSITIVES_GROUPS = 1,   /**< x_i matches y_j where their group ids are equal. */
+    UNICON_POSITIVES_CSR = 2       /**< x_i matches `indices[indptr[i] .. indptr[i + 1]]`. */
+};
+
+/**
+ * Which pairs match, at least one. A NULL pointer to this struct means the diagonal. Rows and columns without a
+ * positive are allowed; they contribute nothing and are counted. All arrays lie in host memory.
+ */
+typedef struct unicon_positives {
+    size_t struct_size;      /**< Set by unicon_positives_init(). */
+    int32_t kind;            /**< ::unicon_positives_kind. */
+    int32_t reserved;        /**< 0. */
+    const int64_t *x_groups; /**< GROUPS: n_x ids, any values. Else NULL. */
+    const int64_t *y_groups; /**< GROUPS: n_y ids. Else NULL. */
+    const int64_t *indptr;   /**< CSR: n_x + 1 offsets, from 0, not decreasing. Else NULL. */
+    const int64_t *indices;  /**< CSR: `nnz` columns below n_y, each at most once in a row, in any order. Else NULL. */
+    int64_t nnz;             /**< CSR: `indptr[n_x]`. Else 0. */
+} unicon_positives_t;
+
+/** Sets every field to its default, the diagonal. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_positives_init(unicon_positives_t *positives, size_t struct_size);
+
+/** Kernels k(a, b); theta is the angle between a and b. */
+enum unicon_kernel_kind {
+    UNICON_KERNEL_LINEAR = 0,     /**< a . b */
+    UNICON_KERNEL_COSINE = 1,     /**< cos theta */
+    UNICON_KERNEL_ANGULAR = 2,    /**< 1 - theta/pi */
+    UNICON_KERNEL_ARCCOS = 3,     /**< First-order arc-cosine of unit vectors: (sin theta + (pi - theta) cos theta)/pi. */
+    UNICON_KERNEL_EXP_COSINE = 4, /**< exp(beta cos theta) */
+    UNICON_KERNEL_RBF = 5,        /**< exp(-gamma |a - b|^2) */
+    UNICON_KERNEL_MATERN32 = 6    /**< (1 + t) exp(-t), t = sqrt(3) |a - b| / lengthscale */
+};
+
+/** A kernel and its parameters. */
+typedef struct unicon_kernel {
+    size_t struct_size; /**< Set by unicon_kernel_init(). */
+    int32_t kind;       /**< ::unicon_kernel_kind. */
+    int32_t reserved;   /**< 0. */
+    double beta;        /**< exp_cosine: finite, default 1. */
+    double gamma;       /**< rbf: > 0, default 1. */
+    double lengthscale; /**< matern32: > 0, default 1. */
+    double cos_clamp;   /**< Cosines are clamped to +-(1 - cos_clamp), 0 <= cos_clamp < 1, default 0. The authors' code: 1e-5. */
+} unicon_kernel_t;
+
+/**
+ * Sets every field to the defaults of a kind.
+ * @return ::UNICON_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
+ */
+UNICON_API unicon_status_t unicon_kernel_init(unicon_kernel_t *kernel, size_t struct_size, int32_t kind);
+
+/** @} */
+/** @name Similarity weights: the primitive */
+/** @{ */
+
+/** S(gamma) = -dL/ds of a batch, as an operator: it holds the embeddings and O(n) statistics, never n by n. */
+typedef struct unicon_weights unicon_weights_t;
+
+/**
+ * Computes the statistics of S(gamma) and the loss of a batch of embeddings.
+ * @param context the context; the handle computes on it from now on.
+ * @param loss NULL for clip with its defaults.
+ * @param zx embeddings, n_x by r, rows of norm at most 1 (within rounding): s_ij = zx_i . zy_j. Copied.
+ * @param zy embeddings, n_y by r. Copied.
+ * @param positives NULL for the diagonal.
+ * @param[out] weights the new handle, for unicon_weights_destroy().
+ * @return any status. Synchronous.
+ */
+UNICON_API unicon_status_t unicon_weights_create(unicon_context_t *context, const unicon_loss_t *loss,
+                                                 const unicon_matrix_t *zx, const unicon_matrix_t *zy,
+                                                 const unicon_positives_t *positives, unicon_weights_t **weights);
+
+/** Destroys the weights. NULL is accepted. */
+UNICON_API void unicon_weights_destroy(unicon_weights_t *weights);
+
+/** The loss L. @param[out] value set to it. */
+UNICON_API unicon_status_t unicon_weights_loss(const unicon_weights_t *weights, double *value);
+
+/**
+ * How many anchors have no positive and so contribute nothing.
+ * @param[out] rows number of rows without one. May be NULL.
+ * @param[out] cols number of columns without one. May be NULL.
+ */
+UNICON_API unicon_status_t unicon_weights_unmatched(const unicon_weights_t *weights, int64_t *rows, int64_t *cols);
+
+/**
+ * The explicit S, for small n.
+ * @param[out] s n_x by n_y, float32 or float64.
+ */
+UNICON_API unicon_status_t unicon_weights_dense(unicon_weights_t *weights, const unicon_matrix_t *s);
+
+/**
+ * S V.
+ * @param v n_y by c.
+ * @param[out] sv n_x by c, float32 or float64.
+ */
+UNICON_API unicon_status_t unicon_weights_apply(unicon_weights_t *weights, const unicon_matrix_t *v, const unicon_matrix_t *sv);
+
+/**
+ * S^T U.
+ * @param u n_x by c.
+ * @param[out] stu n_y by c, float32 or float64.
+ */
+UNICON_API unicon_status_t unicon_weights_apply_t(unicon_weights_t *weights, const unicon_matrix_t *u, const unicon_matrix_t *stu);
+
+/**
+ * The contrastive cross-covariance C = X^T S Y.
+ * @param x n_x by d1.
+ * @param y n_y by d2.
+ * @param[out] c d1 by d2, float32 or float64.
+ */
+UNICON_API unicon_status_t unicon_weights_cross(unicon_weights_t *weights, const unicon_matrix_t *x,
+                                                const unicon_matrix_t *y, const unicon_matrix_t *c);
+
+/**
+ * The loss of a batch and its gradients with respect to the embeddings: a loss layer for neural encoders.
+ *
+ * The similarity is s = zx zy^T as given; normalise before, and let the framework differentiate that step.
+ * Memory O(n r); no n by n matrix is stored.
+ * @param loss NULL for clip with its defaults.
+ * @param zx n_x by r, rows of norm at most 1 (within rounding).
+ * @param zy n_y by r.
+ * @param positives NULL for the diagonal.
+ * @param[out] value the loss, in host memory. May be NULL.
+ * @param[out] dzx dL/dzx = -S zy, n_x by r, any dtype. May be NULL.
+ * @param[out] dzy dL/dzy = -S^T zx, n_y by r, any dtype. May be NULL.
+ * @return any status.
+ */
+UNICON_API unicon_status_t unicon_contrastive_grad(unicon_context_t *context, const unicon_loss_t *loss,
+                                                   const unicon_matrix_t *zx, const unicon_matrix_t *zy,
+                                                   const unicon_positives_t *positives, double *value,
+                                                   const unicon_matrix_t *dzx, const unicon_matrix_t *dzy);
+
+/**
+ * Bytes of sample-sized matrices that unicon_weights_create() and unicon_contrastive_grad() hold at most.
+ * @param n_x,n_y rows. @param r embedding dimension. @param dtype of the embeddings.
+ * @param[out] bytes set to the number. Nothing is allocated.
+ */
+UNICON_API unicon_status_t unicon_weights_workspace(unicon_context_t *context, int64_t n_x, int64_t n_y, int64_t r,
+                                                    int32_t dtype, uint64_t *bytes);
+
+/** @} */
+/** @name Models */
+/** @{ */
+
+/** A pair of encoders. Immutable. */
+typedef struct unicon_model unicon_model_t;
+
+/** The two sides of a model. */
+enum unicon_side {
+    UNICON_SIDE_X = 0, /**< The encoder f_x. */
+    UNICON_SIDE_Y = 1  /**< The encoder f_y. */
+};
+
+/** What a model is; filled by unicon_model_describe(). */
+typedef struct unicon_model_description {
+    size_t struct_size; /**< Set by the caller to `sizeof` the struct before the call. */
+    int64_t d1;         /**< Dimension of X. */
+    int64_t d2;         /**< Dimension of Y. */
+    int64_t r;          /**< Dimension of the embeddings, of all members together. */
+    int32_t kernel_x;   /**< ::unicon_kernel_kind of the feature map of X, -1 for a linear model. */
+    int32_t kernel_y;   /**< The same of Y. */
+    int64_t members;    /**< Number of solutions whose similarities are averaged: 1, or the batches of a batched kernel fit. */
+} unicon_model_description_t;
+
+/**
+ * A linear model from given encoders f_x(x) = F1 x/|F1 x|, f_y(y) = F2 y/|F2 y|, for instance as a warm start.
+ * @param f1 r by d1. Copied.
+ * @param f2 r by d2. Copied.
+ * @param[out] model the new handle, for unicon_model_destroy().
+ */
+UNICON_API unicon_status_t unicon_model_create_linear(unicon_context_t *context, const unicon_matrix_t *f1,
+                                                      const unicon_matrix_t *f2, unicon_model_t **model);
+
+/** Destroys a model. NULL is accepted. */
+UNICON_API void unicon_model_destroy(unicon_model_t *model);
+
+/** Dimensions and kind of a model. Text of a failure: per thread. */
+UNICON_API unicon_status_t unicon_model_describe(const unicon_model_t *model, unicon_model_description_t *description);
+
+/**
+ * The encoder matrix of a linear model, with any whitening folded in.
+ * @param side ::unicon_side.
+ * @param[out] f r by d1 (or d2), float32 or float64.
+ * @return ::UNICON_UNSUPPORTED for a kernel model or one of several members.
+ */
+UNICON_API unicon_status_t unicon_model_encoder(unicon_context_t *context, const unicon_model_t *model, int32_t side,
+                                                const unicon_matrix_t *f);
+
+/**
+ * Embeds features: unit rows.
+ * @param side ::unicon_side.
+ * @param in n by d1 (or d2).
+ * @param[out] out n by r, any dtype.
+ */
+UNICON_API unicon_status_t unicon_model_encode(unicon_context_t *context, const unicon_model_t *model, int32_t side,
+                                               const unicon_matrix_t *in, const unicon_matrix_t *out);
+
+/**
+ * Cosine similarities of all pairs.
+ * @param x n_x by d1. @param y n_y by d2.
+ * @param[out] out n_x by n_y, float32 or float64.
+ */
+UNICON_API unicon_status_t unicon_model_similarity(unicon_context_t *context, const unicon_model_t *model,
+                                                   const unicon_matrix_t *x, const unicon_matrix_t *y,
+                                                   const unicon_matrix_t *out);
+
+/**
+ * Writes a model as a safetensors file: written aside and renamed, so that `path` is never half a file.
+ * @return ::UNICON_IO if it cannot be written.
+ */
+UNICON_API unicon_status_t unicon_model_save(unicon_context_t *context, const unicon_model_t *model, const char *path);
+
+/**
+ * Reads a model that unicon_model_save() or the `unicon` program wrote.
+ * @return ::UNICON_IO if it cannot be read, ::UNICON_BAD_FILE if it is not a model.
+ */
+UNICON_API unicon_status_t unicon_model_load(unicon_context_t *context, const char *path, unicon_model_t **model);
+
+/** @} */
+/** @name Solvers */
+/** @{ */
+
+/** How singular values are shared between the encoders. */
+enum unicon_factorization {
+    UNICON_FACTORIZATION_SQRT = 0,       /**< F1 = Sigma^1/2 U^T, F2 = Sigma^1/2 V^T. */
+    UNICON_FACTORIZATION_ORTHONORMAL = 1,/**< F1 = U^T, F2 = V^T. */
+    UNICON_FACTORIZATION_POWER = 2       /**< F1 = Sigma^p U^T, F2 = Sigma^p V^T with p = `power`. */
+};
+
+/** How the top r singular triplets are found. */
+enum unicon_svd {
+    UNICON_SVD_FULL = 0,      /**< Full decomposition. */
+    UNICON_SVD_RANDOMIZED = 1 /**< Randomized range finder with power iterations (Halko et al.). */
+};
+
+/** What the first similarity is. */
+enum unicon_init {
+    UNICON_INIT_ZEROS = 0, /**< s = 0: the first C is the centred cross-covariance. Deterministic, and the better default. */
+    UNICON_INIT_RANDOM = 1,/**< Random encoders, uniform in +-1/sqrt(d), from `seed`. */
+    UNICON_INIT_SIMILARITY = 2 /**< The matrix `similarity`. */
+};
+
+/** Schedules for unicon_fit_options_preset(). */
+enum unicon_preset {
+    UNICON_PRESET_DEFAULT = 0, /**< What unicon_fit_options_init() sets. */
+    UNICON_PRESET_PAPER = 1    /**< The authors' schedule: random start, 5 updates, no whitening, a trailing partial batch dropped. */
+};
+
+/** Phases that unicon_progress_t reports. */
+enum unicon_phase {
+    UNICON_PHASE_FEATURES = 0, /**< Feature map, whitening, Gram matrices. */
+    UNICON_PHASE_STATISTICS = 1, /**< First pass over the similarities: the sums and the loss, panel by panel. */
+    UNICON_PHASE_WEIGHTS = 2,  /**< Second pass: X^T S Y or gradients, panel by panel. */
+    UNICON_PHASE_ITERATION = 3,/**< A spectral update has ended; `loss` is the one it started from. */
+    UNICON_PHASE_RETRIEVAL = 4 /**< Search or recall. */
+};
+
+/** Where a fit stands. */
+typedef struct unicon_progress {
+    size_t struct_size;   /**< Size of the library's struct. */
+    int32_t phase;        /**< ::unicon_phase. */
+    int32_t reserved;     /**< 0. */
+    int64_t done;         /**< Panels (updates, for ::UNICON_PHASE_ITERATION) finished. */
+    int64_t total;        /**< Panels or updates in all. */
+    double loss;          /**< The last loss computed, NaN before the first. */
+    double seconds;       /**< Since the call began. */
+} unicon_progress_t;
+
+/**
+ * Called between iterations and panels, on the thread that called the library.
+ * @return 0 to go on, anything else to cancel.
+ */
+typedef int32_t (*unicon_progress_fn)(const unicon_progress_t *progress, void *user);
+
+/** Held-out pairs. A NULL pointer to this struct means none. This struct is frozen. */
+typedef struct unicon_validation {
+    const unicon_matrix_t *x;            /**< m_x by d1. */
+    const unicon_matrix_t *y;            /**< m_y by d2. */
+    const unicon_positives_t *positives; /**< NULL for the diagonal. */
+} unicon_validation_t;
+
+/** Everything a fit can be told. Fill with unicon_fit_options_init() and set at least `r`. */
+typedef struct unicon_fit_options {
+    size_t struct_size;             /**< Set by unicon_fit_options_init(). */
+    int64_t r;                      /**< Dimension of the embeddings, 1 to min(d1, d2) (of the feature maps for kernels). No default. */
+    const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
+    const unicon_kernel_t *kernel;  /**< Of both sides; NULL (default): the linear solver. */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points, 0 (default): every sample (exact, O(n^2) memory). */
+    const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
+    double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
+    int64_t n_iters;                /**< Spectral updates, at least 1, default 2. */
+    double tol;                     /**< Stop when F1^T F2 moves less (Frobenius norm), >= 0, default 0: never. */
+    double rho;                     /**< Divides C, > 0, default 1. */
+    double ridge;                   /**< Added to the leading diagonal of F1^T F2 before its last SVD, >= 0, default 0. */
+    int32_t factorization;          /**< ::unicon_factorization, default sqrt. */
+    int32_t svd;                    /**< ::unicon_svd, default full. */
+    int32_t init;                   /**< ::unicon_init, default zeros. Must be that with a warm start. */
+    int32_t scale_inputs;           /**< Boolean, default 0: build C from x_i/|F1 x_i| and y_j/|F2 y_j|. */
+    int32_t final_loss;             /**< Boolean, default 1: evaluate the loss of the fitted encoders, one more pass. */
+    int32_t drop_trailing;          /**< Boolean, default 0: drop rows beyond the last whole batch, as the authors do, instead of
+                                         making the batches slightly larger. */
+    double power;                   /**< Power p >= 0 for ::UNICON_FACTORIZATION_POWER, default 0.5; not used otherwise. */
+    const unicon_matrix_t *similarity; /**< n_x by n_y cosines for ::UNICON_INIT_SIMILARITY, else NULL (default). For small n. */
+    double whiten;                  /**< Shrinkage lambda >= 0 of the whitening, or -1 (default): none. */
+    int64_t batch_size;             /**< 0 (default): the exact global batch. Else 2 to n: one solution per batch, averaged. */
+    int64_t n_batches;              /**< Use only the first so many batches; 0 (default): all. */
+    int64_t n_negatives;            /**< Negatives sampled per row, with `seed`; 0 (default): all of them, exact. */
+    uint64_t seed;                  /**< Of everything random, default 0. */
+    unicon_progress_fn progress;    /**< NULL (default): none. */
+    void *progress_user;            /**< Passed to it. */
+} unicon_fit_options_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_fit_options_init(unicon_fit_options_t *options, size_t struct_size);
+
+/**
+ * Sets the fields that a schedule is about and leaves the others (r, loss, kernel, seed, progress) alone.
+ * @param options initialised before.
+ * @param preset ::unicon_preset.
+ */
+UNICON_API unicon_status_t unicon_fit_options_preset(unicon_fit_options_t *options, int32_t preset);
+
+/** How a fit ended. */
+enum unicon_outcome {
+    UNICON_OUTCOME_COMPLETED = 0, /**< All `n_iters` updates were made. */
+    UNICON_OUTCOME_CONVERGED = 1, /**< `tol` was met. */
+    UNICON_OUTCOME_CANCELLED = 2  /**< The call returned ::UNICON_CANCELLED; no model was made. */
+};
+
+/**
+ * What a fit did. The caller sets `struct_size`, the array pointers and their capacities (unicon_fit_info_init()
+ * zeroes all); the library fills the arrays up to their capacities and sets the rest.
+ */
+typedef struct unicon_fit_info {
+    size_t struct_size;           /**< Set by unicon_fit_info_init(). */
+    int32_t outcome;              /**< Out: ::unicon_outcome. */
+    int32_t reserved;             /**< 0. */
+    int64_t n_iters;              /**< Out: spectral updates made. */
+    double *loss;                 /**< In: room for the loss that every update started from (a mean over batches). May be NULL. */
+    double *change;               /**< In: room for |F1^T F2 - previous|_F of every update from the second on. May be NULL. */
+    int64_t history_capacity;     /**< In: elements of `loss` and of `change`, each. */
+    int64_t n_loss;               /**< Out: losses that there are, also beyond the capacity. */
+    int64_t n_change;             /**< Out: changes that there are. */
+    double *singular_values;      /**< In: room for the singular values of the last C (or average), falling. May be NULL. */
+    int64_t singular_capacity;    /**< In: elements of `singular_values`. */
+    int64_t n_singular_values;    /**< Out: singular values that there are. */
+    double final_loss;            /**< Out: loss of the fitted encoders on all rows; NaN if not asked for. */
+    int64_t rows_without_positives; /**< Out: rows of X that match nothing. */
+    int64_t cols_without_positives; /**< Out: rows of Y that match nothing. */
+    int64_t zero_rows_x;          /**< Out: rows of X that are all zero; they embed to 0. */
+    int64_t zero_rows_y;          /**< Out: rows of Y that are all zero. */
+    int64_t rows_dropped;         /**< Out: rows that no batch used. */
+    double seconds;               /**< Out: the whole call. */
+    double seconds_load;          /**< Out: reading and checking features. */
+    double seconds_features;      /**< Out: feature maps and whitening. */
+    double seconds_encode;        /**< Out: embeddings. */
+    double seconds_statistics;    /**< Out: first pass over the similarities. */
+    double seconds_weights;       /**< Out: second pass. */
+    double seconds_spectral;      /**< Out: decompositions. */
+    double seconds_validation;    /**< Out: validation scores. */
+    uint64_t workspace_bytes;     /**< Out: what unicon_fit_workspace() answers for this call. */
+    uint64_t peak_bytes;          /**< Out: the most bytes of sample-sized data that the context has held. */
+} unicon_fit_info_t;
+
+/** Zeroes every field and sets `struct_size`. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_fit_info_init(unicon_fit_info_t *info, size_t struct_size);
+
+/**
+ * Fits encoders in closed form: similarity, weights S, C = X^T S Y, top-r SVD, repeated.
+ * @param options not NULL.
+ * @param x n_x by d1. @param y n_y by d2.
+ * @param positives NULL for the diagonal (n_x = n_y).
+ * @param validation NULL, or pairs that weigh the solutions of the batches.
+ * @param warm_start NULL, or a linear model of the same dimensions to begin from (not with a kernel or whitening).
+ * @param[out] model the new handle, for unicon_model_destroy().
+ * @param[in,out] info NULL, or an initialised struct. When the call is cancelled, `outcome`, `seconds` and the byte
+ *        counts are set too.
+ * @return any status. Synchronous.
+ */
+UNICON_API unicon_status_t unicon_fit(unicon_context_t *context, const unicon_fit_options_t *options,
+                                      const unicon_matrix_t *x, const unicon_matrix_t *y,
+                                      const unicon_positives_t *positives, const unicon_validation_t *validation,
+                                      const unicon_model_t *warm_start, unicon_model_t **model, unicon_fit_info_t *info);
+
+/**
+ * Bytes of sample-sized matrices that unicon_fit() holds at most for a problem: a `workspace_limit` of so much suffices.
+ * @param dtype of the features.
+ * @param[out] bytes set to the number. Nothing is allocated. A validation set comes on top: info.workspace_bytes.
+ */
+UNICON_API unicon_status_t unicon_fit_workspace(unicon_context_t *context, const unicon_fit_options_t *options,
+                                                int64_t n_x, int64_t n_y, int64_t d1, int64_t d2, int32_t dtype,
+                                                uint64_t *bytes);
+
+/** A batched fit whose batches arrive one by one. */
+typedef struct unicon_partial_fit unicon_partial_fit_t;
+
+/**
+ * Begins a fit on batches that are streamed: linear encoders, one solution per batch, averaged as F1^T F2.
+ * @param options as for unicon_fit(), without what needs all the data (`kernel`, `whiten`, `batch_size`, `similarity`) and
+ *        `progress`. `n_iters` and `tol` are not used: every batch is one spectral update from the encoders that the
+ *        pass began with, and every pass one iteration.
+ * @param d1,d2 dimensions of the features.
+ * @param dtype of the features: ::UNICON_F64 computes in float64, the others in float32.
+ * @param validation NULL, or pairs that weigh the solutions. Copied.
+ * @param warm_start NULL, or a linear model to begin from.
+ * @param[out] partial the new handle, for unicon_partial_fit_destroy().
+ */
+UNICON_API unicon_status_t unicon_partial_fit_create(unicon_context_t *context, const unicon_fit_options_t *options,
+                                                     int64_t d1, int64_t d2, int32_t dtype,
+                                                     const unicon_validation_t *validation,
+                                                     const unicon_model_t *warm_start, unicon_partial_fit_t **partial);
+
+/**
+ * Solves one batch and adds it to the average.
+ * @param x b_x by d1. @param y b_y by d2.
+ * @param positives of this batch; NULL for the diagonal.
+ * @param[out] loss the loss of the batch before its update. May be NULL.
+ */
+UNICON_API unicon_status_t unicon_partial_fit_add(unicon_partial_fit_t *partial, const unicon_matrix_t *x,
+                                                  const unicon_matrix_t *y, const unicon_positives_t *positives,
+                                                  double *loss);
+
+/**
+ * Ends a pass: factorises the average into a model, from which the next pass begins.
+ * @param[out] model the new handle, for unicon_model_destroy().
+ * @return ::UNICON_INVALID_ARGUMENT if nothing was added since the last pass.
+ */
+UNICON_API unicon_status_t unicon_partial_fit_finish(unicon_partial_fit_t *partial, unicon_model_t **model);
+
+/** Destroys the stream. NULL is accepted. */
+UNICON_API void unicon_partial_fit_destroy(unicon_partial_fit_t *partial);
+
+/** @} */
+/** @name Retrieval and kernels */
+/** @{ */
+
+/**
+ * The k items nearest to every query by inner product, falling; ties go to the lower index.
+ * @param queries n_q by r. @param items n_i by r, both unit rows for cosines.
+ * @param k at least 1. With fewer items than k the rest is index -1 and score -infinity.
+ * @param[out] scores n_q by k, float32 or float64. May be NULL.
+ * @param[out] indices n_q * k values in host memory, query by query. Not NULL.
+ */
+UNICON_API unicon_status_t unicon_search(unicon_context_t *context, const unicon_matrix_t *queries,
+                                         const unicon_matrix_t *items, int64_t k, const unicon_matrix_t *scores,
+                                         int64_t *indices);
+
+/**
+ * Recall@k in both directions: the fraction of queries with a true match among their k nearest.
+ * @param zx n_x by r. @param zy n_y by r.
+ * @param truth NULL for the diagonal. A query without a match is a miss.
+ * @param ks `n_ks` values, each at least 1.
+ * @param n_ks at least 1.
+ * @param[out] recall 2 * n_ks values in host memory: x to y for every k, then y to x.
+ */
+UNICON_API unicon_status_t unicon_recall(unicon_context_t *context, const unicon_matrix_t *zx,
+                                         const unicon_matrix_t *zy, const unicon_positives_t *truth,
+                                         const int64_t *ks, int64_t n_ks, double *recall);
+
+/**
+ * The Gram matrix k(a_i, b_j).
+ * @param kernel not NULL.
+ * @param a n by d. @param b m by d.
+ * @param[out] out n by m, float32 or float64.
+ */
+UNICON_API unicon_status_t unicon_gram(unicon_context_t *context, const unicon_kernel_t *kernel,
+                                       const unicon_matrix_t *a, const unicon_matrix_t *b, const unicon_matrix_t *out);
+
+/** @} */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* UNICON_H */
+
+/* Outside the guard: it appears wherever <dlpack/dlpack.h> has been included before unicon.h. */
+#if defined(DLPACK_DLPACK_H_) && !defined(UNICON_DLPACK_H)
+#define UNICON_DLPACK_H
+
+/**
+ * A view of a DLPack tensor of one or two dimensions; a vector is one row. Nothing is copied and nothing is
+ * owned: the tensor must outlive the view. Compiled only where DLPack's header is present.
+ * @param tensor the tensor, for instance `&managed->dl_tensor`.
+ * @param[out] matrix filled in.
+ * @return ::UNICON_UNSUPPORTED for another number of dimensions, dtype or device. The layout itself is checked by
+ *         the function that the matrix is given to.
+ */
+static inline unicon_status_t unicon_matrix_from_dlpack(const DLTensor *tensor, unicon_matrix_t *matrix)
+{
+    int32_t dtype, columns;
+    if (!tensor || !matrix)
+        return UNICON_INVALID_ARGUMENT;
+    if (tensor->ndim < 1 || tensor->ndim > 2 || tensor->dtype.lanes != 1)
+        return UNICON_UNSUPPORTED;
+    if (tensor->dtype.code == (uint8_t)kDLFloat && tensor->dtype.bits == 32)
+        dtype = UNICON_F32;
+    else if (tensor->dtype.code == (uint8_t)kDLFloat && tensor->dtype.bits == 64)
+        dtype = UNICON_F64;
+    else if (tensor->dtype.code == (uint8_t)kDLFloat && tensor->dtype.bits == 16)
+        dtype = UNICON_F16;
+    else if (tensor->dtype.code == (uint8_t)kDLBfloat && tensor->dtype.bits == 16)
+        dtype = UNICON_BF16;
+    else
+        return UNICON_UNSUPPORTED;
+    if (tensor->device.device_type != kDLCPU && tensor->device.device_type != kDLCUDA
+        && tensor->device.device_type != kDLCUDAHost && tensor->device.device_type != kDLCUDAManaged)
+        return UNICON_UNSUPPORTED;
+    columns = tensor->ndim - 1;
+    matrix->data = (char *)tensor->data + tensor->byte_offset;
+    matrix->rows = tensor->ndim == 2 ? tensor->shape[0] : 1;
+    matrix->cols = tensor->shape[columns];
+    matrix->col_stride = tensor->strides ? tensor->strides[columns] : 1;
+    matrix->row_stride = tensor->ndim == 2 && tensor->strides ? tensor->strides[0] : matrix->cols;
+    matrix->dtype = dtype;
+    matrix->device_type = (int32_t)tensor->device.device_type;
+    matrix->device_id = tensor->device.device_id;
+    matrix->reserved = 0;
+    return UNICON_OK;
+}
+
+#endif /* DLPack */

@@ -1,0 +1,532 @@
+/**
+ * @file unicon.hpp
+ * @brief UniCon for C++17: RAII handles, exceptions and matrix views over unicon.h. Header only.
+ *
+ * @code{.cpp}
+ * unicon::Context context;
+ * std::vector<float> x = ..., y = ...;                     // n by 512 and n by 384, row-major
+ * unicon::FitOptions options(128);
+ * unicon::Model model = unicon::fit(context, options, unicon::view(x, 512), unicon::view(y, 384)).model;
+ * std::vector<float> z(n * model.r());
+ * model.encode(context, unicon::Side::x, unicon::view(x, 512), unicon::view(z, model.r()));
+ * @endcode
+ *
+ * - Every failure is a unicon::Error that carries the status and the text.
+ * - Handles move and do not copy; they are destroyed with their scope.
+ * - Views borrow. view() makes one from a pointer, from a std::vector (or anything with data() and size()), or from an
+ *   Eigen-like matrix or map (data(), rows(), cols(), outerStride(), IsRowMajor) in either order, without a copy.
+ * - The option types are those of unicon.h with constructors; all their fields and their documentation are there.
+ */
+#ifndef UNICON_HPP
+#define UNICON_HPP
+
+#include <cstdint>
+#include <functional>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "unicon.h"
+
+namespace unicon {
+
+/** A failed call: its status and its text. */
+class Error : public std::runtime_error {
+public:
+    Error(unicon_status_t status, const std::string &text)
+        : std::runtime_error(describe(unicon_status_string(status), text)), status_(status) {}
+    unicon_status_t status() const noexcept { return status_; }
+
+private:
+    // Some texts begin with the name of their status.
+    static std::string describe(const std::string &name, const std::string &text) {
+        return text.compare(0, name.size(), name) == 0 ? text : name + ": " + text;
+    }
+    unicon_status_t status_;
+};
+
+/** The text of the last failure on a context (or, for NULL, of this thread). */
+inline std::string last_error(const unicon_context_t *context) {
+    std::string text(unicon_last_error(context, nullptr, 0) + 1, '\0');
+    const size_t length = unicon_last_error(context, &text[0], text.size());
+    text.resize(length < text.size() ? length : text.size() - 1);
+    return text;
+}
+
+namespace detail {
+inline void check(unicon_status_t status, const unicon_context_t *context) {
+    if (status != UNICON_OK) throw Error(status, last_error(context));
+}
+template <class T, void (*destroy)(T *)> struct Destroy {
+    void operator()(T *handle) const noexcept { destroy(handle); }
+};
+template <class T, void (*destroy)(T *)> using Handle = std::unique_ptr<T, Destroy<T, destroy>>;
+} // namespace detail
+
+/** @name Views */
+/** @{ */
+
+/** The ::unicon_dtype of an element type; specialise it for a half or bfloat16 type of your own. */
+template <class T> struct dtype_of;
+template <> struct dtype_of<float> : std::integral_constant<int32_t, UNICON_F32> {};
+template <> struct dtype_of<double> : std::integral_constant<int32_t, UNICON_F64> {};
+
+/** A borrowed matrix. Converts to the pointer that unicon.h takes. */
+class View {
+public:
+    View(const unicon_matrix_t &matrix) : matrix_(matrix) {}
+    int64_t rows() const noexcept { return matrix_.rows; }
+    int64_t cols() const noexcept { return matrix_.cols; }
+    const unicon_matrix_t *get() const noexcept { return &matrix_; }
+    /** The same memory read as its transpose. */
+    View transposed() const {
+        unicon_matrix_t m = matrix_;
+        std::swap(m.rows, m.cols);
+        std::swap(m.row_stride, m.col_stride);
+        return m;
+    }
+
+private:
+    unicon_matrix_t matrix_;
+};
+
+/** Row-major memory. */
+template <class T> View view(T *data, int64_t rows, int64_t cols) {
+    return unicon_matrix_host(data, rows, cols, dtype_of<std::remove_cv_t<T>>::value);
+}
+
+/** Memory with given strides, in elements. */
+template <class T> View view(T *data, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
+    unicon_matrix_t m = unicon_matrix_host(data, rows, cols, dtype_of<std::remove_cv_t<T>>::value);
+    m.row_stride = row_stride;
+    m.col_stride = col_stride;
+    return m;
+}
+
+/** A row-major std::vector, std::array or span of rows of `cols` values. */
+template <class C, class = decltype(std::declval<C &>().size()),
+          class = std::enable_if_t<std::is_pointer<decltype(std::declval<C &>().data())>::value>>
+View view(C &values, int64_t cols) {
+    const int64_t size = static_cast<int64_t>(values.size());
+    if (cols < 1 || size % cols != 0)
+        throw Error(UNICON_INVALID_ARGUMENT, "cols: expected a divisor of the " + std::to_string(size)
+                                                 + " values, got " + std::to_string(cols));
+    return view(values.data(), size / cols, cols);
+}
+
+/** An Eigen matrix or map, or anything that looks like one, row-major or column-major. */
+template <class M, class = decltype(std::declval<M &>().outerStride()), class = decltype(std::declval<M &>().data())>
+View view(M &matrix) {
+    const int64_t outer = static_cast<int64_t>(matrix.outerStride());
+    const bool by_rows = static_cast<bool>(std::remove_reference_t<M>::IsRowMajor);
+    return view(matrix.data(), static_cast<int64_t>(matrix.rows()), static_cast<int64_t>(matrix.cols()),
+                by_rows ? outer : 1, by_rows ? 1 : outer);
+}
+
+/** @} */
+/** @name What is asked */
+/** @{ */
+
+enum class LossKind : int32_t {
+    clip = UNICON_LOSS_CLIP,
+    sigmoid = UNICON_LOSS_SIGMOID,
+    triplet_hard = UNICON_LOSS_TRIPLET_HARD,
+    triplet_smooth = UNICON_LOSS_TRIPLET_SMOOTH
+};
+
+enum class KernelKind : int32_t {
+    linear = UNICON_KERNEL_LINEAR,
+    cosine = UNICON_KERNEL_COSINE,
+    angular = UNICON_KERNEL_ANGULAR,
+    arccos = UNICON_KERNEL_ARCCOS,
+    exp_cosine = UNICON_KERNEL_EXP_COSINE,
+    rbf = UNICON_KERNEL_RBF,
+    matern32 = UNICON_KERNEL_MATERN32
+};
+
+enum class Side : int32_t { x = UNICON_SIDE_X, y = UNICON_SIDE_Y };
+
+/** ::unicon_loss_t with the defaults of a kind. */
+struct Loss : unicon_loss_t {
+    explicit Loss(LossKind kind = LossKind::clip) : unicon_loss_t() {
+        detail::check(unicon_loss_init(this, sizeof(unicon_loss_t), static_cast<int32_t>(kind)), nullptr);
+    }
+    Loss(LossKind kind, double temperature) : Loss(kind) { tau = temperature; }
+};
+
+/** ::unicon_kernel_t with the defaults of a kind. */
+struct Kernel : unicon_kernel_t {
+    explicit Kernel(KernelKind kind = KernelKind::angular) : unicon_kernel_t() {
+        detail::check(unicon_kernel_init(this, sizeof(unicon_kernel_t), static_cast<int32_t>(kind)), nullptr);
+    }
+};
+
+/** Which pairs match; owns its arrays. */
+class Positives {
+public:
+    /** x_i matches y_i. */
+    static Positives diagonal() { return Positives(UNICON_POSITIVES_DIAGONAL); }
+    /** x_i matches y_j where the ids are equal. */
+    static Positives groups(std::vector<int64_t> x, std::vector<int64_t> y) {
+        Positives p(UNICON_POSITIVES_GROUPS);
+        p.a_ = std::move(x);
+        p.b_ = std::move(y);
+        return p;
+    }
+    /** x_i matches indices[indptr[i] .. indptr[i + 1]]. */
+    static Positives csr(std::vector<int64_t> indptr, std::vector<int64_t> indices) {
+        Positives p(UNICON_POSITIVES_CSR);
+        p.a_ = std::move(indptr);
+        p.b_ = std::move(indices);
+        return p;
+    }
+    /** The view that unicon.h takes for n_x by n_y features; it borrows from this object. */
+    unicon_positives_t get(int64_t n_x, int64_t n_y) const {
+        unicon_positives_t p;
+        detail::check(unicon_positives_init(&p, sizeof p), nullptr);
+        p.kind = kind_;
+        if (kind_ == UNICON_POSITIVES_GROUPS) {
+            expect("x groups", a_.size(), n_x);
+            expect("y groups", b_.size(), n_y);
+            p.x_groups = a_.data();
+            p.y_groups = b_.data();
+        } else if (kind_ == UNICON_POSITIVES_CSR) {
+            expect("indptr", a_.size(), n_x + 1);
+            p.indptr = a_.data();
+            p.indices = b_.data();
+            p.nnz = static_cast<int64_t>(b_.size());
+        }
+        return p;
+    }
+
+private:
+    explicit Positives(int32_t kind) : kind_(kind) {}
+    static void expect(const char *name, size_t got, int64_t expected) {
+        if (static_cast<int64_t>(got) != expected)
+            throw Error(UNICON_INVALID_ARGUMENT, std::string(name) + ": expected " + std::to_string(expected)
+                                                     + " values, got " + std::to_string(got));
+    }
+    int32_t kind_;
+    std::vector<int64_t> a_, b_;
+};
+
+/** Return false to cancel. An exception cancels too, and is thrown on by fit(). */
+using Progress = std::function<bool(const unicon_progress_t &)>;
+
+/** ::unicon_fit_options_t; keeps its loss, kernels, landmarks and progress function. */
+class FitOptions {
+public:
+    explicit FitOptions(int64_t r) {
+        detail::check(unicon_fit_options_init(&raw_, sizeof raw_), nullptr);
+        raw_.r = r;
+    }
+    /** All fields without a method of their own: n_iters, tol, rho, ridge, whiten, ... */
+    unicon_fit_options_t *operator->() noexcept { return &raw_; }
+    const unicon_fit_options_t *operator->() const noexcept { return &raw_; }
+    FitOptions &preset(int32_t preset) {
+        detail::check(unicon_fit_options_preset(&raw_, preset), nullptr);
+        return *this;
+    }
+    FitOptions &loss(const Loss &loss) {
+        loss_ = loss;
+        has_loss_ = true;
+        return *this;
+    }
+    /** The kernel of both sides. */
+    FitOptions &kernel(const Kernel &kernel) {
+        kernel_ = kernel;
+        has_kernel_ = true;
+        return *this;
+    }
+    /** Rows to use as Nystrom reference points. */
+    FitOptions &landmarks(std::vector<int64_t> rows) {
+        landmarks_ = std::move(rows);
+        return *this;
+    }
+    FitOptions &progress(Progress progress) {
+        progress_ = std::move(progress);
+        return *this;
+    }
+
+    /** The struct that unicon.h takes; it borrows from this object. `thrown` keeps what the progress function throws. */
+    unicon_fit_options_t get(std::exception_ptr *thrown) const {
+        unicon_fit_options_t raw = raw_;
+        if (has_loss_) raw.loss = &loss_;
+        if (has_kernel_) raw.kernel = &kernel_;
+        if (!landmarks_.empty()) {
+            raw.n_landmarks = static_cast<int64_t>(landmarks_.size());
+            raw.landmarks = landmarks_.data();
+        }
+        if (progress_) {
+            call_.progress = &progress_;
+            call_.thrown = thrown;
+            raw.progress = &FitOptions::on_progress;
+            raw.progress_user = &call_;
+        }
+        return raw;
+    }
+
+private:
+    struct Call {
+        const Progress *progress = nullptr;
+        std::exception_ptr *thrown = nullptr;
+    };
+    static int32_t on_progress(const unicon_progress_t *progress, void *user) {
+        const Call *call = static_cast<const Call *>(user);
+        try {
+            return (*call->progress)(*progress) ? 0 : 1;
+        } catch (...) {
+            if (call->thrown) *call->thrown = std::current_exception();
+            return 1;
+        }
+    }
+    unicon_fit_options_t raw_;
+    Loss loss_;
+    Kernel kernel_;
+    bool has_loss_ = false, has_kernel_ = false;
+    std::vector<int64_t> landmarks_;
+    Progress progress_;
+    mutable Call call_;
+};
+
+/** @} */
+/** @name Handles */
+/** @{ */
+
+/** A device with its stream, threads, allocator and communicator. One call at a time. */
+class Context {
+public:
+    Context() : Context(nullptr) {}
+    explicit Context(const unicon_context_options_t &options) : Context(&options) {}
+    /** The defaults, for a context with some fields changed. */
+    static unicon_context_options_t options() {
+        unicon_context_options_t o;
+        detail::check(unicon_context_options_init(&o, sizeof o), nullptr);
+        return o;
+    }
+    unicon_context_t *get() const noexcept { return handle_.get(); }
+    void cancel() const noexcept { unicon_cancel(handle_.get()); }
+    void check(unicon_status_t status) const { detail::check(status, handle_.get()); }
+
+private:
+    explicit Context(const unicon_context_options_t *options) {
+        unicon_context_t *handle = nullptr;
+        detail::check(unicon_context_create(options, &handle), nullptr);
+        handle_.reset(handle);
+    }
+    detail::Handle<unicon_context_t, unicon_context_destroy> handle_;
+};
+
+/** A pair of encoders. Immutable; may be used by several threads at once, each with its context. */
+class Model {
+public:
+    explicit Model(unicon_model_t *handle) : handle_(handle) {
+        description_.struct_size = sizeof description_;
+        detail::check(unicon_model_describe(handle, &description_), nullptr);
+    }
+    static Model linear(const Context &context, const View &f1, const View &f2) {
+        unicon_model_t *handle = nullptr;
+        context.check(unicon_model_create_linear(context.get(), f1.get(), f2.get(), &handle));
+        return Model(handle);
+    }
+    static Model load(const Context &context, const std::string &path) {
+        unicon_model_t *handle = nullptr;
+        context.check(unicon_model_load(context.get(), path.c_str(), &handle));
+        return Model(handle);
+    }
+    void save(const Context &context, const std::string &path) const {
+        context.check(unicon_model_save(context.get(), handle_.get(), path.c_str()));
+    }
+    int64_t d1() const noexcept { return description_.d1; }
+    int64_t d2() const noexcept { return description_.d2; }
+    int64_t r() const noexcept { return description_.r; }
+    const unicon_model_description_t &description() const noexcept { return description_; }
+    void encode(const Context &context, Side side, const View &in, const View &out) const {
+        context.check(unicon_model_encode(context.get(), handle_.get(), static_cast<int32_t>(side), in.get(), out.get()));
+    }
+    void similarity(const Context &context, const View &x, const View &y, const View &out) const {
+        context.check(unicon_model_similarity(context.get(), handle_.get(), x.get(), y.get(), out.get()));
+    }
+    void encoder(const Context &context, Side side, const View &out) const {
+        context.check(unicon_model_encoder(context.get(), handle_.get(), static_cast<int32_t>(side), out.get()));
+    }
+    const unicon_model_t *get() const noexcept { return handle_.get(); }
+
+private:
+    detail::Handle<unicon_model_t, unicon_model_destroy> handle_;
+    unicon_model_description_t description_{};
+};
+
+/** S(gamma) of a batch as an operator. */
+class Weights {
+public:
+    Weights(const Context &context, const Loss &loss, const View &zx, const View &zy,
+            const Positives &positives = Positives::diagonal())
+        : context_(context.get()) {
+        const unicon_positives_t p = positives.get(zx.rows(), zy.rows());
+        unicon_weights_t *handle = nullptr;
+        detail::check(unicon_weights_create(context_, &loss, zx.get(), zy.get(), &p, &handle), context_);
+        handle_.reset(handle);
+    }
+    double loss() const {
+        double value = 0;
+        detail::check(unicon_weights_loss(handle_.get(), &value), context_);
+        return value;
+    }
+    void dense(const View &s) { detail::check(unicon_weights_dense(handle_.get(), s.get()), context_); }
+    void apply(const View &v, const View &sv) { detail::check(unicon_weights_apply(handle_.get(), v.get(), sv.get()), context_); }
+    void apply_t(const View &u, const View &stu) { detail::check(unicon_weights_apply_t(handle_.get(), u.get(), stu.get()), context_); }
+    void cross(const View &x, const View &y, const View &c) { detail::check(unicon_weights_cross(handle_.get(), x.get(), y.get(), c.get()), context_); }
+    unicon_weights_t *get() const noexcept { return handle_.get(); }
+
+private:
+    unicon_context_t *context_;
+    detail::Handle<unicon_weights_t, unicon_weights_destroy> handle_;
+};
+
+/** @} */
+/** @name Calls */
+/** @{ */
+
+/** Held-out pairs; borrows. */
+struct Validation {
+    View x, y;
+    Positives positives = Positives::diagonal();
+};
+
+/** What a fit did. */
+struct FitInfo {
+    unicon_fit_info_t raw{};
+    std::vector<double> loss, change, singular_values;
+};
+
+struct FitResult {
+    Model model;
+    FitInfo info;
+};
+
+/** Fits encoders; see unicon_fit(). */
+inline FitResult fit(const Context &context, const FitOptions &options, const View &x, const View &y,
+                     const Positives &positives = Positives::diagonal(), const Validation *validation = nullptr,
+                     const Model *warm_start = nullptr) {
+    std::exception_ptr thrown;
+    const unicon_fit_options_t raw = options.get(&thrown);
+    const unicon_positives_t p = positives.get(x.rows(), y.rows());
+    unicon_positives_t validation_positives;
+    unicon_validation_t held_out;
+    if (validation) {
+        validation_positives = validation->positives.get(validation->x.rows(), validation->y.rows());
+        held_out.x = validation->x.get();
+        held_out.y = validation->y.get();
+        held_out.positives = &validation_positives;
+    }
+    FitInfo info;
+    detail::check(unicon_fit_info_init(&info.raw, sizeof info.raw), nullptr);
+    const int64_t room = raw.n_iters;
+    info.loss.resize(static_cast<size_t>(room > 0 && room < 1000000 ? room : 1));
+    info.change.resize(info.loss.size());
+    info.singular_values.resize(static_cast<size_t>(raw.r > 0 && raw.r < 100000000 ? raw.r : 1));
+    info.raw.loss = info.loss.data();
+    info.raw.change = info.change.data();
+    info.raw.history_capacity = static_cast<int64_t>(info.loss.size());
+    info.raw.singular_values = info.singular_values.data();
+    info.raw.singular_capacity = static_cast<int64_t>(info.singular_values.size());
+    unicon_model_t *handle = nullptr;
+    const unicon_status_t status = unicon_fit(context.get(), &raw, x.get(), y.get(), &p, validation ? &held_out : nullptr,
+                                              warm_start ? warm_start->get() : nullptr, &handle, &info.raw);
+    if (thrown) {
+        unicon_model_destroy(handle);
+        std::rethrow_exception(thrown);
+    }
+    context.check(status);
+    const auto keep = [](std::vector<double> &v, int64_t n) {
+        if (n < static_cast<int64_t>(v.size())) v.resize(static_cast<size_t>(n));
+    };
+    keep(info.loss, info.raw.n_loss);
+    keep(info.change, info.raw.n_change);
+    keep(info.singular_values, info.raw.n_singular_values);
+    info.raw.loss = info.raw.change = info.raw.singular_values = nullptr;
+    return FitResult{Model(handle), std::move(info)};
+}
+
+/** A batched fit whose batches arrive one by one; see unicon_partial_fit_create(). */
+class PartialFit {
+public:
+    PartialFit(const Context &context, const FitOptions &options, int64_t d1, int64_t d2, int32_t dtype = UNICON_F32,
+               const Model *warm_start = nullptr)
+        : context_(context.get()) {
+        const unicon_fit_options_t raw = options.get(nullptr);
+        unicon_partial_fit_t *handle = nullptr;
+        detail::check(unicon_partial_fit_create(context_, &raw, d1, d2, dtype, nullptr,
+                                                warm_start ? warm_start->get() : nullptr, &handle), context_);
+        handle_.reset(handle);
+    }
+    /** Solves one batch. @return its loss before the update. */
+    double add(const View &x, const View &y, const Positives &positives = Positives::diagonal()) {
+        const unicon_positives_t p = positives.get(x.rows(), y.rows());
+        double loss = 0;
+        detail::check(unicon_partial_fit_add(handle_.get(), x.get(), y.get(), &p, &loss), context_);
+        return loss;
+    }
+    /** Ends a pass. */
+    Model finish() {
+        unicon_model_t *model = nullptr;
+        detail::check(unicon_partial_fit_finish(handle_.get(), &model), context_);
+        return Model(model);
+    }
+
+private:
+    unicon_context_t *context_;
+    detail::Handle<unicon_partial_fit_t, unicon_partial_fit_destroy> handle_;
+};
+
+/** The loss of a batch and its gradients; see unicon_contrastive_grad(). */
+inline double contrastive_grad(const Context &context, const Loss &loss, const View &zx, const View &zy,
+                               const View &dzx, const View &dzy, const Positives &positives = Positives::diagonal()) {
+    const unicon_positives_t p = positives.get(zx.rows(), zy.rows());
+    double value = 0;
+    context.check(unicon_contrastive_grad(context.get(), &loss, zx.get(), zy.get(), &p, &value, dzx.get(), dzy.get()));
+    return value;
+}
+
+/** Nearest items, query by query; index -1 where there are fewer than k. */
+struct Neighbours {
+    int64_t k;
+    std::vector<float> scores;
+    std::vector<int64_t> indices;
+};
+
+/** The k nearest items of every query; see unicon_search(). */
+inline Neighbours search(const Context &context, const View &queries, const View &items, int64_t k) {
+    if (k < 1) throw Error(UNICON_INVALID_ARGUMENT, "k: expected at least 1, got " + std::to_string(k));
+    Neighbours out{k, {}, {}};
+    out.scores.resize(static_cast<size_t>(queries.rows() * k));
+    out.indices.resize(out.scores.size());
+    const View scores = view(out.scores.data(), queries.rows(), k);
+    context.check(unicon_search(context.get(), queries.get(), items.get(), k, scores.get(), out.indices.data()));
+    return out;
+}
+
+/** Recall@k: x to y for every k, then y to x; see unicon_recall(). */
+inline std::vector<double> recall(const Context &context, const View &zx, const View &zy, const std::vector<int64_t> &ks,
+                                  const Positives &truth = Positives::diagonal()) {
+    const unicon_positives_t p = truth.get(zx.rows(), zy.rows());
+    std::vector<double> out(2 * ks.size());
+    context.check(unicon_recall(context.get(), zx.get(), zy.get(), &p, ks.data(), static_cast<int64_t>(ks.size()), out.data()));
+    return out;
+}
+
+/** The Gram matrix k(a_i, b_j); see unicon_gram(). */
+inline void gram(const Context &context, const Kernel &kernel, const View &a, const View &b, const View &out) {
+    context.check(unicon_gram(context.get(), &kernel, a.get(), b.get(), out.get()));
+}
+
+/** @} */
+
+} // namespace unicon
+
+#endif /* UNICON_HPP */

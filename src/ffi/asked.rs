@@ -1,0 +1,159 @@
+//! Losses, positives and kernels as the header has them.
+
+use super::bindings::*;
+use super::entry;
+use super::matrix::values;
+use super::structs::{Versioned, count, init, read, read_or_default, reserved};
+use crate::error::{Error, Result};
+use crate::kernel::{Kernel, KernelKind};
+use crate::loss::{EpsBy, Loss, LossKind};
+use crate::positives::Positives;
+
+fn loss_kind(kind: i32) -> Result<LossKind> {
+    match u32::try_from(kind) {
+        Ok(UNICON_LOSS_CLIP) => Ok(LossKind::Clip),
+        Ok(UNICON_LOSS_SIGMOID) => Ok(LossKind::Sigmoid),
+        Ok(UNICON_LOSS_TRIPLET_HARD) => Ok(LossKind::TripletHard),
+        Ok(UNICON_LOSS_TRIPLET_SMOOTH) => Ok(LossKind::TripletSmooth),
+        _ => Err(Error::invalid("loss.kind", "a value of unicon_loss_kind", kind)),
+    }
+}
+
+fn set_loss(raw: &mut unicon_loss, kind: i32, loss: &Loss) {
+    raw.kind = kind;
+    raw.eps_by = UNICON_EPS_BY_POSITIVES as i32;
+    (raw.tau, raw.nu, raw.margin) = (loss.tau, loss.nu, loss.margin);
+    (raw.eps_pos, raw.eps_neg, raw.log_eps) = (loss.eps_pos, loss.eps_neg, loss.log_eps);
+}
+
+/// Clip with the crate's defaults.
+pub(super) fn default_loss(raw: &mut unicon_loss) {
+    set_loss(raw, UNICON_LOSS_CLIP as i32, &Loss::default());
+}
+
+/// A kernel with the crate's defaults: the linear one, as zero bytes say.
+pub(super) fn default_kernel(raw: &mut unicon_kernel) {
+    let kernel = Kernel::default();
+    (raw.beta, raw.gamma, raw.lengthscale) = (kernel.beta, kernel.gamma, kernel.lengthscale);
+    raw.cos_clamp = kernel.cos_clamp;
+}
+
+/// The loss that is asked for, validated; NULL is the default.
+///
+/// # Safety
+/// `pointer` is NULL or a caller's struct.
+pub(super) unsafe fn loss(pointer: *const unicon_loss_t) -> Result<Loss> {
+    // SAFETY: passed on.
+    let raw = unsafe { read_or_default(pointer)? };
+    let eps_by = match u32::try_from(raw.eps_by) {
+        Ok(UNICON_EPS_BY_POSITIVES) => EpsBy::Positives,
+        Ok(UNICON_EPS_BY_DIAGONAL) => EpsBy::Diagonal,
+        _ => return Err(Error::invalid("loss.eps_by", "a value of unicon_eps_by", raw.eps_by)),
+    };
+    let kind = loss_kind(raw.kind)?;
+    let unicon_loss { tau, nu, margin, eps_pos, eps_neg, log_eps, .. } = raw;
+    let loss = Loss { kind, tau, nu, margin, eps_pos, eps_neg, log_eps, eps_by };
+    loss.validate()?;
+    Ok(loss)
+}
+
+fn kernel_kind(kind: i32) -> Result<KernelKind> {
+    match u32::try_from(kind) {
+        Ok(UNICON_KERNEL_LINEAR) => Ok(KernelKind::Linear),
+        Ok(UNICON_KERNEL_COSINE) => Ok(KernelKind::Cosine),
+        Ok(UNICON_KERNEL_ANGULAR) => Ok(KernelKind::Angular),
+        Ok(UNICON_KERNEL_ARCCOS) => Ok(KernelKind::Arccos),
+        Ok(UNICON_KERNEL_EXP_COSINE) => Ok(KernelKind::ExpCosine),
+        Ok(UNICON_KERNEL_RBF) => Ok(KernelKind::Rbf),
+        Ok(UNICON_KERNEL_MATERN32) => Ok(KernelKind::Matern),
+        _ => Err(Error::invalid("kernel.kind", "a value of unicon_kernel_kind", kind)),
+    }
+}
+
+/// The header's number of a kernel.
+pub(super) fn kernel_number(kind: KernelKind) -> i32 {
+    let number = match kind {
+        KernelKind::Linear => UNICON_KERNEL_LINEAR,
+        KernelKind::Cosine => UNICON_KERNEL_COSINE,
+        KernelKind::Angular => UNICON_KERNEL_ANGULAR,
+        KernelKind::Arccos => UNICON_KERNEL_ARCCOS,
+        KernelKind::ExpCosine => UNICON_KERNEL_EXP_COSINE,
+        KernelKind::Rbf => UNICON_KERNEL_RBF,
+        KernelKind::Matern => UNICON_KERNEL_MATERN32,
+    };
+    number as i32
+}
+
+/// The kernel that is asked for, validated.
+///
+/// # Safety
+/// `pointer` is NULL or a caller's struct.
+pub(super) unsafe fn kernel(pointer: *const unicon_kernel_t) -> Result<Kernel> {
+    // SAFETY: passed on.
+    let raw = unsafe { read(pointer)? };
+    reserved("kernel", raw.reserved)?;
+    let unicon_kernel { beta, gamma, lengthscale, cos_clamp, .. } = raw;
+    let kernel = Kernel { kind: kernel_kind(raw.kind)?, beta, gamma, lengthscale, cos_clamp };
+    kernel.validate()?;
+    Ok(kernel)
+}
+
+/// The positives that are asked for; NULL is the diagonal.
+///
+/// # Safety
+/// `pointer` is NULL or a caller's struct whose arrays are as long as the header says.
+pub(super) unsafe fn positives(
+    pointer: *const unicon_positives_t,
+    n_x: usize,
+    n_y: usize,
+) -> Result<Positives> {
+    // SAFETY: passed on.
+    let raw = unsafe { read_or_default(pointer)? };
+    reserved("positives", raw.reserved)?;
+    match u32::try_from(raw.kind) {
+        Ok(UNICON_POSITIVES_DIAGONAL) => {
+            if n_x != n_y {
+                let expected = format!("groups or CSR where n_x = {n_x} and n_y = {n_y} differ");
+                return Err(Error::invalid("positives", expected, "the diagonal"));
+            }
+            Ok(Positives::diagonal(n_x))
+        }
+        // SAFETY: arrays of these lengths by the header's contract.
+        Ok(UNICON_POSITIVES_GROUPS) => unsafe {
+            let x = values("positives.x_groups", raw.x_groups, n_x)?;
+            Positives::from_groups(x, values("positives.y_groups", raw.y_groups, n_y)?)
+        },
+        // SAFETY: as above.
+        Ok(UNICON_POSITIVES_CSR) => unsafe {
+            let indptr = values("positives.indptr", raw.indptr, n_x + 1)?;
+            let nnz = count("positives.nnz", raw.nnz, 1)?;
+            Positives::from_csr(indptr, values("positives.indices", raw.indices, nnz)?, n_y)
+        },
+        _ => Err(Error::invalid("positives.kind", "a value of unicon_positives_kind", raw.kind)),
+    }
+}
+
+entry!(
+    fn unicon_loss_init(loss: *mut unicon_loss_t, struct_size: usize, kind: i32) {
+        let mut value = unicon_loss::defaults();
+        set_loss(&mut value, kind, &Loss::new(loss_kind(kind)?, Loss::default().tau));
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(loss, struct_size, &value) }
+    }
+);
+
+entry!(
+    fn unicon_positives_init(positives: *mut unicon_positives_t, struct_size: usize) {
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(positives, struct_size, &unicon_positives::defaults()) }
+    }
+);
+
+entry!(
+    fn unicon_kernel_init(kernel: *mut unicon_kernel_t, struct_size: usize, kind: i32) {
+        kernel_kind(kind)?;
+        let value = unicon_kernel { kind, ..unicon_kernel::defaults() };
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(kernel, struct_size, &value) }
+    }
+);

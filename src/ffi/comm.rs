@@ -1,0 +1,219 @@
+//! Communicators as callbacks, and NCCL's as a ready-made one.
+
+use super::bindings::*;
+use super::entry;
+use super::matrix::check_out;
+use crate::error::{Error, Result};
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::OnceLock;
+
+/// The caller's communicator, checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Communicator {
+    pub(super) raw: unicon_communicator,
+}
+
+// SAFETY: the callbacks are called on the thread of a call on the context, one at a time; `user` is only passed back.
+unsafe impl Send for Communicator {}
+// SAFETY: as above.
+unsafe impl Sync for Communicator {}
+
+impl Communicator {
+    pub(super) fn new(raw: &unicon_communicator) -> Result<Self> {
+        if raw.size < 1 {
+            return Err(Error::invalid("communicator.size", "at least 1", raw.size));
+        }
+        if !(0..raw.size).contains(&raw.rank) {
+            return Err(Error::invalid("communicator.rank", format!("0 to {}", raw.size - 1), raw.rank));
+        }
+        if raw.allreduce_sum.is_none() || raw.allgather.is_none() || raw.send_recv.is_none() {
+            return Err(Error::invalid("communicator", "all three functions", "NULL"));
+        }
+        Ok(Self { raw: *raw })
+    }
+}
+
+type Pointer = *mut c_void;
+type AllReduce = unsafe extern "C" fn(*const c_void, Pointer, usize, c_int, c_int, Pointer, Pointer) -> c_int;
+type AllGather = unsafe extern "C" fn(*const c_void, Pointer, usize, c_int, Pointer, Pointer) -> c_int;
+type SendTo = unsafe extern "C" fn(*const c_void, usize, c_int, c_int, Pointer, Pointer) -> c_int;
+type RecvFrom = unsafe extern "C" fn(Pointer, usize, c_int, c_int, Pointer, Pointer) -> c_int;
+type Group = unsafe extern "C" fn() -> c_int;
+type Query = unsafe extern "C" fn(Pointer, *mut c_int) -> c_int;
+
+/// NCCL's functions that the callbacks need.
+struct Nccl {
+    all_reduce: AllReduce,
+    all_gather: AllGather,
+    send: SendTo,
+    recv: RecvFrom,
+    group_start: Group,
+    group_end: Group,
+    count: Query,
+    rank: Query,
+}
+
+// NCCL's numbers: ncclInt8, ncclFloat32, ncclFloat64, ncclSum.
+const NCCL_INT8: c_int = 0;
+const NCCL_FLOAT32: c_int = 7;
+const NCCL_FLOAT64: c_int = 8;
+const NCCL_SUM: c_int = 0;
+
+/// A function of the NCCL that the process has loaded.
+fn symbol(name: &CStr) -> Pointer {
+    // SAFETY: looks up names; RTLD_NOLOAD loads nothing.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+        if !found.is_null() {
+            return found;
+        }
+        // Loaded privately, as Python extensions do.
+        let library = libc::dlopen(c"libnccl.so.2".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        if library.is_null() { library } else { libc::dlsym(library, name.as_ptr()) }
+    }
+}
+
+/// NCCL, if the process has loaded it.
+fn nccl() -> Option<&'static Nccl> {
+    static NCCL: OnceLock<Nccl> = OnceLock::new();
+    if let Some(nccl) = NCCL.get() {
+        return Some(nccl);
+    }
+    let names = [
+        c"ncclAllReduce",
+        c"ncclAllGather",
+        c"ncclSend",
+        c"ncclRecv",
+        c"ncclGroupStart",
+        c"ncclGroupEnd",
+        c"ncclCommCount",
+        c"ncclCommUserRank",
+    ];
+    let found = names.map(symbol);
+    if found.iter().any(|p| p.is_null()) {
+        return None;
+    }
+    // SAFETY: NCCL's functions of these names have these types since version 2.7.
+    let nccl = unsafe {
+        Nccl {
+            all_reduce: std::mem::transmute::<Pointer, AllReduce>(found[0]),
+            all_gather: std::mem::transmute::<Pointer, AllGather>(found[1]),
+            send: std::mem::transmute::<Pointer, SendTo>(found[2]),
+            recv: std::mem::transmute::<Pointer, RecvFrom>(found[3]),
+            group_start: std::mem::transmute::<Pointer, Group>(found[4]),
+            group_end: std::mem::transmute::<Pointer, Group>(found[5]),
+            count: std::mem::transmute::<Pointer, Query>(found[6]),
+            rank: std::mem::transmute::<Pointer, Query>(found[7]),
+        }
+    };
+    Some(NCCL.get_or_init(|| nccl))
+}
+
+/// What a callback returns when it cannot even ask NCCL: host memory, a negative size, no NCCL.
+const REFUSED: i32 = -1;
+
+fn on_device(device_type: i32) -> Option<&'static Nccl> {
+    if device_type == UNICON_DEVICE_CUDA as i32 { nccl() } else { None }
+}
+
+unsafe extern "C" fn nccl_allreduce_sum(
+    comm: Pointer,
+    data: Pointer,
+    count: i64,
+    dtype: i32,
+    device_type: i32,
+    stream: Pointer,
+) -> i32 {
+    let dtype = match u32::try_from(dtype) {
+        Ok(UNICON_F32) => NCCL_FLOAT32,
+        Ok(UNICON_F64) => NCCL_FLOAT64,
+        _ => return REFUSED,
+    };
+    match (on_device(device_type), usize::try_from(count)) {
+        // SAFETY: in place on the caller's device memory, as the callback's contract says.
+        (Some(nccl), Ok(count)) => unsafe {
+            (nccl.all_reduce)(data, data, count, dtype, NCCL_SUM, comm, stream)
+        },
+        _ => REFUSED,
+    }
+}
+
+unsafe extern "C" fn nccl_allgather(
+    comm: Pointer,
+    sent: *const c_void,
+    received: Pointer,
+    bytes: i64,
+    device_type: i32,
+    stream: Pointer,
+) -> i32 {
+    match (on_device(device_type), usize::try_from(bytes)) {
+        // SAFETY: device memory of these sizes, as the callback's contract says.
+        (Some(nccl), Ok(bytes)) => unsafe {
+            (nccl.all_gather)(sent, received, bytes, NCCL_INT8, comm, stream)
+        },
+        _ => REFUSED,
+    }
+}
+
+unsafe extern "C" fn nccl_send_recv(
+    comm: Pointer,
+    sent: *const c_void,
+    send_bytes: i64,
+    to: i32,
+    received: Pointer,
+    receive_bytes: i64,
+    from: i32,
+    device_type: i32,
+    stream: Pointer,
+) -> i32 {
+    let (Some(nccl), Ok(out), Ok(back)) =
+        (on_device(device_type), usize::try_from(send_bytes), usize::try_from(receive_bytes))
+    else {
+        return REFUSED;
+    };
+    // SAFETY: device memory of these sizes, as the callback's contract says; grouped, so that neither side waits.
+    unsafe {
+        let mut status = (nccl.group_start)();
+        if status == 0 && out > 0 {
+            status = (nccl.send)(sent, out, NCCL_INT8, to, comm, stream);
+        }
+        if status == 0 && back > 0 {
+            status = (nccl.recv)(received, back, NCCL_INT8, from, comm, stream);
+        }
+        let ended = (nccl.group_end)();
+        if status == 0 { ended } else { status }
+    }
+}
+
+entry!(
+    fn unicon_communicator_nccl(nccl_comm: *mut c_void, communicator: *mut unicon_communicator_t) {
+        check_out("communicator", communicator)?;
+        if nccl_comm.is_null() {
+            return Err(Error::invalid("nccl_comm", "an ncclComm_t", "NULL"));
+        }
+        let Some(nccl) = nccl() else {
+            return Err(Error::Unsupported(
+                "nccl_comm: the process has not loaded NCCL (libnccl.so.2)".into(),
+            ));
+        };
+        let ask = |query: Query, name: &str| {
+            let mut value = 0;
+            // SAFETY: the caller's communicator.
+            match unsafe { query(nccl_comm, &mut value) } {
+                0 => Ok(value),
+                status => Err(Error::Cuda(format!("{name} returned {status}"))),
+            }
+        };
+        let made = unicon_communicator {
+            rank: ask(nccl.rank, "ncclCommUserRank")?,
+            size: ask(nccl.count, "ncclCommCount")?,
+            allreduce_sum: Some(nccl_allreduce_sum),
+            allgather: Some(nccl_allgather),
+            send_recv: Some(nccl_send_recv),
+            user: nccl_comm,
+        };
+        // SAFETY: checked above.
+        unsafe { communicator.write(made) };
+        Ok(())
+    }
+);

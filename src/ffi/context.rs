@@ -1,0 +1,274 @@
+//! The context: a device, its threads, its limits, and the text of the last failure.
+
+use super::bindings::*;
+use super::comm::Communicator;
+use super::matrix::check_out;
+use super::memory::Allocator;
+use super::structs::{init, read_or_default, reserved};
+use super::{entry, guard, same_signature, structs};
+use crate::backend::cpu::Cpu;
+use crate::control::{Control, Phase, Progress};
+use crate::error::{Error, Result};
+use std::ffi::{c_char, c_void};
+use std::ops::ControlFlow;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// What a `unicon_context_t` points to.
+pub(super) struct Context {
+    /// Whether a call is at work on it.
+    pub(super) busy: AtomicBool,
+    control: Arc<Control>,
+    error: Mutex<String>,
+    cpu: Cpu<f32>,
+    pub(super) communicator: Option<Communicator>,
+}
+
+/// Runs `$body` with `$backend` bound to the context's backend of a precision.
+macro_rules! on_backend {
+    ($context:expr, $precision:expr, |$backend:ident| $body:expr) => {
+        match $precision {
+            $crate::ffi::matrix::Precision::F32 => {
+                let $backend = $context.cpu();
+                $body
+            }
+            $crate::ffi::matrix::Precision::F64 => {
+                let $backend = &$context.cpu().in_precision::<f64>();
+                $body
+            }
+        }
+    };
+}
+pub(super) use on_backend;
+
+impl Context {
+    fn new(options: &unicon_context_options) -> Result<Self> {
+        reserved("options", options.reserved)?;
+        let device = u32::try_from(options.device_type).unwrap_or(u32::MAX);
+        match device {
+            UNICON_DEVICE_AUTO | UNICON_DEVICE_CPU => {}
+            UNICON_DEVICE_CUDA => return Err(super::library::no_cuda()),
+            _ => {
+                let expected = "UNICON_DEVICE_CPU, UNICON_DEVICE_CUDA or UNICON_DEVICE_AUTO";
+                return Err(Error::invalid("options.device_type", expected, options.device_type));
+            }
+        }
+        if options.device_id != 0 {
+            return Err(Error::invalid("options.device_id", "0 for the CPU", options.device_id));
+        }
+        if !options.stream.is_null() {
+            return Err(Error::invalid(
+                "options.stream",
+                "NULL for the CPU",
+                format!("{:p}", options.stream),
+            ));
+        }
+        let threads = usize::try_from(options.n_threads).ok().filter(|&n| n <= 1024);
+        let Some(threads) = threads else {
+            return Err(Error::invalid("options.n_threads", "0 to 1024", options.n_threads));
+        };
+        let limit = Some(options.workspace_limit).filter(|&l| l > 0);
+        // SAFETY: NULL, or the caller's struct, borrowed for this call.
+        let allocator = match unsafe { options.allocator.as_ref() } {
+            Some(raw) => Some(Allocator::new(raw)?),
+            None => None,
+        };
+        // SAFETY: as above.
+        let communicator = match unsafe { options.communicator.as_ref() } {
+            Some(raw) => Some(Communicator::new(raw)?),
+            None => None,
+        };
+        let control = Arc::new(Control::default());
+        let mut cpu = Cpu::with(threads, limit, control.clone())?;
+        if let Some(allocator) = allocator {
+            cpu = cpu.with_memory(Arc::new(allocator), limit);
+        }
+        Ok(Self {
+            busy: AtomicBool::new(false),
+            control,
+            error: Mutex::new(String::new()),
+            cpu,
+            communicator,
+        })
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    pub(super) fn cpu(&self) -> &Cpu<f32> {
+        &self.cpu
+    }
+
+    pub(super) fn keep_error(&self, text: String) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// Fails on a context of several ranks: the solver called works on the rows of one.
+    pub(super) fn single_rank(&self) -> Result<()> {
+        match &self.communicator {
+            Some(c) if c.raw.size > 1 => {
+                Err(Error::Unsupported(format!("communicator: fits over {} ranks in this build", c.raw.size)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails where this context cannot reach memory of that kind.
+    pub(super) fn check_device(&self, name: &str, device_type: i32, device_id: i32) -> Result<()> {
+        match u32::try_from(device_type) {
+            Ok(UNICON_DEVICE_CPU) if device_id == 0 => Ok(()),
+            Ok(UNICON_DEVICE_CPU) => {
+                Err(Error::invalid(format!("{name}.device_id"), "0 for host memory", device_id))
+            }
+            Ok(UNICON_DEVICE_CUDA_HOST | UNICON_DEVICE_CUDA_MANAGED) => Ok(()),
+            Ok(UNICON_DEVICE_CUDA) => {
+                Err(Error::Unsupported(format!("{name}: a CPU context cannot reach CUDA device memory")))
+            }
+            _ => Err(Error::invalid(
+                format!("{name}.device_type"),
+                "a value of unicon_device_type",
+                device_type,
+            )),
+        }
+    }
+
+    /// Sends progress to a caller's function until the call ends.
+    pub(super) fn watch(&self, function: unicon_progress_fn, user: *mut c_void) {
+        let Some(function) = function else { return };
+        /// Goes with the hook, which runs only on the thread of the call that set it.
+        struct User(*mut c_void);
+        // SAFETY: the pointer is only handed back to the caller's function, on the calling thread.
+        unsafe impl Send for User {}
+        let (user, begin, mut loss) = (User(user), Instant::now(), f64::NAN);
+        self.control.set_hook(Some(Box::new(move |progress: Progress| {
+            let user = &user;
+            if !progress.loss.is_nan() {
+                loss = progress.loss;
+            }
+            let report = unicon_progress {
+                struct_size: size_of::<unicon_progress>(),
+                phase: phase_of(progress.phase),
+                reserved: 0,
+                done: i64::try_from(progress.done).unwrap_or(i64::MAX),
+                total: i64::try_from(progress.total).unwrap_or(i64::MAX),
+                loss,
+                seconds: begin.elapsed().as_secs_f64(),
+            };
+            // SAFETY: the caller's function by its contract, with the caller's pointer.
+            if unsafe { function(&report, user.0) } == 0 {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })));
+    }
+}
+
+fn phase_of(phase: Phase) -> i32 {
+    let phase = match phase {
+        Phase::Features => UNICON_PHASE_FEATURES,
+        Phase::Statistics => UNICON_PHASE_STATISTICS,
+        Phase::Weights => UNICON_PHASE_WEIGHTS,
+        Phase::Iteration => UNICON_PHASE_ITERATION,
+        Phase::Retrieval => UNICON_PHASE_RETRIEVAL,
+    };
+    phase as i32
+}
+
+/// The context of a handle, kept alive by the result.
+///
+/// # Safety
+/// `handle` is NULL or a live context.
+pub(super) unsafe fn context_of(handle: *const unicon_context_t) -> Result<Arc<Context>> {
+    if handle.is_null() {
+        return Err(Error::invalid("context", "a context", "NULL"));
+    }
+    let context = handle.cast::<Context>();
+    // SAFETY: a live context is what `Arc::into_raw` gave, with at least one owner: the handle.
+    unsafe {
+        Arc::increment_strong_count(context);
+        Ok(Arc::from_raw(context))
+    }
+}
+
+entry!(
+    fn unicon_context_options_init(options: *mut unicon_context_options_t, struct_size: usize) {
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(options, struct_size, &structs::Versioned::defaults()) }
+    }
+);
+
+entry!(
+    fn unicon_context_create(options: *const unicon_context_options_t, context: *mut *mut unicon_context_t) {
+        check_out("context", context)?;
+        // SAFETY: NULL or a struct by the header's contract.
+        let options = unsafe { read_or_default(options)? };
+        let made = Arc::into_raw(Arc::new(Context::new(&options)?));
+        // SAFETY: checked above.
+        unsafe { context.write(made.cast_mut().cast()) };
+        Ok(())
+    }
+);
+
+/// Gives up the handle's share of the context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_context_destroy(context: *mut unicon_context_t) {
+    if let Some(context) = NonNull::new(context.cast::<Context>()) {
+        // SAFETY: what `Arc::into_raw` gave, given back once.
+        guard::silent((), || drop(unsafe { Arc::from_raw(context.as_ptr().cast_const()) }));
+    }
+}
+same_signature!(unicon_context_destroy);
+
+/// Copies the text of the last failure.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_last_error(
+    context: *const unicon_context_t,
+    buffer: *mut c_char,
+    capacity: usize,
+) -> usize {
+    guard::silent(0, || {
+        // SAFETY: NULL or a live context by the header's contract.
+        let text = match unsafe { context_of(context) } {
+            Ok(context) => context.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Err(_) => guard::thread_error(),
+        };
+        if !buffer.is_null() && capacity > 0 {
+            let mut end = text.len().min(capacity - 1);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            // SAFETY: the buffer holds `capacity` bytes, of which `end + 1` are written.
+            unsafe {
+                std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast(), end);
+                buffer.add(end).write(0);
+            }
+        }
+        text.len()
+    })
+}
+same_signature!(unicon_last_error);
+
+/// Sets a flag; nothing else, so that it may be called from a signal handler.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_cancel(context: *mut unicon_context_t) -> unicon_status_t {
+    // SAFETY: NULL or a live context by the header's contract.
+    match unsafe { context.cast::<Context>().as_ref() } {
+        Some(context) => {
+            context.control.cancel();
+            UNICON_OK as unicon_status_t
+        }
+        None => UNICON_INVALID_ARGUMENT as unicon_status_t,
+    }
+}
+same_signature!(unicon_cancel);
+
+/// The kind of device of a context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_context_device_type(context: *const unicon_context_t) -> i32 {
+    if context.is_null() { 0 } else { UNICON_DEVICE_CPU as i32 }
+}
+same_signature!(unicon_context_device_type);

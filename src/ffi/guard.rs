@@ -1,0 +1,167 @@
+//! Statuses, error texts, panics, and one call at a time.
+
+use super::bindings::*;
+use super::context::Context;
+use crate::error::{Error, Result};
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+thread_local! {
+    static LAST_ERROR: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// The status of an error.
+fn status_of(error: &Error) -> unicon_status_t {
+    let status = match error {
+        Error::InvalidArgument { .. } => UNICON_INVALID_ARGUMENT,
+        Error::Io { .. } => UNICON_IO,
+        Error::BadFile { .. } => UNICON_BAD_FILE,
+        Error::OutOfMemory { .. } => UNICON_OUT_OF_MEMORY,
+        Error::Numerical(_) => UNICON_NUMERICAL,
+        Error::Unsupported(_) => UNICON_UNSUPPORTED,
+        Error::NoDevice(_) => UNICON_NO_DEVICE,
+        Error::Cuda(_) => UNICON_CUDA,
+        Error::Cancelled => UNICON_CANCELLED,
+        Error::Comm(_) => UNICON_COMM,
+    };
+    status as unicon_status_t
+}
+
+/// The name of a status.
+pub(super) fn status_name(status: unicon_status_t) -> &'static std::ffi::CStr {
+    match status {
+        0 => c"ok",
+        1 => c"invalid argument",
+        2 => c"unsupported",
+        3 => c"out of memory",
+        4 => c"no device",
+        5 => c"CUDA error",
+        6 => c"numerical failure",
+        7 => c"cancelled",
+        8 => c"communicator failure",
+        9 => c"input/output error",
+        10 => c"bad file",
+        11 => c"busy",
+        12 => c"panic",
+        _ => c"unknown status",
+    }
+}
+
+/// Runs `f`; what it returns or throws becomes a status and, on failure, a text.
+fn caught(f: impl FnOnce() -> Result<()>, keep: impl FnOnce(String)) -> unicon_status_t {
+    // Unwind safety: whatever a panic leaves half done is dropped with the call; the context's own state is atomic or
+    // behind locks whose poison is ignored.
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(())) => UNICON_OK as unicon_status_t,
+        Ok(Err(error)) => {
+            keep(error.to_string());
+            status_of(&error)
+        }
+        Err(payload) => {
+            keep(panic_text(&*payload));
+            UNICON_PANIC as unicon_status_t
+        }
+    }
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("internal fault: {}", text.unwrap_or("no message"))
+}
+
+fn keep_for_thread(text: String) {
+    LAST_ERROR.with_borrow_mut(|last| *last = text);
+}
+
+/// A call without a context.
+pub(super) fn without_context(f: impl FnOnce() -> Result<()>) -> unicon_status_t {
+    caught(f, keep_for_thread)
+}
+
+/// A call on a context: BUSY if another one is at work on it.
+pub(super) fn on_context(
+    context: Result<Arc<Context>>,
+    f: impl FnOnce(&Arc<Context>) -> Result<()>,
+) -> unicon_status_t {
+    let context = match context {
+        Ok(context) => context,
+        Err(error) => return without_context(|| Err(error)),
+    };
+    if context.busy.swap(true, Ordering::Acquire) {
+        context.keep_error("the context is at work for another call".into());
+        return UNICON_BUSY as unicon_status_t;
+    }
+    /// Frees the context however the call ends.
+    struct Release<'a>(&'a Context);
+    impl Drop for Release<'_> {
+        fn drop(&mut self) {
+            self.0.control().set_hook(None);
+            self.0.busy.store(false, Ordering::Release);
+        }
+    }
+    let _release = Release(&context);
+    context.control().reset();
+    caught(|| f(&context), |text| context.keep_error(text))
+}
+
+/// Runs `f` on a handle whose function returns no status; a panic is swallowed after its text is kept.
+pub(super) fn silent<R>(default: R, f: impl FnOnce() -> R) -> R {
+    let mut out = default;
+    let run = || {
+        out = f();
+        Ok(())
+    };
+    caught(run, keep_for_thread);
+    out
+}
+
+/// The text of the last failure without a context on this thread.
+pub(super) fn thread_error() -> String {
+    LAST_ERROR.with_borrow(String::clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_become_a_status_and_a_text() {
+        let quiet = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let status = without_context(|| panic!("{} is broken", "this"));
+        std::panic::set_hook(quiet);
+        assert_eq!(status, UNICON_PANIC as i32);
+        assert_eq!(thread_error(), "internal fault: this is broken");
+    }
+
+    #[test]
+    fn every_status_of_the_header_has_a_name() {
+        for status in 0..=UNICON_PANIC as i32 {
+            assert_ne!(status_name(status), c"unknown status", "{status}");
+        }
+        assert_eq!(status_name(-1), c"unknown status");
+        assert_eq!(status_name(UNICON_PANIC as i32 + 1), c"unknown status");
+    }
+
+    #[test]
+    fn every_error_has_its_own_status() {
+        let all = [
+            Error::invalid("a", "b", "c"),
+            Error::Unsupported(String::new()),
+            Error::OutOfMemory { needed: 0, limit: 0, what: String::new() },
+            Error::NoDevice(String::new()),
+            Error::Cuda(String::new()),
+            Error::Numerical(String::new()),
+            Error::Cancelled,
+            Error::Comm(String::new()),
+            Error::io("p", std::io::Error::other("x")),
+            Error::bad_file("p", "r"),
+        ];
+        let statuses: Vec<_> = all.iter().map(status_of).collect();
+        assert_eq!(statuses, (1..=10).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,72 @@
+//! What the library is and what it can do here.
+
+use super::bindings::*;
+use super::matrix::check_out;
+use super::{entry, guard, same_signature};
+use crate::error::{Error, Result};
+use std::ffi::c_char;
+
+/// The name of a status.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_status_string(status: unicon_status_t) -> *const c_char {
+    guard::status_name(status).as_ptr()
+}
+same_signature!(unicon_status_string);
+
+/// "major.minor.patch".
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_version() -> *const c_char {
+    const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
+    VERSION.as_ptr().cast()
+}
+same_signature!(unicon_version);
+
+/// The header's number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_abi_version() -> i32 {
+    UNICON_ABI_VERSION
+}
+same_signature!(unicon_abi_version);
+
+/// What this build can do on this machine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_capabilities() -> u64 {
+    let mut bits = UNICON_CAP_CPU;
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            bits |= UNICON_CAP_AVX2;
+        }
+        if is_x86_feature_detected!("avx512f") {
+            bits |= UNICON_CAP_AVX512;
+        }
+    }
+    if cfg!(feature = "mpi") {
+        bits |= UNICON_CAP_MPI;
+    }
+    u64::from(bits)
+}
+same_signature!(unicon_capabilities);
+
+/// Why there is no CUDA context.
+pub(super) fn no_cuda() -> Error {
+    Error::Unsupported("this build of libunicon has no CUDA backend".into())
+}
+
+fn devices(device_type: i32) -> Result<i32> {
+    match u32::try_from(device_type) {
+        Ok(UNICON_DEVICE_CPU) => Ok(1),
+        Ok(UNICON_DEVICE_CUDA) => Ok(0),
+        _ => Err(Error::invalid("device_type", "UNICON_DEVICE_CPU or UNICON_DEVICE_CUDA", device_type)),
+    }
+}
+
+entry!(
+    fn unicon_device_count(device_type: i32, count: *mut i32) {
+        check_out("count", count)?;
+        let devices = devices(device_type)?;
+        // SAFETY: checked above.
+        unsafe { count.write(devices) };
+        Ok(())
+    }
+);

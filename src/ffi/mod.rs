@@ -1,0 +1,72 @@
+//! The C ABI: what `include/unicon.h` promises, over the rest of the crate.
+//!
+//! [`bindings`] is the header as Rust sees it (generated, checked in). Every exported function is defined with the
+//! [`entry!`] macro, which wraps it in the one guard that stops panics and keeps error texts, and which compares its
+//! signature with the header's at compile time. In reading order:
+//!
+//! | module | |
+//! |---|---|
+//! | [`guard`] | statuses, error texts, panics, one call at a time |
+//! | [`structs`] | versioned option structs |
+//! | [`matrix`] | borrowed matrices in and out |
+//! | [`memory`] | the caller's allocator |
+//! | [`context`] | the context and its options |
+//! | [`asked`] | losses, positives, kernels |
+//! | [`weights`], [`fit`], [`partial`], [`model`], [`retrieval`] | the calls |
+//!
+//! It is not part of the Rust API: Rust programs use the crate's other modules.
+
+mod asked;
+#[rustfmt::skip]
+mod bindings;
+mod comm;
+mod context;
+mod fit;
+mod guard;
+mod library;
+mod matrix;
+mod memory;
+mod model;
+mod partial;
+mod retrieval;
+mod structs;
+mod weights;
+mod workspace;
+
+/// Defines an exported function `fn name(arguments) { body }` returning a status.
+///
+/// * `entry!(fn name(...) { ... })`: without a context; error texts are kept per thread.
+/// * `entry!(on handle: fn name(...) |context| { ... })`: on the context of a handle (an expression that gives
+///   `Result<&Arc<Context>>` or fails for NULL), which is held for the duration of the call.
+macro_rules! entry {
+    (fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $ty),*) -> $crate::ffi::bindings::unicon_status_t {
+            $crate::ffi::guard::without_context(|| -> $crate::Result<()> { $body })
+        }
+        $crate::ffi::same_signature!($name);
+    };
+    (on $handle:expr; fn $name:ident($($arg:ident: $ty:ty),* $(,)?) |$context:ident| $body:block) => {
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $ty),*) -> $crate::ffi::bindings::unicon_status_t {
+            // SAFETY: the header requires handles to be NULL or alive for the duration of the call.
+            $crate::ffi::guard::on_context(unsafe { $handle }, |$context| -> $crate::Result<()> { $body })
+        }
+        $crate::ffi::same_signature!($name);
+    };
+}
+
+/// Fails to compile where the function of this name here and the one in the header differ in type.
+macro_rules! same_signature {
+    ($name:ident) => {
+        const _: () = {
+            // The arms unify only if both are one function pointer type.
+            let _ = match true {
+                true => $name,
+                false => $crate::ffi::bindings::$name,
+            };
+        };
+    };
+}
+
+pub(crate) use {entry, same_signature};

@@ -1,0 +1,205 @@
+//! Models: made from matrices, described, applied, saved and loaded.
+
+use super::asked::kernel_number;
+use super::bindings::*;
+use super::context::{context_of, on_backend};
+use super::matrix::{Allowed, Precision, check_out, input, output};
+use super::structs::{Versioned, read, write};
+use super::weights::expect;
+use super::{entry, guard, same_signature};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::fit::host;
+use crate::io::RowSource;
+use crate::kernel::KernelKind;
+use crate::model::{Component, Encoder, Model, Side};
+use std::ffi::{CStr, c_char};
+use std::ptr::NonNull;
+
+/// # Safety
+/// `handle` is NULL or a live model.
+pub(super) unsafe fn model_of<'a>(handle: *const unicon_model_t) -> Result<&'a Model> {
+    // SAFETY: passed on.
+    unsafe { handle.cast::<Model>().as_ref() }.ok_or_else(|| Error::invalid("model", "a model", "NULL"))
+}
+
+/// Hands a model over. `out` has been checked.
+///
+/// # Safety
+/// `out` can be written through.
+pub(super) unsafe fn give(model: Model, out: *mut *mut unicon_model_t) {
+    // SAFETY: passed on.
+    unsafe { out.write(Box::into_raw(Box::new(model)).cast()) };
+}
+
+fn side_of(side: i32) -> Result<Side> {
+    match u32::try_from(side) {
+        Ok(UNICON_SIDE_X) => Ok(Side::X),
+        Ok(UNICON_SIDE_Y) => Ok(Side::Y),
+        _ => Err(Error::invalid("side", "UNICON_SIDE_X or UNICON_SIDE_Y", side)),
+    }
+}
+
+/// # Safety
+/// `path` is NULL or a NUL-terminated string.
+unsafe fn path_of<'a>(path: *const c_char) -> Result<&'a str> {
+    if path.is_null() {
+        return Err(Error::invalid("path", "a file name", "NULL"));
+    }
+    // SAFETY: passed on.
+    let path = unsafe { CStr::from_ptr(path) };
+    path.to_str().map_err(|e| Error::invalid("path", "UTF-8", e))
+}
+
+entry!(
+    on context_of(context);
+    fn unicon_model_create_linear(
+        context: *mut unicon_context_t,
+        f1: *const unicon_matrix_t,
+        f2: *const unicon_matrix_t,
+        model: *mut *mut unicon_model_t,
+    ) |context| {
+        check_out("model", model)?;
+        // SAFETY: as the header requires.
+        let (f1, f2) = unsafe { (input(context, "f1", f1)?, input(context, "f2", f2)?) };
+        expect(&f2, "rows, as f1 has", f1.view.rows(), f2.view.rows())?;
+        let encoder = |m| Ok::<_, Error>(Encoder { map: None, matrix: host(m)? });
+        let component = Component { weight: 1.0, x: encoder(&f1.view)?, y: encoder(&f2.view)? };
+        let made = Model { components: vec![component], loss: Default::default(), notes: Default::default() };
+        // SAFETY: checked above.
+        unsafe { give(made, model) };
+        Ok(())
+    }
+);
+
+/// Frees a model.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_model_destroy(model: *mut unicon_model_t) {
+    if let Some(model) = NonNull::new(model.cast::<Model>()) {
+        // SAFETY: what `Box::into_raw` gave, given back once.
+        guard::silent((), || drop(unsafe { Box::from_raw(model.as_ptr()) }));
+    }
+}
+same_signature!(unicon_model_destroy);
+
+entry!(
+    fn unicon_model_describe(model: *const unicon_model_t, description: *mut unicon_model_description_t) {
+        // SAFETY: as the header requires.
+        let model = unsafe { model_of(model)? };
+        // SAFETY: as the header requires.
+        unsafe { read(description)? };
+        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let kernel = |side: Side| {
+            let encoder = model.components.first().map(|c| if side == Side::X { &c.x } else { &c.y });
+            encoder.and_then(|e| e.map.as_ref()).map_or(-1, |m| kernel_number(m.kernel.kind))
+        };
+        let filled = unicon_model_description {
+            d1: size(model.input_dim(Side::X)),
+            d2: size(model.input_dim(Side::Y)),
+            r: size(model.embedding_dim()),
+            kernel_x: kernel(Side::X),
+            kernel_y: kernel(Side::Y),
+            members: size(model.components.len()),
+            ..unicon_model_description::defaults()
+        };
+        // SAFETY: read above.
+        unsafe { write(description, &filled) };
+        Ok(())
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_model_encoder(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        side: i32,
+        f: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        let (model, side) = (unsafe { model_of(model)? }, side_of(side)?);
+        let [only] = &model.components[..] else {
+            return Err(Error::Unsupported("model: an encoder matrix of a model with several members".into()));
+        };
+        let encoder = if side == Side::X { &only.x } else { &only.y };
+        if encoder.map.as_ref().is_some_and(|m| m.kernel.kind != KernelKind::Linear) || encoder.map.is_some() {
+            return Err(Error::Unsupported("model: an encoder matrix of a kernel model".into()));
+        }
+        let shape = (encoder.matrix.nrows(), encoder.matrix.ncols());
+        // SAFETY: as the header requires.
+        unsafe { output(context, "f", f, shape, Allowed::Wide)? }.store_host(&encoder.matrix);
+        Ok(())
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_model_encode(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        side: i32,
+        in_: *const unicon_matrix_t,
+        out: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        let (model, side, features) = unsafe { (model_of(model)?, side_of(side)?, input(context, "in", in_)?) };
+        expect(&features, "columns, as the model", model.input_dim(side), features.view.cols())?;
+        let shape = (features.view.rows(), model.embedding_dim());
+        // SAFETY: as the header requires.
+        let out = unsafe { output(context, "out", out, shape, Allowed::Any)? };
+        out.apart_from(&[&features])?;
+        on_backend!(context, Precision::of(&[&features]), |backend| {
+            out.store(backend, &model.encode(backend, side, &features.view)?)
+        })
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_model_similarity(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        x: *const unicon_matrix_t,
+        y: *const unicon_matrix_t,
+        out: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        let (model, x, y) = unsafe { (model_of(model)?, input(context, "x", x)?, input(context, "y", y)?) };
+        expect(&x, "columns, as the model", model.input_dim(Side::X), x.view.cols())?;
+        expect(&y, "columns, as the model", model.input_dim(Side::Y), y.view.cols())?;
+        // SAFETY: as the header requires.
+        let out = unsafe { output(context, "out", out, (x.view.rows(), y.view.rows()), Allowed::Wide)? };
+        out.apart_from(&[&x, &y])?;
+        on_backend!(context, Precision::of(&[&x, &y]), |backend| {
+            let zx = model.encode(backend, Side::X, &x.view)?;
+            let zy = crate::fit::download(backend, &model.encode(backend, Side::Y, &y.view)?)?;
+            out.store(backend, &backend.linear(&zx, zy.as_ref())?)
+        })
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_model_save(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        path: *const c_char,
+    ) |_context| {
+        // SAFETY: as the header requires.
+        unsafe { model_of(model)?.save(path_of(path)?) }
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_model_load(
+        context: *mut unicon_context_t,
+        path: *const c_char,
+        model: *mut *mut unicon_model_t,
+    ) |_context| {
+        check_out("model", model)?;
+        // SAFETY: as the header requires; the pointer is checked.
+        unsafe { give(Model::load(path_of(path)?)?, model) };
+        Ok(())
+    }
+);

@@ -1,0 +1,129 @@
+//! Search, recall and Gram matrices.
+
+use super::bindings::*;
+use super::context::{context_of, on_backend};
+use super::matrix::{Allowed, Input, Precision, check_values, input, output, values};
+use super::structs::count;
+use super::weights::{embeddings, expect};
+use super::{asked, entry};
+use crate::backend::{Backend, Ties};
+use crate::error::{Error, Result};
+use crate::fit::host;
+use crate::io::RowSource;
+use crate::kernel::Kernel;
+use crate::positives::Positives;
+use crate::retrieval::{Recall, recall_at_k, search};
+
+entry!(
+    on context_of(context);
+    fn unicon_search(
+        context: *mut unicon_context_t,
+        queries: *const unicon_matrix_t,
+        items: *const unicon_matrix_t,
+        k: i64,
+        scores: *const unicon_matrix_t,
+        indices: *mut i64,
+    ) |context| {
+        // SAFETY: as the header requires.
+        let (queries, items) = unsafe { (input(context, "queries", queries)?, input(context, "items", items)?) };
+        expect(&items, "columns, as the queries have", queries.view.cols(), items.view.cols())?;
+        let (k, n) = (count("k", k, 1)?, queries.view.rows());
+        let Some(len) = n.checked_mul(k) else {
+            return Err(Error::invalid("k", "a number of results that fits into memory", k));
+        };
+        check_values("indices", indices, len)?;
+        let scores = if scores.is_null() {
+            None
+        } else {
+            // SAFETY: as the header requires.
+            let scores = unsafe { output(context, "scores", scores, (n, k), Allowed::Wide)? };
+            scores.apart_from(&[&queries, &items])?;
+            scores.apart_from_values("indices", indices, len)?;
+            Some(scores)
+        };
+        let found = on_backend!(context, Precision::of(&[&queries, &items]), |backend| {
+            let (q, i) = (backend.load(&queries.view)?, backend.load(&items.view)?);
+            search(backend, &q, &i, k.min(items.view.rows()))?
+        });
+        // SAFETY: checked above, and the caller's to write.
+        let indices = unsafe { std::slice::from_raw_parts_mut(indices, len) };
+        let mut row_scores = vec![0.0; k];
+        for (q, row) in indices.chunks_exact_mut(k).enumerate() {
+            for (j, index) in row.iter_mut().enumerate() {
+                let at = (j < found.k).then_some(q * found.k + j);
+                *index = at.map_or(-1, |at| i64::from(found.indices[at]));
+                row_scores[j] = at.map_or(f64::NEG_INFINITY, |at| f64::from(found.scores[at]));
+            }
+            if let Some(scores) = &scores {
+                scores.put_rows(q, &row_scores);
+            }
+        }
+        Ok(())
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_recall(
+        context: *mut unicon_context_t,
+        zx: *const unicon_matrix_t,
+        zy: *const unicon_matrix_t,
+        truth: *const unicon_positives_t,
+        ks: *const i64,
+        n_ks: i64,
+        recall: *mut f64,
+    ) |context| {
+        let n_ks = count("n_ks", n_ks, 1)?;
+        // SAFETY: as the header requires.
+        let ((zx, zy), ks) = unsafe { (embeddings(context, zx, zy)?, values("ks", ks, n_ks)?) };
+        let ks = ks.iter().map(|&k| count("ks", k, 1)).collect::<Result<Vec<_>>>()?;
+        check_values("recall", recall, 2 * n_ks)?;
+        // SAFETY: as the header requires.
+        let truth = unsafe { asked::positives(truth, zx.view.rows(), zy.view.rows())? };
+        let found = on_backend!(context, Precision::of(&[&zx, &zy]), |backend| {
+            recall_of(backend, &zx, &zy, &truth, &ks)?
+        });
+        // SAFETY: checked above, and the caller's to write.
+        let out = unsafe { std::slice::from_raw_parts_mut(recall, 2 * n_ks) };
+        out.iter_mut().zip(found.x_to_y.iter().chain(&found.y_to_x)).for_each(|(o, &v)| *o = v);
+        Ok(())
+    }
+);
+
+fn recall_of<B: Backend>(
+    backend: &B,
+    zx: &Input<'_>,
+    zy: &Input<'_>,
+    truth: &Positives,
+    ks: &[usize],
+) -> Result<Recall> {
+    let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
+    recall_at_k(backend, &zx, &zy, truth, ks, Ties::LowerIndex)
+}
+
+entry!(
+    on context_of(context);
+    fn unicon_gram(
+        context: *mut unicon_context_t,
+        kernel: *const unicon_kernel_t,
+        a: *const unicon_matrix_t,
+        b: *const unicon_matrix_t,
+        out: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        let (kernel, a, b) = unsafe {
+            (asked::kernel(kernel)?, input(context, "a", a)?, input(context, "b", b)?)
+        };
+        expect(&b, "columns, as a has", a.view.cols(), b.view.cols())?;
+        // SAFETY: as the header requires.
+        let out = unsafe { output(context, "out", out, (a.view.rows(), b.view.rows()), Allowed::Wide)? };
+        out.apart_from(&[&a, &b])?;
+        on_backend!(context, Precision::of(&[&a, &b]), |backend| {
+            out.store(backend, &gram(backend, &kernel, &a, &b)?)
+        })
+    }
+);
+
+fn gram<B: Backend>(backend: &B, kernel: &Kernel, a: &Input<'_>, b: &Input<'_>) -> Result<B::Matrix> {
+    backend.kernel(kernel, &backend.load(&a.view)?, host(&b.view)?.as_ref())
+}

@@ -1,0 +1,336 @@
+//! Structs that grow: `struct_size` first, defaults for what the caller lacks, zeros for what we do not know.
+
+use super::bindings::*;
+use crate::error::{Error, Result};
+use std::mem::{MaybeUninit, offset_of, size_of};
+
+/// A struct of the header that begins with `struct_size`.
+///
+/// # Safety
+/// `repr(C)`, begins with `struct_size: usize`, consists of integers, floats, pointers and optional function pointers
+/// (so that any bytes from C are a value), and `ENDS` are the offsets at which its fields end.
+pub(super) unsafe trait Versioned: Copy {
+    /// The argument's name in messages.
+    const NAME: &'static str;
+    /// Sizes that a struct of an older header can have had: each ends with a whole field.
+    const ENDS: &'static [usize];
+    /// Every field at its default and `struct_size` ours.
+    fn defaults() -> Self;
+}
+
+/// Implements [`Versioned`]; the list of fields is checked to be complete and in order.
+macro_rules! versioned {
+    ($ty:ident, $name:literal, [$first:ident, $($field:ident),*], $defaults:expr) => {
+        // SAFETY: generated from the header with exactly these fields; the destructuring proves the list complete.
+        unsafe impl Versioned for $ty {
+            const NAME: &'static str = $name;
+            const ENDS: &'static [usize] = &[$(offset_of!($ty, $field),)* size_of::<$ty>()];
+            fn defaults() -> Self {
+                #[allow(dead_code)]
+                fn complete($ty { $first: _, $($field: _),* }: $ty) {}
+                // SAFETY: all zero bytes are a value of such a struct.
+                let mut zero: $ty = unsafe { std::mem::zeroed() };
+                zero.struct_size = size_of::<$ty>();
+                let set: fn(&mut $ty) = $defaults;
+                set(&mut zero);
+                zero
+            }
+        }
+    };
+}
+
+versioned!(
+    unicon_context_options,
+    "options",
+    [
+        struct_size,
+        device_type,
+        device_id,
+        stream,
+        n_threads,
+        reserved,
+        workspace_limit,
+        allocator,
+        communicator
+    ],
+    |o| o.device_type = UNICON_DEVICE_CPU as i32
+);
+versioned!(
+    unicon_loss,
+    "loss",
+    [struct_size, kind, eps_by, tau, nu, margin, eps_pos, eps_neg, log_eps],
+    super::asked::default_loss
+);
+versioned!(
+    unicon_positives,
+    "positives",
+    [struct_size, kind, reserved, x_groups, y_groups, indptr, indices, nnz],
+    |_| ()
+);
+versioned!(
+    unicon_kernel,
+    "kernel",
+    [struct_size, kind, reserved, beta, gamma, lengthscale, cos_clamp],
+    super::asked::default_kernel
+);
+versioned!(
+    unicon_fit_options,
+    "options",
+    [
+        struct_size,
+        r,
+        loss,
+        kernel,
+        n_landmarks,
+        landmarks,
+        kernel_ridge,
+        n_iters,
+        tol,
+        rho,
+        ridge,
+        factorization,
+        svd,
+        init,
+        scale_inputs,
+        final_loss,
+        drop_trailing,
+        power,
+        similarity,
+        whiten,
+        batch_size,
+        n_batches,
+        n_negatives,
+        seed,
+        progress,
+        progress_user
+    ],
+    super::fit::default_options
+);
+versioned!(
+    unicon_fit_info,
+    "info",
+    [
+        struct_size,
+        outcome,
+        reserved,
+        n_iters,
+        loss,
+        change,
+        history_capacity,
+        n_loss,
+        n_change,
+        singular_values,
+        singular_capacity,
+        n_singular_values,
+        final_loss,
+        rows_without_positives,
+        cols_without_positives,
+        zero_rows_x,
+        zero_rows_y,
+        rows_dropped,
+        seconds,
+        seconds_load,
+        seconds_features,
+        seconds_encode,
+        seconds_statistics,
+        seconds_weights,
+        seconds_spectral,
+        seconds_validation,
+        workspace_bytes,
+        peak_bytes
+    ],
+    |_| ()
+);
+versioned!(
+    unicon_model_description,
+    "description",
+    [struct_size, d1, d2, r, kernel_x, kernel_y, members],
+    |_| ()
+);
+
+/// More than any header's struct will ever need; beyond it a size is garbage and its tail is not looked at.
+const LARGEST: usize = 1 << 14;
+
+/// Checks the pointer and the size that the caller gave.
+fn check_size<T: Versioned>(pointer: *const T, size: usize) -> Result<()> {
+    if pointer.is_null() {
+        return Err(Error::invalid(T::NAME, "a struct", "NULL"));
+    }
+    if !pointer.is_aligned() {
+        return Err(Error::invalid(T::NAME, format!("an address aligned to {}", align_of::<T>()), "another"));
+    }
+    let plausible = if size < size_of::<T>() { T::ENDS.contains(&size) } else { size <= LARGEST };
+    if !plausible {
+        let expected = format!("struct_size {} as set by the _init function", size_of::<T>());
+        return Err(Error::invalid(T::NAME, expected, size));
+    }
+    Ok(())
+}
+
+/// Reads a caller's struct: what it lacks takes its default, what we do not know must be zero.
+///
+/// # Safety
+/// `pointer` is NULL or points to as many readable bytes as its `struct_size` says.
+pub(super) unsafe fn read<T: Versioned>(pointer: *const T) -> Result<T> {
+    if pointer.is_null() || !pointer.is_aligned() {
+        check_size(pointer, size_of::<T>())?;
+    }
+    // SAFETY: not NULL and aligned; every such struct begins with its size.
+    let size = unsafe { pointer.cast::<usize>().read() };
+    check_size(pointer, size)?;
+    if size > size_of::<T>() {
+        // SAFETY: the caller's struct has `size` bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), size) };
+        if bytes.iter().skip(size_of::<T>()).any(|&b| b != 0) {
+            return Err(Error::Unsupported(format!(
+                "{}: fields beyond the {} bytes that version {} of the library knows must be zero",
+                T::NAME,
+                size_of::<T>(),
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+    }
+    let mut out = MaybeUninit::new(T::defaults());
+    // SAFETY: both sides hold that many bytes; any bytes are a value of a `Versioned` struct.
+    unsafe {
+        let bytes = size.min(size_of::<T>());
+        std::ptr::copy_nonoverlapping(pointer.cast::<u8>(), out.as_mut_ptr().cast::<u8>(), bytes);
+        Ok(out.assume_init())
+    }
+}
+
+/// Reads an optional struct: NULL gives the defaults.
+///
+/// # Safety
+/// As [`read`].
+pub(super) unsafe fn read_or_default<T: Versioned>(pointer: *const T) -> Result<T> {
+    if pointer.is_null() {
+        return Ok(T::defaults());
+    }
+    // SAFETY: passed on.
+    unsafe { read(pointer) }
+}
+
+/// Writes a struct over the caller's, as far as the caller's goes, and keeps the caller's `struct_size`.
+///
+/// # Safety
+/// `pointer` came through [`read`] and is writable.
+pub(super) unsafe fn write<T: Versioned>(pointer: *mut T, value: &T) {
+    // SAFETY: the caller's struct holds `size` bytes; `size_of::<usize>()` of them are its size and stay.
+    unsafe {
+        let size = pointer.cast::<usize>().read().min(size_of::<T>());
+        let from = std::ptr::from_ref(value).cast::<u8>().add(size_of::<usize>());
+        let count = size - size_of::<usize>();
+        std::ptr::copy_nonoverlapping(from, pointer.cast::<u8>().add(size_of::<usize>()), count);
+    }
+}
+
+/// Fills a caller's struct of `size` bytes with `value`; a tail that we do not know becomes zero.
+///
+/// # Safety
+/// `pointer` is NULL or points to `size` writable bytes.
+pub(super) unsafe fn init<T: Versioned>(pointer: *mut T, size: usize, value: &T) -> Result<()> {
+    check_size(pointer, size)?;
+    // SAFETY: checked above; the caller gives `size` bytes.
+    unsafe {
+        std::ptr::write_bytes(pointer.cast::<u8>(), 0, size);
+        let count = size.min(size_of::<T>());
+        std::ptr::copy_nonoverlapping(std::ptr::from_ref(value).cast::<u8>(), pointer.cast::<u8>(), count);
+        pointer.cast::<usize>().write(size);
+    }
+    Ok(())
+}
+
+/// A boolean field.
+pub(super) fn boolean(name: &str, value: i32) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Error::invalid(name, "0 or 1", other)),
+    }
+}
+
+/// A count field, at least `least`.
+pub(super) fn count(name: &str, value: i64, least: i64) -> Result<usize> {
+    match usize::try_from(value) {
+        Ok(n) if value >= least => Ok(n),
+        _ => Err(Error::invalid(name, format!("at least {least}"), value)),
+    }
+}
+
+/// A reserved field.
+pub(super) fn reserved(name: &str, value: i32) -> Result<()> {
+    if value == 0 {
+        Ok(())
+    } else {
+        Err(Error::Unsupported(format!("{name}: reserved must be 0, got {value}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller's struct of any size.
+    #[repr(C, align(8))]
+    struct Bytes([u8; 256]);
+
+    fn loss_of(size: usize) -> Bytes {
+        let mut bytes = Bytes([0; 256]);
+        let pointer = bytes.0.as_mut_ptr().cast::<unicon_loss>();
+        // SAFETY: 256 bytes hold any size used here.
+        unsafe {
+            init(pointer, size_of::<unicon_loss>(), &unicon_loss::defaults()).unwrap();
+            (*pointer).nu = 3.0;
+            pointer.cast::<usize>().write(size);
+        }
+        bytes
+    }
+
+    fn read_loss(bytes: &Bytes) -> Result<unicon_loss> {
+        // SAFETY: 256 bytes hold any size used here.
+        unsafe { read(bytes.0.as_ptr().cast()) }
+    }
+
+    #[test]
+    fn missing_tail_fields_take_their_defaults() {
+        let nu_end = offset_of!(unicon_loss, margin);
+        assert_eq!(read_loss(&loss_of(nu_end)).unwrap().nu, 3.0);
+        assert_eq!(read_loss(&loss_of(nu_end)).unwrap().margin, 0.5);
+        let before_nu = offset_of!(unicon_loss, nu);
+        assert_eq!(read_loss(&loss_of(before_nu)).unwrap().nu, 1.0);
+    }
+
+    #[test]
+    fn unknown_tail_fields_must_be_zero() {
+        let ours = size_of::<unicon_loss>();
+        let mut bytes = loss_of(ours + 16);
+        assert_eq!(read_loss(&bytes).unwrap().nu, 3.0);
+        bytes.0[ours + 15] = 1;
+        assert!(matches!(read_loss(&bytes), Err(Error::Unsupported(_))));
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        for size in [0, 1, 7, 8 + 1, size_of::<unicon_loss>() - 1, LARGEST + 1, usize::MAX] {
+            assert!(matches!(read_loss(&loss_of(size)), Err(Error::InvalidArgument { .. })), "{size}");
+        }
+        // SAFETY: NULL is allowed.
+        assert!(unsafe { read::<unicon_loss>(std::ptr::null()) }.is_err());
+        let bytes = loss_of(size_of::<unicon_loss>());
+        let odd = bytes.0.as_ptr().wrapping_add(1).cast::<unicon_loss>();
+        // SAFETY: a misaligned pointer is refused before it is read.
+        assert!(unsafe { read(odd) }.unwrap_err().to_string().contains("aligned"));
+    }
+
+    #[test]
+    fn init_zeroes_what_it_does_not_know() {
+        let mut bytes = Bytes([7; 256]);
+        let pointer = bytes.0.as_mut_ptr().cast::<unicon_loss>();
+        // SAFETY: 256 bytes are there.
+        unsafe { init(pointer, 200, &unicon_loss::defaults()).unwrap() };
+        assert_eq!(read_loss(&bytes).unwrap().struct_size, 200);
+        assert!(bytes.0[size_of::<unicon_loss>()..200].iter().all(|&b| b == 0));
+        assert!(bytes.0[200..].iter().all(|&b| b == 7));
+    }
+}

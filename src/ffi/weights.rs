@@ -1,0 +1,359 @@
+//! The similarity weights of a batch: the primitive, and the loss layer.
+
+use super::bindings::*;
+use super::context::{Context, context_of, on_backend};
+use super::matrix::{Allowed, Input, Output, Precision, check_out, input, output};
+use super::{asked, entry, guard, same_signature};
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, Similarity};
+use crate::error::{Error, Result};
+use crate::io::RowSource;
+use crate::loss::Loss;
+use crate::positives::Positives;
+use crate::weights::{Negatives, Weights};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// The operator in one precision.
+struct Operator<B: Backend> {
+    backend: B,
+    zx: B::Matrix,
+    zy: B::Matrix,
+    weights: Weights,
+}
+
+impl<B: Backend> Operator<B> {
+    fn new(backend: B, zx: &Input<'_>, zy: &Input<'_>, loss: &Loss, positives: &Positives) -> Result<Self> {
+        let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
+        let weights = backend.weights(Similarity::Embeddings(&zx, &zy), loss, positives, Negatives::All)?;
+        if !weights.value().is_finite() {
+            return Err(Error::Numerical("the loss is not finite".into()));
+        }
+        Ok(Self { backend, zx, zy, weights })
+    }
+
+    fn s(&self) -> Similarity<'_, B::Matrix> {
+        Similarity::Embeddings(&self.zx, &self.zy)
+    }
+
+    fn apply(&self, v: &Input<'_>, out: &Output<'_>) -> Result<()> {
+        let v = self.backend.load(&v.view)?;
+        out.store(&self.backend, &self.backend.apply(self.s(), &self.weights, &v)?)
+    }
+
+    fn apply_t(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()> {
+        let u = self.backend.load(&u.view)?;
+        out.store(&self.backend, &self.backend.apply_t(self.s(), &self.weights, &u)?)
+    }
+
+    fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()> {
+        let (x, y) = (self.backend.load(&x.view)?, self.backend.load(&y.view)?);
+        out.store_host(&self.backend.cross(self.s(), &self.weights, &x, &y)?);
+        Ok(())
+    }
+
+    fn dense(&self, out: &Output<'_>) -> Result<()> {
+        out.store_host(&self.backend.dense(self.s(), &self.weights)?);
+        Ok(())
+    }
+}
+
+enum AnyOperator {
+    F32(Operator<Cpu<f32>>),
+    F64(Operator<Cpu<f64>>),
+}
+
+/// Runs `$body` on the operator, whatever its precision.
+macro_rules! with {
+    ($handle:expr, |$operator:ident| $body:expr) => {
+        match &$handle.operator {
+            AnyOperator::F32($operator) => $body,
+            AnyOperator::F64($operator) => $body,
+        }
+    };
+}
+
+/// What a `unicon_weights_t` points to.
+struct Handle {
+    context: Arc<Context>,
+    operator: AnyOperator,
+    n_x: usize,
+    n_y: usize,
+}
+
+impl Handle {
+    fn weights(&self) -> &Weights {
+        with!(self, |o| &o.weights)
+    }
+}
+
+/// # Safety
+/// `handle` is NULL or live weights.
+unsafe fn handle_of<'a>(handle: *const unicon_weights_t) -> Result<&'a Handle> {
+    // SAFETY: passed on.
+    unsafe { handle.cast::<Handle>().as_ref() }.ok_or_else(|| Error::invalid("weights", "weights", "NULL"))
+}
+
+/// # Safety
+/// As [`handle_of`].
+unsafe fn context_of_weights(handle: *const unicon_weights_t) -> Result<Arc<Context>> {
+    // SAFETY: passed on.
+    Ok(unsafe { handle_of(handle)? }.context.clone())
+}
+
+/// Fails unless `m` has that many rows (or, with `cols`, columns).
+pub(super) fn expect(m: &Input<'_>, what: &str, expected: usize, got: usize) -> Result<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Error::invalid(m.view.name(), format!("{expected} {what}"), got))
+}
+
+/// A pair of embedding matrices that belong together.
+///
+/// # Safety
+/// As [`input`].
+pub(super) unsafe fn embeddings<'a>(
+    context: &Context,
+    zx: *const unicon_matrix_t,
+    zy: *const unicon_matrix_t,
+) -> Result<(Input<'a>, Input<'a>)> {
+    // SAFETY: passed on.
+    let (zx, zy) = unsafe { (input(context, "zx", zx)?, input(context, "zy", zy)?) };
+    expect(&zy, "columns, as zx has", zx.view.cols(), zy.view.cols())?;
+    Ok((zx, zy))
+}
+
+/// Fails unless every row has norm at most 1, within the rounding of its dtype.
+fn check_unit(z: &Input<'_>) -> Result<()> {
+    const PANEL: usize = 256;
+    // Half precisions round components by 2^-9 of their size at most.
+    let limit = if z.view.dtype().size() == 2 { 1.01 } else { 1.0 + 1e-4 };
+    let (rows, cols) = (z.view.rows(), z.view.cols());
+    let mut values = vec![0f32; PANEL.min(rows) * cols];
+    for start in (0..rows).step_by(PANEL) {
+        let panel = &mut values[..PANEL.min(rows - start) * cols];
+        z.view.read_rows(start, panel)?;
+        for (i, row) in panel.chunks_exact(cols).enumerate() {
+            let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            if norm > limit {
+                let got = format!("norm {norm:.6} in row {}", start + i);
+                return Err(Error::invalid(z.view.name(), "rows of norm at most 1", got));
+            }
+        }
+    }
+    Ok(())
+}
+
+entry!(
+    on context_of(context);
+    fn unicon_weights_create(
+        context: *mut unicon_context_t,
+        loss: *const unicon_loss_t,
+        zx: *const unicon_matrix_t,
+        zy: *const unicon_matrix_t,
+        positives: *const unicon_positives_t,
+        weights: *mut *mut unicon_weights_t,
+    ) |context| {
+        check_out("weights", weights)?;
+        // SAFETY: NULL or as the header requires.
+        let (loss, (zx, zy)) = unsafe { (asked::loss(loss)?, embeddings(context, zx, zy)?) };
+        let (n_x, n_y) = (zx.view.rows(), zy.view.rows());
+        // SAFETY: as above.
+        let positives = unsafe { asked::positives(positives, n_x, n_y)? };
+        check_unit(&zx)?;
+        check_unit(&zy)?;
+        let cpu = context.cpu();
+        let operator = match Precision::of(&[&zx, &zy]) {
+            Precision::F32 => AnyOperator::F32(Operator::new(cpu.clone(), &zx, &zy, &loss, &positives)?),
+            Precision::F64 => {
+                AnyOperator::F64(Operator::new(cpu.in_precision(), &zx, &zy, &loss, &positives)?)
+            }
+        };
+        let made = Box::new(Handle { context: context.clone(), operator, n_x, n_y });
+        // SAFETY: checked above.
+        unsafe { weights.write(Box::into_raw(made).cast()) };
+        Ok(())
+    }
+);
+
+/// Frees the operator.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_weights_destroy(weights: *mut unicon_weights_t) {
+    if let Some(handle) = NonNull::new(weights.cast::<Handle>()) {
+        // SAFETY: what `Box::into_raw` gave, given back once.
+        guard::silent((), || drop(unsafe { Box::from_raw(handle.as_ptr()) }));
+    }
+}
+same_signature!(unicon_weights_destroy);
+
+entry!(
+    on context_of_weights(weights);
+    fn unicon_weights_loss(weights: *const unicon_weights_t, value: *mut f64) |_context| {
+        check_out("value", value)?;
+        // SAFETY: live weights; the pointer is checked.
+        unsafe { value.write(handle_of(weights)?.weights().value()) };
+        Ok(())
+    }
+);
+
+entry!(
+    on context_of_weights(weights);
+    fn unicon_weights_unmatched(weights: *const unicon_weights_t, rows: *mut i64, cols: *mut i64) |_context| {
+        // SAFETY: live weights by the header's contract.
+        let (x, y) = unsafe { handle_of(weights)? }.weights().positives.unmatched();
+        for (name, pointer, value) in [("rows", rows, x), ("cols", cols, y)] {
+            if !pointer.is_null() {
+                check_out(name, pointer)?;
+                // SAFETY: checked.
+                unsafe { pointer.write(i64::try_from(value).unwrap_or(i64::MAX)) };
+            }
+        }
+        Ok(())
+    }
+);
+
+entry!(
+    on context_of_weights(weights);
+    fn unicon_weights_dense(weights: *mut unicon_weights_t, s: *const unicon_matrix_t) |context| {
+        // SAFETY: as the header requires.
+        unsafe {
+            let handle = handle_of(weights)?;
+            let s = output(context, "s", s, (handle.n_x, handle.n_y), Allowed::Wide)?;
+            with!(handle, |o| o.dense(&s))
+        }
+    }
+);
+
+entry!(
+    on context_of_weights(weights);
+    fn unicon_weights_apply(
+        weights: *mut unicon_weights_t,
+        v: *const unicon_matrix_t,
+        sv: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        unsafe {
+            let handle = handle_of(weights)?;
+            let v = input(context, "v", v)?;
+            expect(&v, "rows", handle.n_y, v.view.rows())?;
+            let out = output(context, "sv", sv, (handle.n_x, v.view.cols()), Allowed::Wide)?;
+            out.apart_from(&[&v])?;
+            with!(handle, |o| o.apply(&v, &out))
+        }
+    }
+);
+
+entry!(
+    on context_of_weights(weights);
+    fn unicon_weights_apply_t(
+        weights: *mut unicon_weights_t,
+        u: *const unicon_matrix_t,
+        stu: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        unsafe {
+            let handle = handle_of(weights)?;
+            let u = input(context, "u", u)?;
+            expect(&u, "rows", handle.n_x, u.view.rows())?;
+            let out = output(context, "stu", stu, (handle.n_y, u.view.cols()), Allowed::Wide)?;
+            out.apart_from(&[&u])?;
+            with!(handle, |o| o.apply_t(&u, &out))
+        }
+    }
+);
+
+entry!(
+    on context_of_weights(weights);
+    fn unicon_weights_cross(
+        weights: *mut unicon_weights_t,
+        x: *const unicon_matrix_t,
+        y: *const unicon_matrix_t,
+        c: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        unsafe {
+            let handle = handle_of(weights)?;
+            let (x, y) = (input(context, "x", x)?, input(context, "y", y)?);
+            expect(&x, "rows", handle.n_x, x.view.rows())?;
+            expect(&y, "rows", handle.n_y, y.view.rows())?;
+            let out = output(context, "c", c, (x.view.cols(), y.view.cols()), Allowed::Wide)?;
+            out.apart_from(&[&x, &y])?;
+            with!(handle, |o| o.cross(&x, &y, &out))
+        }
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_contrastive_grad(
+        context: *mut unicon_context_t,
+        loss: *const unicon_loss_t,
+        zx: *const unicon_matrix_t,
+        zy: *const unicon_matrix_t,
+        positives: *const unicon_positives_t,
+        value: *mut f64,
+        dzx: *const unicon_matrix_t,
+        dzy: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: NULL or as the header requires.
+        let (loss, (zx, zy)) = unsafe { (asked::loss(loss)?, embeddings(context, zx, zy)?) };
+        let (n_x, n_y, r) = (zx.view.rows(), zy.view.rows(), zx.view.cols());
+        // SAFETY: as above.
+        let positives = unsafe { asked::positives(positives, n_x, n_y)? };
+        let out = |name, pointer: *const unicon_matrix_t, shape| -> Result<Option<Output<'_>>> {
+            if pointer.is_null() {
+                return Ok(None);
+            }
+            // SAFETY: as the header requires.
+            let out = unsafe { output(context, name, pointer, shape, Allowed::Any)? };
+            out.apart_from(&[&zx, &zy])?;
+            Ok(Some(out))
+        };
+        let (dzx, dzy) = (out("dzx", dzx, (n_x, r))?, out("dzy", dzy, (n_y, r))?);
+        if let (Some(dzx), Some(dzy)) = (&dzx, &dzy) {
+            dzy.apart_from_output(dzx)?;
+        }
+        if !value.is_null() {
+            check_out("value", value)?;
+        }
+        check_unit(&zx)?;
+        check_unit(&zy)?;
+        let loss = on_backend!(context, Precision::of(&[&zx, &zy]), |backend| {
+            gradients(backend, &zx, &zy, &loss, &positives, dzx.as_ref(), dzy.as_ref())?
+        });
+        if !value.is_null() {
+            // SAFETY: checked above.
+            unsafe { value.write(loss) };
+        }
+        Ok(())
+    }
+);
+
+/// The loss; the gradients go to the outputs once both are known.
+fn gradients<B: Backend>(
+    backend: &B,
+    zx: &Input<'_>,
+    zy: &Input<'_>,
+    loss: &Loss,
+    positives: &Positives,
+    dzx: Option<&Output<'_>>,
+    dzy: Option<&Output<'_>>,
+) -> Result<f64> {
+    let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
+    let s = Similarity::Embeddings(&zx, &zy);
+    let weights = backend.weights(s, loss, positives, Negatives::All)?;
+    let value = weights.value();
+    if !value.is_finite() {
+        return Err(Error::Numerical("the loss is not finite".into()));
+    }
+    if dzx.is_some() || dzy.is_some() {
+        let (gx, gy) = backend.gradients(&zx, &zy, &weights)?;
+        for (out, g) in [(dzx, &gx), (dzy, &gy)] {
+            if let Some(out) = out {
+                out.store(backend, g)?;
+            }
+        }
+    }
+    Ok(value)
+}

@@ -1,0 +1,445 @@
+/* Every function of unicon.h on its success path, with results checked against plain formulas in double. */
+#include "check.h"
+
+enum { N = 70, D1 = 12, D2 = 9, R = 4 };
+
+static float x[N * D1], y[N * D2];
+
+static int32_t count_calls(const unicon_progress_t *progress, void *user)
+{
+    CHECK(progress->struct_size == sizeof *progress);
+    CHECK(progress->done <= progress->total);
+    CHECK(progress->phase >= UNICON_PHASE_FEATURES && progress->phase <= UNICON_PHASE_RETRIEVAL);
+    ++*(int *)user;
+    return 0;
+}
+
+static void library(void)
+{
+    int32_t count = -1;
+    CHECK(unicon_abi_version() == UNICON_ABI_VERSION);
+    CHECK(strlen(unicon_version()) >= 5);
+    CHECK(unicon_capabilities() & UNICON_CAP_CPU);
+    CHECK(strcmp(unicon_status_string(UNICON_OK), "ok") == 0);
+    CHECK(strcmp(unicon_status_string(99), "unknown status") == 0);
+    OK(NULL, unicon_device_count(UNICON_DEVICE_CPU, &count));
+    CHECK(count == 1);
+    OK(NULL, unicon_device_count(UNICON_DEVICE_CUDA, &count));
+    CHECK(count >= 0);
+}
+
+static void weights(unicon_context_t *context)
+{
+    enum { n = 33, r = 5, c = 3 };
+    static double zx[n * r], zy[n * r], s[n * n], s_ref[n * n], v[n * c], out[n * c], ref[n * c], cross[r * c],
+        cross_ref[r * c], gx[n * r], gy[n * r], ref_g[n * r];
+    double value = 0, loss_ref, grad_value = 0;
+    int64_t rows = -1, cols = -1;
+    uint64_t state = 5, bytes = 0;
+    unicon_loss_t loss;
+    unicon_weights_t *w = NULL;
+    unicon_matrix_t zxm = unicon_matrix_f64(zx, n, r), zym = unicon_matrix_f64(zy, n, r), m, o, p;
+    int i, j, k;
+    make_unit(zx, n, r, 1);
+    make_unit(zy, n, r, 2);
+    for (i = 0; i < n * c; i++)
+        v[i] = uniform(&state);
+    loss_ref = clip_reference(zx, zy, n, r, 0.1, s_ref);
+
+    OK(NULL, unicon_loss_init(&loss, sizeof loss, UNICON_LOSS_CLIP));
+    loss.tau = 0.1;
+    OK(context, unicon_weights_workspace(context, n, n, r, UNICON_F64, &bytes));
+    CHECK(bytes >= 2u * n * r * sizeof(double));
+    OK(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w));
+    OK(context, unicon_weights_loss(w, &value));
+    CHECK(fabs(value - loss_ref) < 1e-13);
+    OK(context, unicon_weights_unmatched(w, &rows, &cols));
+    CHECK(rows == 0 && cols == 0);
+    OK(context, unicon_weights_unmatched(w, NULL, NULL));
+    m = unicon_matrix_f64(s, n, n);
+    OK(context, unicon_weights_dense(w, &m));
+    CHECK(distance(s, s_ref, n * n) < 1e-14);
+
+    m = unicon_matrix_f64(v, n, c);
+    o = unicon_matrix_f64(out, n, c);
+    OK(context, unicon_weights_apply(w, &m, &o));
+    for (i = 0; i < n; i++)
+        for (k = 0; k < c; k++)
+            for (ref[i * c + k] = 0, j = 0; j < n; j++)
+                ref[i * c + k] += s_ref[i * n + j] * v[j * c + k];
+    CHECK(distance(out, ref, n * c) < 1e-14);
+    OK(context, unicon_weights_apply_t(w, &m, &o));
+    for (i = 0; i < n; i++)
+        for (k = 0; k < c; k++)
+            for (ref[i * c + k] = 0, j = 0; j < n; j++)
+                ref[i * c + k] += s_ref[j * n + i] * v[j * c + k];
+    CHECK(distance(out, ref, n * c) < 1e-14);
+    p = unicon_matrix_f64(cross, r, c);
+    OK(context, unicon_weights_cross(w, &zxm, &m, &p));
+    for (i = 0; i < r; i++)
+        for (k = 0; k < c; k++) {
+            cross_ref[i * c + k] = 0;
+            for (j = 0; j < n; j++) {
+                double sv = 0;
+                int l;
+                for (l = 0; l < n; l++)
+                    sv += s_ref[j * n + l] * v[l * c + k];
+                cross_ref[i * c + k] += zx[j * r + i] * sv;
+            }
+        }
+    CHECK(distance(cross, cross_ref, r * c) < 1e-13);
+
+    o = unicon_matrix_f64(gx, n, r);
+    p = unicon_matrix_f64(gy, n, r);
+    OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, &grad_value, &o, &p));
+    CHECK(fabs(grad_value - loss_ref) < 1e-13);
+    for (i = 0; i < n; i++)
+        for (k = 0; k < r; k++)
+            for (ref_g[i * r + k] = 0, j = 0; j < n; j++)
+                ref_g[i * r + k] -= s_ref[i * n + j] * zy[j * r + k];
+    CHECK(distance(gx, ref_g, n * r) < 1e-13);
+    for (i = 0; i < n; i++)
+        for (k = 0; k < r; k++)
+            for (ref_g[i * r + k] = 0, j = 0; j < n; j++)
+                ref_g[i * r + k] -= s_ref[j * n + i] * zx[j * r + k];
+    CHECK(distance(gy, ref_g, n * r) < 1e-13);
+    OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, NULL, NULL, &p));
+    OK(context, unicon_contrastive_grad(context, NULL, &zxm, &zym, NULL, &grad_value, NULL, NULL));
+    unicon_weights_destroy(w);
+
+    { /* Every way of saying the same relation gives the same loss. */
+        int64_t ids[n], indptr[n + 1], indices[n];
+        unicon_positives_t positives;
+        double a, b;
+        for (i = 0; i < n; i++) {
+            ids[i] = 1000 - i;
+            indptr[i] = indices[i] = i;
+        }
+        indptr[n] = n;
+        OK(NULL, unicon_positives_init(&positives, sizeof positives));
+        positives.kind = UNICON_POSITIVES_GROUPS;
+        positives.x_groups = positives.y_groups = ids;
+        OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, &positives, &a, NULL, NULL));
+        OK(NULL, unicon_positives_init(&positives, sizeof positives));
+        positives.kind = UNICON_POSITIVES_CSR;
+        positives.indptr = indptr;
+        positives.indices = indices;
+        positives.nnz = n;
+        OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, &positives, &b, NULL, NULL));
+        CHECK(fabs(a - loss_ref) < 1e-13 && fabs(b - loss_ref) < 1e-13);
+    }
+    for (i = UNICON_LOSS_CLIP; i <= UNICON_LOSS_TRIPLET_SMOOTH; i++) {
+        OK(NULL, unicon_loss_init(&loss, sizeof loss, i));
+        OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, &value, &o, &p));
+        CHECK(isfinite(value));
+    }
+}
+
+static void layouts(unicon_context_t *context)
+{
+    /* The same features by rows, by columns, with padding, and in half precision, give the same embeddings. */
+    static float padded[N * (D1 + 3)], by_columns[D1 * N], a[N * R], b[R * N];
+    static uint16_t half[N * R], brain[N * R];
+    float f1[R * D1], f2[R * D2];
+    uint64_t state = 9;
+    unicon_matrix_t m = unicon_matrix_f32(f1, R, D1), q = unicon_matrix_f32(f2, R, D2), in = unicon_matrix_f32(x, N, D1),
+                    out = unicon_matrix_f32(a, N, R);
+    unicon_model_t *model = NULL;
+    unicon_model_description_t d;
+    int i, j;
+    for (i = 0; i < R * D1; i++)
+        f1[i] = (float)uniform(&state);
+    for (i = 0; i < R * D2; i++)
+        f2[i] = (float)uniform(&state);
+    OK(context, unicon_model_create_linear(context, &m, &q, &model));
+    d.struct_size = sizeof d;
+    OK(NULL, unicon_model_describe(model, &d));
+    CHECK(d.d1 == D1 && d.d2 == D2 && d.r == R && d.members == 1 && d.kernel_x == -1 && d.kernel_y == -1);
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &in, &out));
+    for (i = 0; i < N; i++)
+        for (j = 0; j < D1; j++)
+            padded[i * (D1 + 3) + j] = by_columns[j * N + i] = x[i * D1 + j];
+    in = unicon_matrix_f32(padded, N, D1);
+    in.row_stride = D1 + 3;
+    out = unicon_matrix_f32(b, N, R);
+    out.row_stride = 1;
+    out.col_stride = N;
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &in, &out));
+    for (i = 0; i < N; i++)
+        for (j = 0; j < R; j++)
+            CHECK(a[i * R + j] == b[j * N + i]);
+    in = unicon_matrix_f32(by_columns, N, D1);
+    in.row_stride = 1;
+    in.col_stride = N;
+    out = unicon_matrix_f32(b, N, R);
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &in, &out));
+    CHECK(memcmp(a, b, sizeof a) == 0);
+    out = unicon_matrix_host(half, N, R, UNICON_F16);
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &in, &out));
+    out = unicon_matrix_host(brain, N, R, UNICON_BF16);
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &in, &out));
+    for (i = 0; i < N * R; i++) {
+        uint32_t bits = (uint32_t)brain[i] << 16;
+        float wide;
+        memcpy(&wide, &bits, sizeof wide);
+        CHECK(fabsf(wide - a[i]) <= fabsf(a[i]) / 256);
+    }
+    { /* A half input: encode the half embeddings with the identity and compare. */
+        float eye[R * R] = {0};
+        unicon_matrix_t e = unicon_matrix_f32(eye, R, R);
+        unicon_model_t *identity = NULL;
+        for (i = 0; i < R; i++)
+            eye[i * R + i] = 1;
+        OK(context, unicon_model_create_linear(context, &e, &e, &identity));
+        in = unicon_matrix_host(half, N, R, UNICON_F16);
+        out = unicon_matrix_f32(b, N, R);
+        OK(context, unicon_model_encode(context, identity, UNICON_SIDE_Y, &in, &out));
+        for (i = 0; i < N * R; i++)
+            CHECK(fabsf(a[i] - b[i]) < 1e-3f);
+        unicon_model_destroy(identity);
+    }
+    unicon_model_destroy(model);
+}
+
+static void fit(unicon_context_t *context, const char *path)
+{
+    static float zx[N * R], zy[N * R], zx2[N * R], s[N * N], f[R * D1];
+    static double losses[8], changes[8], singular[D2];
+    unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), zxm = unicon_matrix_f32(zx, N, R),
+                    zym = unicon_matrix_f32(zy, N, R), z2m = unicon_matrix_f32(zx2, N, R), sm = unicon_matrix_f32(s, N, N),
+                    fm = unicon_matrix_f32(f, R, D1);
+    unicon_fit_options_t options;
+    unicon_fit_info_t info;
+    unicon_loss_t loss;
+    unicon_kernel_t kernel;
+    unicon_model_t *model = NULL, *loaded = NULL, *second = NULL;
+    unicon_validation_t held = {&xm, &ym, NULL};
+    uint64_t bytes = 0;
+    int calls = 0, i, j, k;
+
+    OK(NULL, unicon_fit_options_init(&options, sizeof options));
+    OK(NULL, unicon_fit_info_init(&info, sizeof info));
+    OK(NULL, unicon_loss_init(&loss, sizeof loss, UNICON_LOSS_CLIP));
+    loss.tau = 0.2;
+    options.r = R;
+    options.loss = &loss;
+    options.whiten = 0.01;
+    options.n_iters = 3;
+    options.progress = count_calls;
+    options.progress_user = &calls;
+    info.loss = losses;
+    info.change = changes;
+    info.history_capacity = 8;
+    info.singular_values = singular;
+    info.singular_capacity = D2;
+    OK(context, unicon_fit_workspace(context, &options, N, N, D1, D2, UNICON_F32, &bytes));
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    CHECK(calls > 3);
+    CHECK(info.n_iters == 3 && info.n_loss == 3 && info.n_change == 2 && info.outcome == UNICON_OUTCOME_COMPLETED);
+    CHECK(info.workspace_bytes == bytes && info.peak_bytes > 0 && info.peak_bytes <= bytes);
+    CHECK(info.final_loss < losses[0] && losses[0] > 0);
+    CHECK(info.seconds > 0 && info.n_singular_values >= R);
+    for (i = 1; i < R; i++)
+        CHECK(singular[i] <= singular[i - 1]);
+
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &zxm));
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_Y, &ym, &zym));
+    OK(context, unicon_model_similarity(context, model, &xm, &ym, &sm));
+    for (i = 0; i < N; i++)
+        for (j = 0; j < N; j++) {
+            double dot = 0;
+            for (k = 0; k < R; k++)
+                dot += (double)zx[i * R + k] * zy[j * R + k];
+            CHECK(fabs(dot - s[i * N + j]) < 1e-5);
+        }
+    { /* Search and recall against the similarities. */
+        static float scores[N * 3];
+        static int64_t indices[N * 3], wide[2 * (N + 5)];
+        int64_t ks[2] = {1, 5};
+        double recall[4];
+        int hits = 0;
+        unicon_matrix_t score = unicon_matrix_f32(scores, N, 3), two = unicon_matrix_f32(zx, 2, R);
+        OK(context, unicon_search(context, &zxm, &zym, 3, &score, indices));
+        for (i = 0; i < N; i++) {
+            int best = 0;
+            for (j = 1; j < N; j++)
+                if (s[i * N + j] > s[i * N + best])
+                    best = j;
+            CHECK(fabsf(s[i * N + indices[i * 3]] - s[i * N + best]) < 1e-5f);
+            CHECK(scores[i * 3] >= scores[i * 3 + 1] && scores[i * 3 + 1] >= scores[i * 3 + 2]);
+            hits += indices[i * 3] == i;
+        }
+        OK(context, unicon_recall(context, &zxm, &zym, NULL, ks, 2, recall));
+        CHECK(fabs(recall[0] - (double)hits / N) < 1e-12);
+        CHECK(recall[0] <= recall[1] && recall[2] <= recall[3] && recall[0] > 0.8);
+        OK(context, unicon_search(context, &two, &zym, N + 5, NULL, wide));
+        CHECK(wide[N - 1] >= 0 && wide[N] == -1 && wide[2 * (N + 5) - 1] == -1);
+    }
+    OK(context, unicon_model_encoder(context, model, UNICON_SIDE_X, &fm));
+    for (i = 0; i < N; i++) {
+        double e[R], norm = 0;
+        for (k = 0; k < R; k++) {
+            for (e[k] = 0, j = 0; j < D1; j++)
+                e[k] += (double)f[k * D1 + j] * x[i * D1 + j];
+            norm += e[k] * e[k];
+        }
+        for (k = 0; k < R; k++)
+            CHECK(fabs(e[k] / sqrt(norm) - zx[i * R + k]) < 1e-4);
+    }
+    OK(context, unicon_model_save(context, model, path));
+    OK(context, unicon_model_load(context, path, &loaded));
+    OK(context, unicon_model_encode(context, loaded, UNICON_SIDE_X, &xm, &z2m));
+    CHECK(memcmp(zx, zx2, sizeof zx) == 0);
+    unicon_model_destroy(loaded);
+
+    /* A warm start continues where the first fit ended: one more update equals two from the beginning. */
+    options.whiten = -1;
+    options.progress = NULL;
+    options.n_iters = 1;
+    unicon_model_destroy(model);
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, model, &second, NULL));
+    OK(context, unicon_model_encode(context, second, UNICON_SIDE_X, &xm, &zxm));
+    unicon_model_destroy(second);
+    unicon_model_destroy(model);
+    options.n_iters = 2;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &z2m));
+    for (i = 0; i < N * R; i++)
+        CHECK(fabsf(fabsf(zx[i]) - fabsf(zx2[i])) < 2e-3f);
+    unicon_model_destroy(model);
+
+    /* Batches with validation, sampled negatives, the other choices, the preset. */
+    options.batch_size = 20;
+    options.ridge = 0.1;
+    options.scale_inputs = 1;
+    options.factorization = UNICON_FACTORIZATION_ORTHONORMAL;
+    options.svd = UNICON_SVD_RANDOMIZED;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &model, &info));
+    unicon_model_destroy(model);
+    OK(NULL, unicon_fit_options_preset(&options, UNICON_PRESET_PAPER));
+    CHECK(options.init == UNICON_INIT_RANDOM && options.r == R && options.loss == &loss);
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &model, &info));
+    CHECK(info.rows_dropped == N % 20);
+    unicon_model_destroy(model);
+    OK(NULL, unicon_fit_options_init(&options, sizeof options));
+    options.r = R;
+    options.n_negatives = 16;
+    options.seed = 3;
+    options.factorization = UNICON_FACTORIZATION_POWER;
+    options.power = 1;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    unicon_model_destroy(model);
+
+    /* Kernels: exact, drawn landmarks, given landmarks, in batches, from a given similarity. */
+    for (i = UNICON_KERNEL_LINEAR; i <= UNICON_KERNEL_MATERN32; i++) {
+        static float gram[N * N];
+        unicon_matrix_t g = unicon_matrix_f32(gram, N, N);
+        OK(NULL, unicon_kernel_init(&kernel, sizeof kernel, i));
+        OK(context, unicon_gram(context, &kernel, &xm, &xm, &g));
+        for (j = 0; j < N; j++)
+            for (k = 0; k < N; k++)
+                CHECK(fabsf(gram[j * N + k] - gram[k * N + j]) < 1e-5f);
+        OK(NULL, unicon_fit_options_init(&options, sizeof options));
+        options.r = R;
+        options.kernel = &kernel;
+        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        unicon_model_destroy(model);
+    }
+    {
+        int64_t landmarks[10] = {0, 7, 3, 69, 12, 40, 41, 42, 55, 20};
+        static double zeros[N * N];
+        unicon_matrix_t similarity = unicon_matrix_f64(zeros, N, N);
+        unicon_model_description_t d;
+        options.n_landmarks = 10;
+        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        unicon_model_destroy(model);
+        options.landmarks = landmarks;
+        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        unicon_model_destroy(model);
+        options.landmarks = NULL;
+        options.n_landmarks = 0;
+        options.init = UNICON_INIT_SIMILARITY;
+        options.similarity = &similarity;
+        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        unicon_model_destroy(model);
+        options.init = UNICON_INIT_ZEROS;
+        options.similarity = NULL;
+        options.batch_size = 35;
+        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        d.struct_size = sizeof d;
+        OK(NULL, unicon_model_describe(model, &d));
+        CHECK(d.members == 2 && d.r == 2 * R && d.kernel_x == UNICON_KERNEL_MATERN32);
+        unicon_model_destroy(model);
+    }
+}
+
+static void partial(unicon_context_t *context)
+{
+    static float a[R * D1], b[R * D1];
+    unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), am = unicon_matrix_f32(a, R, D1),
+                    bm = unicon_matrix_f32(b, R, D1);
+    unicon_fit_options_t options;
+    unicon_partial_fit_t *stream = NULL;
+    unicon_model_t *streamed = NULL, *whole = NULL;
+    unicon_validation_t held = {&xm, &ym, NULL};
+    double loss = 0;
+    int pass, i;
+    OK(NULL, unicon_fit_options_init(&options, sizeof options));
+    options.r = R;
+    OK(context, unicon_partial_fit_create(context, &options, D1, D2, UNICON_F32, &held, NULL, &stream));
+    for (pass = 0; pass < 2; pass++) {
+        unicon_model_destroy(streamed);
+        for (i = 0; i < 2; i++) {
+            unicon_matrix_t xb = unicon_matrix_f32(x + i * 35 * D1, 35, D1), yb = unicon_matrix_f32(y + i * 35 * D2, 35, D2);
+            OK(context, unicon_partial_fit_add(stream, &xb, &yb, NULL, &loss));
+            CHECK(isfinite(loss));
+        }
+        OK(context, unicon_partial_fit_finish(stream, &streamed));
+    }
+    options.batch_size = 35;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &whole, NULL));
+    OK(context, unicon_model_encoder(context, streamed, UNICON_SIDE_X, &am));
+    OK(context, unicon_model_encoder(context, whole, UNICON_SIDE_X, &bm));
+    for (i = 0; i < R * D1; i++)
+        CHECK(fabsf(fabsf(a[i]) - fabsf(b[i])) < 1e-5f);
+    unicon_model_destroy(streamed);
+    unicon_model_destroy(whole);
+    unicon_partial_fit_destroy(stream);
+}
+
+int main(int argc, char **argv)
+{
+    unicon_context_options_t options;
+    unicon_context_t *context = NULL;
+    unicon_weights_t *outlives = NULL;
+    double value = 0;
+    if (argc != 2)
+        return 2;
+    make_pairs(x, y, N, D1, D2, R, 42);
+    library();
+    OK(NULL, unicon_context_options_init(&options, sizeof options));
+    options.n_threads = 2;
+    OK(NULL, unicon_context_create(&options, &context));
+    CHECK(unicon_context_device_type(context) == UNICON_DEVICE_CPU && unicon_context_device_type(NULL) == 0);
+    CHECK(unicon_last_error(context, NULL, 0) == 0);
+    OK(context, unicon_cancel(context));
+    weights(context);
+    layouts(context);
+    fit(context, argv[1]);
+    partial(context);
+    { /* A handle keeps what it needs of its context alive. */
+        static double z[4] = {1, 0, 0, 1};
+        unicon_matrix_t m = unicon_matrix_f64(z, 2, 2);
+        OK(context, unicon_weights_create(context, NULL, &m, &m, NULL, &outlives));
+    }
+    unicon_context_destroy(context);
+    OK(NULL, unicon_weights_loss(outlives, &value));
+    CHECK(value >= 0);
+    unicon_weights_destroy(outlives);
+    unicon_context_destroy(NULL);
+    unicon_model_destroy(NULL);
+    unicon_weights_destroy(NULL);
+    unicon_partial_fit_destroy(NULL);
+    return checks_done("api");
+}
