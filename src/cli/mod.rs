@@ -12,6 +12,7 @@ mod gram;
 mod info;
 mod output;
 mod search;
+mod selftest;
 mod session;
 mod weights;
 
@@ -43,6 +44,7 @@ enum Command {
     Eval(eval::Args),
     Weights(weights::Args),
     Gram(gram::Args),
+    Selftest(selftest::Args),
     Info(info::Args),
 }
 
@@ -57,6 +59,7 @@ impl Command {
             Self::Eval(args) => eval::run(session, args),
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),
+            Self::Selftest(args) => selftest::run(session, args),
             Self::Info(args) => info::run(session, args),
         }
     }

@@ -18,7 +18,7 @@ mod tests;
 
 pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
 pub use damping::DampingOptions;
-pub(crate) use features::{download, host};
+pub(crate) use features::{download, host, upload};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 pub use partial::PartialFit;
