@@ -11,6 +11,7 @@ mod fit;
 mod gram;
 mod info;
 mod output;
+mod report;
 mod search;
 mod selftest;
 mod session;
@@ -42,6 +43,7 @@ enum Command {
     Search(search::Args),
     Compare(Box<compare::Args>),
     Eval(eval::Args),
+    Report(report::Args),
     Weights(weights::Args),
     Gram(gram::Args),
     Selftest(selftest::Args),
@@ -57,6 +59,7 @@ impl Command {
             Self::Search(args) => search::run(session, args),
             Self::Compare(args) => compare::run(session, *args),
             Self::Eval(args) => eval::run(session, args),
+            Self::Report(args) => report::run(session, args),
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),
             Self::Selftest(args) => selftest::run(session, args),
