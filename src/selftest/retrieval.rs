@@ -74,7 +74,7 @@ fn wrong_places(top: &TopK, s: &Mat<f64>, k: usize, near: f64) -> f64 {
         let mut sorted = row.clone();
         sorted.sort_unstable_by(|a, b| b.total_cmp(a));
         let mut seen = vec![false; m];
-        for e in 0..top.k {
+        for (e, &best) in sorted.iter().take(top.k).enumerate() {
             let at = i * top.k + e;
             let (score, j) = (top.scores[at], top.indices[at] as usize);
             let Some(seen) = seen.get_mut(j) else {
@@ -85,8 +85,7 @@ fn wrong_places(top: &TopK, s: &Mat<f64>, k: usize, near: f64) -> f64 {
             let ordered = e == 0
                 || score < top.scores[at - 1]
                 || (score == top.scores[at - 1] && top.indices[at - 1] < top.indices[at]);
-            let right =
-                (f64::from(score) - row[j]).abs() <= near && (f64::from(score) - sorted[e]).abs() <= near;
+            let right = (f64::from(score) - row[j]).abs() <= near && (f64::from(score) - best).abs() <= near;
             wrong += usize::from(again || !ordered || !right);
         }
     }

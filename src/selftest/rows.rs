@@ -93,13 +93,7 @@ fn encode<B: Backend>(
     let (wz, wn) = oracle.encode(ox, p.f.as_ref())?;
     if let Some(got) = record.value("encode", &case, download(device, &z))? {
         // The product before the normalisation, and the rounding of what is stored.
-        record.matrix(
-            "encode",
-            &case,
-            &got,
-            &download(oracle, &wz)?,
-            arithmetic.rows() + arithmetic.stored(),
-        );
+        record.matrix("encode", &case, &got, &download(oracle, &wz)?, limit + arithmetic.stored());
     }
     record.error("encode", &format!("{case}, norms"), relative_list(&norms, &wn), limit);
 

@@ -93,7 +93,7 @@ impl Faulty {
         self.mistake == mistake
     }
 
-    /// The last row is off by a few parts in a million, as if a bound were wrong or a sum had lost digits.
+    /// The last row is off by a thousandth, as if a bound were wrong.
     fn bent(&self, mistake: &str, m: Result<M>) -> Result<M> {
         let m = m?;
         if !self.is(mistake) {
