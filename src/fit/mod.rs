@@ -12,7 +12,6 @@ mod options;
 mod partial;
 mod refine;
 mod solve;
-mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -21,9 +20,8 @@ pub use damping::DampingOptions;
 pub(crate) use features::{download, host, upload};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
-pub use partial::PartialFit;
+pub use partial::{PartialFit, Stream};
 pub use refine::{Iterate, RefineOptions, Watch};
-pub use stream::{StreamFit, StreamOptions};
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
