@@ -170,6 +170,7 @@ fn compile_one(nvcc: &Path, flags: &[String], source: &Path, image: &Path) -> Re
     let partial = image.with_extension("partial");
     let run = Command::new(nvcc).args(flags).arg("-o").arg(&partial).arg(source).output();
     let run = run.map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let text = String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);
     if !run.status.success() {
         for line in text.lines().filter(|l| !l.starts_with("ptxas info")) {
             println!("cargo:warning={line}");
