@@ -18,7 +18,7 @@ pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
-use crate::backend::{Backend, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
 use crate::io::RowSource;
@@ -203,6 +203,14 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn memory(&self) -> (u64, u64) {
         self.account.read()
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        match (self.bf16, T::EPSILON < 1e-10) {
+            (true, _) => Arithmetic::Bf16,
+            (false, true) => Arithmetic::F64,
+            (false, false) => Arithmetic::F32,
+        }
     }
 
     fn load(&self, source: &dyn RowSource) -> Result<Matrix<T>> {
