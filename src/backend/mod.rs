@@ -5,6 +5,7 @@
 
 pub mod cpu;
 
+use crate::comm::Group;
 use crate::control::Control;
 use crate::error::Result;
 use crate::io::RowSource;
@@ -71,6 +72,12 @@ pub trait Backend: Send + Sync {
     fn control(&self) -> &Control;
     /// Bytes of n-sized data held now and at most so far.
     fn memory(&self) -> (u64, u64);
+
+    /// The ranks that this backend is one of. Every operation is then a collective: all ranks call it in the same
+    /// order with equal arguments; matrices are shared out by rows, and everything else comes back on every rank.
+    fn group(&self) -> &Group {
+        Group::single()
+    }
 
     /// Brings rows in.
     fn load(&self, source: &dyn RowSource) -> Result<Self::Matrix>;
