@@ -4,6 +4,7 @@
 //! is `faer::Mat<f64>` on the host. Nothing above this module knows which backend runs.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::comm::Group;
 use crate::control::Control;

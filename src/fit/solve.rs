@@ -15,6 +15,7 @@ use crate::weights::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
+use std::time::Instant;
 
 /// Encoders of solver features: `F1` (`r x p1`) and `F2` (`r x p2`).
 #[derive(Clone, Debug)]
@@ -81,7 +82,10 @@ impl<B: Backend> Problem<'_, B> {
         }
         let total = self.options.n_iters as u64;
         let mut previous: Option<Encoders> = None;
+        // What came before the first update.
+        let (begin, before) = (Instant::now(), info.seconds.load + info.seconds.features);
         for iteration in 1..=self.options.n_iters {
+            info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
             let update = match self.options.batches {
                 None => self.global(&start, info)?,
                 Some(batches) => self.batched(batches, &start, info)?,

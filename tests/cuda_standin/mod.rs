@@ -1,0 +1,140 @@
+//! Builds the stand-ins for the CUDA libraries (see README.md beside this file) and runs programs with them.
+
+#![allow(dead_code)] // each test uses a part of it
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What the dynamic loader is asked for, and the sources of each; later ones use the driver.
+const LIBRARIES: [(&str, &str, &[&str]); 3] = [
+    ("cuda", "libcuda.so.1", &["driver.cpp", "kernels.cpp"]),
+    ("cublas", "libcublas.so.13", &["cublas.cpp"]),
+    ("cusolver", "libcusolver.so.12", &["cusolver.cpp"]),
+];
+
+/// One compilation at a time within a process.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_standin")
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "g++".to_string())
+}
+
+/// The folder of the stand-in libraries, compiled if need be; `None`, with a message, without a C++ compiler.
+pub fn libraries() -> Option<PathBuf> {
+    let _guard = alone();
+    let compiler = compiler();
+    let version = Command::new(&compiler).arg("--version").output().ok().filter(|o| o.status.success());
+    let Some(version) = version.filter(|_| cfg!(target_arch = "x86_64")) else {
+        let message = format!("skipped: {compiler} not found; get it with `apt install g++`");
+        assert!(std::env::var("UNICON_REQUIRE_TOOLS").is_err(), "{message}");
+        println!("{message}");
+        return None;
+    };
+    let mut hasher = DefaultHasher::new();
+    version.stdout.hash(&mut hasher);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in ["tests/cuda_standin", "cuda", "cuda/emu"] {
+        let files = std::fs::read_dir(root.join(folder)).expect("a folder of the project");
+        let mut files: Vec<PathBuf> = files.map(|e| e.expect("a readable entry").path()).collect();
+        files.sort();
+        files
+            .iter()
+            .filter(|f| f.is_file())
+            .for_each(|f| std::fs::read(f).expect("readable").hash(&mut hasher));
+    }
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let done = tmp.join(format!("cuda_standin-{:016x}", hasher.finish()));
+    if !done.is_dir() {
+        // Several test programs may be here at once: each builds in a folder of its own, and the first to finish gives its name.
+        let building = tmp.join(format!("cuda_standin-building-{}", std::process::id()));
+        std::fs::create_dir_all(&building).expect("the target folder is writable");
+        for (_, file, sources) in LIBRARIES {
+            compile(&building, file, sources);
+        }
+        for (name, file, _) in LIBRARIES {
+            std::os::unix::fs::symlink(file, building.join(format!("lib{name}.so"))).expect("a link");
+        }
+        if std::fs::rename(&building, &done).is_err() {
+            std::fs::remove_dir_all(&building).expect("removing the second copy");
+        }
+    }
+    Some(done)
+}
+
+fn flags() -> Vec<&'static str> {
+    let mut flags = vec!["-std=c++20", "-O2", "-g1", "-march=native", "-Wall", "-Wextra", "-Werror"];
+    // Unused kernels of a family, pragmas meant for nvcc, and arguments that a stand-in has no use for.
+    flags.extend(["-Wno-unused-function", "-Wno-unknown-pragmas", "-Wno-unused-parameter"]);
+    flags
+}
+
+fn compile(folder: &Path, file: &str, files: &[&str]) {
+    let mut command = Command::new(compiler());
+    command
+        .args(flags())
+        .args(["-fPIC", "-shared", &format!("-Wl,-soname,{file}"), "-o"])
+        .arg(folder.join(file));
+    command.args(files.iter().map(|f| sources().join(f)));
+    if file != LIBRARIES[0].1 {
+        command.arg(folder.join(LIBRARIES[0].1)).arg("-Wl,-rpath,$ORIGIN");
+    }
+    let out = command.output().expect("the compiler starts");
+    assert!(out.status.success(), "{file}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Compiles a C++ program that calls the stand-in driver, under a `name` of its own.
+pub fn program(folder: &Path, source: &str, name: &str) -> PathBuf {
+    let _guard = alone();
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let rpath = format!("-Wl,-rpath,{}", folder.display());
+    let mut command = Command::new(compiler());
+    command.args(flags()).arg("-o").arg(&program).arg(sources().join(source));
+    let out = command.arg(folder.join(LIBRARIES[0].1)).arg(rpath).output().expect("the compiler starts");
+    assert!(out.status.success(), "{source}: {}", String::from_utf8_lossy(&out.stderr));
+    program
+}
+
+/// A folder with some of the libraries; the others cannot be loaded, even where the system has them.
+pub fn only(all: &Path, present: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, file, _) in LIBRARIES {
+        let names =
+            ["so", "so.1", "so.9", "so.10", "so.11", "so.12", "so.13"].map(|e| format!("lib{name}.{e}"));
+        if present.contains(&name) {
+            for link in [file.to_string(), format!("lib{name}.so")] {
+                std::os::unix::fs::symlink(all.join(file), folder.path().join(link)).expect("a link");
+            }
+        } else {
+            names.iter().for_each(|n| std::fs::write(folder.path().join(n), "").expect("an empty file"));
+        }
+    }
+    folder
+}
+
+/// `unicon` with the libraries of a folder.
+pub fn unicon(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unicon"));
+    command.env("LD_LIBRARY_PATH", folder);
+    command
+}
+
+/// What a process with `UNICON_STANDIN_REPORT` left: memory, what is still alive, and how often each function was called.
+pub fn report(path: &Path) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(path).expect("the stand-in's report");
+    let entry = |line: &str| {
+        let (name, count) = line.trim_start_matches("call ").rsplit_once(' ').expect("a name and a number");
+        (name.to_string(), count.parse().expect("a number"))
+    };
+    text.lines().map(entry).collect()
+}
