@@ -207,7 +207,7 @@ fn fits() {
     let linear = FitOptions { whiten: Some(0.1), ..FitOptions::new(6) };
     let refine = RefineOptions { max_steps: 3, ..RefineOptions::default() };
     let refined = FitOptions { refine: Some(refine), ..linear.clone() };
-    let kernel = KernelOptions::new(Kernel::Angular { cos_clamp: 0.0 }, Landmarks::Count(40));
+    let kernel = KernelOptions::new(Kernel::default(), Landmarks::Count(40));
     let nystrom = FitOptions { kernel: Some(kernel), negatives: SAMPLED, ..FitOptions::new(6) };
     for options in [linear, refined, nystrom] {
         let (model, info) = fit(&Cpu::<f32>::new(1).unwrap(), data, None, &options).unwrap();

@@ -9,7 +9,7 @@ pub mod cuda;
 use crate::comm::Group;
 use crate::control::Control;
 use crate::error::Result;
-use crate::io::RowSource;
+use crate::io::{RowSource, check_finite};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -80,6 +80,10 @@ pub trait Backend: Send + Sync {
         Group::single()
     }
 
+    /// Checks that every value of a source is finite, and counts its zero rows.
+    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
+        check_finite(source).map(|report| report.zero_rows)
+    }
     /// Brings rows in.
     fn load(&self, source: &dyn RowSource) -> Result<Self::Matrix>;
     /// Hands rows out in order, in panels: `sink(first_row, rows)` with row-major `rows`.

@@ -7,7 +7,6 @@ use super::options::{FitOptions, Init};
 use super::solve::{Problem, Side, Start, add};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::io::check_finite;
 use crate::model::{Component, Encoder, Model};
 use crate::positives::Positives;
 use faer::Mat;
@@ -59,8 +58,8 @@ impl<B: Backend> PartialFit<B> {
             Some(v) => {
                 v.check("validation ")?;
                 check_widths("validation ", &v, dims)?;
-                check_finite(v.x)?;
-                check_finite(v.y)?;
+                backend.screen(v.x)?;
+                backend.screen(v.y)?;
                 Some((backend.load(v.x)?, backend.load(v.y)?, v.positives.clone()))
             }
             None => None,
@@ -76,8 +75,8 @@ impl<B: Backend> PartialFit<B> {
     pub fn add(&mut self, batch: Data<'_>) -> Result<f64> {
         batch.check("")?;
         check_widths("", &batch, self.dims)?;
-        check_finite(batch.x)?;
-        check_finite(batch.y)?;
+        self.backend.screen(batch.x)?;
+        self.backend.screen(batch.y)?;
         let raw = |m| Mapped { cross: m, embed: None, map: FeatureMap::default() };
         let (x, y) = (raw(self.backend.load(batch.x)?), raw(self.backend.load(batch.y)?));
         let problem = Problem {

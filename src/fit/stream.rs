@@ -10,7 +10,6 @@ use super::solve::{Encoders, sampled_cross};
 use super::{Data, FitInfo, check_data};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
-use crate::io::check_finite;
 use crate::loss::Loss;
 use crate::model::{Component, Encoder, Model};
 use crate::spectral::SvdMethod;
@@ -112,7 +111,7 @@ impl StreamFit {
             if source.cols() != d {
                 return Err(Error::invalid(name, format!("{d} columns"), source.cols()));
             }
-            check_finite(source)?;
+            backend.screen(source)?;
         }
         let (x, y) = (backend.load(batch.x)?, backend.load(batch.y)?);
         let (n_x, n_y) = (batch.x.rows(), batch.y.rows());

@@ -24,7 +24,7 @@ use crate::backend::{Backend, Similarity, Ties, TopK};
 use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
-use crate::io::RowSource;
+use crate::io::{RowSource, check_rows};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -275,6 +275,16 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn group(&self) -> &Group {
         &self.group
+    }
+
+    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
+        let all = 0..source.rows();
+        let rows = match self.group.any(source.held() != all)? {
+            true => source.held(),
+            false => self.layout(source.rows(), TILE).own(),
+        };
+        let zeros = self.install(|| check_rows(source, rows))?;
+        Ok(self.group.concat(vec![zeros as u64])?.into_iter().sum::<u64>() as usize)
     }
 
     fn load(&self, source: &dyn RowSource) -> Result<Matrix<T>> {
