@@ -30,6 +30,7 @@ pub mod positives;
 pub mod real;
 pub mod report;
 pub mod retrieval;
+pub mod selftest;
 pub mod spectral;
 pub mod weights;
 

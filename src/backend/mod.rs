@@ -49,6 +49,20 @@ pub enum Ties {
     Shared,
 }
 
+/// What a backend computes in, which decides how close to float64 its results are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arithmetic {
+    /// float64 throughout: the oracle.
+    F64,
+    /// float32, or products that are as good.
+    F32,
+    /// Embeddings, weights and what they multiply in float16, sums in float32.
+    F16,
+    /// The same in bfloat16.
+    Bf16,
+}
+
 /// Best items per query: `k` columns a query, best first; ties by lower index. Short rows (fewer than `k` items)
 /// cannot occur: `k` is cut to the number of items.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,6 +87,13 @@ pub trait Backend: Send + Sync {
     fn control(&self) -> &Control;
     /// Bytes of n-sized data held now and at most so far.
     fn memory(&self) -> (u64, u64);
+    /// What it computes in.
+    fn arithmetic(&self) -> Arithmetic;
+    /// Bytes that a pass may hold at most beyond its inputs, its result and a few numbers a row, where
+    /// [`memory`](Self::memory) counts them.
+    fn workspace(&self) -> u64 {
+        0
+    }
 
     /// The ranks that this backend is one of. Every operation is then a collective: all ranks call it in the same
     /// order with equal arguments; matrices are shared out by rows, and everything else comes back on every rank.

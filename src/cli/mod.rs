@@ -13,6 +13,7 @@ mod info;
 mod output;
 mod report;
 mod search;
+mod selftest;
 mod session;
 mod weights;
 
@@ -45,6 +46,7 @@ enum Command {
     Report(report::Args),
     Weights(weights::Args),
     Gram(gram::Args),
+    Selftest(selftest::Args),
     Info(info::Args),
 }
 
@@ -60,6 +62,7 @@ impl Command {
             Self::Report(args) => report::run(session, args),
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),
+            Self::Selftest(args) => selftest::run(session, args),
             Self::Info(args) => info::run(session, args),
         }
     }

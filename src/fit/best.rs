@@ -103,7 +103,7 @@ impl BestOptions {
         }
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         self.loss.validate()?;
         self.refine.validate()?;
         if self.rank == Rank::Fixed(0) {

@@ -12,18 +12,16 @@ mod options;
 mod partial;
 mod refine;
 mod solve;
-mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
 pub use damping::DampingOptions;
-pub(crate) use features::{download, host};
+pub(crate) use features::{download, host, upload};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
-pub use partial::PartialFit;
+pub use partial::{PartialFit, Stream};
 pub use refine::{Iterate, RefineOptions, Watch};
-pub use stream::{StreamFit, StreamOptions};
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};

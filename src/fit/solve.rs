@@ -174,15 +174,15 @@ impl<B: Backend> Problem<'_, B> {
         })
     }
 
-    /// Similarity -> S(gamma) -> C(gamma) -> top-r SVD on the given rows.
-    pub(super) fn update(
+    /// Similarity -> S(gamma) -> C(gamma) of the given rows, and the loss.
+    pub(super) fn contrast(
         &self,
         x: Side<'_, B::Matrix>,
         y: Side<'_, B::Matrix>,
         positives: &Positives,
         start: &Start<B::Matrix>,
         info: &mut FitInfo,
-    ) -> Result<Update> {
+    ) -> Result<(Mat<f64>, f64)> {
         let (backend, o) = (self.backend, self.options);
         let embedded = match start {
             Start::Encoders(e) => Some(timed(&mut info.seconds.encode, || {
@@ -205,9 +205,22 @@ impl<B: Backend> Problem<'_, B> {
             _ => None,
         };
         let (cx, cy) = scaled.as_ref().map_or((x.cross, y.cross), |(x, y)| (x, y));
-        let (mut c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
-        c *= faer::Scale(1.0 / o.rho);
-        let top = timed(&mut info.seconds.spectral, || backend.top_r(c.as_ref(), o.rank, o.svd))?;
+        let (c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
+        Ok((c * faer::Scale(1.0 / o.rho), loss))
+    }
+
+    /// C(gamma) of the given rows -> top-r SVD.
+    pub(super) fn update(
+        &self,
+        x: Side<'_, B::Matrix>,
+        y: Side<'_, B::Matrix>,
+        positives: &Positives,
+        start: &Start<B::Matrix>,
+        info: &mut FitInfo,
+    ) -> Result<Update> {
+        let (c, loss) = self.contrast(x, y, positives, start, info)?;
+        let o = self.options;
+        let top = timed(&mut info.seconds.spectral, || self.backend.top_r(c.as_ref(), o.rank, o.svd))?;
         let encoders = Encoders::split(&top, o.factorization);
         Ok(Update { encoders, loss, singular_values: top.all })
     }

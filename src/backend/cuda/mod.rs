@@ -19,7 +19,7 @@ mod solver;
 pub use device::BorrowedStream;
 pub use probe::{DeviceInfo, probe};
 
-use crate::backend::{Backend, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::io::RowSource;
@@ -139,6 +139,14 @@ impl Backend for Cuda {
 
     fn memory(&self) -> (u64, u64) {
         self.device.account.read()
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        match self.mode {
+            Mode::Fp16 => Arithmetic::F16,
+            Mode::Bf16 => Arithmetic::Bf16,
+            Mode::Fp32 => Arithmetic::F32,
+        }
     }
 
     fn load(&self, _source: &dyn RowSource) -> Result<Matrix> {
