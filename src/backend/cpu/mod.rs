@@ -20,12 +20,8 @@ pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
-<<<<<<< HEAD
-use crate::backend::{Backend, Similarity, Ties, TopK};
-use crate::comm::{Fold, Group};
-=======
 use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
->>>>>>> main
+use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
 use crate::io::{RowSource, check_rows};
@@ -277,7 +273,6 @@ impl<T: Real> Backend for Cpu<T> {
         self.account.read()
     }
 
-<<<<<<< HEAD
     fn group(&self) -> &Group {
         &self.group
     }
@@ -290,14 +285,14 @@ impl<T: Real> Backend for Cpu<T> {
         };
         let zeros = self.install(|| check_rows(source, rows))?;
         Ok(self.group.concat(vec![zeros as u64])?.into_iter().sum::<u64>() as usize)
-=======
+    }
+
     fn arithmetic(&self) -> Arithmetic {
         match (self.bf16, T::EPSILON < 1e-10) {
             (true, _) => Arithmetic::Bf16,
             (false, true) => Arithmetic::F64,
             (false, false) => Arithmetic::F32,
         }
->>>>>>> main
     }
 
     fn load(&self, source: &dyn RowSource) -> Result<Matrix<T>> {
