@@ -10,7 +10,7 @@ use crate::real::Real;
 use faer::Mat;
 
 /// Rows per panel: products of `r x d` are large, so of many rows fewer are added up.
-fn panel_rows(rows: usize) -> usize {
+pub(super) fn panel_rows(rows: usize) -> usize {
     if rows > 16 * TILE { 4 * TILE } else { TILE }
 }
 

@@ -180,9 +180,19 @@ impl<T: Real> Cpu<T> {
         negatives: Negatives,
     ) -> Tiles<'a, T> {
         let plan = Plan::new(positives.n_x(), positives.n_y(), negatives);
-        Tiles { source: Source::new(s), loss, positives: positives.clone(), plan, bf16: self.bf16 }
+        Tiles {
+            source: Source::new(s),
+            loss,
+            positives: positives.clone(),
+            plan,
+            bf16: self.bf16,
+            kept: None,
+        }
     }
 }
+
+/// Rows of a Gram matrix that are computed at once.
+const GRAM_BLOCK: usize = 128;
 
 /// A small host matrix as row-major `T`.
 fn row_major<T: Real>(w: MatRef<'_, f64>) -> Vec<T> {
@@ -280,33 +290,28 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn gram(&self, x: &Matrix<T>) -> Result<Mat<f64>> {
-        let d = x.cols();
-        let mut gram = Mat::<f64>::zeros(d, d);
+        let (d, step) = (x.cols(), backward::panel_rows(x.rows()));
+        let mut gram = vec![0.0; d * d];
         self.for_panels(
             Phase::Features,
-            x.rows().div_ceil(TILE),
+            x.rows().div_ceil(step),
             |p| {
-                let rows = p * TILE..((p + 1) * TILE).min(x.rows());
+                let rows = p * step..((p + 1) * step).min(x.rows());
                 let (panel, mut part) = (x.panel(&rows), vec![T::default(); d * d]);
-                gemm_tn(d, d, rows.len(), T::of(0.0), &mut part, d, T::of(1.0), panel, d, panel, d);
+                // The product is symmetric up to rounding: blocks of rows up to the diagonal, the rest is mirrored.
+                for first in (0..d).step_by(GRAM_BLOCK) {
+                    let m = GRAM_BLOCK.min(d - first);
+                    let (left, out) = (&panel[first.min(panel.len())..], &mut part[first * d..]);
+                    gemm_tn(m, first + m, rows.len(), T::of(0.0), out, d, T::of(1.0), left, d, panel, d);
+                }
                 Ok(part)
             },
             |part| {
-                for j in 0..d {
-                    // The product is symmetric up to rounding; its lower half is mirrored.
-                    for i in j..d {
-                        gram[(i, j)] += part[i * d + j].as_f64();
-                    }
-                }
+                gram.iter_mut().zip(&part).for_each(|(g, v)| *g += v.as_f64());
                 Ok(())
             },
         )?;
-        for j in 0..d {
-            for i in 0..j {
-                gram[(i, j)] = gram[(j, i)];
-            }
-        }
-        Ok(gram)
+        Ok(Mat::from_fn(d, d, |i, j| gram[i.max(j) * d + i.min(j)]))
     }
 
     fn weights(
@@ -347,6 +352,20 @@ impl<T: Real> Backend for Cpu<T> {
     fn gradients(&self, zx: &Matrix<T>, zy: &Matrix<T>, w: &Weights) -> Result<(Matrix<T>, Matrix<T>)> {
         let s = Similarity::Embeddings(zx, zy);
         self.contract_gradients(&self.tiles(s, &w.loss, &w.positives, w.negatives), w, zx, zy)
+    }
+
+    fn loss_gradients(
+        &self,
+        zx: &Matrix<T>,
+        zy: &Matrix<T>,
+        loss: &Loss,
+        positives: &Positives,
+        negatives: Negatives,
+    ) -> Result<(f64, Matrix<T>, Matrix<T>)> {
+        let tiles = self.tiles(Similarity::Embeddings(zx, zy), loss, positives, negatives).kept();
+        let w = self.statistics(&tiles, negatives)?;
+        let (gx, gy) = self.contract_gradients(&tiles, &w, zx, zy)?;
+        Ok((w.value(), gx, gy))
     }
 
     fn encode_backward(

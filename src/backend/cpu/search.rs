@@ -20,8 +20,14 @@ impl<T: Real> Cpu<T> {
         // Only the tiles' similarities are used; the relation is a formality of the grid.
         let positives = Positives::none(n, m);
         let plan = Plan::new(n, m, Negatives::All);
-        let tiles =
-            Tiles { source: Source::Embeddings(queries, items), loss: &loss, positives, plan, bf16: false };
+        let tiles = Tiles {
+            source: Source::Embeddings(queries, items),
+            loss: &loss,
+            positives,
+            plan,
+            bf16: false,
+            kept: None,
+        };
         let mut out = TopK { k, scores: vec![0.0; n * k], indices: vec![0; n * k] };
         self.for_panels(
             Phase::Retrieval,
@@ -59,7 +65,8 @@ impl<T: Real> Cpu<T> {
     ) -> Result<Vec<u32>> {
         let loss = Loss::default();
         let plan = Plan::new(positives.n_x(), positives.n_y(), Negatives::All);
-        let tiles = Tiles { source, loss: &loss, positives: positives.clone(), plan, bf16: false };
+        let tiles =
+            Tiles { source, loss: &loss, positives: positives.clone(), plan, bf16: false, kept: None };
         let mut ranks = vec![u32::MAX; positives.n_x()];
         self.for_panels(
             Phase::Retrieval,

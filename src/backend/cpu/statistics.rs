@@ -89,6 +89,7 @@ impl<T: Real> Cpu<T> {
                     let mut col = vec![T::default(); n];
                     T::exp_sums(&scratch.tile, n, m, n, scale, T::of(shift), &mut row_tile, &mut col);
                     row.iter_mut().zip(&row_tile).for_each(|(sum, t)| *sum += t.as_f64());
+                    tiles.keep(&panel, &range, &mut scratch);
                     cols.push((range, col));
                 }
                 Ok((panel.rows.clone(), row, cols))
@@ -139,6 +140,7 @@ impl<T: Real> Cpu<T> {
                         &mut max,
                         &mut sum,
                     );
+                    tiles.keep(&panel, &range, &mut scratch);
                     cols.push((range, max, sum));
                 }
                 let row: Vec<f64> = row_max.iter().zip(&row_sum).map(|(&m, &s)| log(m, s)).collect();
@@ -261,6 +263,7 @@ impl<T: Real> Cpu<T> {
                         T::additive_col_sums(kind, &scratch.tile, n, m, n, &offsets, &mut psi, &mut dpsi);
                         cols.push((range.clone(), layer, psi, dpsi));
                     }
+                    tiles.keep(&panel, &range, &mut scratch);
                 }
                 Ok((panel.rows.clone(), row, cols))
             },

@@ -9,6 +9,7 @@ use crate::loss::{EpsBy, Loss};
 use crate::positives::Positives;
 use crate::real::Real;
 use std::ops::Range;
+use std::sync::Mutex;
 
 /// Where the tiles' values come from, with its orientation.
 pub(super) enum Source<'a, T: Real> {
@@ -56,10 +57,23 @@ pub(super) struct Tiles<'a, T: Real> {
     pub(super) plan: Plan,
     /// Whether similarities are products of embeddings rounded to bfloat16.
     pub(super) bf16: bool,
+    /// Tiles that pass 1 leaves for pass 2, panel by panel.
+    pub(super) kept: Option<Vec<Mutex<Vec<Kept<T>>>>>,
 }
+
+/// Similarities of a tile, exceptions taken out, and the tile's first column.
+pub(super) struct Kept<T> {
+    start: usize,
+    tile: Vec<T>,
+    masked: Vec<Masked<T>>,
+}
+
+/// Similarities that are kept at most, all tiles together.
+const KEPT_MOST: usize = 1 << 24;
 
 /// The rows of one panel, ready for products.
 pub(super) struct Panel<'a, T> {
+    index: usize,
     pub(super) rows: Range<usize>,
     z: &'a [T],
     rounded: Packed<LEFT>,
@@ -82,6 +96,7 @@ impl<'a, T: Real> Tiles<'a, T> {
             positives: self.positives.transposed(),
             plan: self.plan.transposed(),
             bf16: self.bf16,
+            kept: None,
         }
     }
 
@@ -95,7 +110,7 @@ impl<'a, T: Real> Tiles<'a, T> {
         if self.bf16 {
             round_into(&mut rounded, z, rows.len());
         }
-        Panel { rows, z, rounded }
+        Panel { index: p, rows, z, rounded }
     }
 
     /// Fills `scratch.tile` (`rows x cols`, row-major) with similarities.
@@ -129,8 +144,33 @@ impl<'a, T: Real> Tiles<'a, T> {
         }
     }
 
+    /// The same, keeping tiles between passes where there are few.
+    pub(super) fn kept(self) -> Self {
+        let panels = 0..self.plan.panels();
+        let width = |p: usize| self.plan.tiles(p).map(|t| t.len()).sum::<usize>();
+        let elements: usize = panels.clone().map(|p| self.plan.panel(p).len() * width(p)).sum();
+        let kept = (elements <= KEPT_MOST).then(|| panels.map(|_| Mutex::default()).collect());
+        Self { kept, ..self }
+    }
+
+    /// Leaves a tile that [`fill_negatives`](Self::fill_negatives) has made for the next pass.
+    pub(super) fn keep(&self, panel: &Panel<'_, T>, cols: &Range<usize>, scratch: &mut Scratch<T>) {
+        if let Some(list) = self.kept.as_ref().and_then(|k| k[panel.index].lock().ok()) {
+            let (tile, masked) = (std::mem::take(&mut scratch.tile), std::mem::take(&mut scratch.masked));
+            let mut list = list;
+            list.push(Kept { start: cols.start, tile, masked });
+        }
+    }
+
     /// Fills the tile and takes the exceptions out: they become -inf and go to `scratch.masked`.
     pub(super) fn fill_negatives(&self, panel: &Panel<'_, T>, cols: &Range<usize>, scratch: &mut Scratch<T>) {
+        if let Some(mut list) = self.kept.as_ref().and_then(|k| k[panel.index].lock().ok())
+            && let Some(at) = list.iter().position(|k| k.start == cols.start)
+        {
+            let kept = list.swap_remove(at);
+            (scratch.tile, scratch.masked) = (kept.tile, kept.masked);
+            return;
+        }
         self.fill(panel, cols, scratch);
         scratch.masked.clear();
         let n = cols.len();
