@@ -131,7 +131,10 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
         for (int i = 0; i < 4; ++i) {
             const int row = row_begin + warp * 16 + (i >> 1) * 8 + group;
             const int col = value_begin + n * 8 + quad * 2 + (i & 1);
-            if (row < p.sweep.row_end && col < p.width) p.out[int64_t(row - p.sweep.row_begin) * p.ld_out + col] = out[n][i];
+            if (row < p.sweep.row_end && col < p.width) {
+                float& o = p.out[int64_t(row - p.sweep.row_begin) * p.ld_out + col];
+                o = p.accumulate ? o + out[n][i] : out[n][i];
+            }
         }
 }
 

@@ -1,6 +1,7 @@
 // Kernel arguments, passed by value. src/backend/cuda/params.rs declares the same structs; both sides assert the sizes.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 // Positives, or any set of entries that the dense tiles must leave out: row i holds columns[offsets[i] .. offsets[i + 1]],
@@ -10,9 +11,9 @@ struct Csr {
     const int32_t* columns;
 };
 
-// Embeddings are stored as [n][ld] 16-bit elements. `depth` is r rounded up to a multiple of 16, the rest zeros.
-// products = 1: ld = depth. products = 3 (fp32 mode): ld = 2 depth, each row the fp16 value and then its fp16
-// remainder, and s = hi hi + hi lo + lo hi.
+// Embeddings are stored as [n][ld] 16-bit elements. `depth` is r rounded up to a multiple of 16, the rest zeros. Each row
+// is the 16-bit values and then their 16-bit remainders, ld = 2 depth (with products = 1 the remainders may be missing).
+// products = 1: s = hi hi. products = 3 (fp32 mode, search): s = hi hi + hi lo + lo hi.
 struct Embeddings {
     const uint16_t* rows;
     const uint16_t* cols;
@@ -55,7 +56,8 @@ struct ClipWeights {
     int64_t ld_out;  // at least the columns rounded up to 8
 };
 
-// out[i][0 .. width) = sum over columns j of w_ij values[j], with w as in ClipWeights, for the rows of the sweep.
+// out[i][0 .. width) = sum over columns j of w_ij values[j], with w as in ClipWeights, for the rows of the sweep; with
+// `accumulate` the previous out takes part.
 struct ClipFused {
     Sweep sweep;
     float scale, shift;
@@ -63,7 +65,7 @@ struct ClipFused {
     const float* col;
     const uint16_t* values;  // [cols][ld_values], 16-bit as the embeddings, ld_values a multiple of 8
     int64_t ld_values;
-    int32_t width, reserved;
+    int32_t width, accumulate;
     float* out;  // [row_end - row_begin][ld_out]
     int64_t ld_out;
 };
@@ -109,3 +111,27 @@ struct Ranks {
     const int32_t* best_index;
     int32_t* count;
 };
+
+#define UNICON_LAYOUT(type, size, field, offset) \
+    static_assert(sizeof(type) == size && offsetof(type, field) == offset, "params.rs declares " #type " otherwise")
+UNICON_LAYOUT(Csr, 16, columns, 8);
+UNICON_LAYOUT(Embeddings, 32, resident, 28);
+UNICON_LAYOUT(Sweep, 80, row_of, 48);
+UNICON_LAYOUT(Sweep, 80, tiles_per_block, 72);
+UNICON_LAYOUT(ClipStats, 120, shift, 84);
+UNICON_LAYOUT(ClipStats, 120, col_max, 112);
+UNICON_LAYOUT(ClipWeights, 120, row, 88);
+UNICON_LAYOUT(ClipWeights, 120, ld_out, 112);
+UNICON_LAYOUT(ClipFused, 144, ld_values, 112);
+UNICON_LAYOUT(ClipFused, 144, accumulate, 124);
+UNICON_LAYOUT(ClipFused, 144, ld_out, 136);
+UNICON_LAYOUT(AdditiveSums, 112, threshold, 88);
+UNICON_LAYOUT(AdditiveSums, 112, dpsi, 104);
+UNICON_LAYOUT(AdditiveWeights, 152, row_offsets, 88);
+UNICON_LAYOUT(AdditiveWeights, 152, col_offsets, 112);
+UNICON_LAYOUT(AdditiveWeights, 152, ld_out, 144);
+UNICON_LAYOUT(TopK, 104, k, 80);
+UNICON_LAYOUT(TopK, 104, index, 96);
+UNICON_LAYOUT(Ranks, 104, best, 80);
+UNICON_LAYOUT(Ranks, 104, count, 96);
+#undef UNICON_LAYOUT

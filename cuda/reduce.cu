@@ -49,14 +49,16 @@ UNICON_KERNEL void merge_counts(const int32_t* in, int32_t parts, int64_t count,
     out[i] = total;
 }
 
-// Partial column sums of an [rows][ld] matrix: thread x of grid row y adds `rows_per_part` rows of column x in double.
-UNICON_KERNEL void column_sums(const float* in, int64_t rows, int32_t cols, int64_t ld, int64_t rows_per_part, double* out) {
+// Partial column sums of an [rows][ld] matrix: thread x of grid row y adds `rows_per_part` rows of column x in double, each
+// times its weight (nullptr: 1).
+UNICON_KERNEL void column_sums(const float* in, const double* weight, int64_t rows, int32_t cols, int64_t ld,
+                               int64_t rows_per_part, double* out) {
     const int64_t col = thread_index();
     if (col >= cols) return;
     const int64_t begin = int64_t(blockIdx.y) * rows_per_part;
     const int64_t end = begin + rows_per_part < rows ? begin + rows_per_part : rows;
     double total = 0.0;
-    for (int64_t i = begin; i < end; ++i) total += double(in[i * ld + col]);
+    for (int64_t i = begin; i < end; ++i) total += (weight ? weight[i] : 1.0) * double(in[i * ld + col]);
     out[int64_t(blockIdx.y) * cols + col] = total;
 }
 

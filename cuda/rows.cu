@@ -8,11 +8,17 @@ namespace {
 __device__ __forceinline__ int64_t warp_row() { return (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) >> 5; }
 __device__ __forceinline__ int lane_id() { return threadIdx.x & 31; }
 
-// z = h / |h| for every row, zeros up to `depth`; a zero row stays zero, a row with NaN becomes NaN. Dividing by the largest
-// element first keeps the squares in range for any h.
-template <class Store>
-__device__ __forceinline__ void normalise(const float* h, int64_t rows, int32_t r, int64_t ld_h, int32_t depth, float* norm,
-                                          Store store) {
+// z = h / max(|h|, 1e-12) for every row, in the layout of the embeddings (the 16-bit value, then its 16-bit remainder), zeros
+// up to `depth`; a zero row stays zero, a row with NaN becomes NaN. Dividing by the largest element first keeps the
+// squares in range for any h.
+template <class T> __device__ __forceinline__ void store_split(T* row, int depth, int c, float v) {
+    const T high = from_float<T>(v);
+    row[c] = high;
+    row[depth + c] = from_float<T>(v - to_float(high));
+}
+
+template <class T>
+__device__ __forceinline__ void normalise(const float* h, int64_t rows, int32_t r, int64_t ld_h, int32_t depth, T* z, float* norm) {
     const int64_t row = warp_row();
     if (row >= rows) return;
     h += row * ld_h;
@@ -27,83 +33,112 @@ __device__ __forceinline__ void normalise(const float* h, int64_t rows, int32_t 
     }
     squares = warp_sum(squares);
     const float length = sqrtf(squares);
-    const float inverse = length > 0.0f ? 1.0f / length : length;  // a NaN length stays NaN
-    for (int c = lane_id(); c < depth; c += 32) store(row, c, c < r ? h[c] / unit * inverse : 0.0f);
+    const float inverse = length > 0.0f ? 1.0f / fmaxf(length, 1e-12f / unit) : length;  // a NaN length stays NaN
+    for (int c = lane_id(); c < depth; c += 32)
+        store_split(z + row * 2 * depth, depth, c, c < r ? h[c] / unit * inverse : 0.0f);
     if (lane_id() == 0) norm[row] = length * unit;
 }
 
+// Rows that are embeddings already, in their layout.
+template <class T>
+__device__ __forceinline__ void split_rows(const float* in, int64_t rows, int32_t cols, int64_t ld_in, T* out, int32_t depth) {
+    const int64_t row = warp_row();
+    if (row >= rows) return;
+    for (int c = lane_id(); c < depth; c += 32)
+        store_split(out + row * 2 * depth, depth, c, c < cols ? in[row * ld_in + c] : 0.0f);
+}
+
+// out[i][c] = factor in[i][c] scale[i] (scale = nullptr: 1), zeros for c in [cols, width).
+template <class T>
+__device__ __forceinline__ void convert_rows(const float* in, int64_t rows, int32_t cols, int64_t ld_in, float factor,
+                                             const float* scale, T* out, int32_t width, int64_t ld_out) {
+    const int64_t row = warp_row();
+    if (row >= rows) return;
+    const float f = scale == nullptr ? factor : factor * scale[row];
+    for (int c = lane_id(); c < width; c += 32) out[row * ld_out + c] = from_float<T>(c < cols ? in[row * ld_in + c] * f : 0.0f);
+}
+
+// out[i][c] = in[i][c], plus in[i][remainder + c] where `remainder` is not 0.
+template <class T>
+__device__ __forceinline__ void widen_rows(const T* in, int64_t rows, int32_t cols, int64_t ld_in, int32_t remainder, float* out,
+                                           int64_t ld_out) {
+    const int64_t row = warp_row();
+    if (row >= rows) return;
+    for (int c = lane_id(); c < cols; c += 32) {
+        const float v = to_float(in[row * ld_in + c]);
+        out[row * ld_out + c] = remainder == 0 ? v : v + to_float(in[row * ld_in + remainder + c]);
+    }
+}
 
 }  // namespace
 
-#define NORMALISE(suffix, T)                                                                                                \
+#define ROWS(suffix, T)                                                                                                     \
     UNICON_KERNEL void normalise_rows_##suffix(const float* h, int64_t rows, int32_t r, int64_t ld_h, int32_t depth, T* z,  \
                                                float* norm) {                                                               \
-        normalise(h, rows, r, ld_h, depth, norm,                                                                            \
-                  [&](int64_t row, int c, float v) { z[row * depth + c] = from_float<T>(v); });                             \
+        normalise(h, rows, r, ld_h, depth, z, norm);                                                                        \
+    }                                                                                                                       \
+    UNICON_KERNEL void split_rows_##suffix(const float* in, int64_t rows, int32_t cols, int64_t ld_in, T* out,              \
+                                           int32_t depth) {                                                                 \
+        split_rows(in, rows, cols, ld_in, out, depth);                                                                      \
+    }                                                                                                                       \
+    UNICON_KERNEL void widen_rows_##suffix(const T* in, int64_t rows, int32_t cols, int64_t ld_in, int32_t remainder,       \
+                                           float* out, int64_t ld_out) {                                                    \
+        widen_rows(in, rows, cols, ld_in, remainder, out, ld_out);                                                          \
     }
-NORMALISE(f16, half_t)
-NORMALISE(bf16, bf16_t)
-NORMALISE(f32, float)
+ROWS(f16, half_t)
+ROWS(bf16, bf16_t)
 
-// fp32 mode: the fp16 value, then the fp16 remainder; together 22 bits.
-UNICON_KERNEL void normalise_rows_split(const float* h, int64_t rows, int32_t r, int64_t ld_h, int32_t depth, half_t* z,
-                                        float* norm) {
-    normalise(h, rows, r, ld_h, depth, norm, [&](int64_t row, int c, float v) {
-        const half_t high = from_float<half_t>(v);
-        z[row * 2 * depth + c] = high;
-        z[row * 2 * depth + depth + c] = from_float<half_t>(v - to_float(high));
-    });
-}
-
-// Gradient through the normalisation: g <- (g - z (z . g)) / |h| in place; 0 for a zero row.
-UNICON_KERNEL void normalise_backward(const float* h, int64_t ld_h, const float* norm, int64_t rows, int32_t r, float* g,
-                                      int64_t ld_g) {
-    const int64_t row = warp_row();
-    if (row >= rows) return;
-    const float length = norm[row];
-    const float inverse = length > 0.0f ? 1.0f / length : 0.0f;
-    float dot = 0.0f;
-    for (int c = lane_id(); c < r; c += 32) dot += h[row * ld_h + c] * inverse * g[row * ld_g + c];
-    dot = warp_sum(dot);
-    for (int c = lane_id(); c < r; c += 32) {
-        float& v = g[row * ld_g + c];
-        v = (v - h[row * ld_h + c] * inverse * dot) * inverse;
-    }
-}
-
-// out[i][c] = factor * in[i][c] / norm[i], zeros for c in [cols, ld_out); norm may be null, a zero norm gives zeros.
 #define CONVERT(suffix, T)                                                                                                  \
     UNICON_KERNEL void convert_rows_##suffix(const float* in, int64_t rows, int32_t cols, int64_t ld_in, float factor,      \
-                                             const float* norm, T* out, int64_t ld_out) {                                   \
-        const int64_t row = warp_row();                                                                                     \
-        if (row >= rows) return;                                                                                            \
-        const float f = norm == nullptr ? factor : norm[row] > 0.0f ? factor / norm[row] : 0.0f;                            \
-        for (int64_t c = lane_id(); c < ld_out; c += 32)                                                                    \
-            out[row * ld_out + c] = from_float<T>(c < cols ? in[row * ld_in + c] * f : 0.0f);                               \
+                                             const float* scale, T* out, int32_t width, int64_t ld_out) {                   \
+        convert_rows(in, rows, cols, ld_in, factor, scale, out, width, ld_out);                                             \
     }
 CONVERT(f16, half_t)
 CONVERT(bf16, bf16_t)
 CONVERT(f32, float)
 
-// The layout of the fp32 mode from rows that are already normalised; as the other conversions, without a norm.
-UNICON_KERNEL void convert_rows_split(const float* in, int64_t rows, int32_t cols, int64_t ld_in, half_t* out, int32_t depth) {
+// Between fp32 and double, rows without gaps on the double side.
+UNICON_KERNEL void rows_to_double(const float* in, int64_t rows, int32_t cols, int64_t ld_in, double* out) {
     const int64_t row = warp_row();
     if (row >= rows) return;
-    for (int c = lane_id(); c < depth; c += 32) {
-        const float v = c < cols ? in[row * ld_in + c] : 0.0f;
-        const half_t high = from_float<half_t>(v);
-        out[row * 2 * depth + c] = high;
-        out[row * 2 * depth + depth + c] = from_float<half_t>(v - to_float(high));
-    }
+    for (int c = lane_id(); c < cols; c += 32) out[row * cols + c] = double(in[row * ld_in + c]);
+}
+UNICON_KERNEL void rows_to_float(const double* in, int64_t rows, int32_t cols, float* out, int64_t ld_out) {
+    const int64_t row = warp_row();
+    if (row >= rows) return;
+    for (int c = lane_id(); c < cols; c += 32) out[row * ld_out + c] = float(in[row * cols + c]);
 }
 
-#define WIDEN(suffix, T)                                                                                              \
-    UNICON_KERNEL void widen_##suffix(const T* in, int64_t count, float* out) {                                       \
-        for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) \
-            out[i] = to_float(in[i]);                                                                                 \
+// out[i] = in[ids[i]], rows of `words` words without gaps.
+#define GATHER(suffix, W)                                                                                                   \
+    UNICON_KERNEL void gather_rows_##suffix(const W* in, const int32_t* ids, int64_t rows, int64_t words, W* out) {         \
+        const int64_t row = warp_row();                                                                                     \
+        if (row >= rows) return;                                                                                            \
+        const W* from = in + int64_t(ids[row]) * words;                                                                     \
+        for (int64_t c = lane_id(); c < words; c += 32) out[row * words + c] = from[c];                                     \
     }
-WIDEN(f16, half_t)
-WIDEN(bf16, bf16_t)
+GATHER(b16, uint16_t)
+GATHER(b32, uint32_t)
+
+// Gradient through the normalisation: out = (g - z (z . g)) / norm; 0 where norm is at most 1e-12.
+UNICON_KERNEL void tangent_rows(const float* z, const float* norm, const float* g, int64_t ld_g, int64_t rows, int32_t r,
+                                float* out) {
+    const int64_t row = warp_row();
+    if (row >= rows) return;
+    const float inverse = norm[row] > 1e-12f ? 1.0f / norm[row] : 0.0f;
+    float dot = 0.0f;
+    for (int c = lane_id(); c < r; c += 32) dot += z[row * r + c] * g[row * ld_g + c];
+    dot = warp_sum(dot);
+    for (int c = lane_id(); c < r; c += 32)
+        out[row * r + c] = inverse == 0.0f ? 0.0f : (g[row * ld_g + c] - z[row * r + c] * dot) * inverse;
+}
+
+// out[i][c] = row[i] sums[c] + sums[cols + c]: what all similarities being 0 leaves of the negatives' product.
+UNICON_KERNEL void flat_rows(const double* row, const double* sums, int64_t rows, int32_t cols, float* out) {
+    const int64_t i = warp_row();
+    if (i >= rows) return;
+    for (int c = lane_id(); c < cols; c += 32) out[i * cols + c] = float(row[i] * sums[c] + sums[cols + c]);
+}
 
 namespace {
 
@@ -132,20 +167,48 @@ __device__ __forceinline__ void pair_similarities(const Embeddings& z, const int
     if (valid && group >> 1 == quad) out[pair] = acc[group & 1];
 }
 
-// out[i] = alpha out[i] + sum over positives p of row i of coefficient[p] values[columns[p]], in the order of the list.
+// The same similarities from values and remainders in double: positives are known to more digits than any tile.
+template <class T>
+__device__ __forceinline__ void pair_products(const Embeddings& z, const int32_t* row, const int32_t* col, int64_t pairs,
+                                              double* out) {
+    const int64_t pair = warp_row();
+    if (pair >= pairs) return;
+    const T* x = reinterpret_cast<const T*>(z.rows) + int64_t(row[pair]) * z.ld;
+    const T* y = reinterpret_cast<const T*>(z.cols) + int64_t(col[pair]) * z.ld;
+    double sum = 0.0;
+    for (int c = lane_id(); c < z.depth; c += 32) {
+        const double a = double(to_float(x[c])) + double(to_float(x[z.depth + c]));
+        const double b = double(to_float(y[c])) + double(to_float(y[z.depth + c]));
+        sum += a * b;
+    }
+    sum = warp_sum(sum);
+    if (lane_id() == 0) out[pair] = sum;
+}
+
+// out[i] = alpha out[i] + factor (sum over the entries p of row i with a column in [col_begin, col_end) of coefficient[p]
+// values[columns[p] - col_begin]), in the order of the list. Row i of `out` is row row_of[row_begin + i] (null: row_begin +
+// i) of the entries. `remainder` as in widen_rows.
 template <class V>
-__device__ __forceinline__ void add_positives(Csr positives, const float* coefficient, const V* values, int64_t ld_values,
-                                              float values_factor, int64_t row_begin, int64_t rows, int32_t width, float alpha,
-                                              float* out, int64_t ld_out) {
+__device__ __forceinline__ void add_entries(const Csr& entries, const float* coefficient, const V* values, int64_t ld_values,
+                                            int32_t remainder, float factor, const int32_t* row_of, int64_t row_begin,
+                                            int64_t rows, int32_t col_begin, int32_t col_end, int32_t width, float alpha, float* out,
+                                            int64_t ld_out) {
     const int64_t local = warp_row();
     if (local >= rows) return;
-    const int64_t begin = positives.offsets[row_begin + local], end = positives.offsets[row_begin + local + 1];
+    const int64_t row = row_of ? row_of[row_begin + local] : row_begin + local;
+    const int64_t begin = entries.offsets[row], end = entries.offsets[row + 1];
     for (int c = lane_id(); c < width; c += 32) {
         float sum = 0.0f;
-        for (int64_t p = begin; p < end; ++p)
-            sum = fmaf(coefficient[p], to_float(values[int64_t(positives.columns[p]) * ld_values + c]), sum);
+        for (int64_t p = begin; p < end; ++p) {
+            const int32_t j = entries.columns[p];
+            if (j < col_begin || j >= col_end) continue;
+            const V* from = values + int64_t(j - col_begin) * ld_values + c;
+            float v = to_float(from[0]);
+            if (remainder != 0) v += to_float(from[remainder]);
+            sum = fmaf(coefficient[p], v, sum);
+        }
         float& o = out[local * ld_out + c];
-        o = alpha == 0.0f ? sum * values_factor : alpha * o + sum * values_factor;
+        o = fmaf(alpha, o, sum * factor);
     }
 }
 
@@ -157,13 +220,21 @@ UNICON_KERNEL void pair_similarities_f16(Embeddings z, const int32_t* row, const
 UNICON_KERNEL void pair_similarities_bf16(Embeddings z, const int32_t* row, const int32_t* col, int64_t pairs, float* out) {
     pair_similarities<bf16_t>(z, row, col, pairs, out);
 }
+UNICON_KERNEL void pair_products_f16(Embeddings z, const int32_t* row, const int32_t* col, int64_t pairs, double* out) {
+    pair_products<half_t>(z, row, col, pairs, out);
+}
+UNICON_KERNEL void pair_products_bf16(Embeddings z, const int32_t* row, const int32_t* col, int64_t pairs, double* out) {
+    pair_products<bf16_t>(z, row, col, pairs, out);
+}
 
-#define ADD_POSITIVES(suffix, V)                                                                                            \
-    UNICON_KERNEL void add_positives_##suffix(Csr positives, const float* coefficient, const V* values, int64_t ld_values,  \
-                                              float values_factor, int64_t row_begin, int64_t rows, int32_t width,          \
-                                              float alpha, float* out, int64_t ld_out) {                                    \
-        add_positives(positives, coefficient, values, ld_values, values_factor, row_begin, rows, width, alpha, out, ld_out); \
+#define ADD_ENTRIES(suffix, V)                                                                                              \
+    UNICON_KERNEL void add_entries_##suffix(Csr entries, const float* coefficient, const V* values, int64_t ld_values,      \
+                                            int32_t remainder, float factor, const int32_t* row_of, int64_t row_begin,      \
+                                            int64_t rows, int32_t col_begin, int32_t col_end, int32_t width, float alpha,   \
+                                            float* out, int64_t ld_out) {                                                   \
+        add_entries(entries, coefficient, values, ld_values, remainder, factor, row_of, row_begin, rows, col_begin,         \
+                    col_end, width, alpha, out, ld_out);                                                                    \
     }
-ADD_POSITIVES(f16, half_t)
-ADD_POSITIVES(bf16, bf16_t)
-ADD_POSITIVES(f32, float)
+ADD_ENTRIES(f16, half_t)
+ADD_ENTRIES(bf16, bf16_t)
+ADD_ENTRIES(f32, float)

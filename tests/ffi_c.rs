@@ -328,13 +328,45 @@ fn the_examples_run() {
     assert!(text.contains("recall@1/5/10"), "{text}");
     let text = run(&mut Command::new(built("g++", "-std=c++17", "cpp/fit.cpp")));
     assert!(text.contains("as expected: invalid argument"), "{text}");
-    let python = Command::new("python3").args(["-c", "import numpy"]).output();
-    if python.is_ok_and(|o| o.status.success()) {
-        let mut fit = Command::new("python3");
-        fit.arg(examples.join("python/examples/fit.py")).env("PYTHONPATH", examples.join("python"));
-        print!("{}", run(fit.env("UNICON_LIBRARY", dir.path().join("libunicon.so.1"))));
-    } else {
-        assert_ne!(std::env::var("UNICON_REQUIRE_TOOLS").as_deref(), Ok("1"), "NumPy not found");
-        println!("skipped: NumPy not found; get it with pip install numpy");
+    if importable("numpy") {
+        print!("{}", run(&mut python("ffi-examples/python/examples/fit.py")));
+    }
+    if importable("numpy") && importable_if_there("torch") {
+        print!("{}", run(&mut python("ffi-examples/python/examples/train.py")));
+    }
+}
+
+/// Whether Python has a package; without it the test is skipped, or fails where UNICON_REQUIRE_TOOLS=1.
+fn importable(package: &str) -> bool {
+    let there = importable_if_there(package);
+    let required = std::env::var("UNICON_REQUIRE_TOOLS").as_deref() == Ok("1");
+    assert!(there || !required, "Python's {package} not found");
+    there
+}
+
+/// As [`importable`], for a package that is too large to require.
+fn importable_if_there(package: &str) -> bool {
+    let import = format!("import {package}");
+    let there = Command::new("python3").args(["-c", &import]).output().is_ok_and(|o| o.status.success());
+    if !there {
+        println!("skipped: Python's {package} not found; get it with pip install {package}");
+    }
+    there
+}
+
+/// A Python script with the package of `ffi-examples` and the library of these tests.
+fn python(script: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.arg("-B").arg(root().join(script)).env("PYTHONPATH", root().join("ffi-examples/python"));
+    command.env("UNICON_LIBRARY", built().join("libunicon.so"));
+    command
+}
+
+#[test]
+fn golden_cases_pass_through_the_c_abi() {
+    if importable("numpy") {
+        let text = run(python("tests/ffi/golden.py").arg(root().join("tests/golden")));
+        print!("{text}");
+        assert!(text.contains(" 0 failed"), "{text}");
     }
 }

@@ -4,10 +4,12 @@
 //! is `faer::Mat<f64>` on the host. Nothing above this module knows which backend runs.
 
 pub mod cpu;
+pub mod cuda;
 
+use crate::comm::Group;
 use crate::control::Control;
 use crate::error::Result;
-use crate::io::RowSource;
+use crate::io::{RowSource, check_finite};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -47,6 +49,20 @@ pub enum Ties {
     Shared,
 }
 
+/// What a backend computes in, which decides how close to float64 its results are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arithmetic {
+    /// float64 throughout: the oracle.
+    F64,
+    /// float32, or products that are as good.
+    F32,
+    /// Embeddings, weights and what they multiply in float16, sums in float32.
+    F16,
+    /// The same in bfloat16.
+    Bf16,
+}
+
 /// Best items per query: `k` columns a query, best first; ties by lower index. Short rows (fewer than `k` items)
 /// cannot occur: `k` is cut to the number of items.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,7 +87,24 @@ pub trait Backend: Send + Sync {
     fn control(&self) -> &Control;
     /// Bytes of n-sized data held now and at most so far.
     fn memory(&self) -> (u64, u64);
+    /// What it computes in.
+    fn arithmetic(&self) -> Arithmetic;
+    /// Bytes that a pass may hold at most beyond its inputs, its result and a few numbers a row, where
+    /// [`memory`](Self::memory) counts them.
+    fn workspace(&self) -> u64 {
+        0
+    }
 
+    /// The ranks that this backend is one of. Every operation is then a collective: all ranks call it in the same
+    /// order with equal arguments; matrices are shared out by rows, and everything else comes back on every rank.
+    fn group(&self) -> &Group {
+        Group::single()
+    }
+
+    /// Checks that every value of a source is finite, and counts its zero rows.
+    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
+        check_finite(source).map(|report| report.zero_rows)
+    }
     /// Brings rows in.
     fn load(&self, source: &dyn RowSource) -> Result<Self::Matrix>;
     /// Hands rows out in order, in panels: `sink(first_row, rows)` with row-major `rows`.

@@ -51,7 +51,7 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum TiesArg {
+pub enum TiesArg {
     LowerIndex,
     Shared,
 }

@@ -19,7 +19,8 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
     report.value("version", version)?;
     report.value("threads", threads)?;
     report.value("simd", &level)?;
-    report.value("devices", &devices)?;
+    report.value("devices", &devices.usable)?;
+    report.value("no_cuda", &devices.no_cuda)?;
     report.value("features", &features)?;
     report.value("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
     let mut rows = vec![
@@ -27,10 +28,11 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
         ("threads".to_string(), threads.to_string()),
         ("SIMD".to_string(), level),
     ];
-    rows.extend(devices.iter().map(|d| {
+    rows.extend(devices.usable.iter().map(|d| {
         let memory = d.memory_bytes.map(|b| format!(", {}", output::bytes(b))).unwrap_or_default();
         (format!("device {}", d.id), format!("{}{memory}", d.name))
     }));
+    rows.extend(devices.no_cuda.map(|why| ("no CUDA".to_string(), why)));
     rows.push(("built in".to_string(), features.join(", ")));
     report.list(rows);
     session.print(&report)

@@ -11,7 +11,9 @@ mod fit;
 mod gram;
 mod info;
 mod output;
+mod report;
 mod search;
+mod selftest;
 mod session;
 mod weights;
 
@@ -41,8 +43,10 @@ enum Command {
     Search(search::Args),
     Compare(Box<compare::Args>),
     Eval(eval::Args),
+    Report(report::Args),
     Weights(weights::Args),
     Gram(gram::Args),
+    Selftest(selftest::Args),
     Info(info::Args),
 }
 
@@ -55,8 +59,10 @@ impl Command {
             Self::Search(args) => search::run(session, args),
             Self::Compare(args) => compare::run(session, *args),
             Self::Eval(args) => eval::run(session, args),
+            Self::Report(args) => report::run(session, args),
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),
+            Self::Selftest(args) => selftest::run(session, args),
             Self::Info(args) => info::run(session, args),
         }
     }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
+use unicon::backend::cuda::{self, Cuda};
 use unicon::control::{Control, Phase, Progress};
 
 /// Arguments of every command.
@@ -27,7 +28,7 @@ pub struct Globals {
     /// Where to compute: auto, cpu or cuda:N.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
     device: DeviceChoice,
-    /// Number type of the computation [default: f32; weights and gram: f64].
+    /// Arithmetic: on the CPU f32, f64 or bf16, on CUDA fp16, bf16 or f32 [default: CPU f32, CUDA fp16; weights and gram f64].
     #[arg(long, global = true, value_enum, value_name = "TYPE", help_heading = "Everywhere")]
     precision: Option<Precision>,
 }
@@ -36,9 +37,12 @@ pub struct Globals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     F32,
+    /// On the CPU only.
     F64,
-    /// f32 with similarities of embeddings rounded to bfloat16, where the processor has AVX512-BF16.
+    /// f32 with similarities of embeddings rounded to bfloat16: on CUDA, and where the processor has AVX512-BF16.
     Bf16,
+    /// f32 with similarities and weights in fp16: on CUDA only.
+    Fp16,
 }
 
 /// What `--device` says.
@@ -76,10 +80,18 @@ pub struct DeviceInfo {
     pub memory_bytes: Option<u64>,
 }
 
+/// What this machine computes on.
+pub struct Devices {
+    pub usable: Vec<DeviceInfo>,
+    /// Why no CUDA device is among them.
+    pub no_cuda: Option<String>,
+}
+
 /// An opened device. See [`on_backend`].
 pub enum Device {
     CpuF32(Cpu<f32>),
     CpuF64(Cpu<f64>),
+    Cuda(Cuda),
 }
 
 /// Evaluates an expression that is generic over the backend with the session's device:
@@ -89,6 +101,7 @@ macro_rules! on_backend {
         match $session.open_device()? {
             $crate::cli::session::Device::CpuF32(ref $backend) => $body,
             $crate::cli::session::Device::CpuF64(ref $backend) => $body,
+            $crate::cli::session::Device::Cuda(ref $backend) => $body,
         }
     };
 }
@@ -136,10 +149,17 @@ impl Session {
 
     /// The device the arguments ask for. This is the only place that knows which devices exist.
     pub fn open_device(&self) -> Result<Device> {
-        if let DeviceChoice::Cuda(n) = self.globals.device {
-            let what = format!("--device cuda:{n}: this build has no CUDA backend");
-            return Err(Error::NoDevice(what).into());
+        match self.globals.device {
+            DeviceChoice::Cuda(n) => Ok(Device::Cuda(self.open_cuda(n)?)),
+            // Without a device, and for arithmetic that only a CPU has, the CPU does.
+            DeviceChoice::Auto if self.globals.precision != Some(Precision::F64) && cuda::probe().is_ok() => {
+                Ok(Device::Cuda(self.open_cuda(0)?))
+            }
+            DeviceChoice::Auto | DeviceChoice::Cpu => self.open_cpu(),
         }
+    }
+
+    fn open_cpu(&self) -> Result<Device> {
         Ok(match self.globals.precision.unwrap_or(Precision::F32) {
             Precision::F32 => Device::CpuF32(Cpu::with(self.globals.threads, None, self.control.clone())?),
             Precision::Bf16 => {
@@ -147,7 +167,23 @@ impl Session {
                 Device::CpuF32(cpu.with_bf16()?)
             }
             Precision::F64 => Device::CpuF64(Cpu::with(self.globals.threads, None, self.control.clone())?),
+            Precision::Fp16 => {
+                return Err(Error::invalid("--precision", "f32, f64 or bf16 on the CPU", "fp16").into());
+            }
         })
+    }
+
+    fn open_cuda(&self, ordinal: u32) -> Result<Cuda> {
+        let mode = match self.globals.precision.unwrap_or(Precision::Fp16) {
+            Precision::Fp16 => cuda::Mode::Fp16,
+            Precision::Bf16 => cuda::Mode::Bf16,
+            Precision::F32 => cuda::Mode::Fp32,
+            Precision::F64 => {
+                return Err(Error::invalid("--precision", "fp16, bf16 or f32 on CUDA", "f64").into());
+            }
+        };
+        let options = cuda::Options { mode, control: self.control.clone(), ..cuda::Options::default() };
+        Cuda::open(ordinal, options).with_context(|| format!("--device cuda:{ordinal}"))
     }
 
     /// The float64 CPU backend, for commands that are about exact values.
@@ -160,7 +196,7 @@ impl Session {
     }
 
     /// The devices of this machine that this program can use.
-    pub fn devices(&self) -> Vec<DeviceInfo> {
+    pub fn devices(&self) -> Devices {
         let read = |path: &str, key: &str| -> Option<String> {
             let text = std::fs::read_to_string(path).ok()?;
             let line = text.lines().find(|l| l.starts_with(key))?;
@@ -169,7 +205,15 @@ impl Session {
         let kib =
             read("/proc/meminfo", "MemTotal").and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok());
         let name = read("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_string());
-        vec![DeviceInfo { id: "cpu".into(), name, memory_bytes: kib.map(|kib| kib * 1024) }]
+        let mut usable = vec![DeviceInfo { id: "cpu".into(), name, memory_bytes: kib.map(|kib| kib * 1024) }];
+        let cuda = cuda::probe();
+        let no_cuda = cuda.as_ref().err().map(ToString::to_string);
+        usable.extend(cuda.into_iter().flatten().map(|d| DeviceInfo {
+            id: format!("cuda:{}", d.ordinal),
+            name: d.name,
+            memory_bytes: Some(d.memory),
+        }));
+        Devices { usable, no_cuda }
     }
 
     /// Whether the user asked to stop, for loops outside the library.
@@ -184,6 +228,11 @@ impl Session {
             return ProgressBar::hidden();
         }
         bar(name, total)
+    }
+
+    /// No progress: for commands whose many small computations are not worth a bar.
+    pub fn quiet(&self) {
+        self.control.set_hook(None);
     }
 
     /// Prints a command's result.

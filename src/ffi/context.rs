@@ -4,8 +4,9 @@ use super::bindings::*;
 use super::comm::Communicator;
 use super::matrix::check_out;
 use super::memory::Allocator;
-use super::structs::{init, read_or_default, reserved};
+use super::structs::{init, read_or_default};
 use super::{entry, guard, same_signature, structs};
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
@@ -16,26 +17,33 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+/// What a context computes on.
+pub(super) enum Device {
+    /// In float32; float64 shares its threads and memory.
+    Cpu(Cpu<f32>),
+}
+
 /// What a `unicon_context_t` points to.
 pub(super) struct Context {
     /// Whether a call is at work on it.
     pub(super) busy: AtomicBool,
     control: Arc<Control>,
     error: Mutex<String>,
-    cpu: Cpu<f32>,
+    device: Device,
     pub(super) communicator: Option<Communicator>,
 }
 
-/// Runs `$body` with `$backend` bound to the context's backend of a precision.
+/// Runs `$body` with `$backend` bound to the context's backend of a precision: the only place that knows which backends
+/// there are. `$body` is compiled for each.
 macro_rules! on_backend {
     ($context:expr, $precision:expr, |$backend:ident| $body:expr) => {
-        match $precision {
-            $crate::ffi::matrix::Precision::F32 => {
-                let $backend = $context.cpu();
+        match ($context.device(), $precision) {
+            ($crate::ffi::context::Device::Cpu(cpu), $crate::ffi::matrix::Precision::F32) => {
+                let $backend = cpu;
                 $body
             }
-            $crate::ffi::matrix::Precision::F64 => {
-                let $backend = &$context.cpu().in_precision::<f64>();
+            ($crate::ffi::context::Device::Cpu(cpu), $crate::ffi::matrix::Precision::F64) => {
+                let $backend = &cpu.in_precision::<f64>();
                 $body
             }
         }
@@ -45,7 +53,6 @@ pub(super) use on_backend;
 
 impl Context {
     fn new(options: &unicon_context_options) -> Result<Self> {
-        reserved("options", options.reserved)?;
         let device = u32::try_from(options.device_type).unwrap_or(u32::MAX);
         match device {
             UNICON_DEVICE_AUTO | UNICON_DEVICE_CPU => {}
@@ -82,6 +89,17 @@ impl Context {
         };
         let control = Arc::new(Control::default());
         let mut cpu = Cpu::with(threads, limit, control.clone())?;
+        match u32::try_from(options.precision) {
+            Ok(0 | UNICON_F32) => {}
+            Ok(UNICON_BF16) => cpu = cpu.with_bf16()?,
+            Ok(UNICON_F16) => {
+                return Err(Error::Unsupported("options.precision: float16 on the CPU".into()));
+            }
+            _ => {
+                let expected = "0, UNICON_F32, UNICON_F16 or UNICON_BF16";
+                return Err(Error::invalid("options.precision", expected, options.precision));
+            }
+        }
         if let Some(allocator) = allocator {
             cpu = cpu.with_memory(Arc::new(allocator), limit);
         }
@@ -89,17 +107,24 @@ impl Context {
             busy: AtomicBool::new(false),
             control,
             error: Mutex::new(String::new()),
-            cpu,
+            device: Device::Cpu(cpu),
             communicator,
         })
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     pub(super) fn control(&self) -> &Control {
         &self.control
     }
 
-    pub(super) fn cpu(&self) -> &Cpu<f32> {
-        &self.cpu
+    /// The most bytes of sample-sized data that were held since [`watch`](Self::watch).
+    pub(super) fn peak_bytes(&self) -> u64 {
+        match &self.device {
+            Device::Cpu(cpu) => cpu.memory().1,
+        }
     }
 
     pub(super) fn keep_error(&self, text: String) {
@@ -135,8 +160,11 @@ impl Context {
         }
     }
 
-    /// Sends progress to a caller's function until the call ends.
+    /// Begins to watch a fit: memory anew, and progress to a caller's function until the call ends.
     pub(super) fn watch(&self, function: unicon_progress_fn, user: *mut c_void) {
+        match &self.device {
+            Device::Cpu(cpu) => cpu.forget_peak(),
+        }
         let Some(function) = function else { return };
         /// Goes with the hook, which runs only on the thread of the call that set it.
         struct User(*mut c_void);

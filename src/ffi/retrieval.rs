@@ -42,7 +42,7 @@ entry!(
             Some(scores)
         };
         let found = on_backend!(context, Precision::of(&[&queries, &items]), |backend| {
-            let (q, i) = (backend.load(&queries.view)?, backend.load(&items.view)?);
+            let (q, i) = (backend.load(queries.source())?, backend.load(items.source())?);
             search(backend, &q, &i, k.min(items.view.rows()))?
         });
         // SAFETY: checked above, and the caller's to write.
@@ -97,7 +97,7 @@ fn recall_of<B: Backend>(
     truth: &Positives,
     ks: &[usize],
 ) -> Result<Recall> {
-    let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
+    let (zx, zy) = (backend.load(zx.source())?, backend.load(zy.source())?);
     recall_at_k(backend, &zx, &zy, truth, ks, Ties::LowerIndex)
 }
 
@@ -125,5 +125,5 @@ entry!(
 );
 
 fn gram<B: Backend>(backend: &B, kernel: &Kernel, a: &Input<'_>, b: &Input<'_>) -> Result<B::Matrix> {
-    backend.kernel(kernel, &backend.load(&a.view)?, host(&b.view)?.as_ref())
+    backend.kernel(kernel, &backend.load(a.source())?, host(b.source())?.as_ref())
 }

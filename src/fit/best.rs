@@ -19,7 +19,7 @@ use super::solve::Encoders;
 use super::{Data, check_data, timed};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
-use crate::io::{RowSource, Rows, check_finite};
+use crate::io::{RowSource, Rows};
 use crate::loss::{EpsBy, Loss};
 use crate::model::{Component, Model};
 use crate::positives::Positives;
@@ -66,7 +66,8 @@ pub struct BestOptions {
     pub whiten: Vec<f64>,
     /// Candidate powers of the singular values in each encoder.
     pub powers: Vec<f64>,
-    /// The refinement; its stages are replaced by those of `sample` and `exact`.
+    /// L-BFGS; its stages are replaced by those of `sample` and `exact`. `max_steps` 0: the spectral step alone, without
+    /// mini-batches.
     pub refine: RefineOptions,
     /// Nystrom encoders. Default none: linear.
     pub kernel: Option<KernelOptions>,
@@ -110,7 +111,7 @@ impl BestOptions {
         }
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         self.loss.validate()?;
         self.refine.validate()?;
         if let Some(minibatch) = &self.minibatch {
@@ -159,7 +160,7 @@ impl BestOptions {
     fn descent(&self, positives: &Positives) -> Option<MinibatchOptions> {
         // "On the diagonal" means nothing within a batch of many-to-many pairs.
         let apart = self.loss.eps_by == EpsBy::Diagonal && !positives.is_diagonal();
-        self.minibatch.filter(|m| m.suits(positives) && !apart)
+        self.minibatch.filter(|m| self.refine.max_steps > 0 && m.suits(positives) && !apart)
     }
 }
 
@@ -193,10 +194,10 @@ pub fn fit_best_watched<B: Backend>(
     check_data(data, validation)?;
     let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
     timed(&mut info.seconds.load, || {
-        info.zero_rows = (check_finite(data.x)?.zero_rows, check_finite(data.y)?.zero_rows);
+        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
         if let Some(v) = validation {
-            check_finite(v.x)?;
-            check_finite(v.y)?;
+            backend.screen(v.x)?;
+            backend.screen(v.y)?;
         }
         Ok::<_, Error>(())
     })?;
@@ -320,7 +321,7 @@ fn run<B: Backend>(
         true => solver.temperature(&start, &held, clock, info)?,
         false => options.loss,
     };
-    if !clock.spent() {
+    if !clock.spent(backend.group())? {
         let print = format!("best {rank} {loss:?} {lambda} {power} {:?}", solver.print());
         let variables = solver.alignment(loss).variables(&start);
         let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &variables));
@@ -423,7 +424,7 @@ impl<B: Backend> Solver<'_, B> {
             if score > best {
                 (best, chosen) = (score, loss);
             }
-            if clock.spent() {
+            if clock.spent(self.backend.group())? {
                 break;
             }
         }
@@ -445,7 +446,10 @@ impl<B: Backend> Solver<'_, B> {
     ) -> Result<Encoders> {
         let (o, positives) = (self.options, self.data.positives);
         let minibatch = o.descent(positives);
-        let refining = checkpoint.map_or(Ok(false), |c| Ok::<_, Error>(c.load("refine")?.is_some()))?;
+        let refining = match checkpoint {
+            Some(c) => c.load(self.backend.group(), "refine")?.is_some(),
+            None => false,
+        };
         let mut start = start;
         let mut encoders = None;
         if let Some(options) = minibatch
@@ -471,7 +475,7 @@ impl<B: Backend> Solver<'_, B> {
         }
         let refinement = RefineOptions { stages: o.stages(minibatch.is_some()), ..o.refine.clone() };
         let wanted = !refinement.stages.is_empty() && refinement.max_steps > 0;
-        if wanted && (!clock.spent() || encoders.is_none()) {
+        if wanted && (encoders.is_none() || !clock.spent(self.backend.group())?) {
             let f = self.alignment(loss);
             let variables = f.variables(&start);
             let run = Run { held: judge, options: &refinement, clock, checkpoint };

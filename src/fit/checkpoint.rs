@@ -1,6 +1,7 @@
 //! The state of a long fit on disk: written after every iteration, renamed into place, and read back bit for bit.
 
 use super::info::{FitInfo, TracePoint};
+use crate::comm::Group;
 use crate::error::{Error, Result};
 use crate::io::AtomicFile;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -46,14 +47,18 @@ impl Checkpoint {
         Self { path: path.to_path_buf(), fingerprint: format!("{options} {digest:016x}") }
     }
 
-    /// Replaces the file.
+    /// Replaces the file. Rank 0 writes.
     pub(crate) fn save(
         &self,
+        group: &Group,
         phase: &str,
         state: &impl Serialize,
         tensors: Vec<(String, &[f64])>,
         trace: &[TracePoint],
     ) -> Result<()> {
+        if !group.is_first() {
+            return Ok(());
+        }
         let bad = |e: &dyn std::fmt::Display| Error::bad_file(&self.path, e.to_string());
         let header = Header {
             fingerprint: self.fingerprint.clone(),
@@ -92,13 +97,22 @@ impl Checkpoint {
         out.commit()
     }
 
-    /// The state of an earlier run, where there is one of this phase.
-    pub(crate) fn load(&self, phase: &str) -> Result<Option<Saved>> {
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&self.path, e)),
-        };
+    /// The state of an earlier run, where there is one of this phase. Rank 0 reads it for all; it does not depend on the
+    /// number of ranks.
+    pub(crate) fn load(&self, group: &Group, phase: &str) -> Result<Option<Saved>> {
+        let mut bytes = Vec::new();
+        if group.is_first() {
+            match std::fs::read(&self.path) {
+                Ok(read) => bytes = read,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io(&self.path, e)),
+            }
+        }
+        bytes.resize(group.same(bytes.len() as u64)? as usize, 0);
+        group.broadcast(0, &mut bytes)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
         let saved = self.parse(&bytes).map_err(|reason| Error::bad_file(&self.path, reason))?;
         Ok(Some(saved).filter(|s| s.header.phase == phase))
     }

@@ -198,7 +198,7 @@ impl<B: Backend> Problem<'_, B> {
                 let (done, total) = (step as u64, o.n_iters as u64);
                 self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
             }
-            if !clock.allows(0.0) {
+            if !clock.allows(self.backend.group(), 0.0)? {
                 info.status = FitStatus::OutOfTime;
                 break;
             }

@@ -11,6 +11,7 @@ use super::refine::{Clock, Held, Iterate, Watch};
 use super::solve::Encoders;
 use super::timed;
 use crate::backend::Backend;
+use crate::comm::Group;
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
@@ -244,7 +245,7 @@ impl<B: Backend> Descent<'_, B> {
         let (x, y) = (Part::new(&start.f1, sizes.0), Part::new(&start.f2, sizes.1));
         let mut state = State { x, y, steps: 0, stale: 0, best: None, done: false };
         let saved = match run.checkpoint {
-            Some(c) => c.load("minibatch")?,
+            Some(c) => c.load(self.backend.group(), "minibatch")?,
             None => None,
         };
         match saved {
@@ -273,7 +274,7 @@ impl<B: Backend> Descent<'_, B> {
                 pairs = self.pairs(epoch);
             }
             // How much is done, in steps or in time, whichever is further.
-            let share = (state.steps as f64 / total as f64).max(clock.share(began));
+            let share = (state.steps as f64 / total as f64).max(clock.share(self.backend.group(), began)?);
             let rate = 0.5 * o.rate * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos());
             let first = state.steps % per * batch;
             let chunk = &pairs[first.min(pairs.len())..(first + batch).min(pairs.len())];
@@ -286,7 +287,7 @@ impl<B: Backend> Descent<'_, B> {
                 window.add(&state, value);
                 info.evaluations += 1;
             }
-            let late = !clock.allows(begin.elapsed().as_secs_f64());
+            let late = !clock.allows(self.backend.group(), begin.elapsed().as_secs_f64())?;
             if late {
                 info.status = FitStatus::OutOfTime;
             }
@@ -296,7 +297,7 @@ impl<B: Backend> Descent<'_, B> {
                 window = Window::default();
                 state.done |= run.held.is_some() && state.stale >= o.patience.max(1);
                 if let Some(checkpoint) = run.checkpoint {
-                    state.save(checkpoint, info)?;
+                    state.save(checkpoint, self.backend.group(), info)?;
                 }
                 let (done, total) = (state.steps as u64, total as u64);
                 let loss = info.trace.last().map_or(f64::NAN, |t| t.loss);
@@ -383,7 +384,7 @@ impl State {
         Encoders { f1: self.x.f.clone(), f2: self.y.f.clone() }
     }
 
-    fn save(&self, checkpoint: &Checkpoint, info: &FitInfo) -> Result<()> {
+    fn save(&self, checkpoint: &Checkpoint, group: &Group, info: &FitInfo) -> Result<()> {
         let (steps, stale, done) = (self.steps, self.stale, self.done);
         let header = Header { steps, stale, best: self.best.is_some(), done };
         let score = self.best.as_ref().map_or(f64::NAN, |b| b.0);
@@ -397,7 +398,7 @@ impl State {
         for (name, values) in ["best.x", "best.y"].iter().zip(best.iter().flatten()) {
             tensors.push(((*name).into(), values));
         }
-        checkpoint.save("minibatch", &header, tensors, &info.trace)
+        checkpoint.save(group, "minibatch", &header, tensors, &info.trace)
     }
 
     /// A saved state, of the shapes of `like`.

@@ -159,7 +159,7 @@ pub(super) fn choose<B: Backend>(
         let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
         let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
         next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
-        if next.is_empty() || clock.spent() {
+        if next.is_empty() || clock.spent(backend.group())? {
             break best;
         }
     };

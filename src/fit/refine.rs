@@ -5,6 +5,7 @@ use super::info::{FitInfo, FitStatus, TracePoint};
 use super::objective::Alignment;
 use super::solve::Encoders;
 use crate::backend::{Backend, Similarity, Ties};
+use crate::comm::Group;
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::optim::{Lbfgs, Pair, Step};
@@ -112,22 +113,23 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Whether the budget is used up.
-    pub(super) fn spent(&self) -> bool {
-        !self.allows(0.0)
+    pub(super) fn spent(&self, group: &Group) -> Result<bool> {
+        Ok(!self.allows(group, 0.0)?)
     }
 
-    /// The share of the budget that is used up since `began` (seconds); 0 without one.
-    pub(super) fn share(&self, began: f64) -> f64 {
-        self.budget.map_or(0.0, |b| {
-            let left = b.as_secs_f64() - began;
-            let used = self.begin.elapsed().as_secs_f64() - began;
-            if left > 0.0 { (used / left).min(1.0) } else { 1.0 }
-        })
+    /// The share of the budget that is used up since `began` (seconds), by the clock of rank 0; 0 without one.
+    pub(super) fn share(&self, group: &Group, began: f64) -> Result<f64> {
+        let Some(budget) = self.budget else { return Ok(0.0) };
+        let left = budget.as_secs_f64() - began;
+        let used = self.begin.elapsed().as_secs_f64() - began;
+        group.same(if left > 0.0 { (used / left).min(1.0) } else { 1.0 })
     }
 
-    /// Whether another step as long as `step` seconds fits into the budget.
-    pub(super) fn allows(&self, step: f64) -> bool {
-        self.budget.is_none_or(|b| self.begin.elapsed().as_secs_f64() + step <= b.as_secs_f64())
+    /// Whether another step as long as `step` seconds fits into the budget, by the clock of rank 0.
+    pub(super) fn allows(&self, group: &Group, step: f64) -> Result<bool> {
+        let Some(budget) = self.budget else { return Ok(true) };
+        let fits = self.begin.elapsed().as_secs_f64() + step <= budget.as_secs_f64();
+        Ok(group.same(u8::from(fits))? == 1)
     }
 }
 
@@ -164,7 +166,7 @@ pub(crate) fn refine<B: Backend>(
 ) -> Result<Encoders> {
     let Run { held, options, clock, checkpoint } = run;
     let saved = match checkpoint {
-        Some(c) => c.load("refine")?,
+        Some(c) => c.load(f.backend.group(), "refine")?,
         None => None,
     };
     let mut state = match saved {
@@ -208,12 +210,12 @@ pub(crate) fn refine<B: Backend>(
             }
         }
         if let Some(checkpoint) = checkpoint {
-            state.save(checkpoint, info)?;
+            state.save(checkpoint, f.backend.group(), info)?;
         }
         let (done, total) = (state.steps as u64, options.max_steps as u64);
         let progress = Progress { phase: Phase::Iteration, done, total, loss: state.lbfgs.value };
         f.backend.control().report(progress)?;
-        if !state.done && !clock.allows(begin.elapsed().as_secs_f64()) {
+        if !state.done && !clock.allows(f.backend.group(), begin.elapsed().as_secs_f64())? {
             info.status = FitStatus::OutOfTime;
             break;
         }
@@ -275,7 +277,7 @@ struct Header {
 }
 
 impl State {
-    fn save(&self, checkpoint: &Checkpoint, info: &FitInfo) -> Result<()> {
+    fn save(&self, checkpoint: &Checkpoint, group: &Group, info: &FitInfo) -> Result<()> {
         let l = &self.lbfgs;
         let header = Header {
             stage: self.stage,
@@ -297,7 +299,7 @@ impl State {
         if let Some((_, x)) = &self.best {
             tensors.push(("best".into(), x));
         }
-        checkpoint.save("refine", &header, tensors, &info.trace)
+        checkpoint.save(group, "refine", &header, tensors, &info.trace)
     }
 
     /// A saved state over `variables` variables.

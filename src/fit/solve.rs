@@ -15,6 +15,7 @@ use crate::weights::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
+use std::time::Instant;
 
 /// Encoders of solver features: `F1` (`r x p1`) and `F2` (`r x p2`).
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +82,10 @@ impl<B: Backend> Problem<'_, B> {
         }
         let total = self.options.n_iters as u64;
         let mut previous: Option<Encoders> = None;
+        // What came before the first update.
+        let (begin, before) = (Instant::now(), info.seconds.load + info.seconds.features);
         for iteration in 1..=self.options.n_iters {
+            info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
             let options =
                 FitOptions { negatives: self.options.negatives_of(iteration), ..self.options.clone() };
             let now = Problem { options: &options, ..*self };
@@ -173,15 +177,15 @@ impl<B: Backend> Problem<'_, B> {
         })
     }
 
-    /// Similarity -> S(gamma) -> C(gamma) -> top-r SVD on the given rows.
-    pub(super) fn update(
+    /// Similarity -> S(gamma) -> C(gamma) of the given rows, and the loss.
+    pub(super) fn contrast(
         &self,
         x: Side<'_, B::Matrix>,
         y: Side<'_, B::Matrix>,
         positives: &Positives,
         start: &Start<B::Matrix>,
         info: &mut FitInfo,
-    ) -> Result<Update> {
+    ) -> Result<(Mat<f64>, f64)> {
         let (backend, o) = (self.backend, self.options);
         let embedded = match start {
             Start::Encoders(e) => Some(timed(&mut info.seconds.encode, || {
@@ -204,9 +208,22 @@ impl<B: Backend> Problem<'_, B> {
             _ => None,
         };
         let (cx, cy) = scaled.as_ref().map_or((x.cross, y.cross), |(x, y)| (x, y));
-        let (mut c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
-        c *= faer::Scale(1.0 / o.rho);
-        let top = timed(&mut info.seconds.spectral, || backend.top_r(c.as_ref(), o.rank, o.svd))?;
+        let (c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
+        Ok((c * faer::Scale(1.0 / o.rho), loss))
+    }
+
+    /// C(gamma) of the given rows -> top-r SVD.
+    pub(super) fn update(
+        &self,
+        x: Side<'_, B::Matrix>,
+        y: Side<'_, B::Matrix>,
+        positives: &Positives,
+        start: &Start<B::Matrix>,
+        info: &mut FitInfo,
+    ) -> Result<Update> {
+        let (c, loss) = self.contrast(x, y, positives, start, info)?;
+        let o = self.options;
+        let top = timed(&mut info.seconds.spectral, || self.backend.top_r(c.as_ref(), o.rank, o.svd))?;
         let encoders = Encoders::split(&top, o.factorization);
         Ok(Update { encoders, loss, singular_values: top.all })
     }

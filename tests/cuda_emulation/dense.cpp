@@ -132,13 +132,23 @@ void clip_fused(const Problem& p, const ClipCase& c, int width) {
     Launch l = make_launch(p.view(true), p.positives.view(), row_begin, p.nx, col_begin, p.ny, 1);
     const int chunks = (p.depth + 63) / 64;
     const size_t shared = size_t(chunks) * (128 + 2 * 64) * 128 + 2 * 64 * 128 * 2;
+    // Two column ranges, the second adding to the first.
     auto out = poisoned<float>(size_t(l.rows()) * (width + 1));
-    const ClipFused args{l.sweep, float(1.4426950408889634 / c.tau), 0, k.row.data(), k.col.data(), values.data(), ld_values, width, 0, out.data(), width + 1};
-    using namespace clip_fused_cu;
-    run({l.grid.x, unsigned(width + 127) / 128, 1}, shared, [&] {
-        if (p.mode == Mode::kBf16) c.robust ? clip_fused_robust_bf16(args) : clip_fused_bf16(args);
-        else c.robust ? clip_fused_robust_f16(args) : clip_fused_f16(args);
-    });
+    const int middle = col_begin + (p.ny - col_begin) / 2;
+    for (const int half : {0, 1}) {
+        l.sweep.col_begin = half ? middle : col_begin;
+        l.sweep.col_end = half ? p.ny : middle;
+        if (l.sweep.col_begin == l.sweep.col_end && !half && middle < p.ny) {
+            memset(out.data(), 0, out.size() * sizeof(float));
+            continue;
+        }
+        const ClipFused args{l.sweep, float(1.4426950408889634 / c.tau), 0, k.row.data(), k.col.data(), values.data(), ld_values, width, half, out.data(), width + 1};
+        using namespace clip_fused_cu;
+        run({l.grid.x, unsigned(width + 127) / 128, 1}, shared, [&] {
+            if (p.mode == Mode::kBf16) c.robust ? clip_fused_robust_bf16(args) : clip_fused_bf16(args);
+            else c.robust ? clip_fused_robust_f16(args) : clip_fused_f16(args);
+        });
+    }
     for (int i = 0; i < l.rows(); ++i)
         for (int d = 0; d < width; ++d) {
             double want = 0, size = 0;

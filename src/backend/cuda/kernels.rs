@@ -1,0 +1,178 @@
+//! The compiled kernels of `cuda/*.cu`: loaded family by family on first use, launched by name.
+
+use super::device::Device;
+use super::driver::Driver;
+use super::params::Argument;
+use crate::error::{Error, Result};
+use cudarc::driver::sys::{CUfunction, CUfunction_attribute_enum as Attribute, CUmodule};
+use std::collections::HashMap;
+use std::ffi::{CString, c_int, c_void};
+use std::sync::{Mutex, PoisonError};
+
+/// Keeps an image aligned as the driver wants it.
+#[repr(C, align(64))]
+#[allow(dead_code)] // Not used by a build without images.
+struct Aligned<T: ?Sized>(T);
+
+/// The images that the build made, by family (the name of the `.cu` file). Empty without a CUDA compiler.
+static IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/cuda_images.rs"));
+
+/// Threads of every block.
+pub(super) const THREADS: u32 = 256;
+/// Dynamic shared memory that a kernel may have without asking.
+const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
+
+/// Whether this build has kernels.
+///
+/// # Errors
+/// [`Error::Unsupported`] when it was built without a CUDA compiler.
+pub(super) fn built() -> Result<()> {
+    if IMAGES.is_empty() {
+        return Err(Error::Unsupported(
+            "CUDA: this build has no CUDA kernels (no nvcc when it was built)".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// A kernel's name and the file it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Name {
+    pub(super) family: &'static str,
+    pub(super) kernel: &'static str,
+}
+
+/// Loaded modules and functions.
+#[derive(Default)]
+pub(super) struct Kernels {
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, CUmodule>,
+    functions: HashMap<Name, Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: CUfunction,
+    /// Dynamic shared memory granted so far.
+    shared: u32,
+}
+
+impl Kernels {
+    fn function(&self, device: &Device, name: Name, shared: u32) -> Result<CUfunction> {
+        let driver = device.driver;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut function = match loaded.functions.get(&name) {
+            Some(function) => *function,
+            None => {
+                let module = match loaded.modules.get(name.family) {
+                    Some(module) => *module,
+                    None => {
+                        let module = load(driver, name.family, &device.info.name)?;
+                        loaded.modules.insert(name.family, module);
+                        module
+                    }
+                };
+                let symbol = CString::new(name.kernel).map_err(|_| internal(name, "a NUL in its name"))?;
+                let mut handle = std::ptr::null_mut();
+                // SAFETY: writes one handle; the name is NUL-terminated.
+                let status = unsafe { (driver.cuModuleGetFunction)(&mut handle, module, symbol.as_ptr()) };
+                if status != 0 {
+                    return Err(internal(name, &driver.reason(status)));
+                }
+                Function { handle, shared: SHARED_WITHOUT_ASKING }
+            }
+        };
+        if shared > function.shared {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as c_int;
+            // SAFETY: the function is loaded.
+            let status = unsafe { (driver.cuFuncSetAttribute)(function.handle, attribute, shared as c_int) };
+            if status != 0 {
+                let why = format!("{shared} bytes of shared memory: {}", driver.reason(status));
+                return Err(internal(name, &why));
+            }
+            function.shared = shared;
+        }
+        loaded.functions.insert(name, function);
+        Ok(function.handle)
+    }
+
+    pub(super) fn release(&mut self, driver: &Driver) {
+        let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
+        loaded.functions.clear();
+        for (_, module) in loaded.modules.drain() {
+            // SAFETY: loaded by us, and the stream is idle.
+            unsafe { (driver.cuModuleUnload)(module) };
+        }
+    }
+}
+
+fn internal(name: Name, why: &str) -> Error {
+    Error::Cuda(format!("kernel {} of cuda/{}.cu: {why}", name.kernel, name.family))
+}
+
+fn load(driver: &Driver, family: &'static str, device: &str) -> Result<CUmodule> {
+    let image = IMAGES.iter().find(|(name, _)| *name == family).map(|(_, image)| *image);
+    let Some(image) = image else {
+        return Err(Error::Cuda(format!("internal: no image of cuda/{family}.cu")));
+    };
+    let mut module = std::ptr::null_mut();
+    // SAFETY: a complete, aligned image of the CUDA compiler; writes one handle.
+    let status = unsafe { (driver.cuModuleLoadData)(&mut module, image.as_ptr().cast()) };
+    match status {
+        0 => Ok(module),
+        // CUDA_ERROR_NO_BINARY_FOR_GPU
+        209 => Err(Error::Unsupported(format!("CUDA: this build has no kernels for {device}"))),
+        _ => Err(Error::Cuda(format!("loading cuda/{family}.cu: {}", driver.reason(status)))),
+    }
+}
+
+/// The address of a kernel argument.
+pub(super) fn argument<T: Argument>(value: &T) -> *mut c_void {
+    std::ptr::from_ref(value).cast_mut().cast()
+}
+
+impl Device {
+    /// Enqueues a kernel on `grid` blocks of [`THREADS`] threads with `shared` bytes of shared memory. A grid without
+    /// blocks is nothing to do.
+    ///
+    /// # Safety
+    /// `arguments` are the kernel's, in order, with their types, and what they point to holds what the kernel reads and
+    /// writes.
+    pub(super) unsafe fn launch(
+        &self,
+        name: Name,
+        grid: (usize, usize),
+        shared: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        let (x, y) = grid;
+        if x == 0 || y == 0 {
+            return Ok(());
+        }
+        if x > i32::MAX as usize || y > 65_535 {
+            return Err(internal(name, &format!("a grid of {x} x {y} blocks")));
+        }
+        let function = self.kernels.function(self, name, shared)?;
+        // SAFETY: the arguments by this function's contract; the driver copies them before it returns.
+        let status = unsafe {
+            (self.driver.cuLaunchKernel)(
+                function,
+                x as u32,
+                y as u32,
+                1,
+                THREADS,
+                1,
+                1,
+                shared,
+                self.stream,
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        if status == 0 { Ok(()) } else { Err(internal(name, &self.driver.reason(status))) }
+    }
+}
