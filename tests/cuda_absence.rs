@@ -26,7 +26,11 @@ const CASES: [Case; 9] = [
         says: &["driver is for CUDA 12.8", "13.0 or newer is needed"],
     },
     Case { present: ALL, setting: Some(("UNICON_STANDIN_DEVICES", "0")), says: &["no CUDA", "device"] },
-    Case { present: ALL, setting: Some(("UNICON_STANDIN_FAIL", "cuInit:1")), says: &["driver does not start"] },
+    Case {
+        present: ALL,
+        setting: Some(("UNICON_STANDIN_FAIL", "cuInit:1")),
+        says: &["driver does not start"],
+    },
     Case {
         present: &["cuda", "cusolver"],
         setting: None,
@@ -84,7 +88,8 @@ fn what_is_missing_is_one_clear_line_and_auto_uses_the_cpu() {
             command.args(arguments).envs(case.setting);
             command.output().expect("unicon starts")
         };
-        let fit = |device| run(&["fit", "--x", &x, "--y", &y, "--rank", "3", "--out", &model, "--device", device]);
+        let fit =
+            |device| run(&["fit", "--x", &x, "--y", &y, "--rank", "3", "--out", &model, "--device", device]);
         let name = format!("{:?} {:?}", case.present, case.setting);
 
         let out = fit("cuda:0");

@@ -54,7 +54,9 @@ impl DeviceInfo {
     /// Why the kernels do not run on it, if they do not.
     pub(crate) fn too_old(&self) -> Option<Error> {
         let (major, minor) = self.capability;
-        let what = || format!("cuda:{}, {}: compute capability {major}.{minor}, 8.0 is needed", self.ordinal, self.name);
+        let what = || {
+            format!("cuda:{}, {}: compute capability {major}.{minor}, 8.0 is needed", self.ordinal, self.name)
+        };
         (self.capability < (8, 0)).then(|| Error::NoDevice(what()))
     }
 
