@@ -14,6 +14,7 @@
 //! | retrieval and matching experiments | [`retrieval`], [`model`] |
 
 pub mod backend;
+pub mod comm;
 pub mod compare;
 pub mod control;
 pub mod data;

@@ -6,9 +6,10 @@
 pub mod cpu;
 pub mod cuda;
 
+use crate::comm::Group;
 use crate::control::Control;
 use crate::error::Result;
-use crate::io::RowSource;
+use crate::io::{RowSource, check_finite};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -94,6 +95,16 @@ pub trait Backend: Send + Sync {
         0
     }
 
+    /// The ranks that this backend is one of. Every operation is then a collective: all ranks call it in the same
+    /// order with equal arguments; matrices are shared out by rows, and everything else comes back on every rank.
+    fn group(&self) -> &Group {
+        Group::single()
+    }
+
+    /// Checks that every value of a source is finite, and counts its zero rows.
+    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
+        check_finite(source).map(|report| report.zero_rows)
+    }
     /// Brings rows in.
     fn load(&self, source: &dyn RowSource) -> Result<Self::Matrix>;
     /// Hands rows out in order, in panels: `sink(first_row, rows)` with row-major `rows`.

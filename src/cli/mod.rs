@@ -79,10 +79,19 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let cancelled = matches!(e.downcast_ref(), Some(unicon::Error::Cancelled));
-            complain(&format!("{e:#}"));
+            complain(&whole(&e));
             ExitCode::from(if cancelled { 130 } else { 1 })
         }
     }
+}
+
+/// An error and its causes; a cause that the error already told is not told again.
+fn whole(e: &anyhow::Error) -> String {
+    e.chain().map(ToString::to_string).fold(String::new(), |told, cause| match () {
+        () if told.is_empty() => cause,
+        () if told.contains(&cause) => told,
+        () => format!("{told}: {cause}"),
+    })
 }
 
 /// One line on stderr. A closed stderr is nobody's problem.

@@ -16,7 +16,7 @@ use super::solve::Encoders;
 use super::{Data, check_data, timed};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
-use crate::io::{RowSource, Rows, check_finite};
+use crate::io::{RowSource, Rows};
 use crate::loss::Loss;
 use crate::model::{Component, Model};
 use crate::positives::Positives;
@@ -175,10 +175,10 @@ pub fn fit_best_watched<B: Backend>(
     check_data(data, validation)?;
     let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
     timed(&mut info.seconds.load, || {
-        info.zero_rows = (check_finite(data.x)?.zero_rows, check_finite(data.y)?.zero_rows);
+        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
         if let Some(v) = validation {
-            check_finite(v.x)?;
-            check_finite(v.y)?;
+            backend.screen(v.x)?;
+            backend.screen(v.y)?;
         }
         Ok::<_, Error>(())
     })?;
@@ -371,7 +371,7 @@ fn run<B: Backend>(
         let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
         let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
         next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
-        if next.is_empty() || clock.spent() {
+        if next.is_empty() || clock.spent(backend.group())? {
             break best;
         }
     };
@@ -457,7 +457,7 @@ fn run<B: Backend>(
             encoders = given;
         }
     }
-    if refinement.max_steps > 0 && !clock.spent() {
+    if refinement.max_steps > 0 && !clock.spent(backend.group())? {
         let shape = (data.positives.n_x(), data.positives.n_y(), data.positives.nnz());
         let print =
             format!("best {rank} {loss:?} {lambda} {power} {refinement:?} {shape:?} {}", options.seed);

@@ -2,6 +2,7 @@
 
 use super::info::TracePoint;
 use super::refine::State;
+use crate::comm::Group;
 use crate::error::{Error, Result};
 use crate::io::AtomicFile;
 use crate::optim::{Lbfgs, Pair};
@@ -97,13 +98,22 @@ impl Checkpoint {
         out.commit()
     }
 
-    /// The state of an earlier run over `variables` variables; none where there is no file.
-    pub(crate) fn load(&self, variables: usize) -> Result<Option<(State, Vec<TracePoint>)>> {
-        let bytes = match std::fs::read(&self.path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&self.path, e)),
-        };
+    /// The state of an earlier run over `variables` variables; none where there is no file. Rank 0 reads it for all; it does
+    /// not depend on the number of ranks.
+    pub(crate) fn load(&self, group: &Group, variables: usize) -> Result<Option<(State, Vec<TracePoint>)>> {
+        let mut bytes = Vec::new();
+        if group.is_first() {
+            match std::fs::read(&self.path) {
+                Ok(read) => bytes = read,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io(&self.path, e)),
+            }
+        }
+        bytes.resize(group.same(bytes.len() as u64)? as usize, 0);
+        group.broadcast(0, &mut bytes)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
         self.parse(&bytes, variables).map(Some).map_err(|reason| Error::bad_file(&self.path, reason))
     }
 

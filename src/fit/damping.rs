@@ -162,7 +162,7 @@ impl<B: Backend> Problem<'_, B> {
                 info.status = FitStatus::Converged;
                 break;
             }
-            if !clock.allows(0.0) {
+            if !clock.allows(self.backend.group(), 0.0)? {
                 info.status = FitStatus::OutOfTime;
                 break;
             }

@@ -25,7 +25,7 @@ pub use refine::{Iterate, RefineOptions, Watch};
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
-use crate::io::{RowRange, RowSource, check_finite};
+use crate::io::{RowRange, RowSource};
 use crate::model::{Component, Model};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
@@ -94,10 +94,10 @@ pub fn fit<B: Backend>(
     }
     let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
     timed(&mut info.seconds.load, || {
-        info.zero_rows = (check_finite(data.x)?.zero_rows, check_finite(data.y)?.zero_rows);
+        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
         if let Some(v) = validation {
-            check_finite(v.x)?;
-            check_finite(v.y)?;
+            backend.screen(v.x)?;
+            backend.screen(v.y)?;
         }
         Ok::<_, Error>(())
     })?;

@@ -7,7 +7,6 @@ use super::options::{FitOptions, Init};
 use super::solve::{Encoders, Problem, Side, Start, add, refactor};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::io::check_finite;
 use crate::model::{Component, Encoder, Model};
 use crate::positives::Positives;
 use faer::Mat;
@@ -106,7 +105,7 @@ impl<B: Backend> PartialFit<B> {
         let validation = match validation {
             Some(v) => {
                 v.check("validation ")?;
-                check_features("validation ", &v, dims)?;
+                check_features(&backend, "validation ", &v, dims)?;
                 Some((backend.load(v.x)?, backend.load(v.y)?, v.positives.clone()))
             }
             None => None,
@@ -126,7 +125,7 @@ impl<B: Backend> PartialFit<B> {
     /// As [`fit`](super::fit()). The stream is unchanged by a batch that fails.
     pub fn add(&mut self, batch: Data<'_>) -> Result<f64> {
         batch.check("")?;
-        check_features("", &batch, self.dims)?;
+        check_features(&self.backend, "", &batch, self.dims)?;
         let raw = |m| Mapped { cross: m, embed: None, map: FeatureMap::default() };
         let (x, y) = (raw(self.backend.load(batch.x)?), raw(self.backend.load(batch.y)?));
         let problem = Problem {
@@ -245,12 +244,12 @@ fn add_batch<B: Backend>(
     }
 }
 
-fn check_features(name: &str, data: &Data<'_>, dims: (usize, usize)) -> Result<()> {
+fn check_features<B: Backend>(backend: &B, name: &str, data: &Data<'_>, dims: (usize, usize)) -> Result<()> {
     for (side, source, d) in [("x", data.x, dims.0), ("y", data.y, dims.1)] {
         if source.cols() != d {
             return Err(Error::invalid(format!("{name}{side}"), format!("{d} columns"), source.cols()));
         }
-        check_finite(source)?;
+        backend.screen(source)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::info::{FitInfo, FitStatus, TracePoint};
 use super::objective::Alignment;
 use super::solve::Encoders;
 use crate::backend::{Backend, Similarity, Ties};
+use crate::comm::Group;
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::optim::{Lbfgs, Step};
@@ -112,13 +113,15 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Whether the budget is used up.
-    pub(super) fn spent(&self) -> bool {
-        !self.allows(0.0)
+    pub(super) fn spent(&self, group: &Group) -> Result<bool> {
+        Ok(!self.allows(group, 0.0)?)
     }
 
-    /// Whether another step as long as `step` seconds fits into the budget.
-    pub(super) fn allows(&self, step: f64) -> bool {
-        self.budget.is_none_or(|b| self.begin.elapsed().as_secs_f64() + step <= b.as_secs_f64())
+    /// Whether another step as long as `step` seconds fits into the budget, by the clock of rank 0.
+    pub(super) fn allows(&self, group: &Group, step: f64) -> Result<bool> {
+        let Some(budget) = self.budget else { return Ok(true) };
+        let fits = self.begin.elapsed().as_secs_f64() + step <= budget.as_secs_f64();
+        Ok(group.same(u8::from(fits))? == 1)
     }
 }
 
@@ -155,7 +158,7 @@ pub(crate) fn refine<B: Backend>(
 ) -> Result<Encoders> {
     let Run { held, options, clock, checkpoint } = run;
     let saved = match checkpoint {
-        Some(c) => c.load(start.len())?,
+        Some(c) => c.load(f.backend.group(), start.len())?,
         None => None,
     };
     let mut state = match saved {
@@ -200,12 +203,14 @@ pub(crate) fn refine<B: Backend>(
             }
         }
         if let Some(checkpoint) = checkpoint {
-            checkpoint.save(&state, &info.trace)?;
+            if f.backend.group().is_first() {
+                checkpoint.save(&state, &info.trace)?;
+            }
         }
         let (done, total) = (state.steps as u64, options.max_steps as u64);
         let progress = Progress { phase: Phase::Iteration, done, total, loss: state.lbfgs.value };
         f.backend.control().report(progress)?;
-        if !state.done && !clock.allows(begin.elapsed().as_secs_f64()) {
+        if !state.done && !clock.allows(f.backend.group(), begin.elapsed().as_secs_f64())? {
             info.status = FitStatus::OutOfTime;
             break;
         }

@@ -59,6 +59,11 @@ impl<S: RowSource> RowSource for RowRange<S> {
             MatView::strided(bytes, rows, cols, all.row_stride(), all.col_stride(), all.dtype()).ok()?;
         Some(view.named(self.name.as_str()))
     }
+    fn held(&self) -> Range<usize> {
+        let inner = self.inner.held();
+        let place = |i: usize| i.clamp(self.range.start, self.range.end) - self.range.start;
+        place(inner.start)..place(inner.end)
+    }
 }
 
 /// Chosen rows in a chosen order, repetitions allowed: a mini-batch, a validation split, landmarks.
