@@ -71,14 +71,30 @@ fn compare(n: usize, d1: usize, d2: usize, r: usize, runs: usize) {
         assert_eq!(unicon_fit_options_init(&mut o, size_of_val(&o)), 0);
         o.r = r as i64;
         let (none, start) = (std::ptr::null(), std::ptr::null());
-        let status = unicon_fit(context, &o, &mx, &my, none, std::ptr::null(), start, &mut model, std::ptr::null_mut());
+        let status = unicon_fit(
+            context,
+            &o,
+            &mx,
+            &my,
+            none,
+            std::ptr::null(),
+            start,
+            &mut model,
+            std::ptr::null_mut(),
+        );
         assert_eq!(status, 0);
         unicon_model_destroy(model);
     };
     let (mut in_rust, mut in_c, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..=runs {
         // Each goes first in turn; the first pair warms up.
-        let (a, b) = if run % 2 == 0 { let a = seconds(rust); (a, seconds(c)) } else { let b = seconds(c); (seconds(rust), b) };
+        let (a, b) = if run % 2 == 0 {
+            let a = seconds(rust);
+            (a, seconds(c))
+        } else {
+            let b = seconds(c);
+            (seconds(rust), b)
+        };
         if run > 0 {
             in_rust.push(a);
             in_c.push(b);
@@ -87,10 +103,12 @@ fn compare(n: usize, d1: usize, d2: usize, r: usize, runs: usize) {
     }
     // SAFETY: destroyed once.
     unsafe { unicon_context_destroy(context) };
-    let ([_, rust, _], [_, c, _], [low, ratio, high]) = (quartiles(in_rust), quartiles(in_c), quartiles(ratios));
+    let ([_, rust, _], [_, c, _], [low, ratio, high]) =
+        (quartiles(in_rust), quartiles(in_c), quartiles(ratios));
     println!(
         "n {n:6}, d {d1}/{d2}, r {r}: rust {:9.3} ms, c {:9.3} ms, c/rust {ratio:.4} ({low:.4} to {high:.4})",
-        1e3 * rust, 1e3 * c
+        1e3 * rust,
+        1e3 * c
     );
 }
 

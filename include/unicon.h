@@ -257,7 +257,17 @@ typedef struct unicon_allocator {
 } unicon_allocator_t;
 
 /**
- * The ranks of a distributed solve, as callbacks: any MPI, NCCL or Gloo can be passed in.
+ * The ranks of a distributed fit, as callbacks: any MPI, NCCL or Gloo can be passed in.
+ *
+ * unicon_fit() and unicon_fit_best() are then called by all ranks together with the same options. Each passes its own rows: `x` and `y`
+ * hold a part of the samples (at least one; not necessarily of the same size on all ranks), in rank order, and so do `x_groups`,
+ * `y_groups`, and `indptr` with `indices`, whose columns count over all ranks. Validation pairs and a warm start are whole and the
+ * same everywhere, as is the model that every rank gets; it does not depend on the number of ranks, not even in its last bit. A rank
+ * that fails takes the others along: they return ::UNICON_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
+ * rank count for all. Every other function works on what it is given, on one rank. CUDA contexts have a single rank in this version.
+ *
+ * `send_recv` and `allgather` must not wait for ever for a rank that is gone. `allreduce_sum` is not called in this version: sums are made of the
+ * other two in a fixed order.
  *
  * Every callback returns 0 on success; anything else makes the call ::UNICON_COMM. They are called on the thread
  * that called the library, in the same order on every rank. For device memory (`device_type`

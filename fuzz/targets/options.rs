@@ -101,7 +101,7 @@ thread_local! {
 macro_rules! init {
     ($function:ident $(, $more:expr)?) => {
         // SAFETY: a struct of the library and its size.
-        |value| unsafe { assert_eq!($function(value, size_of_val(value) $(, $more)?), 0) }
+        |value| { #[allow(unused_unsafe)] unsafe { assert_eq!($function(value, size_of_val(value) $(, $more)?), 0) } }
     };
 }
 

@@ -9,6 +9,7 @@ use super::{entry, guard, same_signature, structs};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
+use crate::comm::Group;
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
 use crate::io::Dtype;
@@ -121,11 +122,11 @@ pub(super) struct Context {
     pub(super) communicator: Option<Communicator>,
 }
 
-/// Runs `$body` with `$backend` bound to the context's backend of a precision: the only place that knows which backends
+/// Runs `$body` with `$backend` bound to a device's backend of a precision: the only place that knows which backends
 /// there are. `$body` is compiled for each.
 macro_rules! on_backend {
-    ($context:expr, $precision:expr, |$backend:ident| $body:expr) => {
-        match ($context.device(), $precision) {
+    ($device:expr, $precision:expr, |$backend:ident| $body:expr) => {
+        match ($device, $precision) {
             ($crate::ffi::context::Device::Cpu(cpu), $crate::ffi::matrix::Precision::F32) => {
                 let $backend = cpu;
                 $body
@@ -177,6 +178,22 @@ impl Context {
 
     pub(super) fn keep_error(&self, text: String) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// The ranks that this context is one of; anew for every call, so that a failed one does not end the next.
+    pub(super) fn group(&self) -> Group {
+        self.communicator.map_or_else(Group::default, |c| Group::new(Arc::new(c)))
+    }
+
+    /// The device as one of the ranks.
+    pub(super) fn device_of(&self, group: &Group) -> Result<Device> {
+        match &self.device {
+            Device::Cpu(cpu) => Ok(Device::Cpu(cpu.clone().with_group(group.clone()))),
+            Device::Cuda(cuda) if group.is_single() => Ok(Device::Cuda(cuda.clone())),
+            Device::Cuda(_) => {
+                Err(Error::Unsupported("communicator: CUDA contexts over several ranks in this build".into()))
+            }
+        }
     }
 
     /// Fails on a context of several ranks: the solver called works on the rows of one.
