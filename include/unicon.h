@@ -717,6 +717,24 @@ typedef struct unicon_refine {
 /** Sets every field to its default. @return as unicon_context_options_init(). */
 UNICON_API unicon_status_t unicon_refine_init(unicon_refine_t *refine, size_t struct_size);
 
+/**
+ * Descent on mini-batches: the fast part of unicon_fit_best() on large data (at least four batches). A step is a share of the encoders'
+ * norm along the averaged gradient; the negatives of a batch stand for all.
+ */
+typedef struct unicon_minibatch {
+    size_t struct_size; /**< Set by unicon_minibatch_init(). */
+    int64_t batch;      /**< Matching pairs in a batch, at least 2, default 1024; 0: no mini-batches. */
+    int64_t epochs;     /**< Passes over the data, at least 1, default 4. */
+    int64_t min_steps;  /**< Steps at least, >= 0, default 100. */
+    int64_t max_steps;  /**< Steps at most, whatever the epochs; 0 (default): no limit. */
+    double rate;        /**< Length of the first step as a share of the encoders' norm, > 0, default 0.1; falls to 0 along a half cosine. */
+    double momentum;    /**< Share of the past in the averaged gradient, in [0, 1), default 0.5. */
+    int64_t patience;   /**< Judgements (two an epoch) without a better score on the validation pairs before it ends, >= 0, default 4. */
+} unicon_minibatch_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_minibatch_init(unicon_minibatch_t *minibatch, size_t struct_size);
+
 /** Held-out pairs. A NULL pointer to this struct means none. This struct is frozen. */
 typedef struct unicon_validation {
     const unicon_matrix_t *x;            /**< m_x by d1. */
@@ -751,6 +769,9 @@ typedef struct unicon_fit_options {
     int64_t n_batches;              /**< Use only the first so many batches; 0 (default): all. */
     int64_t n_negatives;            /**< Negatives sampled per row, with `seed`; 0 (default): all of them, exact. */
     uint64_t seed;                  /**< Of everything random, default 0. */
+    double growth;                  /**< Sampled negatives of an update as a multiple of those of the update before, >= 1, default 1. */
+    int32_t exact_last;             /**< Boolean, default 0: the last update sees all negatives whatever is sampled before. */
+    int32_t reserved;               /**< 0. */
     const unicon_damping_t *damping;/**< NULL (default): plain updates. Else one plain update, then at most `n_iters` damped ones. Not
                                          with batches or `ridge`. */
     const unicon_refine_t *refine;  /**< NULL (default): none. Else the result is refined; validation pairs choose the best step. Not
@@ -788,6 +809,8 @@ typedef struct unicon_trace_point {
     double score;        /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
     int64_t negatives;   /**< Negatives per row that the loss saw; 0: all. */
     int64_t evaluations; /**< Evaluations of loss and gradient so far. */
+    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two halves of the
+                                sample; else NaN. */
 } unicon_trace_point_t;
 
 /**
@@ -893,6 +916,7 @@ typedef struct unicon_best_options {
     int64_t n_powers;               /**< Length of `powers`; 0 for NULL. */
     const unicon_refine_t *refine;  /**< NULL (default): the defaults of unicon_refine_init(); `max_steps` 0 for no refinement (nor mini-batches). Its
                                          `stages` must be NULL: `n_negatives` and `exact` make them. */
+    const unicon_minibatch_t *minibatch; /**< NULL (default): the defaults of unicon_minibatch_init(). */
     int64_t n_negatives;            /**< 0 (default): mini-batches on large data (4,096 rows and more), whose negatives stand
                                          for all, and all negatives on small. Above 0: L-BFGS on so many sampled negatives
                                          per row, then on four times as many, follows the mini-batches. */

@@ -126,7 +126,14 @@ fuzz_target!(|input: &[u8]| {
         let mut ids: Vec<i64> = (0..=N).map(|k| k >> (choices >> 24 & 3)).collect();
         let (mut history, mut trace) = (
             [0.0; 4],
-            [unicon_trace_point { seconds: 0.0, loss: 0.0, score: 0.0, negatives: 0, evaluations: 0 }; 2],
+            [unicon_trace_point {
+                seconds: 0.0,
+                loss: 0.0,
+                score: 0.0,
+                negatives: 0,
+                evaluations: 0,
+                sampling_error: 0.0,
+            }; 2],
         );
         let mut left = PATIENCE;
         if let Some(p) = w.positives.get::<unicon_positives>() {
@@ -187,6 +194,7 @@ fuzz_target!(|input: &[u8]| {
                     fill(&mut w.best, &mut b, init!(unicon_best_options_init));
                     let Some(o) = w.best.get::<unicon_best_options>() else { return };
                     (o.loss, o.kernel, o.refine) = (loss, kernel, refine);
+                    o.minibatch = std::ptr::null();
                     o.landmarks = if chosen(15) { ids.as_ptr() } else { std::ptr::null() };
                     o.n_landmarks = if chosen(15) { o.n_landmarks.min(N) } else { o.n_landmarks };
                     o.whiten = if chosen(16) { x.data.cast() } else { std::ptr::null() };
