@@ -881,9 +881,11 @@ typedef struct unicon_best_options {
     int64_t n_whiten;               /**< Length of `whiten`; 0 for NULL. */
     const double *powers;           /**< Candidate powers of the singular values in each encoder, >= 0; NULL (default): 0, 1/2, 1, 2. */
     int64_t n_powers;               /**< Length of `powers`; 0 for NULL. */
-    const unicon_refine_t *refine;  /**< NULL (default): the defaults of unicon_refine_init(); `max_steps` 0 for no refinement. Its
+    const unicon_refine_t *refine;  /**< NULL (default): the defaults of unicon_refine_init(); `max_steps` 0 for no refinement (nor mini-batches). Its
                                          `stages` must be NULL: `n_negatives` and `exact` make them. */
-    int64_t n_negatives;            /**< Negatives sampled per row in the refinement, default 512; 0: all of them. */
+    int64_t n_negatives;            /**< 0 (default): mini-batches on large data (4,096 rows and more), whose negatives stand
+                                         for all, and all negatives on small. Above 0: L-BFGS on so many sampled negatives
+                                         per row, then on four times as many, follows the mini-batches. */
     int32_t exact;                  /**< Boolean, default 0: end in a stage with all negatives. */
     int32_t final_loss;             /**< Boolean, default 0: evaluate the exact loss of the encoders, one more pass. */
     const char *checkpoint;         /**< As in ::unicon_fit_options_t. */

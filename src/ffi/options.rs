@@ -249,6 +249,7 @@ pub(super) unsafe fn fit(
             checkpoint: checkpoint(raw.checkpoint)?,
             budget: budget(raw.budget)?,
             final_loss: boolean("options.final_loss", raw.final_loss)?,
+            ..FitOptions::new(rank)
         }
     };
     out.validate()?;
@@ -305,6 +306,7 @@ pub(super) unsafe fn best(
             powers: given("options.powers", raw.powers, raw.n_powers, defaults.powers)?,
             refine: refine(raw.refine, raw.seed)?,
             kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge })?,
+            minibatch: defaults.minibatch,
             sample: some("options.n_negatives", raw.n_negatives)?,
             exact: boolean("options.exact", raw.exact)?,
             start: match warm_start.is_null() {
