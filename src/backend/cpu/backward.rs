@@ -3,7 +3,7 @@
 use super::Cpu;
 use super::gemm::gemm_tn;
 use super::matrix::Matrix;
-use super::plan::TILE;
+use crate::backend::plan::TILE;
 use crate::control::Phase;
 use crate::error::Result;
 use crate::real::Real;

@@ -2,8 +2,8 @@
 
 use super::Cpu;
 use super::matrix::Matrix;
-use super::plan::Plan;
 use super::tiles::{Panel, Scratch, Source, Tiles};
+use crate::backend::plan::Plan;
 use crate::backend::{Ties, TopK};
 use crate::control::Phase;
 use crate::error::Result;

@@ -2,14 +2,14 @@
 
 use super::Cpu;
 use super::contract::additive_kind;
-use super::plan::Plan;
 use super::tiles::{Scratch, Source, Tiles};
+use crate::backend::anchors::{Factors, additive_side, clip_side};
 use crate::control::Phase;
 use crate::error::Result;
-use crate::loss::{EpsBy, Loss, LossKind, log_add_exp};
+use crate::loss::{LossKind, log_add_exp};
 use crate::positives::Positives;
 use crate::real::Real;
-use crate::weights::{Negatives, Side, Weights, additive_anchor, clip_anchor};
+use crate::weights::{Negatives, Side, Weights};
 use rayon::prelude::*;
 
 /// Sums of `e^{(s - 1)/tau}` below this exponent have lost too much of the number type's range: the pass is
@@ -21,13 +21,16 @@ pub(super) fn safe_exponent<T: Real>() -> f64 {
 impl<T: Real> Cpu<T> {
     pub(super) fn statistics(&self, tiles: &Tiles<'_, T>, negatives: Negatives) -> Result<Weights> {
         let (loss, p) = (tiles.loss, &tiles.positives);
-        let factors = Factors::new(tiles, self)?;
+        let zeros = matches!(tiles.source, Source::Zeros);
+        let factors = self.install(|| Factors::new(&tiles.plan, loss, p, zeros));
         let (rows, cols, loss_rows, loss_cols) = if loss.kind == LossKind::Clip {
             let (log_x, log_y) = self.clip_sums(tiles, &factors)?;
             let back = tiles.transposed();
-            let (rows, lx) = self.clip_side(loss, p, log_x, |i, j| tiles.source.pair(i, j));
-            let (cols, ly) = self.clip_side(loss, &back.positives, log_y, |j, i| back.source.pair(j, i));
-            (rows, cols, lx, ly)
+            self.install(|| {
+                let (rows, lx) = clip_side(loss, p, log_x, |i, j| tiles.source.pair(i, j));
+                let (cols, ly) = clip_side(loss, &back.positives, log_y, |j, i| back.source.pair(j, i));
+                (rows, cols, lx, ly)
+            })
         } else {
             self.additive_sides(tiles, &factors)?
         };
@@ -160,50 +163,17 @@ impl<T: Real> Cpu<T> {
         Ok((x, y))
     }
 
-    /// Coefficients and half loss of the anchors of one direction from the log-sums of their negatives.
-    fn clip_side(
-        &self,
-        loss: &Loss,
-        positives: &Positives,
-        mut log_neg: Vec<f64>,
-        pair: impl Fn(usize, usize) -> f64 + Sync,
-    ) -> (Side, f64) {
-        let n = positives.n_x();
-        let anchors: Vec<(f64, f64, f64)> = self.install(|| {
-            (0..n)
-                .into_par_iter()
-                .map(|i| {
-                    let mut log_neg = log_neg[i];
-                    if let Some((eps, s)) = diagonal_negative(loss, positives, i, &pair) {
-                        log_neg = log_add_exp(log_neg, eps.ln() + s / loss.tau);
-                    }
-                    let pairs = positives.row(i).iter().map(|&j| {
-                        let j = j as usize;
-                        (pair(i, j), loss.eps(i, j, true))
-                    });
-                    let (coeff, term) = clip_anchor(loss, n, log_neg, pairs);
-                    (log_neg, coeff, term)
-                })
-                .collect()
-        });
-        let mut coeff = Vec::with_capacity(n);
-        let mut value = 0.0;
-        for (i, (l, a, term)) in anchors.into_iter().enumerate() {
-            log_neg[i] = l;
-            coeff.push(a);
-            value += term;
-        }
-        (Side { log_neg, coeff, ..Side::default() }, value)
-    }
-
     /// Both sides of an additive member: sums of psi and psi' over negatives for every pair.
     fn additive_sides(&self, tiles: &Tiles<'_, T>, factors: &Factors) -> Result<(Side, Side, f64, f64)> {
         let (p, back) = (&tiles.positives, tiles.transposed());
         let s_rows = self.pair_similarities(&tiles.source, p);
         let s_cols = self.pair_similarities(&back.source, &back.positives);
         let ([psi_x, dpsi_x], [psi_y, dpsi_y]) = self.additive_sums(tiles, factors, &s_rows, &s_cols)?;
-        let (rows, lx) = self.additive_side(tiles, p, s_rows, psi_x, dpsi_x, &factors.x);
-        let (cols, ly) = self.additive_side(&back, &back.positives, s_cols, psi_y, dpsi_y, &factors.y);
+        let pair = |i, j| tiles.source.pair(i, j);
+        let (rows, lx) = additive_side(tiles.loss, p, s_rows, [psi_x, dpsi_x], &factors.x, pair);
+        let pair = |j, i| back.source.pair(j, i);
+        let (cols, ly) =
+            additive_side(tiles.loss, &back.positives, s_cols, [psi_y, dpsi_y], &factors.y, pair);
         Ok((rows, cols, lx, ly))
     }
 
@@ -287,40 +257,6 @@ impl<T: Real> Cpu<T> {
         Ok((x, y))
     }
 
-    /// Applies eps and the sampling factor, adds diagonal negatives, and sums the half loss.
-    fn additive_side(
-        &self,
-        tiles: &Tiles<'_, T>,
-        positives: &Positives,
-        s_pos: Vec<f64>,
-        mut psi: Vec<f64>,
-        mut dpsi: Vec<f64>,
-        factor: &[f64],
-    ) -> (Side, f64) {
-        let loss = tiles.loss;
-        let mut value = 0.0;
-        for i in 0..positives.n_x() {
-            let scale = loss.eps_neg * factor.get(i).copied().unwrap_or(1.0);
-            let diagonal = diagonal_negative(loss, positives, i, &|i, j| tiles.source.pair(i, j));
-            let pairs = positives.row_offset(i)..positives.row_offset(i + 1);
-            for e in pairs.clone() {
-                psi[e] *= scale;
-                dpsi[e] *= scale;
-                if let Some((eps, s)) = diagonal {
-                    psi[e] += eps * loss.psi(s - loss.nu * s_pos[e]);
-                    dpsi[e] += eps * loss.dpsi(s - loss.nu * s_pos[e]);
-                }
-            }
-            let eps = positives.row(i).iter().map(|&j| loss.eps(i, j as usize, true));
-            value += additive_anchor(
-                loss,
-                positives.n_x(),
-                pairs.zip(eps).map(|(e, eps)| (s_pos[e], eps, psi[e])),
-            );
-        }
-        (Side { s_pos, dpsi, ..Side::default() }, value)
-    }
-
     /// `s_ik` of all pairs, anchor by anchor.
     pub(super) fn pair_similarities(&self, source: &Source<'_, T>, positives: &Positives) -> Vec<f64> {
         self.install(|| {
@@ -332,76 +268,8 @@ impl<T: Real> Cpu<T> {
     }
 }
 
-/// The diagonal pair of anchor `i` where the loss weighs it apart although it is a negative: `(eps, s_ii)`.
-fn diagonal_negative(
-    loss: &Loss,
-    positives: &Positives,
-    i: usize,
-    pair: &impl Fn(usize, usize) -> f64,
-) -> Option<(f64, f64)> {
-    let apart = loss.eps_by == EpsBy::Diagonal && i < positives.n_y() && !positives.contains(i, i);
-    apart.then(|| (loss.eps_pos, pair(i, i)))
-}
-
 /// Sums of psi and of psi' over the negatives of every pair.
 type PairSums = [Vec<f64>; 2];
-
-/// How many negatives every anchor sees in dense tiles, and how many times they stand for all of them.
-struct Factors {
-    seen_x: Vec<f64>,
-    seen_y: Vec<f64>,
-    x: Vec<f64>,
-    y: Vec<f64>,
-}
-
-impl Factors {
-    fn new<T: Real>(tiles: &Tiles<'_, T>, cpu: &Cpu<T>) -> Result<Self> {
-        let p = &tiles.positives;
-        let exceptions = |p: &Positives, i: usize| {
-            let diagonal = diagonal_negative(tiles.loss, p, i, &|_, _| 0.0).is_some();
-            p.row(i).len() + usize::from(diagonal)
-        };
-        let back = p.transposed();
-        let all_x: Vec<f64> = (0..p.n_x()).map(|i| (p.n_y() - exceptions(p, i)) as f64).collect();
-        let all_y: Vec<f64> = (0..p.n_y()).map(|j| (p.n_x() - exceptions(&back, j)) as f64).collect();
-        if !tiles.plan.is_sampled() || matches!(tiles.source, Source::Zeros) {
-            return Ok(Self { seen_x: all_x, seen_y: all_y, x: Vec::new(), y: Vec::new() });
-        }
-        let seen_x = seen(&tiles.plan, tiles, cpu)?;
-        let back = tiles.transposed();
-        let seen_y = seen(&back.plan, &back, cpu)?;
-        let ratio = |all: &[f64], seen: &[f64]| -> Vec<f64> {
-            all.iter().zip(seen).map(|(a, s)| if *s > 0.0 { a / s } else { 1.0 }).collect()
-        };
-        let (x, y) = (ratio(&all_x, &seen_x), ratio(&all_y, &seen_y));
-        Ok(Self { seen_x, seen_y, x, y })
-    }
-}
-
-/// Negatives that each row of a sampled plan sees.
-fn seen<T: Real>(plan: &Plan, tiles: &Tiles<'_, T>, cpu: &Cpu<T>) -> Result<Vec<f64>> {
-    let counts: Vec<Vec<(usize, f64)>> = cpu.install(|| {
-        (0..plan.panels())
-            .into_par_iter()
-            .map(|p| {
-                let ranges: Vec<_> = plan.tiles(p).collect();
-                let width: usize = ranges.iter().map(|r| r.len()).sum();
-                plan.panel(p)
-                    .map(|position| {
-                        let i = plan.row_id(position);
-                        let hits = ranges.iter().map(|r| tiles.exceptions_in(i, r)).sum::<usize>();
-                        (i, (width - hits) as f64)
-                    })
-                    .collect()
-            })
-            .collect()
-    });
-    let mut out = vec![0.0; tiles.positives.n_x()];
-    for (i, count) in counts.into_iter().flatten() {
-        out[i] = count;
-    }
-    Ok(out)
-}
 
 /// The positives of a tile's columns, one layer at a time: layer `t` holds `-nu s` of every column's `t`-th
 /// positive (0 where a column has fewer; the caller skips those).
