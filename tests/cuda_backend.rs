@@ -296,12 +296,47 @@ fn the_operator_has_the_errors_it_may_have() {
     if !on_a_device("the_operator_has_the_errors_it_may_have") {
         return;
     }
-    // The limits of the project at tau = 0.07, for the loss that it names them for.
+    // The project's limits at tau = 0.07, on what a fit does: paired features and the encoders of one spectral update.
+    let n = 500;
+    let latent = random(n, 12, 1);
+    let noisy =
+        |d: usize, seed: u64| &latent * random(12, d, seed) + random(n, d, seed + 1) * faer::Scale(0.5);
+    let (x, y) = (noisy(40, 2), noisy(33, 4));
+    let (x, y) = [x, y].map(|m| Mat::from_fn(n, m.ncols(), |i, j| f64::from(m[(i, j)] as f32))).into();
+    let (positives, loss) = (Positives::diagonal(n), Loss::clip(0.07));
+    fn update<B: Backend>(
+        b: &B,
+        x: &Mat<f64>,
+        y: &Mat<f64>,
+        p: &Positives,
+        loss: &Loss,
+    ) -> (f64, Mat<f64>, Mat<f64>) {
+        let (x, y, zeros) = (load(b, x), load(b, y), Similarity::Zeros(p.n_x(), p.n_y()));
+        let w = b.weights(zeros, loss, p, Negatives::All).unwrap();
+        let c = b.cross(zeros, &w, &x, &y).unwrap();
+        let top = b.top_r(c.as_ref(), 10, SvdMethod::Full).unwrap();
+        let (zx, zy) =
+            (b.encode(&x, top.u.transpose()).unwrap().0, b.encode(&y, top.v.transpose()).unwrap().0);
+        let s = Similarity::Embeddings(&zx, &zy);
+        let w = b.weights(s, loss, p, Negatives::All).unwrap();
+        (w.value(), c, b.cross(s, &w, &x, &y).unwrap())
+    }
+    let want = update(&Cpu::<f64>::new(1).unwrap(), &x, &y, &positives, &loss);
+    for (mode, limit) in [(Mode::Fp16, 1e-4), (Mode::Fp32, 2e-6), (Mode::Bf16, 1e-3)] {
+        let got = update(&open(mode), &x, &y, &positives, &loss);
+        near("first C", &got.1, &want.1, 2e-6);
+        near("C", &got.2, &want.2, limit);
+        assert!((got.0 - want.0).abs() <= limit * want.0.abs(), "{mode:?}: {} {}", got.0, want.0);
+        if std::env::var_os("UNICON_SHOW").is_some() {
+            eprintln!("{mode:?} C {:e}", error(got.2.as_ref(), want.2.as_ref()));
+        }
+    }
+    // Features that have nothing to do with the embeddings, so that rounding does not average out.
     let positives = Positives::diagonal(400);
-    let case = Case { loss: Loss::clip(0.07), positives: &positives, r: 33, negatives: Negatives::All };
-    check(&open(Mode::Fp16), &case, 1e-4, 1e-4);
+    let case = Case { loss, positives: &positives, r: 33, negatives: Negatives::All };
+    check(&open(Mode::Fp16), &case, 1e-4, 3e-4);
     check(&open(Mode::Fp32), &case, 1e-6, 2e-6);
-    check(&open(Mode::Bf16), &case, 1e-3, 2e-3);
+    check(&open(Mode::Bf16), &case, 1e-3, 2.5e-3);
 }
 
 #[test]
@@ -331,7 +366,7 @@ fn every_loss_relation_and_temperature() {
                 let positives = &relations[(k + t) % 3];
                 let eps_by = if t % 2 == 1 { EpsBy::Diagonal } else { EpsBy::Positives };
                 let loss = Loss { eps_by, eps_pos: 0.7, eps_neg: 1.3, ..Loss::new(kind, tau).with_nu(1.5) };
-                let case = Case { loss, positives, r: 9 + 8 * t, negatives: Negatives::All };
+                let case = Case { loss, positives, r: 9 + 17 * t, negatives: Negatives::All };
                 // A hinge counts: an entry within rounding of its kink may fall on either side.
                 let kink = if kind == LossKind::TripletHard { 6e-3 } else { 0.0 };
                 let storage = if mode == Mode::Fp32 { 0.0 } else { 4e-4 };
@@ -508,25 +543,28 @@ fn equal_bits_from_run_to_run_and_from_the_host() {
     if !on_a_device("equal_bits_from_run_to_run_and_from_the_host") {
         return;
     }
-    let (n_x, n_y, d) = (300, 290, 150);
-    let (x, y) = (random(n_x, d, 1), random(n_y, d, 2));
+    // Rows of x are several panels (of 4,096); its features take 3.3 MB.
+    let (n_x, n_y, d) = (13_000, 130, 64);
+    let (x, y) = (random(n_x, d, 1), random(n_y, 9, 2));
     let positives = ragged(n_x, n_y, 5);
     let results = |limit: Option<u64>, on_device: bool| {
         let gpu = Cuda::open(0, Options { memory_limit: limit, ..Options::default() }).unwrap();
-        let f = random(8, d, 3);
-        let (zx, _) = gpu.encode(&load(&gpu, &x), f.as_ref()).unwrap();
-        let (zy, _) = gpu.encode(&load(&gpu, &y), f.as_ref()).unwrap();
+        let (zx, _) = gpu.encode(&load(&gpu, &x), random(8, d, 3).as_ref()).unwrap();
+        let (zy, _) = gpu.encode(&load(&gpu, &y), random(8, 9, 4).as_ref()).unwrap();
         let (a, b) = (load(&gpu, &x), load(&gpu, &y));
-        assert_eq!((a.on_device(), b.on_device()), (on_device, on_device), "{:?}", gpu.memory());
+        assert_eq!(a.on_device(), on_device, "{:?}", gpu.memory());
         let s = Similarity::Embeddings(&zx, &zy);
         let w = gpu.weights(s, &Loss::clip(0.1), &positives, Negatives::All).unwrap();
         let zeros = Similarity::Zeros(n_x, n_y);
         let w0 = gpu.weights(zeros, &Loss::clip(0.1), &positives, Negatives::All).unwrap();
+        let sampled = Negatives::Sampled { per_anchor: 60, seed: 1 };
+        let ws = gpu.weights(s, &Loss::clip(0.1), &positives, sampled).unwrap();
         let out = (
             w.value().to_bits(),
             gpu.cross(s, &w, &a, &b).unwrap(),
             gpu.cross(zeros, &w0, &a, &b).unwrap(),
-            host(&gpu, &gpu.apply(s, &w, &b).unwrap()),
+            gpu.cross(s, &ws, &a, &b).unwrap(),
+            host(&gpu, &gpu.apply_t(s, &w, &a).unwrap()),
             gpu.gram(&a).unwrap(),
             host(&gpu, &gpu.linear(&a, random(9, d, 4).as_ref()).unwrap()),
         );
@@ -537,14 +575,9 @@ fn equal_bits_from_run_to_run_and_from_the_host() {
     };
     let first = results(None, true);
     assert!(first == results(None, true), "two runs differ");
-    // The matrices have 180 KB each: with 1.2 MB in all the device keeps them, with less they pass through in panels.
-    let streamed = results(Some(streaming_limit()), false);
-    assert!(first == streamed, "streamed features give other bits");
-}
-
-/// Bytes that leave room for the work of the test above, but not for the features to stay.
-fn streaming_limit() -> u64 {
-    std::env::var("UNICON_TEST_LIMIT").ok().and_then(|v| v.parse().ok()).unwrap_or(236_000)
+    // Too little to hold the features beside the work, enough for the work.
+    let limit = std::env::var("UNICON_LIMIT").map_or(5_100_000, |v| v.parse().unwrap());
+    assert!(first == results(Some(limit), false), "streamed features give other bits");
 }
 
 #[test]
@@ -598,5 +631,6 @@ fn numbers_that_are_not_numbers_are_not_hidden() {
     let loss = Loss::clip(0.1);
     let w = gpu.weights(Similarity::Embeddings(&zx, &zy), &loss, &positives, Negatives::All).unwrap();
     assert!(w.value().is_nan() && w.rows.log_neg[7].is_nan() && w.rows.log_neg[8].is_finite());
-    assert!(w.cols.log_neg.iter().all(|v| v.is_nan()));
+    // Row 7 is a negative of every column but its own.
+    assert!(w.cols.log_neg.iter().enumerate().all(|(j, v)| v.is_nan() == (j != 7)));
 }

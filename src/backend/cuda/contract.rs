@@ -42,7 +42,9 @@ enum Dense<'a> {
 }
 
 impl<'a> Operator<'a> {
-    fn new(cuda: &'a Cuda, s: Similarity<'a, Matrix>, w: &'a Weights) -> Result<Self> {
+    /// With `transposed` the similarities and weights are those of the other side: the sample is still the one that was
+    /// drawn for this side.
+    fn new(cuda: &'a Cuda, s: Similarity<'a, Matrix>, w: &'a Weights, transposed: bool) -> Result<Self> {
         let p = &w.positives;
         let lists: Vec<Vec<u32>> = (0..p.n_x()).into_par_iter().map(|i| exceptions(&w.loss, p, i)).collect();
         let coefficients = |value: &(dyn Fn(usize, usize) -> f64 + Sync)| -> Result<Buffer<f32>> {
@@ -57,7 +59,10 @@ impl<'a> Operator<'a> {
                 let sides = Sides::new(cuda, zx, zy)?;
                 let pairs = Pairs::new(&sides, &w.loss, p)?;
                 let coefficient = coefficients(&|i, j| w.exception(i, j, pairs.at(i, j)))?;
-                let plan = Plan::new(p.n_x(), p.n_y(), w.negatives);
+                let plan = match transposed {
+                    false => Plan::new(p.n_x(), p.n_y(), w.negatives),
+                    true => Plan::new(p.n_y(), p.n_x(), w.negatives).transposed(),
+                };
                 let grid = Grid::new(cuda, (zx, zy), &w.loss, p, plan)?;
                 (Dense::Negatives(Box::new(Negatives::new(grid, w)?)), coefficient)
             }
@@ -138,7 +143,7 @@ impl<'a> Operator<'a> {
         v: &'v Matrix,
         values: Option<&'v Values<'v>>,
     ) -> impl Iterator<Item = Result<(Range<usize>, Chunk<'v>)>> + 'v {
-        let step = if values.is_some() { self.cols.max(1) } else { 4 * WEIGHT_COLS };
+        let step = if values.is_some() { self.cols.max(1) } else { WEIGHT_COLS };
         panels_of(0..self.cols, step).map(move |cols| match values {
             Some(values) => Ok((cols, Chunk::Lent(values))),
             None => {
@@ -265,9 +270,15 @@ impl<'a> Chunk<'a> {
 }
 
 impl Cuda {
-    /// `S V`.
-    pub(super) fn contract(&self, s: Similarity<'_, Matrix>, w: &Weights, v: &Matrix) -> Result<Matrix> {
-        let op = Operator::new(self, s, w)?;
+    /// `S V`; with `transposed`, of similarities and weights that were.
+    pub(super) fn contract(
+        &self,
+        s: Similarity<'_, Matrix>,
+        w: &Weights,
+        transposed: bool,
+        v: &Matrix,
+    ) -> Result<Matrix> {
+        let op = Operator::new(self, s, w, transposed)?;
         let (values, sums, d) = (op.values(v)?, op.flat_sums(v)?, v.cols());
         let mut panel = PanelRoom::default();
         let block = op.block_rows(v);
@@ -282,15 +293,17 @@ impl Cuda {
         }
     }
 
-    /// `X^T S Y`, contracting `Y` first: panels' products are added in float64 in panel order.
+    /// `X^T S Y`, contracting `Y` first: panels' products are added in float64 in panel order. `transposed` as in
+    /// [`contract`](Self::contract).
     pub(super) fn contract_both(
         &self,
         s: Similarity<'_, Matrix>,
         w: &Weights,
+        transposed: bool,
         x: &Matrix,
         y: &Matrix,
     ) -> Result<Mat<f64>> {
-        let op = Operator::new(self, s, w)?;
+        let op = Operator::new(self, s, w, transposed)?;
         let (values, sums) = (op.values(y)?, op.flat_sums(y)?);
         let (d1, d2) = (x.cols(), y.cols());
         let mut panel = PanelRoom::default();
@@ -320,7 +333,7 @@ impl Cuda {
     /// `-S Z_y` and `-S^T Z_x` from one panel of weights for both.
     pub(super) fn both_gradients(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
         let back = w.transposed();
-        let op = Operator::new(self, Similarity::Embeddings(zx, zy), w)?;
+        let op = Operator::new(self, Similarity::Embeddings(zx, zy), w, false)?;
         let Dense::Negatives(negatives) = &op.dense else {
             return Err(crate::Error::Cuda("internal: gradients without embeddings".into()));
         };

@@ -226,7 +226,12 @@ impl<'a> Grid<'a> {
             .collect()
     }
 
-    pub(super) fn embeddings(&self, products: usize) -> Result<Embeddings> {
+    /// Products of halves that make a similarity.
+    pub(super) fn products(&self) -> usize {
+        self.cuda.mode.products(self.depth)
+    }
+
+    fn embeddings(&self, products: usize) -> Result<Embeddings> {
         let width = 2 * self.depth;
         let x = Rows::dense(self.x.view(), self.positives.n_x(), width)?;
         embeddings(x, Rows::dense(self.y.view(), self.positives.n_y(), width)?, self.depth, products)
@@ -234,7 +239,7 @@ impl<'a> Grid<'a> {
 
     /// A launch over rows and columns by position.
     pub(super) fn launch(&self, rows: Range<usize>, cols: Range<usize>, blocks: usize) -> Result<Launch> {
-        let z = self.embeddings(self.cuda.mode.products())?;
+        let z = self.embeddings(self.products())?;
         Ok(Launch::new(z, self.entries.csr(), 0, rows, cols, blocks))
     }
 
@@ -247,7 +252,7 @@ impl<'a> Grid<'a> {
         blocks: usize,
     ) -> Result<Launch> {
         row_of.view().holds(rows.end)?;
-        let z = self.embeddings(self.cuda.mode.products())?;
+        let z = self.embeddings(self.products())?;
         Ok(Launch::new(z, self.entries.csr(), row_of.view().ptr, rows, cols, blocks))
     }
 }

@@ -228,10 +228,10 @@ impl Backend for Cuda {
         // The narrower side is contracted: 2 n^2 min(d1, d2).
         if x.cols() < y.cols() {
             let back = w.transposed();
-            let c = self.contract_both(swapped(s), &back, y, x)?;
+            let c = self.contract_both(swapped(s), &back, true, y, x)?;
             return Ok(c.transpose().to_owned());
         }
-        self.contract_both(s, w, x, y)
+        self.contract_both(s, w, false, x, y)
     }
 
     fn apply(&self, s: Similarity<'_, Matrix>, w: &Weights, v: &Matrix) -> Result<Matrix> {
@@ -241,7 +241,7 @@ impl Backend for Cuda {
                 let product = host.apply(s, w, &self.to_host(host, v)?)?;
                 self.from_host(&product)
             }),
-            _ => self.contract(s, w, v),
+            _ => self.contract(s, w, false, v),
         }
     }
 
@@ -252,7 +252,7 @@ impl Backend for Cuda {
                 let product = host.apply_t(s, w, &self.to_host(host, u)?)?;
                 self.from_host(&product)
             }),
-            _ => self.contract(swapped(s), &w.transposed(), u),
+            _ => self.contract(swapped(s), &w.transposed(), true, u),
         }
     }
 

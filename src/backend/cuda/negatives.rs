@@ -181,7 +181,7 @@ impl<'a> Negatives<'a> {
     pub(super) fn can_fuse(&self, width: usize) -> bool {
         let cuda = self.grid.cuda;
         matches!(self.coefficients, Coefficients::Clip { .. })
-            && cuda.mode != Mode::Fp32
+            && self.grid.products() == 1
             && width <= FUSED_WIDTH
             && !self.grid.plan.is_sampled()
             && cuda.device.fused_shared(self.grid.depth).is_some()

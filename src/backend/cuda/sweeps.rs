@@ -20,8 +20,9 @@ const TILE_BYTES: usize = TILE * DEPTH * 2;
 const MASK_BYTES: usize = TILE * TILE / 8;
 /// Most column tiles of a block: 8,192 terms keep a partial sum exact to about 1e-6.
 const MOST_TILES: usize = 64;
-/// Columns that one launch of the fused kernel may add up: 512 steps of its accumulators.
-pub(super) const FUSED_COLS: usize = 8192;
+/// Columns that one launch of the fused kernel adds up, 256 steps of its accumulators: tensor cores cut sums off instead of
+/// rounding them, so long ones drift.
+pub(super) const FUSED_COLS: usize = 4096;
 /// Width of V in one block of the fused kernel.
 pub(super) const FUSED_WIDTH: usize = 128;
 const FUSED_TILE: usize = 64;
