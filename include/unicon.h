@@ -257,7 +257,17 @@ typedef struct unicon_allocator {
 } unicon_allocator_t;
 
 /**
- * The ranks of a distributed solve, as callbacks: any MPI, NCCL or Gloo can be passed in.
+ * The ranks of a distributed fit, as callbacks: any MPI, NCCL or Gloo can be passed in.
+ *
+ * unicon_fit() and unicon_fit_best() are then called by all ranks together with the same options. Each passes its own rows: `x` and `y`
+ * hold a part of the samples (at least one; not necessarily of the same size on all ranks), in rank order, and so do `x_groups`,
+ * `y_groups`, and `indptr` with `indices`, whose columns count over all ranks. Validation pairs and a warm start are whole and the
+ * same everywhere, as is the model that every rank gets; it does not depend on the number of ranks, not even in its last bit. A rank
+ * that fails takes the others along: they return ::UNICON_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
+ * rank count for all. Every other function works on what it is given, on one rank. CUDA contexts have a single rank in this version.
+ *
+ * `send_recv` and `allgather` must not wait for ever for a rank that is gone. `allreduce_sum` is not called in this version: sums are made of the
+ * other two in a fixed order.
  *
  * Every callback returns 0 on success; anything else makes the call ::UNICON_COMM. They are called on the thread
  * that called the library, in the same order on every rank. For device memory (`device_type`
@@ -297,7 +307,9 @@ typedef struct unicon_context_options {
     int32_t device_id;        /**< Number of the CUDA device, default 0. 0 for the CPU. */
     void *stream;             /**< A borrowed `cudaStream_t` that outlives the context; NULL (default): the library's own. NULL for the CPU. */
     int32_t n_threads;        /**< CPU threads, 1 to 1024; 0 (default): one per core. */
-    int32_t reserved;         /**< 0. */
+    int32_t precision;        /**< ::unicon_dtype of similarities and weights where features are not float64 (sums are always float32 or
+                                   wider): ::UNICON_F32, ::UNICON_BF16 (on CPUs with AVX512-BF16) or, on CUDA, ::UNICON_F16. 0 (default): float32 on
+                                   the CPU, float16 on CUDA. */
     uint64_t workspace_limit; /**< Bytes of sample-sized matrices that the context may hold at once, those of its weights handles
                                    included; a call that needs more is ::UNICON_OUT_OF_MEMORY. 0 (default): no limit. */
     const unicon_allocator_t *allocator;       /**< Copied. NULL (default): the process's. */
@@ -457,11 +469,28 @@ UNICON_API unicon_status_t unicon_weights_create(unicon_context_t *context, cons
                                                  const unicon_matrix_t *zx, const unicon_matrix_t *zy,
                                                  const unicon_positives_t *positives, unicon_weights_t **weights);
 
+/**
+ * As unicon_weights_create(), of similarities that are given: S of any n_x by n_y matrix, for small n.
+ * @param similarity n_x by n_y, values in [-1, 1] (within rounding). Copied.
+ * @param positives NULL for the diagonal.
+ * @param[out] weights the new handle, for unicon_weights_destroy().
+ * @return any status. Synchronous.
+ */
+UNICON_API unicon_status_t unicon_weights_create_similarity(unicon_context_t *context, const unicon_loss_t *loss,
+                                                            const unicon_matrix_t *similarity,
+                                                            const unicon_positives_t *positives,
+                                                            unicon_weights_t **weights);
+
 /** Destroys the weights. NULL is accepted. */
 UNICON_API void unicon_weights_destroy(unicon_weights_t *weights);
 
-/** The loss L. @param[out] value set to it. */
-UNICON_API unicon_status_t unicon_weights_loss(const unicon_weights_t *weights, double *value);
+/**
+ * The loss L = L_x + L_y.
+ * @param[out] value L. May be NULL.
+ * @param[out] rows L_x, the share of the rows. May be NULL.
+ * @param[out] cols L_y, the share of the columns. May be NULL.
+ */
+UNICON_API unicon_status_t unicon_weights_loss(const unicon_weights_t *weights, double *value, double *rows, double *cols);
 
 /**
  * How many anchors have no positive and so contribute nothing.
@@ -628,7 +657,7 @@ enum unicon_init {
     UNICON_INIT_SIMILARITY = 2 /**< The matrix `similarity`. */
 };
 
-/** Schedules for unicon_fit_options_preset(). */
+/** Schedules for unicon_fit_options_preset(). The schedule that needs no tuning is a call of its own: unicon_fit_best(). */
 enum unicon_preset {
     UNICON_PRESET_DEFAULT = 0, /**< What unicon_fit_options_init() sets. */
     UNICON_PRESET_PAPER = 1    /**< The authors' schedule: random start, 5 updates, no whitening, a trailing partial batch dropped. */
@@ -639,7 +668,8 @@ enum unicon_phase {
     UNICON_PHASE_FEATURES = 0, /**< Feature map, whitening, Gram matrices. */
     UNICON_PHASE_STATISTICS = 1, /**< First pass over the similarities: the sums and the loss, panel by panel. */
     UNICON_PHASE_WEIGHTS = 2,  /**< Second pass: X^T S Y or gradients, panel by panel. */
-    UNICON_PHASE_ITERATION = 3,/**< A spectral update has ended; `loss` is the one it started from. */
+    UNICON_PHASE_ITERATION = 3,/**< A spectral update has ended, `loss` being the one it started from; or a damped update or a step of
+                                    refinement, `loss` being the one it reached. */
     UNICON_PHASE_RETRIEVAL = 4 /**< Search or recall. */
 };
 
@@ -648,8 +678,8 @@ typedef struct unicon_progress {
     size_t struct_size;   /**< Size of the library's struct. */
     int32_t phase;        /**< ::unicon_phase. */
     int32_t reserved;     /**< 0. */
-    int64_t done;         /**< Panels (updates, for ::UNICON_PHASE_ITERATION) finished. */
-    int64_t total;        /**< Panels or updates in all. */
+    int64_t done;         /**< Panels (updates or steps, for ::UNICON_PHASE_ITERATION) finished. */
+    int64_t total;        /**< Panels, updates or steps in all. */
     double loss;          /**< The last loss computed, NaN before the first. */
     double seconds;       /**< Since the call began. */
 } unicon_progress_t;
@@ -659,6 +689,51 @@ typedef struct unicon_progress {
  * @return 0 to go on, anything else to cancel.
  */
 typedef int32_t (*unicon_progress_fn)(const unicon_progress_t *progress, void *user);
+
+/** Damped updates `F1^T F2 <- [F1^T F2 + eta C]_r` with a line search on the loss, which never rises. */
+typedef struct unicon_damping {
+    size_t struct_size; /**< Set by unicon_damping_init(). */
+    double first;       /**< First step tried, as |eta C| / |F1^T F2|, > 0, default 1. */
+    int64_t halvings;   /**< Halvings of a step before the iteration counts as converged, >= 0, default 12. */
+    double tol;         /**< Stop when a step lowers the loss by less than this share, >= 0, default 1e-4. */
+} unicon_damping_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_damping_init(unicon_damping_t *damping, size_t struct_size);
+
+/** Refinement by L-BFGS on both encoders, with the exact gradient of the loss (or of its sampled estimate). */
+typedef struct unicon_refine {
+    size_t struct_size;    /**< Set by unicon_refine_init(). */
+    int64_t max_steps;     /**< Steps at most, >= 0, default 30. */
+    double tol;            /**< A stage ends when a step lowers the loss by less than this share, >= 0, default 1e-4. */
+    int64_t memory;        /**< Steps that L-BFGS remembers, at least 1, default 10. */
+    int64_t patience;      /**< Steps without a better score on the validation pairs before a stage ends, at least 1, default 3. */
+    double first_step;     /**< Length of the first step as a share of the encoders' norm, >= 0, default 0.07. */
+    const int64_t *stages; /**< Negatives per row in each stage in turn, 0 for all of them. Every sampled stage draws its own, with
+                                `seed`, and keeps it. NULL (default): one stage with all. unicon_fit_best() makes its own. */
+    int64_t n_stages;      /**< Length of `stages`; 0 for NULL. */
+} unicon_refine_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_refine_init(unicon_refine_t *refine, size_t struct_size);
+
+/**
+ * Descent on mini-batches: the fast part of unicon_fit_best() on large data (at least four batches). A step is a share of the encoders'
+ * norm along the averaged gradient; the negatives of a batch stand for all.
+ */
+typedef struct unicon_minibatch {
+    size_t struct_size; /**< Set by unicon_minibatch_init(). */
+    int64_t batch;      /**< Matching pairs in a batch, at least 2, default 1024; 0: no mini-batches. */
+    int64_t epochs;     /**< Passes over the data, at least 1, default 4. */
+    int64_t min_steps;  /**< Steps at least, >= 0, default 100. */
+    int64_t max_steps;  /**< Steps at most, whatever the epochs; 0 (default): no limit. */
+    double rate;        /**< Length of the first step as a share of the encoders' norm, > 0, default 0.1; falls to 0 along a half cosine. */
+    double momentum;    /**< Share of the past in the averaged gradient, in [0, 1), default 0.5. */
+    int64_t patience;   /**< Judgements (two an epoch) without a better score on the validation pairs before it ends, >= 0, default 4. */
+} unicon_minibatch_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_minibatch_init(unicon_minibatch_t *minibatch, size_t struct_size);
 
 /** Held-out pairs. A NULL pointer to this struct means none. This struct is frozen. */
 typedef struct unicon_validation {
@@ -676,7 +751,7 @@ typedef struct unicon_fit_options {
     int64_t n_landmarks;            /**< Kernel: Nystrom reference points, 0 (default): every sample (exact, O(n^2) memory). */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    int64_t n_iters;                /**< Spectral updates, at least 1, default 2. */
+    int64_t n_iters;                /**< Spectral updates, at least 1, default 2. 0 refines a warm or random start as it is. */
     double tol;                     /**< Stop when F1^T F2 moves less (Frobenius norm), >= 0, default 0: never. */
     double rho;                     /**< Divides C, > 0, default 1. */
     double ridge;                   /**< Added to the leading diagonal of F1^T F2 before its last SVD, >= 0, default 0. */
@@ -694,6 +769,17 @@ typedef struct unicon_fit_options {
     int64_t n_batches;              /**< Use only the first so many batches; 0 (default): all. */
     int64_t n_negatives;            /**< Negatives sampled per row, with `seed`; 0 (default): all of them, exact. */
     uint64_t seed;                  /**< Of everything random, default 0. */
+    double growth;                  /**< Sampled negatives of an update as a multiple of those of the update before, >= 1, default 1. */
+    int32_t exact_last;             /**< Boolean, default 0: the last update sees all negatives whatever is sampled before. */
+    int32_t reserved;               /**< 0. */
+    const unicon_damping_t *damping;/**< NULL (default): plain updates. Else one plain update, then at most `n_iters` damped ones. Not
+                                         with batches or `ridge`. */
+    const unicon_refine_t *refine;  /**< NULL (default): none. Else the result is refined; validation pairs choose the best step. Not
+                                         with batches. */
+    const char *checkpoint;         /**< File that holds the state of the refinement after every step, and from which an interrupted one
+                                         continues; NULL (default): none. A file of another fit is ::UNICON_BAD_FILE. */
+    double budget;                  /**< Seconds after which no further damped update or step of refinement begins, > 0; 0 (default): no
+                                         limit. */
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
 } unicon_fit_options_t;
@@ -712,8 +798,20 @@ UNICON_API unicon_status_t unicon_fit_options_preset(unicon_fit_options_t *optio
 enum unicon_outcome {
     UNICON_OUTCOME_COMPLETED = 0, /**< All `n_iters` updates were made. */
     UNICON_OUTCOME_CONVERGED = 1, /**< `tol` was met. */
-    UNICON_OUTCOME_CANCELLED = 2  /**< The call returned ::UNICON_CANCELLED; no model was made. */
+    UNICON_OUTCOME_CANCELLED = 2, /**< The call returned ::UNICON_CANCELLED; no model was made. */
+    UNICON_OUTCOME_OUT_OF_TIME = 3 /**< `budget` was used up. */
 };
+
+/** One point of the history of damping and refinement. This struct is frozen. */
+typedef struct unicon_trace_point {
+    double seconds;      /**< Since the call began. */
+    double loss;         /**< The loss, an estimate where negatives were sampled. */
+    double score;        /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
+    int64_t negatives;   /**< Negatives per row that the loss saw; 0: all. */
+    int64_t evaluations; /**< Evaluations of loss and gradient so far. */
+    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two halves of the
+                                sample; else NaN. */
+} unicon_trace_point_t;
 
 /**
  * What a fit did. The caller sets `struct_size`, the array pointers and their capacities (unicon_fit_info_init()
@@ -723,8 +821,9 @@ typedef struct unicon_fit_info {
     size_t struct_size;           /**< Set by unicon_fit_info_init(). */
     int32_t outcome;              /**< Out: ::unicon_outcome. */
     int32_t reserved;             /**< 0. */
-    int64_t n_iters;              /**< Out: spectral updates made. */
-    double *loss;                 /**< In: room for the loss that every update started from (a mean over batches). May be NULL. */
+    int64_t n_iters;              /**< Out: spectral updates made, and steps of damping and refinement. */
+    double *loss;                 /**< In: room for the loss that every update started from (a mean over batches), followed by those of
+                                       damping and refinement as in `trace`. May be NULL. */
     double *change;               /**< In: room for |F1^T F2 - previous|_F of every update from the second on. May be NULL. */
     int64_t history_capacity;     /**< In: elements of `loss` and of `change`, each. */
     int64_t n_loss;               /**< Out: losses that there are, also beyond the capacity. */
@@ -746,8 +845,20 @@ typedef struct unicon_fit_info {
     double seconds_weights;       /**< Out: second pass. */
     double seconds_spectral;      /**< Out: decompositions. */
     double seconds_validation;    /**< Out: validation scores. */
-    uint64_t workspace_bytes;     /**< Out: what unicon_fit_workspace() answers for this call. */
+    uint64_t workspace_bytes;     /**< Out: what unicon_fit_workspace() answers for this call, with the validation pairs. */
     uint64_t peak_bytes;          /**< Out: the most bytes of sample-sized data that the context has held. */
+    unicon_trace_point_t *trace;  /**< In: room for the history of damping and refinement. May be NULL. */
+    int64_t trace_capacity;       /**< In: elements of `trace`. */
+    int64_t n_trace;              /**< Out: points that there are. */
+    int64_t evaluations;          /**< Out: evaluations of loss and gradient by damping and refinement. */
+    double sampling_error;        /**< Out: |C - C_exact| / |C_exact| of the last update with sampled negatives, estimated from two
+                                       halves of the sample; NaN without one. */
+    double whiten;                /**< Out: the shrinkage that unicon_fit_best() chose; else the one asked for, -1 for none. */
+    double power;                 /**< Out: the power of the singular values in each encoder, chosen or asked for. */
+    double tau;                   /**< Out: the temperature, chosen or asked for. */
+    int64_t r;                    /**< Out: the dimension of the embeddings, chosen or asked for. */
+    int64_t rows_held_back;       /**< Out: rows of X that unicon_fit_best() held back to choose on. */
+    int64_t cols_held_back;       /**< Out: rows of Y. */
 } unicon_fit_info_t;
 
 /** Zeroes every field and sets `struct_size`. @return as unicon_context_options_init(). */
@@ -758,7 +869,7 @@ UNICON_API unicon_status_t unicon_fit_info_init(unicon_fit_info_t *info, size_t 
  * @param options not NULL.
  * @param x n_x by d1. @param y n_y by d2.
  * @param positives NULL for the diagonal (n_x = n_y).
- * @param validation NULL, or pairs that weigh the solutions of the batches.
+ * @param validation NULL, or pairs that weigh the solutions of batches and end a refinement.
  * @param warm_start NULL, or a linear model of the same dimensions to begin from (not with a kernel or whitening).
  * @param[out] model the new handle, for unicon_model_destroy().
  * @param[in,out] info NULL, or an initialised struct. When the call is cancelled, `outcome`, `seconds` and the byte
@@ -779,27 +890,108 @@ UNICON_API unicon_status_t unicon_fit_workspace(unicon_context_t *context, const
                                                 int64_t n_x, int64_t n_y, int64_t d1, int64_t d2, int32_t dtype,
                                                 uint64_t *bytes);
 
-/** A batched fit whose batches arrive one by one. */
-typedef struct unicon_partial_fit unicon_partial_fit_t;
+/** How unicon_fit_best() finds the dimension of the embeddings. */
+enum unicon_rank {
+    UNICON_RANK_FIXED = 0,  /**< It is `r`. */
+    UNICON_RANK_ENERGY = 1, /**< The smallest whose squared singular values make up the share `energy` of all. */
+    UNICON_RANK_AUTO = 2    /**< The smallest power of two that scores within 0.005 of the best on the validation pairs. */
+};
+
+/** Everything unicon_fit_best() can be told. Fill with unicon_best_options_init() and set `r` (or `rank`). */
+typedef struct unicon_best_options {
+    size_t struct_size;             /**< Set by unicon_best_options_init(). */
+    int32_t rank;                   /**< ::unicon_rank, default fixed. */
+    int32_t tau_auto;               /**< Boolean, default 0: choose the temperature on the validation pairs. */
+    int64_t r;                      /**< Dimension of the embeddings for ::UNICON_RANK_FIXED, 1 to min(d1, d2). No default. Else 0. */
+    double energy;                  /**< Share in (0, 1] for ::UNICON_RANK_ENERGY, default 0.95; not used otherwise. */
+    const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
+    const unicon_kernel_t *kernel;  /**< Of both sides, with landmarks; NULL (default): linear encoders. */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points, at least 1. Without a kernel 0. */
+    const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows to use; NULL (default): drawn with `seed`. Rows are counted among
+                                         those that are not held back. */
+    double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
+    const double *whiten;           /**< Candidate shrinkages, each >= 0; NULL (default): 1, 0.3, 0.1, 0.03, 0.01, 0.001. */
+    int64_t n_whiten;               /**< Length of `whiten`; 0 for NULL. */
+    const double *powers;           /**< Candidate powers of the singular values in each encoder, >= 0; NULL (default): 0, 1/2, 1, 2. */
+    int64_t n_powers;               /**< Length of `powers`; 0 for NULL. */
+    const unicon_refine_t *refine;  /**< NULL (default): the defaults of unicon_refine_init(); `max_steps` 0 for no refinement (nor mini-batches). Its
+                                         `stages` must be NULL: `n_negatives` and `exact` make them. */
+    const unicon_minibatch_t *minibatch; /**< NULL (default): the defaults of unicon_minibatch_init(). */
+    int64_t n_negatives;            /**< 0 (default): mini-batches on large data (4,096 rows and more), whose negatives stand
+                                         for all, and all negatives on small. Above 0: L-BFGS on so many sampled negatives
+                                         per row, then on four times as many, follows the mini-batches. */
+    int32_t exact;                  /**< Boolean, default 0: end in a stage with all negatives. */
+    int32_t final_loss;             /**< Boolean, default 0: evaluate the exact loss of the encoders, one more pass. */
+    const char *checkpoint;         /**< As in ::unicon_fit_options_t. */
+    double budget;                  /**< As in ::unicon_fit_options_t. */
+    uint64_t seed;                  /**< Of everything random, default 0. */
+    unicon_progress_fn progress;    /**< NULL (default): none. */
+    void *progress_user;            /**< Passed to it. */
+} unicon_best_options_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_best_options_init(unicon_best_options_t *options, size_t struct_size);
 
 /**
- * Begins a fit on batches that are streamed: linear encoders, one solution per batch, averaged as F1^T F2.
- * @param options as for unicon_fit(), without what needs all the data (`kernel`, `whiten`, `batch_size`, `similarity`) and
- *        `progress`. `n_iters` and `tol` are not used: every batch is one spectral update from the encoders that the
- *        pass began with, and every pass one iteration.
+ * The fit that needs no tuning: whitening, one spectral update, refinement on sampled negatives, with shrinkage, power and (on
+ * request) dimension and temperature chosen on validation pairs.
+ * @param options not NULL.
+ * @param x n_x by d1. @param y n_y by d2.
+ * @param positives NULL for the diagonal (n_x = n_y).
+ * @param validation NULL: a tenth of the rows (1,000 at most) is held back and does not train; with fewer than 20 rows
+ *        everything is chosen on the rows that train.
+ * @param warm_start NULL, or a linear model of dimension `r`: the refinement begins there if it scores better than the spectral
+ *        solution. Not with a kernel.
+ * @param[out] model the new handle, for unicon_model_destroy().
+ * @param[in,out] info as for unicon_fit().
+ * @return any status. Synchronous.
+ */
+UNICON_API unicon_status_t unicon_fit_best(unicon_context_t *context, const unicon_best_options_t *options,
+                                           const unicon_matrix_t *x, const unicon_matrix_t *y,
+                                           const unicon_positives_t *positives, const unicon_validation_t *validation,
+                                           const unicon_model_t *warm_start, unicon_model_t **model, unicon_fit_info_t *info);
+
+/**
+ * Bytes of sample-sized matrices that unicon_fit_best() holds at most for a problem, as unicon_fit_workspace() for unicon_fit().
+ * @param m_x,m_y rows of the validation pairs; 0 and 0 without them.
+ */
+UNICON_API unicon_status_t unicon_fit_best_workspace(unicon_context_t *context, const unicon_best_options_t *options,
+                                                     int64_t n_x, int64_t n_y, int64_t m_x, int64_t m_y, int64_t d1,
+                                                     int64_t d2, int32_t dtype, uint64_t *bytes);
+
+/** A fit whose batches arrive one by one. */
+typedef struct unicon_partial_fit unicon_partial_fit_t;
+
+/** What a stream of batches is summed up in. */
+enum unicon_stream {
+    /** The Gram matrices of both sides and C, each summed over the batches: one solution of all of them, also with
+     *  whitening. Memory O(d^2). The better default. */
+    UNICON_STREAM_SUMS = 0,
+    /** A solution per batch, averaged as F1^T F2, weighted by the score on the validation pairs: the batched mode of the paper. */
+    UNICON_STREAM_SOLUTIONS = 1
+};
+
+/**
+ * Begins a fit on batches that are streamed: linear encoders; never more than one batch in memory.
+ *
+ * Every batch is one update from the encoders that the pass began with (its similarities, S and C are its own), and every pass
+ * over the data, ended by unicon_partial_fit_finish(), is one iteration.
+ * @param options as for unicon_fit(), without what needs all the data (`kernel`, `batch_size`, `similarity`, `damping`, `refine`,
+ *        `checkpoint`, `budget`; `whiten` with ::UNICON_STREAM_SOLUTIONS) and `progress`. `n_iters`, `tol` and `final_loss` are not used.
+ * @param stream ::unicon_stream.
  * @param d1,d2 dimensions of the features.
  * @param dtype of the features: ::UNICON_F64 computes in float64, the others in float32.
- * @param validation NULL, or pairs that weigh the solutions. Copied.
+ * @param validation NULL, or pairs that weigh the solutions (::UNICON_STREAM_SOLUTIONS only). Copied.
  * @param warm_start NULL, or a linear model to begin from.
  * @param[out] partial the new handle, for unicon_partial_fit_destroy().
  */
 UNICON_API unicon_status_t unicon_partial_fit_create(unicon_context_t *context, const unicon_fit_options_t *options,
-                                                     int64_t d1, int64_t d2, int32_t dtype,
+                                                     int32_t stream, int64_t d1, int64_t d2, int32_t dtype,
                                                      const unicon_validation_t *validation,
                                                      const unicon_model_t *warm_start, unicon_partial_fit_t **partial);
 
 /**
- * Solves one batch and adds it to the average.
+ * Adds one batch. A batch that fails changes nothing.
  * @param x b_x by d1. @param y b_y by d2.
  * @param positives of this batch; NULL for the diagonal.
  * @param[out] loss the loss of the batch before its update. May be NULL.
@@ -809,7 +1001,14 @@ UNICON_API unicon_status_t unicon_partial_fit_add(unicon_partial_fit_t *partial,
                                                   double *loss);
 
 /**
- * Ends a pass: factorises the average into a model, from which the next pass begins.
+ * The model of the batches of this pass so far; more may follow.
+ * @param[out] model the new handle, for unicon_model_destroy().
+ * @return ::UNICON_INVALID_ARGUMENT if nothing was added since the last pass.
+ */
+UNICON_API unicon_status_t unicon_partial_fit_model(unicon_partial_fit_t *partial, unicon_model_t **model);
+
+/**
+ * Ends a pass: its model, from which the next pass begins.
  * @param[out] model the new handle, for unicon_model_destroy().
  * @return ::UNICON_INVALID_ARGUMENT if nothing was added since the last pass.
  */

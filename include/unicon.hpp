@@ -21,9 +21,10 @@
 #define UNICON_HPP
 
 #include <cstdint>
-#include <functional>
 #include <exception>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -148,6 +149,9 @@ enum class KernelKind : int32_t {
     matern32 = UNICON_KERNEL_MATERN32
 };
 
+/** What a stream of batches is summed up in. */
+enum class Stream : int32_t { sums = UNICON_STREAM_SUMS, solutions = UNICON_STREAM_SOLUTIONS };
+
 enum class Side : int32_t { x = UNICON_SIDE_X, y = UNICON_SIDE_Y };
 
 /** ::unicon_loss_t with the defaults of a kind. */
@@ -217,65 +221,27 @@ private:
 /** Return false to cancel. An exception cancels too, and is thrown on by fit(). */
 using Progress = std::function<bool(const unicon_progress_t &)>;
 
-/** ::unicon_fit_options_t; keeps its loss, kernels, landmarks and progress function. */
-class FitOptions {
-public:
-    explicit FitOptions(int64_t r) {
-        detail::check(unicon_fit_options_init(&raw_, sizeof raw_), nullptr);
-        raw_.r = r;
-    }
-    /** All fields without a method of their own: n_iters, tol, rho, ridge, whiten, ... */
-    unicon_fit_options_t *operator->() noexcept { return &raw_; }
-    const unicon_fit_options_t *operator->() const noexcept { return &raw_; }
-    FitOptions &preset(int32_t preset) {
-        detail::check(unicon_fit_options_preset(&raw_, preset), nullptr);
-        return *this;
-    }
-    FitOptions &loss(const Loss &loss) {
-        loss_ = loss;
-        has_loss_ = true;
-        return *this;
-    }
-    /** The kernel of both sides. */
-    FitOptions &kernel(const Kernel &kernel) {
-        kernel_ = kernel;
-        has_kernel_ = true;
-        return *this;
-    }
-    /** Rows to use as Nystrom reference points. */
-    FitOptions &landmarks(std::vector<int64_t> rows) {
-        landmarks_ = std::move(rows);
-        return *this;
-    }
-    FitOptions &progress(Progress progress) {
-        progress_ = std::move(progress);
-        return *this;
-    }
+/** ::unicon_damping_t with its defaults. */
+struct Damping : unicon_damping_t {
+    Damping() : unicon_damping_t() { detail::check(unicon_damping_init(this, sizeof(unicon_damping_t)), nullptr); }
+};
 
-    /** The struct that unicon.h takes; it borrows from this object. `thrown` keeps what the progress function throws. */
-    unicon_fit_options_t get(std::exception_ptr *thrown) const {
-        unicon_fit_options_t raw = raw_;
-        if (has_loss_) raw.loss = &loss_;
-        if (has_kernel_) raw.kernel = &kernel_;
-        if (!landmarks_.empty()) {
-            raw.n_landmarks = static_cast<int64_t>(landmarks_.size());
-            raw.landmarks = landmarks_.data();
-        }
-        if (progress_) {
-            call_.progress = &progress_;
-            call_.thrown = thrown;
-            raw.progress = &FitOptions::on_progress;
-            raw.progress_user = &call_;
-        }
-        return raw;
-    }
+/** ::unicon_refine_t with its defaults; `stages` are set with a method of the options that take it. */
+struct Refine : unicon_refine_t {
+    Refine() : unicon_refine_t() { detail::check(unicon_refine_init(this, sizeof(unicon_refine_t)), nullptr); }
+};
 
-private:
-    struct Call {
-        const Progress *progress = nullptr;
-        std::exception_ptr *thrown = nullptr;
-    };
-    static int32_t on_progress(const unicon_progress_t *progress, void *user) {
+/** ::unicon_minibatch_t with its defaults. */
+struct Minibatch : unicon_minibatch_t {
+    Minibatch() : unicon_minibatch_t() { detail::check(unicon_minibatch_init(this, sizeof(unicon_minibatch_t)), nullptr); }
+};
+
+namespace detail {
+/** Calls a progress function from C, and keeps what it throws. */
+struct Call {
+    const Progress *progress = nullptr;
+    std::exception_ptr *thrown = nullptr;
+    static int32_t run(const unicon_progress_t *progress, void *user) {
         const Call *call = static_cast<const Call *>(user);
         try {
             return (*call->progress)(*progress) ? 0 : 1;
@@ -284,13 +250,141 @@ private:
             return 1;
         }
     }
-    unicon_fit_options_t raw_;
-    Loss loss_;
-    Kernel kernel_;
-    bool has_loss_ = false, has_kernel_ = false;
+};
+
+/** A pointer to an optional value, NULL without one. */
+template <class T> const T *pointer(const std::optional<T> &value) { return value ? &*value : nullptr; }
+
+/** What both kinds of options keep: losses, kernels, landmarks, refinement, checkpoint, progress. `Self` is the class of options. */
+template <class Self, class Raw> class Options {
+public:
+    /** All fields without a method of their own; see the struct in unicon.h. */
+    Raw *operator->() noexcept { return &raw_; }
+    const Raw *operator->() const noexcept { return &raw_; }
+    Self &loss(const Loss &loss) { return loss_ = loss, self(); }
+    /** The kernel of both sides. */
+    Self &kernel(const Kernel &kernel) { return kernel_ = kernel, self(); }
+    /** Rows to use as Nystrom reference points. */
+    Self &landmarks(std::vector<int64_t> rows) { return landmarks_ = std::move(rows), self(); }
+    Self &refine(const Refine &refine) { return refine_ = refine, self(); }
+    /** File that holds the state of a refinement. */
+    Self &checkpoint(std::string path) { return checkpoint_ = std::move(path), self(); }
+    Self &progress(Progress progress) { return progress_ = std::move(progress), self(); }
+
+    /** The struct that unicon.h takes; it borrows from this object. `thrown` keeps what the progress function throws. */
+    Raw get(std::exception_ptr *thrown) const {
+        Raw raw = raw_;
+        if (loss_) raw.loss = pointer(loss_);
+        if (kernel_) raw.kernel = pointer(kernel_);
+        if (refine_) raw.refine = pointer(refine_);
+        if (!landmarks_.empty()) {
+            raw.n_landmarks = static_cast<int64_t>(landmarks_.size());
+            raw.landmarks = landmarks_.data();
+        }
+        if (!checkpoint_.empty()) raw.checkpoint = checkpoint_.c_str();
+        if (progress_) {
+            call_.progress = &progress_;
+            call_.thrown = thrown;
+            raw.progress = &Call::run;
+            raw.progress_user = &call_;
+        }
+        return raw;
+    }
+
+protected:
+    Raw raw_{};
+    std::optional<Refine> refine_;
+
+private:
+    Self &self() noexcept { return static_cast<Self &>(*this); }
+    std::optional<Loss> loss_;
+    std::optional<Kernel> kernel_;
     std::vector<int64_t> landmarks_;
+    std::string checkpoint_;
     Progress progress_;
     mutable Call call_;
+};
+} // namespace detail
+
+/** ::unicon_fit_options_t; keeps what its pointers point to. */
+class FitOptions : public detail::Options<FitOptions, unicon_fit_options_t> {
+public:
+    explicit FitOptions(int64_t r) {
+        detail::check(unicon_fit_options_init(&raw_, sizeof raw_), nullptr);
+        raw_.r = r;
+    }
+    FitOptions &preset(int32_t preset) {
+        detail::check(unicon_fit_options_preset(&raw_, preset), nullptr);
+        return *this;
+    }
+    FitOptions &damping(const Damping &damping) {
+        damping_ = damping;
+        return *this;
+    }
+    /** Refinement in stages of so many negatives per row, 0 for all. */
+    FitOptions &stages(std::vector<int64_t> negatives) {
+        stages_ = std::move(negatives);
+        if (!refine_) refine_.emplace();
+        return *this;
+    }
+    unicon_fit_options_t get(std::exception_ptr *thrown) const {
+        unicon_fit_options_t raw = Options::get(thrown);
+        if (damping_) raw.damping = detail::pointer(damping_);
+        if (refine_ && !stages_.empty()) {
+            staged_ = *refine_;
+            staged_.stages = stages_.data();
+            staged_.n_stages = static_cast<int64_t>(stages_.size());
+            raw.refine = &staged_;
+        }
+        return raw;
+    }
+
+private:
+    std::optional<Damping> damping_;
+    std::vector<int64_t> stages_;
+    mutable Refine staged_;
+};
+
+/** ::unicon_best_options_t; keeps what its pointers point to. */
+class BestOptions : public detail::Options<BestOptions, unicon_best_options_t> {
+public:
+    /** Dimension `r`; 0 chooses it. */
+    explicit BestOptions(int64_t r = 0) {
+        detail::check(unicon_best_options_init(&raw_, sizeof raw_), nullptr);
+        raw_.r = r;
+        raw_.rank = r == 0 ? UNICON_RANK_AUTO : UNICON_RANK_FIXED;
+    }
+    /** Candidate shrinkages. */
+    BestOptions &whiten(std::vector<double> candidates) {
+        whiten_ = std::move(candidates);
+        return *this;
+    }
+    BestOptions &minibatch(const Minibatch &minibatch) {
+        minibatch_ = minibatch;
+        return *this;
+    }
+    /** Candidate powers of the singular values. */
+    BestOptions &powers(std::vector<double> candidates) {
+        powers_ = std::move(candidates);
+        return *this;
+    }
+    unicon_best_options_t get(std::exception_ptr *thrown) const {
+        unicon_best_options_t raw = Options::get(thrown);
+        if (!whiten_.empty()) {
+            raw.whiten = whiten_.data();
+            raw.n_whiten = static_cast<int64_t>(whiten_.size());
+        }
+        if (!powers_.empty()) {
+            raw.powers = powers_.data();
+            raw.n_powers = static_cast<int64_t>(powers_.size());
+        }
+        if (minibatch_) raw.minibatch = detail::pointer(minibatch_);
+        return raw;
+    }
+
+private:
+    std::optional<Minibatch> minibatch_;
+    std::vector<double> whiten_, powers_;
 };
 
 /** @} */
@@ -372,9 +466,19 @@ public:
         detail::check(unicon_weights_create(context_, &loss, zx.get(), zy.get(), &p, &handle), context_);
         handle_.reset(handle);
     }
+    /** S of any matrix of cosines, for small n. */
+    static Weights of_similarity(const Context &context, const Loss &loss, const View &similarity,
+                                 const Positives &positives = Positives::diagonal()) {
+        const unicon_positives_t p = positives.get(similarity.rows(), similarity.cols());
+        Weights out(context.get());
+        unicon_weights_t *handle = nullptr;
+        context.check(unicon_weights_create_similarity(context.get(), &loss, similarity.get(), &p, &handle));
+        out.handle_.reset(handle);
+        return out;
+    }
     double loss() const {
         double value = 0;
-        detail::check(unicon_weights_loss(handle_.get(), &value), context_);
+        detail::check(unicon_weights_loss(handle_.get(), &value, nullptr, nullptr), context_);
         return value;
     }
     void dense(const View &s) { detail::check(unicon_weights_dense(handle_.get(), s.get()), context_); }
@@ -384,6 +488,7 @@ public:
     unicon_weights_t *get() const noexcept { return handle_.get(); }
 
 private:
+    explicit Weights(unicon_context_t *context) : context_(context) {}
     unicon_context_t *context_;
     detail::Handle<unicon_weights_t, unicon_weights_destroy> handle_;
 };
@@ -402,6 +507,7 @@ struct Validation {
 struct FitInfo {
     unicon_fit_info_t raw{};
     std::vector<double> loss, change, singular_values;
+    std::vector<unicon_trace_point_t> trace;
 };
 
 struct FitResult {
@@ -409,68 +515,104 @@ struct FitResult {
     FitInfo info;
 };
 
-/** Fits encoders; see unicon_fit(). */
-inline FitResult fit(const Context &context, const FitOptions &options, const View &x, const View &y,
-                     const Positives &positives = Positives::diagonal(), const Validation *validation = nullptr,
-                     const Model *warm_start = nullptr) {
-    std::exception_ptr thrown;
-    const unicon_fit_options_t raw = options.get(&thrown);
-    const unicon_positives_t p = positives.get(x.rows(), y.rows());
-    unicon_positives_t validation_positives;
-    unicon_validation_t held_out;
-    if (validation) {
-        validation_positives = validation->positives.get(validation->x.rows(), validation->y.rows());
-        held_out.x = validation->x.get();
-        held_out.y = validation->y.get();
-        held_out.positives = &validation_positives;
+namespace detail {
+/** Validation pairs as unicon.h takes them; borrows. */
+struct HeldOut {
+    explicit HeldOut(const Validation *validation) {
+        if (!validation) return;
+        positives = validation->positives.get(validation->x.rows(), validation->y.rows());
+        raw = unicon_validation_t{validation->x.get(), validation->y.get(), &positives};
+        given = true;
     }
+    const unicon_validation_t *get() const noexcept { return given ? &raw : nullptr; }
+
+private:
+    unicon_positives_t positives{};
+    unicon_validation_t raw{};
+    bool given = false;
+};
+
+/** Either fit: `function` is unicon_fit() or unicon_fit_best(). */
+template <class Options, class Function>
+FitResult fit(Function function, const Context &context, const Options &options, const View &x, const View &y,
+              const Positives &positives, const Validation *validation, const Model *warm_start) {
+    constexpr size_t room = 4096; // points of the history that are kept
+    std::exception_ptr thrown;
+    const auto raw = options.get(&thrown);
+    const unicon_positives_t p = positives.get(x.rows(), y.rows());
+    const HeldOut held_out(validation);
     FitInfo info;
-    detail::check(unicon_fit_info_init(&info.raw, sizeof info.raw), nullptr);
-    const int64_t room = raw.n_iters;
-    info.loss.resize(static_cast<size_t>(room > 0 && room < 1000000 ? room : 1));
-    info.change.resize(info.loss.size());
-    info.singular_values.resize(static_cast<size_t>(raw.r > 0 && raw.r < 100000000 ? raw.r : 1));
+    check(unicon_fit_info_init(&info.raw, sizeof info.raw), nullptr);
+    info.loss.resize(room);
+    info.change.resize(room);
+    info.trace.resize(room);
+    info.singular_values.resize(static_cast<size_t>(x.cols() < y.cols() ? x.cols() : y.cols()));
     info.raw.loss = info.loss.data();
     info.raw.change = info.change.data();
-    info.raw.history_capacity = static_cast<int64_t>(info.loss.size());
+    info.raw.history_capacity = info.raw.trace_capacity = static_cast<int64_t>(room);
+    info.raw.trace = info.trace.data();
     info.raw.singular_values = info.singular_values.data();
     info.raw.singular_capacity = static_cast<int64_t>(info.singular_values.size());
     unicon_model_t *handle = nullptr;
-    const unicon_status_t status = unicon_fit(context.get(), &raw, x.get(), y.get(), &p, validation ? &held_out : nullptr,
-                                              warm_start ? warm_start->get() : nullptr, &handle, &info.raw);
+    const unicon_status_t status = function(context.get(), &raw, x.get(), y.get(), &p, held_out.get(),
+                                            warm_start ? warm_start->get() : nullptr, &handle, &info.raw);
     if (thrown) {
         unicon_model_destroy(handle);
         std::rethrow_exception(thrown);
     }
     context.check(status);
-    const auto keep = [](std::vector<double> &v, int64_t n) {
+    const auto keep = [](auto &v, int64_t n) {
         if (n < static_cast<int64_t>(v.size())) v.resize(static_cast<size_t>(n));
     };
     keep(info.loss, info.raw.n_loss);
     keep(info.change, info.raw.n_change);
     keep(info.singular_values, info.raw.n_singular_values);
+    keep(info.trace, info.raw.n_trace);
     info.raw.loss = info.raw.change = info.raw.singular_values = nullptr;
+    info.raw.trace = nullptr;
     return FitResult{Model(handle), std::move(info)};
 }
+} // namespace detail
 
-/** A batched fit whose batches arrive one by one; see unicon_partial_fit_create(). */
+/** Fits encoders; see unicon_fit(). */
+inline FitResult fit(const Context &context, const FitOptions &options, const View &x, const View &y,
+                     const Positives &positives = Positives::diagonal(), const Validation *validation = nullptr,
+                     const Model *warm_start = nullptr) {
+    return detail::fit(unicon_fit, context, options, x, y, positives, validation, warm_start);
+}
+
+/** The fit that needs no tuning; see unicon_fit_best(). */
+inline FitResult fit_best(const Context &context, const BestOptions &options, const View &x, const View &y,
+                          const Positives &positives = Positives::diagonal(), const Validation *validation = nullptr,
+                          const Model *warm_start = nullptr) {
+    return detail::fit(unicon_fit_best, context, options, x, y, positives, validation, warm_start);
+}
+
+/** A fit whose batches arrive one by one; see unicon_partial_fit_create(). */
 class PartialFit {
 public:
-    PartialFit(const Context &context, const FitOptions &options, int64_t d1, int64_t d2, int32_t dtype = UNICON_F32,
-               const Model *warm_start = nullptr)
+    PartialFit(const Context &context, const FitOptions &options, int64_t d1, int64_t d2, Stream stream = Stream::sums,
+               int32_t dtype = UNICON_F32, const Validation *validation = nullptr, const Model *warm_start = nullptr)
         : context_(context.get()) {
         const unicon_fit_options_t raw = options.get(nullptr);
+        const detail::HeldOut held_out(validation);
         unicon_partial_fit_t *handle = nullptr;
-        detail::check(unicon_partial_fit_create(context_, &raw, d1, d2, dtype, nullptr,
-                                                warm_start ? warm_start->get() : nullptr, &handle), context_);
+        context.check(unicon_partial_fit_create(context_, &raw, static_cast<int32_t>(stream), d1, d2, dtype, held_out.get(),
+                                                warm_start ? warm_start->get() : nullptr, &handle));
         handle_.reset(handle);
     }
-    /** Solves one batch. @return its loss before the update. */
+    /** Adds one batch. @return its loss before the update. */
     double add(const View &x, const View &y, const Positives &positives = Positives::diagonal()) {
         const unicon_positives_t p = positives.get(x.rows(), y.rows());
         double loss = 0;
         detail::check(unicon_partial_fit_add(handle_.get(), x.get(), y.get(), &p, &loss), context_);
         return loss;
+    }
+    /** The model of the batches of this pass so far. */
+    Model model() {
+        unicon_model_t *model = nullptr;
+        detail::check(unicon_partial_fit_model(handle_.get(), &model), context_);
+        return Model(model);
     }
     /** Ends a pass. */
     Model finish() {

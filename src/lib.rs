@@ -14,6 +14,7 @@
 //! | retrieval and matching experiments | [`retrieval`], [`model`] |
 
 pub mod backend;
+pub mod comm;
 pub mod compare;
 pub mod control;
 pub mod data;
@@ -29,6 +30,7 @@ pub mod positives;
 pub mod real;
 pub mod report;
 pub mod retrieval;
+pub mod selftest;
 pub mod spectral;
 pub mod weights;
 

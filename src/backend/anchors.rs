@@ -8,59 +8,44 @@ use crate::weights::{Side, additive_anchor, clip_anchor};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Coefficients and half loss of the anchors of one direction from the log-sums of their negatives. `pair(i, j)` is the
-/// similarity of a pair.
-pub(super) fn clip_side(
+/// One clip anchor from the log-sum of its negatives and the similarities `s` of what tiles leave out (its positives, then
+/// its diagonal where that is [apart](diagonal_apart)): the complete log-sum, the coefficient and the term of the loss.
+pub(super) fn clip_numbers(
     loss: &Loss,
     positives: &Positives,
-    mut log_neg: Vec<f64>,
-    pair: impl Fn(usize, usize) -> f64 + Sync,
-) -> (Side, f64) {
-    let n = positives.n_x();
-    let anchors: Vec<(f64, f64, f64)> = (0..n)
-        .into_par_iter()
-        .map(|i| {
-            let mut log_neg = log_neg[i];
-            if let Some((eps, s)) = diagonal_negative(loss, positives, i, &pair) {
-                log_neg = log_add_exp(log_neg, eps.ln() + s / loss.tau);
-            }
-            let pairs = positives.row(i).iter().map(|&j| {
-                let j = j as usize;
-                (pair(i, j), loss.eps(i, j, true))
-            });
-            let (coeff, term) = clip_anchor(loss, n, log_neg, pairs);
-            (log_neg, coeff, term)
-        })
-        .collect();
-    let mut coeff = Vec::with_capacity(n);
-    let mut value = 0.0;
-    for (i, (l, a, term)) in anchors.into_iter().enumerate() {
-        log_neg[i] = l;
-        coeff.push(a);
-        value += term;
-    }
-    (Side { log_neg, coeff, ..Side::default() }, value)
+    i: usize,
+    log_neg: f64,
+    s: &[f64],
+) -> [f64; 3] {
+    let row = positives.row(i);
+    let log_neg = match s.get(row.len()) {
+        Some(diagonal) => log_add_exp(log_neg, loss.eps_pos.ln() + diagonal / loss.tau),
+        None => log_neg,
+    };
+    let pairs = row.iter().zip(s).map(|(&j, &s)| (s, loss.eps(i, j as usize, true)));
+    let (coeff, term) = clip_anchor(loss, positives.n_x(), log_neg, pairs);
+    [log_neg, coeff, term]
 }
 
 /// Applies eps and the sampling `factor` to the sums of psi and psi' of every pair of one direction, adds diagonal
-/// negatives, and sums the half loss.
+/// negatives, and sums the half loss. `diagonal(i)` is `s_ii`, asked for in order where it is [apart](diagonal_apart).
 pub(super) fn additive_side(
     loss: &Loss,
     positives: &Positives,
     s_pos: Vec<f64>,
     [mut psi, mut dpsi]: [Vec<f64>; 2],
     factor: &[f64],
-    pair: impl Fn(usize, usize) -> f64,
+    mut diagonal: impl FnMut(usize) -> f64,
 ) -> (Side, f64) {
     let mut value = 0.0;
     for i in 0..positives.n_x() {
         let scale = loss.eps_neg * factor.get(i).copied().unwrap_or(1.0);
-        let diagonal = diagonal_negative(loss, positives, i, &pair);
+        let apart = diagonal_apart(loss, positives, i).then(|| (loss.eps_pos, diagonal(i)));
         let pairs = positives.row_offset(i)..positives.row_offset(i + 1);
         for e in pairs.clone() {
             psi[e] *= scale;
             dpsi[e] *= scale;
-            if let Some((eps, s)) = diagonal {
+            if let Some((eps, s)) = apart {
                 psi[e] += eps * loss.psi(s - loss.nu * s_pos[e]);
                 dpsi[e] += eps * loss.dpsi(s - loss.nu * s_pos[e]);
             }
@@ -75,16 +60,6 @@ pub(super) fn additive_side(
 /// Whether the loss weighs the diagonal pair of anchor `i` apart although it is a negative.
 pub(super) fn diagonal_apart(loss: &Loss, positives: &Positives, i: usize) -> bool {
     loss.eps_by == EpsBy::Diagonal && i < positives.n_y() && !positives.contains(i, i)
-}
-
-/// The diagonal pair of anchor `i` where it is [apart](diagonal_apart): `(eps, s_ii)`.
-fn diagonal_negative(
-    loss: &Loss,
-    positives: &Positives,
-    i: usize,
-    pair: &impl Fn(usize, usize) -> f64,
-) -> Option<(f64, f64)> {
-    diagonal_apart(loss, positives, i).then(|| (loss.eps_pos, pair(i, i)))
 }
 
 /// Calls `f` with the column position (counted from `cols.start`) of every entry of sample `i` that dense tiles leave out

@@ -8,9 +8,10 @@ pub mod cpu;
 pub mod cuda;
 mod plan;
 
+use crate::comm::Group;
 use crate::control::Control;
 use crate::error::Result;
-use crate::io::RowSource;
+use crate::io::{RowSource, check_finite};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -50,6 +51,20 @@ pub enum Ties {
     Shared,
 }
 
+/// What a backend computes in, which decides how close to float64 its results are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arithmetic {
+    /// float64 throughout: the oracle.
+    F64,
+    /// float32, or products that are as good.
+    F32,
+    /// Embeddings, weights and what they multiply in float16, sums in float32.
+    F16,
+    /// The same in bfloat16.
+    Bf16,
+}
+
 /// Best items per query: `k` columns a query, best first; ties by lower index. Short rows (fewer than `k` items)
 /// cannot occur: `k` is cut to the number of items.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -74,7 +89,24 @@ pub trait Backend: Send + Sync {
     fn control(&self) -> &Control;
     /// Bytes of n-sized data held now and at most so far.
     fn memory(&self) -> (u64, u64);
+    /// What it computes in.
+    fn arithmetic(&self) -> Arithmetic;
+    /// Bytes that a pass may hold at most beyond its inputs, its result and a few numbers a row, where
+    /// [`memory`](Self::memory) counts them.
+    fn workspace(&self) -> u64 {
+        0
+    }
 
+    /// The ranks that this backend is one of. Every operation is then a collective: all ranks call it in the same
+    /// order with equal arguments; matrices are shared out by rows, and everything else comes back on every rank.
+    fn group(&self) -> &Group {
+        Group::single()
+    }
+
+    /// Checks that every value of a source is finite, and counts its zero rows.
+    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
+        check_finite(source).map(|report| report.zero_rows)
+    }
     /// Brings rows in.
     fn load(&self, source: &dyn RowSource) -> Result<Self::Matrix>;
     /// Hands rows out in order, in panels: `sink(first_row, rows)` with row-major `rows`.
@@ -123,6 +155,19 @@ pub trait Backend: Send + Sync {
         zy: &Self::Matrix,
         w: &Weights,
     ) -> Result<(Self::Matrix, Self::Matrix)>;
+    /// The loss with its [`gradients`](Self::gradients): both passes, for backends that can share work between them.
+    fn loss_gradients(
+        &self,
+        zx: &Self::Matrix,
+        zy: &Self::Matrix,
+        loss: &Loss,
+        positives: &Positives,
+        negatives: Negatives,
+    ) -> Result<(f64, Self::Matrix, Self::Matrix)> {
+        let w = self.weights(Similarity::Embeddings(zx, zy), loss, positives, negatives)?;
+        let (gx, gy) = self.gradients(zx, zy, &w)?;
+        Ok((w.value(), gx, gy))
+    }
     /// The encoder's share of a gradient: from `G = dL/dZ` of the embeddings `z_i = F x_i / |F x_i|` to
     /// `dL/dF = sum_i (I - z_i z_i^T) g_i / |F x_i| x_i^T` (`r x d`). `norms` are the `|F x_i|` of
     /// [`encode`](Self::encode); rows that it left at 0 add nothing.

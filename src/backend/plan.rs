@@ -87,6 +87,19 @@ impl Plan {
         Self { n_x: self.n_y, n_y: self.n_x, tile: self.tile, order_x, order_y, visits }
     }
 
+    pub(super) fn n_x(&self) -> usize {
+        self.n_x
+    }
+
+    pub(super) fn n_y(&self) -> usize {
+        self.n_y
+    }
+
+    /// Rows of a panel, and columns of a tile.
+    pub(super) fn tile(&self) -> usize {
+        self.tile
+    }
+
     pub(super) fn panels(&self) -> usize {
         self.n_x.div_ceil(self.tile)
     }
@@ -103,6 +116,31 @@ impl Plan {
             let t = self.visits.as_ref().map_or(t, |v| v[p][t] as usize);
             t * self.tile..((t + 1) * self.tile).min(self.n_y)
         })
+    }
+
+    /// The tiles of panel `p` that begin within `columns`, which begins and ends with tiles.
+    pub(super) fn tiles_in(
+        &self,
+        p: usize,
+        columns: &Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + '_ {
+        let tiles = columns.start / self.tile..columns.end.div_ceil(self.tile);
+        let places = match &self.visits {
+            None => tiles.clone(),
+            Some(v) => {
+                let at = |t: usize| v[p].partition_point(|&u| (u as usize) < t);
+                at(tiles.start)..at(tiles.end)
+            }
+        };
+        places.map(move |t| {
+            let t = self.visits.as_ref().map_or(t, |v| v[p][t] as usize);
+            t * self.tile..((t + 1) * self.tile).min(self.n_y)
+        })
+    }
+
+    /// Whether panel `p` visits any of the `columns`.
+    pub(super) fn meets(&self, p: usize, columns: &Range<usize>) -> bool {
+        self.tiles_in(p, columns).next().is_some()
     }
 
     pub(super) fn x_ids(&self) -> Option<&[u32]> {

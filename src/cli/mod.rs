@@ -11,7 +11,9 @@ mod fit;
 mod gram;
 mod info;
 mod output;
+mod report;
 mod search;
+mod selftest;
 mod session;
 mod weights;
 
@@ -41,8 +43,10 @@ enum Command {
     Search(search::Args),
     Compare(Box<compare::Args>),
     Eval(eval::Args),
+    Report(report::Args),
     Weights(weights::Args),
     Gram(gram::Args),
+    Selftest(selftest::Args),
     Info(info::Args),
 }
 
@@ -55,8 +59,10 @@ impl Command {
             Self::Search(args) => search::run(session, args),
             Self::Compare(args) => compare::run(session, *args),
             Self::Eval(args) => eval::run(session, args),
+            Self::Report(args) => report::run(session, args),
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),
+            Self::Selftest(args) => selftest::run(session, args),
             Self::Info(args) => info::run(session, args),
         }
     }
@@ -73,10 +79,19 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let cancelled = matches!(e.downcast_ref(), Some(unicon::Error::Cancelled));
-            complain(&format!("{e:#}"));
+            complain(&whole(&e));
             ExitCode::from(if cancelled { 130 } else { 1 })
         }
     }
+}
+
+/// An error and its causes; a cause that the error already told is not told again.
+fn whole(e: &anyhow::Error) -> String {
+    e.chain().map(ToString::to_string).fold(String::new(), |told, cause| match () {
+        () if told.is_empty() => cause,
+        () if told.contains(&cause) => told,
+        () => format!("{told}: {cause}"),
+    })
 }
 
 /// One line on stderr. A closed stderr is nobody's problem.

@@ -230,6 +230,11 @@ impl Session {
         bar(name, total)
     }
 
+    /// No progress: for commands whose many small computations are not worth a bar.
+    pub fn quiet(&self) {
+        self.control.set_hook(None);
+    }
+
     /// Prints a command's result.
     pub fn print(&self, report: &Report) -> Result<()> {
         output::print(report, self.globals.json)

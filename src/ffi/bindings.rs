@@ -220,7 +220,7 @@ pub struct unicon_context_options {
     pub device_id: i32,
     pub stream: *mut ::core::ffi::c_void,
     pub n_threads: i32,
-    pub reserved: i32,
+    pub precision: i32,
     pub workspace_limit: u64,
     pub allocator: *const unicon_allocator_t,
     pub communicator: *const unicon_communicator_t,
@@ -249,8 +249,8 @@ const _: () = {
         "Offset of field: unicon_context_options::n_threads",
     ][::core::mem::offset_of!(unicon_context_options, n_threads) - 24usize];
     [
-        "Offset of field: unicon_context_options::reserved",
-    ][::core::mem::offset_of!(unicon_context_options, reserved) - 28usize];
+        "Offset of field: unicon_context_options::precision",
+    ][::core::mem::offset_of!(unicon_context_options, precision) - 28usize];
     [
         "Offset of field: unicon_context_options::workspace_limit",
     ][::core::mem::offset_of!(unicon_context_options, workspace_limit) - 32usize];
@@ -475,12 +475,23 @@ unsafe extern "C" {
     ) -> unicon_status_t;
 }
 unsafe extern "C" {
+    pub fn unicon_weights_create_similarity(
+        context: *mut unicon_context_t,
+        loss: *const unicon_loss_t,
+        similarity: *const unicon_matrix_t,
+        positives: *const unicon_positives_t,
+        weights: *mut *mut unicon_weights_t,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
     pub fn unicon_weights_destroy(weights: *mut unicon_weights_t);
 }
 unsafe extern "C" {
     pub fn unicon_weights_loss(
         weights: *const unicon_weights_t,
         value: *mut f64,
+        rows: *mut f64,
+        cols: *mut f64,
     ) -> unicon_status_t;
 }
 unsafe extern "C" {
@@ -716,6 +727,136 @@ pub type unicon_progress_fn = ::core::option::Option<
 >;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct unicon_damping {
+    pub struct_size: usize,
+    pub first: f64,
+    pub halvings: i64,
+    pub tol: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of unicon_damping"][::core::mem::size_of::<unicon_damping>() - 32usize];
+    ["Alignment of unicon_damping"][::core::mem::align_of::<unicon_damping>() - 8usize];
+    [
+        "Offset of field: unicon_damping::struct_size",
+    ][::core::mem::offset_of!(unicon_damping, struct_size) - 0usize];
+    [
+        "Offset of field: unicon_damping::first",
+    ][::core::mem::offset_of!(unicon_damping, first) - 8usize];
+    [
+        "Offset of field: unicon_damping::halvings",
+    ][::core::mem::offset_of!(unicon_damping, halvings) - 16usize];
+    [
+        "Offset of field: unicon_damping::tol",
+    ][::core::mem::offset_of!(unicon_damping, tol) - 24usize];
+};
+pub type unicon_damping_t = unicon_damping;
+unsafe extern "C" {
+    pub fn unicon_damping_init(
+        damping: *mut unicon_damping_t,
+        struct_size: usize,
+    ) -> unicon_status_t;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct unicon_refine {
+    pub struct_size: usize,
+    pub max_steps: i64,
+    pub tol: f64,
+    pub memory: i64,
+    pub patience: i64,
+    pub first_step: f64,
+    pub stages: *const i64,
+    pub n_stages: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of unicon_refine"][::core::mem::size_of::<unicon_refine>() - 64usize];
+    ["Alignment of unicon_refine"][::core::mem::align_of::<unicon_refine>() - 8usize];
+    [
+        "Offset of field: unicon_refine::struct_size",
+    ][::core::mem::offset_of!(unicon_refine, struct_size) - 0usize];
+    [
+        "Offset of field: unicon_refine::max_steps",
+    ][::core::mem::offset_of!(unicon_refine, max_steps) - 8usize];
+    [
+        "Offset of field: unicon_refine::tol",
+    ][::core::mem::offset_of!(unicon_refine, tol) - 16usize];
+    [
+        "Offset of field: unicon_refine::memory",
+    ][::core::mem::offset_of!(unicon_refine, memory) - 24usize];
+    [
+        "Offset of field: unicon_refine::patience",
+    ][::core::mem::offset_of!(unicon_refine, patience) - 32usize];
+    [
+        "Offset of field: unicon_refine::first_step",
+    ][::core::mem::offset_of!(unicon_refine, first_step) - 40usize];
+    [
+        "Offset of field: unicon_refine::stages",
+    ][::core::mem::offset_of!(unicon_refine, stages) - 48usize];
+    [
+        "Offset of field: unicon_refine::n_stages",
+    ][::core::mem::offset_of!(unicon_refine, n_stages) - 56usize];
+};
+pub type unicon_refine_t = unicon_refine;
+unsafe extern "C" {
+    pub fn unicon_refine_init(
+        refine: *mut unicon_refine_t,
+        struct_size: usize,
+    ) -> unicon_status_t;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct unicon_minibatch {
+    pub struct_size: usize,
+    pub batch: i64,
+    pub epochs: i64,
+    pub min_steps: i64,
+    pub max_steps: i64,
+    pub rate: f64,
+    pub momentum: f64,
+    pub patience: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of unicon_minibatch"][::core::mem::size_of::<unicon_minibatch>() - 64usize];
+    [
+        "Alignment of unicon_minibatch",
+    ][::core::mem::align_of::<unicon_minibatch>() - 8usize];
+    [
+        "Offset of field: unicon_minibatch::struct_size",
+    ][::core::mem::offset_of!(unicon_minibatch, struct_size) - 0usize];
+    [
+        "Offset of field: unicon_minibatch::batch",
+    ][::core::mem::offset_of!(unicon_minibatch, batch) - 8usize];
+    [
+        "Offset of field: unicon_minibatch::epochs",
+    ][::core::mem::offset_of!(unicon_minibatch, epochs) - 16usize];
+    [
+        "Offset of field: unicon_minibatch::min_steps",
+    ][::core::mem::offset_of!(unicon_minibatch, min_steps) - 24usize];
+    [
+        "Offset of field: unicon_minibatch::max_steps",
+    ][::core::mem::offset_of!(unicon_minibatch, max_steps) - 32usize];
+    [
+        "Offset of field: unicon_minibatch::rate",
+    ][::core::mem::offset_of!(unicon_minibatch, rate) - 40usize];
+    [
+        "Offset of field: unicon_minibatch::momentum",
+    ][::core::mem::offset_of!(unicon_minibatch, momentum) - 48usize];
+    [
+        "Offset of field: unicon_minibatch::patience",
+    ][::core::mem::offset_of!(unicon_minibatch, patience) - 56usize];
+};
+pub type unicon_minibatch_t = unicon_minibatch;
+unsafe extern "C" {
+    pub fn unicon_minibatch_init(
+        minibatch: *mut unicon_minibatch_t,
+        struct_size: usize,
+    ) -> unicon_status_t;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct unicon_validation {
     pub x: *const unicon_matrix_t,
     pub y: *const unicon_matrix_t,
@@ -765,6 +906,13 @@ pub struct unicon_fit_options {
     pub n_batches: i64,
     pub n_negatives: i64,
     pub seed: u64,
+    pub growth: f64,
+    pub exact_last: i32,
+    pub reserved: i32,
+    pub damping: *const unicon_damping_t,
+    pub refine: *const unicon_refine_t,
+    pub checkpoint: *const ::core::ffi::c_char,
+    pub budget: f64,
     pub progress: unicon_progress_fn,
     pub progress_user: *mut ::core::ffi::c_void,
 }
@@ -772,7 +920,7 @@ pub struct unicon_fit_options {
 const _: () = {
     [
         "Size of unicon_fit_options",
-    ][::core::mem::size_of::<unicon_fit_options>() - 184usize];
+    ][::core::mem::size_of::<unicon_fit_options>() - 232usize];
     [
         "Alignment of unicon_fit_options",
     ][::core::mem::align_of::<unicon_fit_options>() - 8usize];
@@ -849,11 +997,32 @@ const _: () = {
         "Offset of field: unicon_fit_options::seed",
     ][::core::mem::offset_of!(unicon_fit_options, seed) - 160usize];
     [
+        "Offset of field: unicon_fit_options::growth",
+    ][::core::mem::offset_of!(unicon_fit_options, growth) - 168usize];
+    [
+        "Offset of field: unicon_fit_options::exact_last",
+    ][::core::mem::offset_of!(unicon_fit_options, exact_last) - 176usize];
+    [
+        "Offset of field: unicon_fit_options::reserved",
+    ][::core::mem::offset_of!(unicon_fit_options, reserved) - 180usize];
+    [
+        "Offset of field: unicon_fit_options::damping",
+    ][::core::mem::offset_of!(unicon_fit_options, damping) - 184usize];
+    [
+        "Offset of field: unicon_fit_options::refine",
+    ][::core::mem::offset_of!(unicon_fit_options, refine) - 192usize];
+    [
+        "Offset of field: unicon_fit_options::checkpoint",
+    ][::core::mem::offset_of!(unicon_fit_options, checkpoint) - 200usize];
+    [
+        "Offset of field: unicon_fit_options::budget",
+    ][::core::mem::offset_of!(unicon_fit_options, budget) - 208usize];
+    [
         "Offset of field: unicon_fit_options::progress",
-    ][::core::mem::offset_of!(unicon_fit_options, progress) - 168usize];
+    ][::core::mem::offset_of!(unicon_fit_options, progress) - 216usize];
     [
         "Offset of field: unicon_fit_options::progress_user",
-    ][::core::mem::offset_of!(unicon_fit_options, progress_user) - 176usize];
+    ][::core::mem::offset_of!(unicon_fit_options, progress_user) - 224usize];
 };
 pub type unicon_fit_options_t = unicon_fit_options;
 unsafe extern "C" {
@@ -871,7 +1040,46 @@ unsafe extern "C" {
 pub const UNICON_OUTCOME_COMPLETED: unicon_outcome = 0;
 pub const UNICON_OUTCOME_CONVERGED: unicon_outcome = 1;
 pub const UNICON_OUTCOME_CANCELLED: unicon_outcome = 2;
+pub const UNICON_OUTCOME_OUT_OF_TIME: unicon_outcome = 3;
 pub type unicon_outcome = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct unicon_trace_point {
+    pub seconds: f64,
+    pub loss: f64,
+    pub score: f64,
+    pub negatives: i64,
+    pub evaluations: i64,
+    pub sampling_error: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of unicon_trace_point",
+    ][::core::mem::size_of::<unicon_trace_point>() - 48usize];
+    [
+        "Alignment of unicon_trace_point",
+    ][::core::mem::align_of::<unicon_trace_point>() - 8usize];
+    [
+        "Offset of field: unicon_trace_point::seconds",
+    ][::core::mem::offset_of!(unicon_trace_point, seconds) - 0usize];
+    [
+        "Offset of field: unicon_trace_point::loss",
+    ][::core::mem::offset_of!(unicon_trace_point, loss) - 8usize];
+    [
+        "Offset of field: unicon_trace_point::score",
+    ][::core::mem::offset_of!(unicon_trace_point, score) - 16usize];
+    [
+        "Offset of field: unicon_trace_point::negatives",
+    ][::core::mem::offset_of!(unicon_trace_point, negatives) - 24usize];
+    [
+        "Offset of field: unicon_trace_point::evaluations",
+    ][::core::mem::offset_of!(unicon_trace_point, evaluations) - 32usize];
+    [
+        "Offset of field: unicon_trace_point::sampling_error",
+    ][::core::mem::offset_of!(unicon_trace_point, sampling_error) - 40usize];
+};
+pub type unicon_trace_point_t = unicon_trace_point;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct unicon_fit_info {
@@ -903,10 +1111,21 @@ pub struct unicon_fit_info {
     pub seconds_validation: f64,
     pub workspace_bytes: u64,
     pub peak_bytes: u64,
+    pub trace: *mut unicon_trace_point_t,
+    pub trace_capacity: i64,
+    pub n_trace: i64,
+    pub evaluations: i64,
+    pub sampling_error: f64,
+    pub whiten: f64,
+    pub power: f64,
+    pub tau: f64,
+    pub r: i64,
+    pub rows_held_back: i64,
+    pub cols_held_back: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 216usize];
+    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 304usize];
     [
         "Alignment of unicon_fit_info",
     ][::core::mem::align_of::<unicon_fit_info>() - 8usize];
@@ -994,6 +1213,39 @@ const _: () = {
     [
         "Offset of field: unicon_fit_info::peak_bytes",
     ][::core::mem::offset_of!(unicon_fit_info, peak_bytes) - 208usize];
+    [
+        "Offset of field: unicon_fit_info::trace",
+    ][::core::mem::offset_of!(unicon_fit_info, trace) - 216usize];
+    [
+        "Offset of field: unicon_fit_info::trace_capacity",
+    ][::core::mem::offset_of!(unicon_fit_info, trace_capacity) - 224usize];
+    [
+        "Offset of field: unicon_fit_info::n_trace",
+    ][::core::mem::offset_of!(unicon_fit_info, n_trace) - 232usize];
+    [
+        "Offset of field: unicon_fit_info::evaluations",
+    ][::core::mem::offset_of!(unicon_fit_info, evaluations) - 240usize];
+    [
+        "Offset of field: unicon_fit_info::sampling_error",
+    ][::core::mem::offset_of!(unicon_fit_info, sampling_error) - 248usize];
+    [
+        "Offset of field: unicon_fit_info::whiten",
+    ][::core::mem::offset_of!(unicon_fit_info, whiten) - 256usize];
+    [
+        "Offset of field: unicon_fit_info::power",
+    ][::core::mem::offset_of!(unicon_fit_info, power) - 264usize];
+    [
+        "Offset of field: unicon_fit_info::tau",
+    ][::core::mem::offset_of!(unicon_fit_info, tau) - 272usize];
+    [
+        "Offset of field: unicon_fit_info::r",
+    ][::core::mem::offset_of!(unicon_fit_info, r) - 280usize];
+    [
+        "Offset of field: unicon_fit_info::rows_held_back",
+    ][::core::mem::offset_of!(unicon_fit_info, rows_held_back) - 288usize];
+    [
+        "Offset of field: unicon_fit_info::cols_held_back",
+    ][::core::mem::offset_of!(unicon_fit_info, cols_held_back) - 296usize];
 };
 pub type unicon_fit_info_t = unicon_fit_info;
 unsafe extern "C" {
@@ -1027,16 +1279,167 @@ unsafe extern "C" {
         bytes: *mut u64,
     ) -> unicon_status_t;
 }
+pub const UNICON_RANK_FIXED: unicon_rank = 0;
+pub const UNICON_RANK_ENERGY: unicon_rank = 1;
+pub const UNICON_RANK_AUTO: unicon_rank = 2;
+pub type unicon_rank = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct unicon_best_options {
+    pub struct_size: usize,
+    pub rank: i32,
+    pub tau_auto: i32,
+    pub r: i64,
+    pub energy: f64,
+    pub loss: *const unicon_loss_t,
+    pub kernel: *const unicon_kernel_t,
+    pub n_landmarks: i64,
+    pub landmarks: *const i64,
+    pub kernel_ridge: f64,
+    pub whiten: *const f64,
+    pub n_whiten: i64,
+    pub powers: *const f64,
+    pub n_powers: i64,
+    pub refine: *const unicon_refine_t,
+    pub minibatch: *const unicon_minibatch_t,
+    pub n_negatives: i64,
+    pub exact: i32,
+    pub final_loss: i32,
+    pub checkpoint: *const ::core::ffi::c_char,
+    pub budget: f64,
+    pub seed: u64,
+    pub progress: unicon_progress_fn,
+    pub progress_user: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of unicon_best_options",
+    ][::core::mem::size_of::<unicon_best_options>() - 176usize];
+    [
+        "Alignment of unicon_best_options",
+    ][::core::mem::align_of::<unicon_best_options>() - 8usize];
+    [
+        "Offset of field: unicon_best_options::struct_size",
+    ][::core::mem::offset_of!(unicon_best_options, struct_size) - 0usize];
+    [
+        "Offset of field: unicon_best_options::rank",
+    ][::core::mem::offset_of!(unicon_best_options, rank) - 8usize];
+    [
+        "Offset of field: unicon_best_options::tau_auto",
+    ][::core::mem::offset_of!(unicon_best_options, tau_auto) - 12usize];
+    [
+        "Offset of field: unicon_best_options::r",
+    ][::core::mem::offset_of!(unicon_best_options, r) - 16usize];
+    [
+        "Offset of field: unicon_best_options::energy",
+    ][::core::mem::offset_of!(unicon_best_options, energy) - 24usize];
+    [
+        "Offset of field: unicon_best_options::loss",
+    ][::core::mem::offset_of!(unicon_best_options, loss) - 32usize];
+    [
+        "Offset of field: unicon_best_options::kernel",
+    ][::core::mem::offset_of!(unicon_best_options, kernel) - 40usize];
+    [
+        "Offset of field: unicon_best_options::n_landmarks",
+    ][::core::mem::offset_of!(unicon_best_options, n_landmarks) - 48usize];
+    [
+        "Offset of field: unicon_best_options::landmarks",
+    ][::core::mem::offset_of!(unicon_best_options, landmarks) - 56usize];
+    [
+        "Offset of field: unicon_best_options::kernel_ridge",
+    ][::core::mem::offset_of!(unicon_best_options, kernel_ridge) - 64usize];
+    [
+        "Offset of field: unicon_best_options::whiten",
+    ][::core::mem::offset_of!(unicon_best_options, whiten) - 72usize];
+    [
+        "Offset of field: unicon_best_options::n_whiten",
+    ][::core::mem::offset_of!(unicon_best_options, n_whiten) - 80usize];
+    [
+        "Offset of field: unicon_best_options::powers",
+    ][::core::mem::offset_of!(unicon_best_options, powers) - 88usize];
+    [
+        "Offset of field: unicon_best_options::n_powers",
+    ][::core::mem::offset_of!(unicon_best_options, n_powers) - 96usize];
+    [
+        "Offset of field: unicon_best_options::refine",
+    ][::core::mem::offset_of!(unicon_best_options, refine) - 104usize];
+    [
+        "Offset of field: unicon_best_options::minibatch",
+    ][::core::mem::offset_of!(unicon_best_options, minibatch) - 112usize];
+    [
+        "Offset of field: unicon_best_options::n_negatives",
+    ][::core::mem::offset_of!(unicon_best_options, n_negatives) - 120usize];
+    [
+        "Offset of field: unicon_best_options::exact",
+    ][::core::mem::offset_of!(unicon_best_options, exact) - 128usize];
+    [
+        "Offset of field: unicon_best_options::final_loss",
+    ][::core::mem::offset_of!(unicon_best_options, final_loss) - 132usize];
+    [
+        "Offset of field: unicon_best_options::checkpoint",
+    ][::core::mem::offset_of!(unicon_best_options, checkpoint) - 136usize];
+    [
+        "Offset of field: unicon_best_options::budget",
+    ][::core::mem::offset_of!(unicon_best_options, budget) - 144usize];
+    [
+        "Offset of field: unicon_best_options::seed",
+    ][::core::mem::offset_of!(unicon_best_options, seed) - 152usize];
+    [
+        "Offset of field: unicon_best_options::progress",
+    ][::core::mem::offset_of!(unicon_best_options, progress) - 160usize];
+    [
+        "Offset of field: unicon_best_options::progress_user",
+    ][::core::mem::offset_of!(unicon_best_options, progress_user) - 168usize];
+};
+pub type unicon_best_options_t = unicon_best_options;
+unsafe extern "C" {
+    pub fn unicon_best_options_init(
+        options: *mut unicon_best_options_t,
+        struct_size: usize,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
+    pub fn unicon_fit_best(
+        context: *mut unicon_context_t,
+        options: *const unicon_best_options_t,
+        x: *const unicon_matrix_t,
+        y: *const unicon_matrix_t,
+        positives: *const unicon_positives_t,
+        validation: *const unicon_validation_t,
+        warm_start: *const unicon_model_t,
+        model: *mut *mut unicon_model_t,
+        info: *mut unicon_fit_info_t,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
+    pub fn unicon_fit_best_workspace(
+        context: *mut unicon_context_t,
+        options: *const unicon_best_options_t,
+        n_x: i64,
+        n_y: i64,
+        m_x: i64,
+        m_y: i64,
+        d1: i64,
+        d2: i64,
+        dtype: i32,
+        bytes: *mut u64,
+    ) -> unicon_status_t;
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct unicon_partial_fit {
     _unused: [u8; 0],
 }
 pub type unicon_partial_fit_t = unicon_partial_fit;
+pub const UNICON_STREAM_SUMS: unicon_stream = 0;
+pub const UNICON_STREAM_SOLUTIONS: unicon_stream = 1;
+pub type unicon_stream = ::core::ffi::c_uint;
 unsafe extern "C" {
     pub fn unicon_partial_fit_create(
         context: *mut unicon_context_t,
         options: *const unicon_fit_options_t,
+        stream: i32,
         d1: i64,
         d2: i64,
         dtype: i32,
@@ -1052,6 +1455,12 @@ unsafe extern "C" {
         y: *const unicon_matrix_t,
         positives: *const unicon_positives_t,
         loss: *mut f64,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
+    pub fn unicon_partial_fit_model(
+        partial: *mut unicon_partial_fit_t,
+        model: *mut *mut unicon_model_t,
     ) -> unicon_status_t;
 }
 unsafe extern "C" {

@@ -1,172 +1,35 @@
-//! The solver.
+//! The solvers.
 
 use super::bindings::*;
-use super::context::{Context, context_of, on_backend};
-use super::matrix::{Input, Precision, check_out, input, unchecked_input, values};
-use super::structs::{Versioned, boolean, count, init, read, write};
+use super::context::{Context, Device, context_of, on_backend};
+use super::matrix::{Input, Precision, check_out, unchecked_input};
+use super::report::{Asked, Report};
+use super::structs::read;
 use super::workspace::{self, Sizes};
-use super::{asked, entry, model};
-use crate::backend::Backend;
+use super::{asked, entry, model, options};
+use crate::comm::{Group, share_rows};
 use crate::error::{Error, Result};
-use crate::fit::{
-    Batches, Data, Factorization, FitInfo, FitOptions, FitStatus, Init, KernelOptions, Landmarks, host,
-};
+use crate::fit::{Chosen, Data, FitInfo, Rank};
 use crate::io::RowSource;
 use crate::model::Model;
 use crate::positives::Positives;
-use crate::spectral::SvdMethod;
-use crate::weights::Negatives;
 use std::time::Instant;
 
-/// The crate's defaults.
-pub(super) fn default_options(raw: &mut unicon_fit_options) {
-    let o = FitOptions::new(0);
-    raw.kernel_ridge = KernelOptions::new(Default::default(), Landmarks::Exact).ridge;
-    raw.n_iters = i64::try_from(o.n_iters).unwrap_or(i64::MAX);
-    (raw.tol, raw.rho, raw.ridge) = (o.tol, o.rho, o.ridge);
-    (raw.factorization, raw.power) = (UNICON_FACTORIZATION_SQRT as i32, o.factorization.power());
-    (raw.svd, raw.init) = (UNICON_SVD_FULL as i32, UNICON_INIT_ZEROS as i32);
-    (raw.scale_inputs, raw.final_loss) = (i32::from(o.scale_inputs), i32::from(o.final_loss));
-    (raw.whiten, raw.seed) = (-1.0, o.seed);
-}
-
-/// The options that are asked for, without the start. `context` reads the similarity.
-///
-/// # Safety
-/// A struct that came through [`read`] and whose pointers are as the header requires.
-pub(super) unsafe fn options(context: &Context, raw: &unicon_fit_options) -> Result<FitOptions> {
-    let rank = count("options.r", raw.r, 1)?;
-    // SAFETY: NULL or a struct by the header's contract.
-    let loss = unsafe { asked::loss(raw.loss)? };
-    let factorization = match u32::try_from(raw.factorization) {
-        Ok(UNICON_FACTORIZATION_SQRT) => Factorization::Sqrt,
-        Ok(UNICON_FACTORIZATION_ORTHONORMAL) => Factorization::Orthonormal,
-        Ok(UNICON_FACTORIZATION_POWER) => Factorization::Power(raw.power),
-        _ => {
-            return Err(Error::invalid(
-                "options.factorization",
-                "a value of unicon_factorization",
-                raw.factorization,
-            ));
-        }
-    };
-    let svd = match u32::try_from(raw.svd) {
-        Ok(UNICON_SVD_FULL) => SvdMethod::Full,
-        Ok(UNICON_SVD_RANDOMIZED) => SvdMethod::randomized(raw.seed),
-        _ => return Err(Error::invalid("options.svd", "a value of unicon_svd", raw.svd)),
-    };
-    let init = match u32::try_from(raw.init) {
-        Ok(UNICON_INIT_ZEROS) => Init::Zeros,
-        Ok(UNICON_INIT_RANDOM) => Init::Random,
-        Ok(UNICON_INIT_SIMILARITY) => {
-            // SAFETY: NULL or a matrix by the header's contract.
-            Init::Similarity(host(&unsafe { input(context, "options.similarity", raw.similarity)? }.view)?)
-        }
-        _ => return Err(Error::invalid("options.init", "a value of unicon_init", raw.init)),
-    };
-    if !raw.similarity.is_null() && !matches!(init, Init::Similarity(_)) {
-        return Err(Error::invalid(
-            "options.similarity",
-            "NULL unless init is UNICON_INIT_SIMILARITY",
-            "a matrix",
-        ));
-    }
-    // -1 is the header's "none"; every other negative value is out of range, as NaN is.
-    let whiten = if raw.whiten == -1.0 { None } else { Some(raw.whiten) };
-    let some = |name, value| Ok::<_, Error>(Some(count(name, value, 0)?).filter(|&n| n > 0));
-    let n_batches = some("options.n_batches", raw.n_batches)?;
-    let drop_trailing = boolean("options.drop_trailing", raw.drop_trailing)?;
-    let batches = some("options.batch_size", raw.batch_size)?.map(|size| Batches {
-        size,
-        count: n_batches,
-        drop_trailing,
-    });
-    if batches.is_none() && n_batches.is_some() {
-        return Err(Error::invalid("options.n_batches", "0 without a batch_size", raw.n_batches));
-    }
-    let negatives = match some("options.n_negatives", raw.n_negatives)? {
-        Some(per_anchor) => Negatives::Sampled { per_anchor, seed: raw.seed },
-        None => Negatives::All,
-    };
-    let out = FitOptions {
-        rank,
-        loss,
-        n_iters: count("options.n_iters", raw.n_iters, 1)?,
-        rho: raw.rho,
-        factorization,
-        ridge: raw.ridge,
-        scale_inputs: boolean("options.scale_inputs", raw.scale_inputs)?,
-        svd,
-        init,
-        tol: raw.tol,
-        batches,
-        whiten,
-        // SAFETY: pointers by the header's contract.
-        kernel: unsafe { kernel_options(raw)? },
-        negatives,
-        seed: raw.seed,
-        final_loss: boolean("options.final_loss", raw.final_loss)?,
-        ..FitOptions::new(rank)
-    };
-    out.validate()?;
-    Ok(out)
-}
-
-/// # Safety
-/// As [`options`].
-unsafe fn kernel_options(raw: &unicon_fit_options) -> Result<Option<KernelOptions>> {
-    let m = count("options.n_landmarks", raw.n_landmarks, 0)?;
-    if raw.kernel.is_null() {
-        if m > 0 || !raw.landmarks.is_null() {
-            return Err(Error::invalid("options.n_landmarks", "0 without a kernel", m));
-        }
-        return Ok(None);
-    }
-    let landmarks = match (m, raw.landmarks.is_null()) {
-        (0, true) => Landmarks::Exact,
-        (0, false) => return Err(Error::invalid("options.n_landmarks", "the number of landmarks", 0)),
-        (m, true) => Landmarks::Count(m),
-        (m, false) => {
-            // SAFETY: that many values by the header's contract.
-            let rows = unsafe { values("options.landmarks", raw.landmarks, m)? };
-            Landmarks::Rows(rows.iter().map(|&i| count("options.landmarks", i, 0)).collect::<Result<_>>()?)
-        }
-    };
-    // SAFETY: a struct by the header's contract.
-    let kernel = unsafe { asked::kernel(raw.kernel)? };
-    Ok(Some(KernelOptions { kernel, landmarks, ridge: raw.kernel_ridge }))
-}
-
-/// The start that a model gives.
-///
-/// # Safety
-/// `warm_start` is NULL or a live model.
-pub(super) unsafe fn start(o: &mut FitOptions, warm_start: *const unicon_model_t) -> Result<()> {
-    if warm_start.is_null() {
-        return Ok(());
-    }
-    if !matches!(o.init, Init::Zeros) {
-        return Err(Error::invalid("options.init", "UNICON_INIT_ZEROS with a warm start", "another"));
-    }
-    // SAFETY: passed on.
-    let model = unsafe { model::model_of(warm_start)? };
-    if o.kernel.is_some() || o.whiten.is_some() {
-        return Err(Error::Unsupported("warm_start: of a fit with a kernel or whitening".into()));
-    }
-    match &model.components[..] {
-        [only] if only.x.map.is_none() && only.y.map.is_none() => {
-            o.init = Init::Given(only.x.matrix.clone(), only.y.matrix.clone());
-            Ok(())
-        }
-        _ => Err(Error::Unsupported("warm_start: expected a linear model, got a kernel model".into())),
-    }
-}
-
-/// Validation pairs with the positives built.
-pub(super) struct HeldOut<'a> {
+/// Pairs of features with the positives built.
+pub(super) struct Pairs<'a> {
     pub(super) x: Input<'a>,
     pub(super) y: Input<'a>,
     pub(super) positives: Positives,
+}
+
+impl Pairs<'_> {
+    pub(super) fn data(&self) -> Data<'_> {
+        Data { x: self.x.source(), y: self.y.source(), positives: &self.positives }
+    }
+
+    fn rows(&self) -> (usize, usize) {
+        (self.x.view.rows(), self.y.view.rows())
+    }
 }
 
 /// # Safety
@@ -174,7 +37,7 @@ pub(super) struct HeldOut<'a> {
 pub(super) unsafe fn held_out<'a>(
     context: &Context,
     pointer: *const unicon_validation_t,
-) -> Result<Option<HeldOut<'a>>> {
+) -> Result<Option<Pairs<'a>>> {
     if pointer.is_null() {
         return Ok(None);
     }
@@ -187,120 +50,140 @@ pub(super) unsafe fn held_out<'a>(
         let x = unchecked_input(context, "validation.x", raw.x)?;
         let y = unchecked_input(context, "validation.y", raw.y)?;
         let positives = asked::positives(raw.positives, x.view.rows(), y.view.rows())?;
-        Ok(Some(HeldOut { x, y, positives }))
+        Ok(Some(Pairs { x, y, positives }))
     }
 }
 
-/// What a fit reports, checked before it runs.
-struct Report {
-    raw: unicon_fit_info,
-    pointer: *mut unicon_fit_info_t,
+/// What both fits are given besides their options, and where their results go.
+struct Call<'a> {
+    begin: Instant,
+    x: Input<'a>,
+    y: Input<'a>,
+    positives: *const unicon_positives_t,
+    held: Option<Pairs<'a>>,
+    precision: Precision,
+    report: Option<Report>,
+    model: *mut *mut unicon_model_t,
 }
 
-impl Report {
+/// The arguments of both fits as they come.
+struct Arguments {
+    x: *const unicon_matrix_t,
+    y: *const unicon_matrix_t,
+    positives: *const unicon_positives_t,
+    validation: *const unicon_validation_t,
+    model: *mut *mut unicon_model_t,
+    info: *mut unicon_fit_info_t,
+}
+
+impl<'a> Call<'a> {
     /// # Safety
-    /// `pointer` is NULL or a struct by the header's contract.
-    unsafe fn new(pointer: *mut unicon_fit_info_t) -> Result<Option<Self>> {
-        if pointer.is_null() {
-            return Ok(None);
-        }
+    /// Everything as the header requires.
+    unsafe fn new(context: &Context, a: Arguments) -> Result<Self> {
+        let begin = Instant::now();
+        check_out("model", a.model)?;
         // SAFETY: passed on.
-        let raw = unsafe { read(pointer.cast_const())? };
-        let history = count("info.history_capacity", raw.history_capacity, 0)?;
-        let singular = count("info.singular_capacity", raw.singular_capacity, 0)?;
-        for (name, array, capacity) in [
-            ("info.loss", raw.loss, history),
-            ("info.change", raw.change, history),
-            ("info.singular_values", raw.singular_values, singular),
-        ] {
-            if !array.is_null() {
-                super::matrix::check_values(name, array, capacity)?;
-            }
+        unsafe {
+            let (x, y) = (unchecked_input(context, "x", a.x)?, unchecked_input(context, "y", a.y)?);
+            let held = held_out(context, a.validation)?;
+            let report = Report::new(a.info)?;
+            let precision = Precision::of(&[&x, &y]);
+            Ok(Self { begin, x, y, positives: a.positives, held, precision, report, model: a.model })
         }
-        Ok(Some(Self { raw, pointer }))
     }
 
-    /// # Safety
-    /// The arrays hold the capacities that the caller gave.
-    unsafe fn write(self, info: &FitInfo, outcome: unicon_outcome, workspace: u64) {
-        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let seconds = info.seconds;
-        let filled = unicon_fit_info {
-            outcome: outcome as i32,
-            n_iters: size(info.iterations),
-            n_loss: size(info.loss.len()),
-            n_change: size(info.change.len()),
-            n_singular_values: size(info.singular_values.len()),
-            final_loss: info.final_loss.unwrap_or(f64::NAN),
-            rows_without_positives: size(info.unmatched.0),
-            cols_without_positives: size(info.unmatched.1),
-            zero_rows_x: size(info.zero_rows.0),
-            zero_rows_y: size(info.zero_rows.1),
-            rows_dropped: size(info.rows_dropped),
-            seconds: seconds.total,
-            seconds_load: seconds.load,
-            seconds_features: seconds.features,
-            seconds_encode: seconds.encode,
-            seconds_statistics: seconds.statistics,
-            seconds_weights: seconds.weights,
-            seconds_spectral: seconds.spectral,
-            seconds_validation: seconds.validation,
-            workspace_bytes: workspace,
-            peak_bytes: info.peak_bytes,
-            ..self.raw
-        };
-        for (array, capacity, values) in [
-            (self.raw.loss, self.raw.history_capacity, &info.loss),
-            (self.raw.change, self.raw.history_capacity, &info.change),
-            (self.raw.singular_values, self.raw.singular_capacity, &info.singular_values),
-        ] {
-            let capacity = usize::try_from(capacity).unwrap_or(0);
-            if !array.is_null() {
-                // SAFETY: the caller gave `capacity` elements.
-                unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), array, values.len().min(capacity)) };
-            }
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            rows: (self.x.view.rows(), self.y.view.rows()),
+            widths: (self.x.view.cols(), self.y.view.cols()),
+            held_out: self.held.as_ref().map_or((0, 0), Pairs::rows),
         }
-        // SAFETY: `new` read it.
-        unsafe { write(self.pointer, &filled) };
+    }
+
+    /// Runs a fit on the rows of all ranks; every rank gets the model, or learns why there is none.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new).
+    unsafe fn over_ranks(
+        &self,
+        group: &Group,
+        fit: impl FnOnce(Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)>,
+    ) -> Result<(Model, FitInfo)> {
+        let own = (self.x.view.rows(), self.y.view.rows());
+        let held = self.held.as_ref().map(Pairs::data);
+        if group.is_single() {
+            // SAFETY: passed on.
+            let positives = unsafe { asked::positives(self.positives, own.0, own.1)? };
+            return fit(Data { x: self.x.source(), y: self.y.source(), positives: &positives }, held);
+        }
+        let x = share_rows(group, self.x.source())?;
+        let y = share_rows(group, self.y.source())?;
+        // SAFETY: passed on.
+        let positives = unsafe { asked::positives_over(group, self.positives, own, (x.rows(), y.rows()))? };
+        fit(Data { x: &x, y: &y, positives: &positives }, held)
+    }
+
+    /// Hands over what a fit gave.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new).
+    unsafe fn end(self, context: &Context, fitted: Result<(Model, FitInfo)>, asked: &Asked) -> Result<()> {
+        match fitted {
+            Ok((made, info)) => {
+                // SAFETY: passed on; `new` checked the pointers.
+                unsafe {
+                    if let Some(report) = self.report {
+                        report.write(&info, asked);
+                    }
+                    model::give(made, self.model);
+                }
+                Ok(())
+            }
+            Err(Error::Cancelled) => {
+                if let Some(report) = self.report {
+                    let seconds = self.begin.elapsed().as_secs_f64();
+                    // SAFETY: passed on.
+                    unsafe { report.write_cancelled(seconds, context.peak_bytes(), asked) };
+                }
+                Err(Error::Cancelled)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
-entry!(
-    fn unicon_fit_options_init(options: *mut unicon_fit_options_t, struct_size: usize) {
-        // SAFETY: NULL or that many bytes by the header's contract.
-        unsafe { init(options, struct_size, &unicon_fit_options::defaults()) }
+/// Runs what both fits do once their options are read: `prepare` reads and checks the arguments, `fit` computes. What goes
+/// wrong on one rank is told to all.
+///
+/// # Safety
+/// The arguments are as the header requires.
+unsafe fn run<'a, O>(
+    context: &Context,
+    prepare: impl FnOnce() -> Result<(Call<'a>, O, Asked)>,
+    fit: impl FnOnce(&Device, &O, Precision, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)>,
+) -> Result<()> {
+    let group = context.group();
+    let prepared = context.device_of(&group).and_then(|device| Ok((device, prepare()?)));
+    let (device, (call, options, asked)) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return group.conclude(Err(error)),
+    };
+    // SAFETY: passed on.
+    unsafe {
+        let fitted = call.over_ranks(&group, |data, held| fit(&device, &options, call.precision, data, held));
+        let fitted = fitted.and_then(|(model, info)| check_model(&model).map(|()| (model, info)));
+        call.end(context, group.conclude(fitted), &asked)
     }
-);
+}
 
-entry!(
-    fn unicon_fit_options_preset(options: *mut unicon_fit_options_t, preset: i32) {
-        // SAFETY: as the header requires.
-        let mut raw = unsafe { read(options.cast_const())? };
-        let defaults = unicon_fit_options::defaults();
-        let unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, .. } =
-            match u32::try_from(preset) {
-                Ok(UNICON_PRESET_DEFAULT) => defaults,
-                Ok(UNICON_PRESET_PAPER) => unicon_fit_options {
-                    n_iters: 5,
-                    init: UNICON_INIT_RANDOM as i32,
-                    drop_trailing: 1,
-                    ..defaults
-                },
-                _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
-            };
-        raw = unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, ..raw };
-        // SAFETY: read above.
-        unsafe { write(options, &raw) };
-        Ok(())
+/// A model with NaN in it is a failure, not a result.
+fn check_model(model: &Model) -> Result<()> {
+    let finite = |m: &faer::Mat<f64>| m.norm_max().is_finite();
+    if model.components.iter().all(|c| finite(&c.x.matrix) && finite(&c.y.matrix)) {
+        return Ok(());
     }
-);
-
-entry!(
-    fn unicon_fit_info_init(info: *mut unicon_fit_info_t, struct_size: usize) {
-        // SAFETY: NULL or that many bytes by the header's contract.
-        unsafe { init(info, struct_size, &unicon_fit_info::defaults()) }
-    }
-);
+    Err(Error::Numerical("the encoders are not finite: tau, rho or the features' scale is extreme".into()))
+}
 
 entry!(
     on context_of(context);
@@ -315,118 +198,64 @@ entry!(
         model: *mut *mut unicon_model_t,
         info: *mut unicon_fit_info_t,
     ) |context| {
-        let begin = Instant::now();
-        check_out("model", model)?;
+        let arguments = Arguments { x, y, positives, validation, model, info };
         // SAFETY: everything as the header requires.
-        let (raw, x, y, held, report) = unsafe {
+        let prepare = || unsafe {
             let raw = read(options)?;
-            let (x, y) = (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?);
-            (raw, x, y, held_out(context, validation)?, Report::new(info)?)
+            let call = Call::new(context, arguments)?;
+            let o = options::fit(context, &raw, warm_start)?;
+            if !warm_start.is_null() && (o.kernel.is_some() || o.whiten.is_some()) {
+                return Err(Error::Unsupported("warm_start: of a fit with a kernel or whitening".into()));
+            }
+            let (whiten, power) = (o.whiten.unwrap_or(-1.0), o.factorization.power());
+            let asked = Asked {
+                chosen: Chosen { whiten, power, tau: o.loss.tau, rank: o.rank, ..Chosen::default() },
+                workspace: workspace::of_fit(&o, call.sizes(), call.precision.size()),
+            };
+            context.watch(raw.progress, raw.progress_user);
+            Ok((call, o, asked))
         };
         // SAFETY: as above.
-        let (o, positives) = unsafe {
-            let mut o = self::options(context, &raw)?;
-            start(&mut o, warm_start)?;
-            (o, asked::positives(positives, x.view.rows(), y.view.rows())?)
-        };
-        context.single_rank()?;
-        let precision = Precision::of(&[&x, &y]);
-        let sizes = Sizes {
-            n_x: x.view.rows(),
-            n_y: y.view.rows(),
-            d1: x.view.cols(),
-            d2: y.view.cols(),
-            held_out: held.as_ref().map_or((0, 0), |h| (h.x.view.rows(), h.y.view.rows())),
-        };
-        let workspace = workspace::of_fit(&o, sizes, precision.size());
-        context.watch(raw.progress, raw.progress_user);
-        context.cpu().forget_peak();
-        let data = Data { x: &x.view, y: &y.view, positives: &positives };
-        let held = held.as_ref().map(|h| Data { x: &h.x.view, y: &h.y.view, positives: &h.positives });
-        let fitted = on_backend!(context, precision, |backend| crate::fit::fit(backend, data, held, &o));
-        match fitted {
-            Ok((made, info)) => {
-                check_model(&made)?;
-                if let Some(report) = report {
-                    let outcome = match info.status {
-                        // The C options set no time budget.
-                        FitStatus::Completed | FitStatus::OutOfTime => UNICON_OUTCOME_COMPLETED,
-                        FitStatus::Converged => UNICON_OUTCOME_CONVERGED,
-                    };
-                    // SAFETY: as the header requires.
-                    unsafe { report.write(&info, outcome, workspace) };
-                }
-                // SAFETY: checked above.
-                unsafe { model::give(made, model) };
-                Ok(())
-            }
-            Err(Error::Cancelled) => {
-                if let Some(report) = report {
-                    let mut info = FitInfo { peak_bytes: context.cpu().memory().1, ..FitInfo::default() };
-                    info.seconds.total = begin.elapsed().as_secs_f64();
-                    // SAFETY: as the header requires.
-                    unsafe { report.write(&info, UNICON_OUTCOME_CANCELLED, workspace) };
-                }
-                Err(Error::Cancelled)
-            }
-            Err(error) => Err(error),
+        unsafe {
+            run(context, prepare, |device, o, precision, data, held| {
+                on_backend!(device, precision, |backend| crate::fit::fit(backend, data, held, o))
+            })
         }
     }
 );
 
-/// A model with NaN in it is a failure, not a result.
-fn check_model(model: &Model) -> Result<()> {
-    let finite = |m: &faer::Mat<f64>| m.norm_max().is_finite();
-    if model.components.iter().all(|c| finite(&c.x.matrix) && finite(&c.y.matrix)) {
-        return Ok(());
-    }
-    Err(Error::Numerical("the encoders are not finite: tau, rho or the features' scale is extreme".into()))
-}
-
 entry!(
     on context_of(context);
-    fn unicon_fit_workspace(
+    fn unicon_fit_best(
         context: *mut unicon_context_t,
-        options: *const unicon_fit_options_t,
-        n_x: i64,
-        n_y: i64,
-        d1: i64,
-        d2: i64,
-        dtype: i32,
-        bytes: *mut u64,
+        options: *const unicon_best_options_t,
+        x: *const unicon_matrix_t,
+        y: *const unicon_matrix_t,
+        positives: *const unicon_positives_t,
+        validation: *const unicon_validation_t,
+        warm_start: *const unicon_model_t,
+        model: *mut *mut unicon_model_t,
+        info: *mut unicon_fit_info_t,
     ) |context| {
-        check_out("bytes", bytes)?;
-        // SAFETY: as the header requires.
-        let o = unsafe { self::options(context, &read(options)?)? };
-        let sizes = Sizes {
-            n_x: count("n_x", n_x, 1)?,
-            n_y: count("n_y", n_y, 1)?,
-            d1: count("d1", d1, 1)?,
-            d2: count("d2", d2, 1)?,
-            held_out: (0, 0),
+        let arguments = Arguments { x, y, positives, validation, model, info };
+        // SAFETY: everything as the header requires.
+        let prepare = || unsafe {
+            let raw = read(options)?;
+            let call = Call::new(context, arguments)?;
+            let o = options::best(&raw, warm_start)?;
+            let rank = if let Rank::Fixed(r) = o.rank { r } else { 0 };
+            let asked = Asked {
+                chosen: Chosen { tau: o.loss.tau, rank, ..Chosen::default() },
+                workspace: workspace::of_best(&o, call.sizes(), call.precision.size()),
+            };
+            context.watch(raw.progress, raw.progress_user);
+            Ok((call, o, asked))
         };
-        let answer = workspace::of_fit(&o, sizes, Precision::of_dtype("dtype", dtype)?.size());
-        // SAFETY: checked above.
-        unsafe { bytes.write(answer) };
-        Ok(())
-    }
-);
-
-entry!(
-    on context_of(context);
-    fn unicon_weights_workspace(
-        context: *mut unicon_context_t,
-        n_x: i64,
-        n_y: i64,
-        r: i64,
-        dtype: i32,
-        bytes: *mut u64,
-    ) |_context| {
-        check_out("bytes", bytes)?;
-        let (n_x, n_y, r) = (count("n_x", n_x, 1)?, count("n_y", n_y, 1)?, count("r", r, 1)?);
-        let answer = workspace::of_weights(n_x, n_y, r, Precision::of_dtype("dtype", dtype)?.size());
-        // SAFETY: checked above.
-        unsafe { bytes.write(answer) };
-        Ok(())
+        // SAFETY: as above.
+        unsafe {
+            run(context, prepare, |device, o, precision, data, held| {
+                on_backend!(device, precision, |backend| crate::fit::fit_best(backend, data, held, o))
+            })
+        }
     }
 );

@@ -4,7 +4,7 @@ use super::bindings::*;
 use super::context::Context;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::io::{Dtype, MatView, check_finite};
+use crate::io::{Dtype, MatView, RowSource, check_finite};
 use faer::Mat;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -135,6 +135,13 @@ pub(super) struct Input<'a> {
     addresses: Range<usize>,
 }
 
+impl Input<'_> {
+    /// Its rows, for a backend to load.
+    pub(super) fn source(&self) -> &dyn RowSource {
+        &self.view
+    }
+}
+
 /// Takes an input matrix and checks that its values are finite.
 ///
 /// # Safety
@@ -146,7 +153,7 @@ pub(super) unsafe fn input<'a>(
 ) -> Result<Input<'a>> {
     // SAFETY: passed on.
     let input = unsafe { unchecked_input(context, name, pointer)? };
-    check_finite(&input.view)?;
+    check_finite(input.source())?;
     Ok(input)
 }
 

@@ -12,7 +12,8 @@
 //! | [`memory`] | the caller's allocator |
 //! | [`context`] | the context and its options |
 //! | [`asked`] | losses, positives, kernels |
-//! | [`weights`], [`fit`], [`partial`], [`model`], [`retrieval`] | the calls |
+//! | [`options`], [`report`] | what a fit is told and tells |
+//! | [`weights`], [`fit`], [`partial`], [`model`], [`retrieval`], [`workspace`] | the calls |
 //!
 //! It is not part of the Rust API: Rust programs use the crate's other modules.
 
@@ -27,7 +28,9 @@ mod library;
 mod matrix;
 mod memory;
 mod model;
+mod options;
 mod partial;
+mod report;
 mod retrieval;
 mod structs;
 mod weights;

@@ -3,8 +3,8 @@
 use super::asked::kernel_number;
 use super::bindings::*;
 use super::context::{context_of, on_backend};
-use super::matrix::{Allowed, Precision, check_out, input, output};
-use super::structs::{Versioned, read, write};
+use super::matrix::{Allowed, Input, Precision, check_out, input, output};
+use super::structs::{Versioned, path_of, read, write};
 use super::weights::expect;
 use super::{entry, guard, same_signature};
 use crate::backend::Backend;
@@ -13,7 +13,7 @@ use crate::fit::host;
 use crate::io::RowSource;
 use crate::kernel::KernelKind;
 use crate::model::{Component, Encoder, Model, Side};
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::ptr::NonNull;
 
 /// # Safety
@@ -40,17 +40,6 @@ fn side_of(side: i32) -> Result<Side> {
     }
 }
 
-/// # Safety
-/// `path` is NULL or a NUL-terminated string.
-unsafe fn path_of<'a>(path: *const c_char) -> Result<&'a str> {
-    if path.is_null() {
-        return Err(Error::invalid("path", "a file name", "NULL"));
-    }
-    // SAFETY: passed on.
-    let path = unsafe { CStr::from_ptr(path) };
-    path.to_str().map_err(|e| Error::invalid("path", "UTF-8", e))
-}
-
 entry!(
     on context_of(context);
     fn unicon_model_create_linear(
@@ -63,8 +52,8 @@ entry!(
         // SAFETY: as the header requires.
         let (f1, f2) = unsafe { (input(context, "f1", f1)?, input(context, "f2", f2)?) };
         expect(&f2, "rows, as f1 has", f1.view.rows(), f2.view.rows())?;
-        let encoder = |m| Ok::<_, Error>(Encoder { map: None, matrix: host(m)? });
-        let component = Component { weight: 1.0, x: encoder(&f1.view)?, y: encoder(&f2.view)? };
+        let encoder = |m: &Input<'_>| Ok::<_, Error>(Encoder { map: None, matrix: host(m.source())? });
+        let component = Component { weight: 1.0, x: encoder(&f1)?, y: encoder(&f2)? };
         let made = Model { components: vec![component], loss: Default::default(), notes: Default::default() };
         // SAFETY: checked above.
         unsafe { give(made, model) };
@@ -148,8 +137,8 @@ entry!(
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, shape, Allowed::Any)? };
         out.apart_from(&[&features])?;
-        on_backend!(context, Precision::of(&[&features]), |backend| {
-            out.store(backend, &model.encode(backend, side, &features.view)?)
+        on_backend!(context.device(), Precision::of(&[&features]), |backend| {
+            out.store(backend, &model.encode(backend, side, features.source())?)
         })
     }
 );
@@ -170,9 +159,9 @@ entry!(
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, (x.view.rows(), y.view.rows()), Allowed::Wide)? };
         out.apart_from(&[&x, &y])?;
-        on_backend!(context, Precision::of(&[&x, &y]), |backend| {
-            let zx = model.encode(backend, Side::X, &x.view)?;
-            let zy = crate::fit::download(backend, &model.encode(backend, Side::Y, &y.view)?)?;
+        on_backend!(context.device(), Precision::of(&[&x, &y]), |backend| {
+            let zx = model.encode(backend, Side::X, x.source())?;
+            let zy = crate::fit::download(backend, &model.encode(backend, Side::Y, y.source())?)?;
             out.store(backend, &backend.linear(&zx, zy.as_ref())?)
         })
     }
@@ -186,7 +175,7 @@ entry!(
         path: *const c_char,
     ) |_context| {
         // SAFETY: as the header requires.
-        unsafe { model_of(model)?.save(path_of(path)?) }
+        unsafe { model_of(model)?.save(path_of("path", path)?) }
     }
 );
 
@@ -199,7 +188,7 @@ entry!(
     ) |_context| {
         check_out("model", model)?;
         // SAFETY: as the header requires; the pointer is checked.
-        unsafe { give(Model::load(path_of(path)?)?, model) };
+        unsafe { give(Model::load(path_of("path", path)?)?, model) };
         Ok(())
     }
 );

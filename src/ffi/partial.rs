@@ -1,28 +1,46 @@
 //! The solver for batches that arrive one by one.
 
 use super::bindings::*;
-use super::context::{Context, context_of};
+use super::context::{Context, context_of, on_backend};
+use super::fit::Pairs;
 use super::matrix::{Precision, check_out, unchecked_input};
 use super::structs::{count, read};
-use super::{asked, entry, fit, guard, model, same_signature};
-use crate::backend::cpu::Cpu;
+use super::{asked, entry, fit, guard, model, options, same_signature};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::fit::{Data, PartialFit};
+use crate::fit::{Data, PartialFit, Stream};
 use crate::io::RowSource;
+use crate::model::Model;
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-enum Stream {
-    F32(PartialFit<Cpu<f32>>),
-    F64(PartialFit<Cpu<f64>>),
+/// What the handle does, whatever the backend.
+trait Streamed: Send {
+    fn add(&mut self, batch: Data<'_>) -> Result<f64>;
+    fn model(&self) -> Result<Model>;
+    fn finish(&mut self) -> Result<Model>;
+}
+
+impl<B: Backend> Streamed for PartialFit<B> {
+    fn add(&mut self, batch: Data<'_>) -> Result<f64> {
+        PartialFit::add(self, batch)
+    }
+
+    fn model(&self) -> Result<Model> {
+        PartialFit::model(self)
+    }
+
+    fn finish(&mut self) -> Result<Model> {
+        PartialFit::finish(self)
+    }
 }
 
 /// What a `unicon_partial_fit_t` points to.
 struct Handle {
     context: Arc<Context>,
     /// Only touched while the context is held.
-    stream: UnsafeCell<Stream>,
+    fit: UnsafeCell<Box<dyn Streamed>>,
 }
 
 /// # Safety
@@ -40,14 +58,22 @@ unsafe fn context_of_stream(handle: *const unicon_partial_fit_t) -> Result<Arc<C
     Ok(unsafe { handle_of(handle)? }.context.clone())
 }
 
-/// The stream of a handle whose context the calling function holds.
+/// The fit of a handle whose context the calling function holds.
 ///
 /// # Safety
 /// As [`handle_of`], and the guard holds the handle's context, so that no other call has this reference.
 #[allow(clippy::mut_from_ref)]
-unsafe fn stream_of<'a>(handle: *const unicon_partial_fit_t) -> Result<&'a mut Stream> {
+unsafe fn fit_of<'a>(handle: *const unicon_partial_fit_t) -> Result<&'a mut dyn Streamed> {
     // SAFETY: passed on.
-    unsafe { Ok(&mut *handle_of(handle)?.stream.get()) }
+    unsafe { Ok((*handle_of(handle)?.fit.get()).as_mut()) }
+}
+
+fn stream_of(stream: i32) -> Result<Stream> {
+    match u32::try_from(stream) {
+        Ok(UNICON_STREAM_SUMS) => Ok(Stream::Sums),
+        Ok(UNICON_STREAM_SOLUTIONS) => Ok(Stream::Solutions),
+        _ => Err(Error::invalid("stream", "a value of unicon_stream", stream)),
+    }
 }
 
 entry!(
@@ -55,6 +81,7 @@ entry!(
     fn unicon_partial_fit_create(
         context: *mut unicon_context_t,
         options: *const unicon_fit_options_t,
+        stream: i32,
         d1: i64,
         d2: i64,
         dtype: i32,
@@ -63,26 +90,22 @@ entry!(
         partial: *mut *mut unicon_partial_fit_t,
     ) |context| {
         check_out("partial", partial)?;
-        let (d1, d2) = (count("d1", d1, 1)?, count("d2", d2, 1)?);
+        let (stream, dims) = (stream_of(stream)?, (count("d1", d1, 1)?, count("d2", d2, 1)?));
         let precision = Precision::of_dtype("dtype", dtype)?;
         // SAFETY: everything as the header requires.
         let (raw, o, held) = unsafe {
             let raw = read(options)?;
-            let mut o = fit::options(context, &raw)?;
-            fit::start(&mut o, warm_start)?;
-            (raw, o, fit::held_out(context, validation)?)
+            (raw, options::fit(context, &raw, warm_start)?, fit::held_out(context, validation)?)
         };
         if raw.progress.is_some() {
             return Err(Error::Unsupported("options.progress: of batches that arrive one by one".into()));
         }
         context.single_rank()?;
-        let held = held.as_ref().map(|h| Data { x: &h.x.view, y: &h.y.view, positives: &h.positives });
-        let cpu = context.cpu();
-        let stream = match precision {
-            Precision::F32 => Stream::F32(PartialFit::new(cpu.clone(), (d1, d2), held, o)?),
-            Precision::F64 => Stream::F64(PartialFit::new(cpu.in_precision(), (d1, d2), held, o)?),
-        };
-        let made = Box::new(Handle { context: context.clone(), stream: UnsafeCell::new(stream) });
+        let held = held.as_ref().map(Pairs::data);
+        let fit: Box<dyn Streamed> = on_backend!(context.device(), precision, |backend| {
+            Box::new(PartialFit::new(backend.clone(), dims, stream, held, o)?)
+        });
+        let made = Box::new(Handle { context: context.clone(), fit: UnsafeCell::new(fit) });
         // SAFETY: checked above.
         unsafe { partial.write(Box::into_raw(made).cast()) };
         Ok(())
@@ -102,16 +125,10 @@ entry!(
             check_out("loss", loss)?;
         }
         // SAFETY: everything as the header requires; the guard holds the context.
-        let (stream, x, y) = unsafe {
+        let value = unsafe {
             let (x, y) = (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?);
-            (stream_of(partial)?, x, y)
-        };
-        // SAFETY: as above.
-        let positives = unsafe { asked::positives(positives, x.view.rows(), y.view.rows())? };
-        let batch = Data { x: &x.view, y: &y.view, positives: &positives };
-        let value = match stream {
-            Stream::F32(stream) => stream.add(batch)?,
-            Stream::F64(stream) => stream.add(batch)?,
+            let positives = asked::positives(positives, x.view.rows(), y.view.rows())?;
+            fit_of(partial)?.add(Data { x: x.source(), y: y.source(), positives: &positives })?
         };
         if !loss.is_null() {
             // SAFETY: checked above.
@@ -123,18 +140,26 @@ entry!(
 
 entry!(
     on context_of_stream(partial);
+    fn unicon_partial_fit_model(
+        partial: *mut unicon_partial_fit_t,
+        model: *mut *mut unicon_model_t,
+    ) |_context| {
+        check_out("model", model)?;
+        // SAFETY: as the header requires; the guard holds the context; the pointer is checked.
+        unsafe { model::give(fit_of(partial)?.model()?, model) };
+        Ok(())
+    }
+);
+
+entry!(
+    on context_of_stream(partial);
     fn unicon_partial_fit_finish(
         partial: *mut unicon_partial_fit_t,
         model: *mut *mut unicon_model_t,
     ) |_context| {
         check_out("model", model)?;
-        // SAFETY: as the header requires; the guard holds the context.
-        let made = match unsafe { stream_of(partial)? } {
-            Stream::F32(stream) => stream.finish()?,
-            Stream::F64(stream) => stream.finish()?,
-        };
-        // SAFETY: checked above.
-        unsafe { model::give(made, model) };
+        // SAFETY: as the header requires; the guard holds the context; the pointer is checked.
+        unsafe { model::give(fit_of(partial)?.finish()?, model) };
         Ok(())
     }
 );

@@ -41,8 +41,8 @@ entry!(
             scores.apart_from_values("indices", indices, len)?;
             Some(scores)
         };
-        let found = on_backend!(context, Precision::of(&[&queries, &items]), |backend| {
-            let (q, i) = (backend.load(&queries.view)?, backend.load(&items.view)?);
+        let found = on_backend!(context.device(), Precision::of(&[&queries, &items]), |backend| {
+            let (q, i) = (backend.load(queries.source())?, backend.load(items.source())?);
             search(backend, &q, &i, k.min(items.view.rows()))?
         });
         // SAFETY: checked above, and the caller's to write.
@@ -80,7 +80,7 @@ entry!(
         check_values("recall", recall, 2 * n_ks)?;
         // SAFETY: as the header requires.
         let truth = unsafe { asked::positives(truth, zx.view.rows(), zy.view.rows())? };
-        let found = on_backend!(context, Precision::of(&[&zx, &zy]), |backend| {
+        let found = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             recall_of(backend, &zx, &zy, &truth, &ks)?
         });
         // SAFETY: checked above, and the caller's to write.
@@ -97,7 +97,7 @@ fn recall_of<B: Backend>(
     truth: &Positives,
     ks: &[usize],
 ) -> Result<Recall> {
-    let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
+    let (zx, zy) = (backend.load(zx.source())?, backend.load(zy.source())?);
     recall_at_k(backend, &zx, &zy, truth, ks, Ties::LowerIndex)
 }
 
@@ -118,12 +118,12 @@ entry!(
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, (a.view.rows(), b.view.rows()), Allowed::Wide)? };
         out.apart_from(&[&a, &b])?;
-        on_backend!(context, Precision::of(&[&a, &b]), |backend| {
+        on_backend!(context.device(), Precision::of(&[&a, &b]), |backend| {
             out.store(backend, &gram(backend, &kernel, &a, &b)?)
         })
     }
 );
 
 fn gram<B: Backend>(backend: &B, kernel: &Kernel, a: &Input<'_>, b: &Input<'_>) -> Result<B::Matrix> {
-    backend.kernel(kernel, &backend.load(&a.view)?, host(&b.view)?.as_ref())
+    backend.kernel(kernel, &backend.load(a.source())?, host(b.source())?.as_ref())
 }

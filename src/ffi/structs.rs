@@ -2,6 +2,7 @@
 
 use super::bindings::*;
 use crate::error::{Error, Result};
+use std::ffi::{CStr, c_char};
 use std::mem::{MaybeUninit, offset_of, size_of};
 
 /// A struct of the header that begins with `struct_size`.
@@ -48,7 +49,7 @@ versioned!(
         device_id,
         stream,
         n_threads,
-        reserved,
+        precision,
         workspace_limit,
         allocator,
         communicator
@@ -72,6 +73,50 @@ versioned!(
     "kernel",
     [struct_size, kind, reserved, beta, gamma, lengthscale, cos_clamp],
     super::asked::default_kernel
+);
+versioned!(unicon_damping, "damping", [struct_size, first, halvings, tol], super::options::default_damping);
+versioned!(
+    unicon_refine,
+    "refine",
+    [struct_size, max_steps, tol, memory, patience, first_step, stages, n_stages],
+    super::options::default_refine
+);
+versioned!(
+    unicon_minibatch,
+    "minibatch",
+    [struct_size, batch, epochs, min_steps, max_steps, rate, momentum, patience],
+    super::options::default_minibatch
+);
+versioned!(
+    unicon_best_options,
+    "options",
+    [
+        struct_size,
+        rank,
+        tau_auto,
+        r,
+        energy,
+        loss,
+        kernel,
+        n_landmarks,
+        landmarks,
+        kernel_ridge,
+        whiten,
+        n_whiten,
+        powers,
+        n_powers,
+        refine,
+        minibatch,
+        n_negatives,
+        exact,
+        final_loss,
+        checkpoint,
+        budget,
+        seed,
+        progress,
+        progress_user
+    ],
+    super::options::default_best
 );
 versioned!(
     unicon_fit_options,
@@ -101,10 +146,17 @@ versioned!(
         n_batches,
         n_negatives,
         seed,
+        growth,
+        exact_last,
+        reserved,
+        damping,
+        refine,
+        checkpoint,
+        budget,
         progress,
         progress_user
     ],
-    super::fit::default_options
+    super::options::default_fit
 );
 versioned!(
     unicon_fit_info,
@@ -137,7 +189,18 @@ versioned!(
         seconds_spectral,
         seconds_validation,
         workspace_bytes,
-        peak_bytes
+        peak_bytes,
+        trace,
+        trace_capacity,
+        n_trace,
+        evaluations,
+        sampling_error,
+        whiten,
+        power,
+        tau,
+        r,
+        rows_held_back,
+        cols_held_back
     ],
     |_| ()
 );
@@ -256,6 +319,19 @@ pub(super) fn count(name: &str, value: i64, least: i64) -> Result<usize> {
         Ok(n) if value >= least => Ok(n),
         _ => Err(Error::invalid(name, format!("at least {least}"), value)),
     }
+}
+
+/// A file name.
+///
+/// # Safety
+/// `path` is NULL or a NUL-terminated string.
+pub(super) unsafe fn path_of<'a>(name: &str, path: *const c_char) -> Result<&'a str> {
+    if path.is_null() {
+        return Err(Error::invalid(name, "a file name", "NULL"));
+    }
+    // SAFETY: passed on.
+    let path = unsafe { CStr::from_ptr(path) };
+    path.to_str().map_err(|e| Error::invalid(name, "UTF-8", e))
 }
 
 /// A reserved field.

@@ -4,7 +4,6 @@ use super::bindings::*;
 use super::context::{Context, context_of, on_backend};
 use super::matrix::{Allowed, Input, Output, Precision, check_out, input, output};
 use super::{asked, entry, guard, same_signature};
-use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::io::RowSource;
@@ -14,77 +13,82 @@ use crate::weights::{Negatives, Weights};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// The operator in one precision.
+/// Where the similarities of an operator come from.
+enum Source<M> {
+    Embeddings(M, M),
+    Dense(M),
+}
+
+/// The operator on one backend.
 struct Operator<B: Backend> {
     backend: B,
-    zx: B::Matrix,
-    zy: B::Matrix,
+    source: Source<B::Matrix>,
     weights: Weights,
 }
 
 impl<B: Backend> Operator<B> {
-    fn new(backend: B, zx: &Input<'_>, zy: &Input<'_>, loss: &Loss, positives: &Positives) -> Result<Self> {
-        let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
-        let weights = backend.weights(Similarity::Embeddings(&zx, &zy), loss, positives, Negatives::All)?;
+    fn new(backend: B, source: Source<B::Matrix>, loss: &Loss, positives: &Positives) -> Result<Self> {
+        let weights = backend.weights(similarity(&source), loss, positives, Negatives::All)?;
         if !weights.value().is_finite() {
             return Err(Error::Numerical("the loss is not finite".into()));
         }
-        Ok(Self { backend, zx, zy, weights })
+        Ok(Self { backend, source, weights })
     }
 
     fn s(&self) -> Similarity<'_, B::Matrix> {
-        Similarity::Embeddings(&self.zx, &self.zy)
+        similarity(&self.source)
     }
+}
 
-    fn apply(&self, v: &Input<'_>, out: &Output<'_>) -> Result<()> {
-        let v = self.backend.load(&v.view)?;
-        out.store(&self.backend, &self.backend.apply(self.s(), &self.weights, &v)?)
+fn similarity<M>(source: &Source<M>) -> Similarity<'_, M> {
+    match source {
+        Source::Embeddings(zx, zy) => Similarity::Embeddings(zx, zy),
+        Source::Dense(s) => Similarity::Dense(s),
     }
+}
 
-    fn apply_t(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()> {
-        let u = self.backend.load(&u.view)?;
-        out.store(&self.backend, &self.backend.apply_t(self.s(), &self.weights, &u)?)
-    }
+/// What the handle does, whatever the backend.
+trait Apply: Send + Sync {
+    fn weights(&self) -> &Weights;
+    fn dense(&self, out: &Output<'_>) -> Result<()>;
+    fn apply(&self, v: &Input<'_>, out: &Output<'_>) -> Result<()>;
+    fn apply_t(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()>;
+    fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()>;
+}
 
-    fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()> {
-        let (x, y) = (self.backend.load(&x.view)?, self.backend.load(&y.view)?);
-        out.store_host(&self.backend.cross(self.s(), &self.weights, &x, &y)?);
-        Ok(())
+impl<B: Backend> Apply for Operator<B> {
+    fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     fn dense(&self, out: &Output<'_>) -> Result<()> {
         out.store_host(&self.backend.dense(self.s(), &self.weights)?);
         Ok(())
     }
-}
 
-enum AnyOperator {
-    F32(Operator<Cpu<f32>>),
-    F64(Operator<Cpu<f64>>),
-}
+    fn apply(&self, v: &Input<'_>, out: &Output<'_>) -> Result<()> {
+        let v = self.backend.load(v.source())?;
+        out.store(&self.backend, &self.backend.apply(self.s(), &self.weights, &v)?)
+    }
 
-/// Runs `$body` on the operator, whatever its precision.
-macro_rules! with {
-    ($handle:expr, |$operator:ident| $body:expr) => {
-        match &$handle.operator {
-            AnyOperator::F32($operator) => $body,
-            AnyOperator::F64($operator) => $body,
-        }
-    };
+    fn apply_t(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()> {
+        let u = self.backend.load(u.source())?;
+        out.store(&self.backend, &self.backend.apply_t(self.s(), &self.weights, &u)?)
+    }
+
+    fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()> {
+        let (x, y) = (self.backend.load(x.source())?, self.backend.load(y.source())?);
+        out.store_host(&self.backend.cross(self.s(), &self.weights, &x, &y)?);
+        Ok(())
+    }
 }
 
 /// What a `unicon_weights_t` points to.
 struct Handle {
     context: Arc<Context>,
-    operator: AnyOperator,
+    operator: Box<dyn Apply>,
     n_x: usize,
     n_y: usize,
-}
-
-impl Handle {
-    fn weights(&self) -> &Weights {
-        with!(self, |o| &o.weights)
-    }
 }
 
 /// # Safety
@@ -124,25 +128,48 @@ pub(super) unsafe fn embeddings<'a>(
     Ok((zx, zy))
 }
 
-/// Fails unless every row has norm at most 1, within the rounding of its dtype.
-fn check_unit(z: &Input<'_>) -> Result<()> {
-    const PANEL: usize = 256;
+/// What the rounding of a dtype may leave above 1.
+fn rounding_of(z: &Input<'_>) -> f64 {
     // Half precisions round components by 2^-9 of their size at most.
-    let limit = if z.view.dtype().size() == 2 { 1.01 } else { 1.0 + 1e-4 };
+    if z.view.dtype().size() == 2 { 0.01 } else { 1e-4 }
+}
+
+/// Calls `check` with every row and its number.
+fn each_row(z: &Input<'_>, mut check: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+    const PANEL: usize = 256;
     let (rows, cols) = (z.view.rows(), z.view.cols());
     let mut values = vec![0f32; PANEL.min(rows) * cols];
     for start in (0..rows).step_by(PANEL) {
         let panel = &mut values[..PANEL.min(rows - start) * cols];
         z.view.read_rows(start, panel)?;
-        for (i, row) in panel.chunks_exact(cols).enumerate() {
-            let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-            if norm > limit {
-                let got = format!("norm {norm:.6} in row {}", start + i);
-                return Err(Error::invalid(z.view.name(), "rows of norm at most 1", got));
-            }
-        }
+        panel.chunks_exact(cols).enumerate().try_for_each(|(i, row)| check(start + i, row))?;
     }
     Ok(())
+}
+
+/// Fails unless every row has norm at most 1.
+fn check_unit(z: &Input<'_>) -> Result<()> {
+    let limit = 1.0 + rounding_of(z);
+    each_row(z, |i, row| {
+        let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        if norm > limit {
+            let got = format!("norm {norm:.6} in row {i}");
+            return Err(Error::invalid(z.view.name(), "rows of norm at most 1", got));
+        }
+        Ok(())
+    })
+}
+
+/// Fails unless every value is a cosine.
+fn check_cosines(s: &Input<'_>) -> Result<()> {
+    let limit = 1.0 + rounding_of(s);
+    each_row(s, |i, row| match row.iter().position(|&v| f64::from(v).abs() > limit) {
+        Some(j) => {
+            let got = format!("{} in row {i}, column {j}", row[j]);
+            Err(Error::invalid(s.view.name(), "cosines in [-1, 1]", got))
+        }
+        None => Ok(()),
+    })
 }
 
 entry!(
@@ -163,13 +190,37 @@ entry!(
         let positives = unsafe { asked::positives(positives, n_x, n_y)? };
         check_unit(&zx)?;
         check_unit(&zy)?;
-        let cpu = context.cpu();
-        let operator = match Precision::of(&[&zx, &zy]) {
-            Precision::F32 => AnyOperator::F32(Operator::new(cpu.clone(), &zx, &zy, &loss, &positives)?),
-            Precision::F64 => {
-                AnyOperator::F64(Operator::new(cpu.in_precision(), &zx, &zy, &loss, &positives)?)
-            }
-        };
+        let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
+            let source = Source::Embeddings(backend.load(zx.source())?, backend.load(zy.source())?);
+            Box::new(Operator::new(backend.clone(), source, &loss, &positives)?)
+        });
+        let made = Box::new(Handle { context: context.clone(), operator, n_x, n_y });
+        // SAFETY: checked above.
+        unsafe { weights.write(Box::into_raw(made).cast()) };
+        Ok(())
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_weights_create_similarity(
+        context: *mut unicon_context_t,
+        loss: *const unicon_loss_t,
+        similarity: *const unicon_matrix_t,
+        positives: *const unicon_positives_t,
+        weights: *mut *mut unicon_weights_t,
+    ) |context| {
+        check_out("weights", weights)?;
+        // SAFETY: NULL or as the header requires.
+        let (loss, s) = unsafe { (asked::loss(loss)?, input(context, "similarity", similarity)?) };
+        let (n_x, n_y) = (s.view.rows(), s.view.cols());
+        // SAFETY: as above.
+        let positives = unsafe { asked::positives(positives, n_x, n_y)? };
+        check_cosines(&s)?;
+        let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&s]), |backend| {
+            let source = Source::Dense(backend.load(s.source())?);
+            Box::new(Operator::new(backend.clone(), source, &loss, &positives)?)
+        });
         let made = Box::new(Handle { context: context.clone(), operator, n_x, n_y });
         // SAFETY: checked above.
         unsafe { weights.write(Box::into_raw(made).cast()) };
@@ -189,27 +240,44 @@ same_signature!(unicon_weights_destroy);
 
 entry!(
     on context_of_weights(weights);
-    fn unicon_weights_loss(weights: *const unicon_weights_t, value: *mut f64) |_context| {
-        check_out("value", value)?;
-        // SAFETY: live weights; the pointer is checked.
-        unsafe { value.write(handle_of(weights)?.weights().value()) };
-        Ok(())
+    fn unicon_weights_loss(
+        weights: *const unicon_weights_t,
+        value: *mut f64,
+        rows: *mut f64,
+        cols: *mut f64,
+    ) |_context| {
+        // SAFETY: live weights by the header's contract.
+        let w = unsafe { handle_of(weights)? }.operator.weights();
+        let outputs = [("value", value, w.value()), ("rows", rows, w.loss_rows), ("cols", cols, w.loss_cols)];
+        // SAFETY: NULL or the caller's to write.
+        unsafe { put_all(outputs) }
     }
 );
+
+/// Writes the outputs that are asked for, once all are checked.
+///
+/// # Safety
+/// Every pointer is NULL or can be written through.
+unsafe fn put_all<T, const N: usize>(outputs: [(&str, *mut T, T); N]) -> Result<()> {
+    let asked = || outputs.iter().filter(|(_, pointer, _)| !pointer.is_null());
+    asked().try_for_each(|(name, pointer, _)| check_out(name, *pointer))?;
+    for (_, pointer, value) in outputs {
+        if !pointer.is_null() {
+            // SAFETY: checked above.
+            unsafe { pointer.write(value) };
+        }
+    }
+    Ok(())
+}
 
 entry!(
     on context_of_weights(weights);
     fn unicon_weights_unmatched(weights: *const unicon_weights_t, rows: *mut i64, cols: *mut i64) |_context| {
         // SAFETY: live weights by the header's contract.
-        let (x, y) = unsafe { handle_of(weights)? }.weights().positives.unmatched();
-        for (name, pointer, value) in [("rows", rows, x), ("cols", cols, y)] {
-            if !pointer.is_null() {
-                check_out(name, pointer)?;
-                // SAFETY: checked.
-                unsafe { pointer.write(i64::try_from(value).unwrap_or(i64::MAX)) };
-            }
-        }
-        Ok(())
+        let (x, y) = unsafe { handle_of(weights)? }.operator.weights().positives.unmatched();
+        let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        // SAFETY: NULL or the caller's to write.
+        unsafe { put_all([("rows", rows, size(x)), ("cols", cols, size(y))]) }
     }
 );
 
@@ -220,7 +288,7 @@ entry!(
         unsafe {
             let handle = handle_of(weights)?;
             let s = output(context, "s", s, (handle.n_x, handle.n_y), Allowed::Wide)?;
-            with!(handle, |o| o.dense(&s))
+            handle.operator.dense(&s)
         }
     }
 );
@@ -239,7 +307,7 @@ entry!(
             expect(&v, "rows", handle.n_y, v.view.rows())?;
             let out = output(context, "sv", sv, (handle.n_x, v.view.cols()), Allowed::Wide)?;
             out.apart_from(&[&v])?;
-            with!(handle, |o| o.apply(&v, &out))
+            handle.operator.apply(&v, &out)
         }
     }
 );
@@ -258,7 +326,7 @@ entry!(
             expect(&u, "rows", handle.n_x, u.view.rows())?;
             let out = output(context, "stu", stu, (handle.n_y, u.view.cols()), Allowed::Wide)?;
             out.apart_from(&[&u])?;
-            with!(handle, |o| o.apply_t(&u, &out))
+            handle.operator.apply_t(&u, &out)
         }
     }
 );
@@ -279,7 +347,7 @@ entry!(
             expect(&y, "rows", handle.n_y, y.view.rows())?;
             let out = output(context, "c", c, (x.view.cols(), y.view.cols()), Allowed::Wide)?;
             out.apart_from(&[&x, &y])?;
-            with!(handle, |o| o.cross(&x, &y, &out))
+            handle.operator.cross(&x, &y, &out)
         }
     }
 );
@@ -319,7 +387,7 @@ entry!(
         }
         check_unit(&zx)?;
         check_unit(&zy)?;
-        let loss = on_backend!(context, Precision::of(&[&zx, &zy]), |backend| {
+        let loss = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             gradients(backend, &zx, &zy, &loss, &positives, dzx.as_ref(), dzy.as_ref())?
         });
         if !value.is_null() {
@@ -340,7 +408,7 @@ fn gradients<B: Backend>(
     dzx: Option<&Output<'_>>,
     dzy: Option<&Output<'_>>,
 ) -> Result<f64> {
-    let (zx, zy) = (backend.load(&zx.view)?, backend.load(&zy.view)?);
+    let (zx, zy) = (backend.load(zx.source())?, backend.load(zy.source())?);
     let s = Similarity::Embeddings(&zx, &zy);
     let weights = backend.weights(s, loss, positives, Negatives::All)?;
     let value = weights.value();

@@ -90,7 +90,8 @@ pub(crate) fn nystrom<B: Backend>(
     seed: u64,
     whiten: Option<f64>,
 ) -> Result<Mapped<B::Matrix>> {
-    let landmarks = read_rows(source, &landmark_rows(&options.landmarks, source.rows(), seed)?)?;
+    let rows = landmark_rows(&options.landmarks, source.rows(), seed)?;
+    let landmarks = host_rows(backend, source, Some(x), &rows)?;
     let k_zz = gram(backend, &options.kernel, landmarks.as_ref())?;
     let (_, inverse_half) = psd_half_powers(k_zz.as_ref(), options.ridge, EIGENVALUE_CUT)?;
     let kernel = Some(KernelMap { kernel: options.kernel, landmarks });
@@ -107,7 +108,7 @@ pub(crate) fn exact<B: Backend>(
 ) -> Result<Mapped<B::Matrix>> {
     let n = source.rows();
     check_exact_memory(n)?;
-    let landmarks = read_rows(source, &(0..n).collect::<Vec<_>>())?;
+    let landmarks = host_rows(backend, source, None, &(0..n).collect::<Vec<_>>())?;
     let k = gram(backend, &options.kernel, landmarks.as_ref())?;
     let (half, inverse_half) = psd_half_powers(k.as_ref(), options.ridge, EIGENVALUE_CUT)?;
     let cross = upload(backend, half.as_ref())?;
@@ -162,6 +163,24 @@ pub(crate) fn host(source: &dyn RowSource) -> Result<Mat<f64>> {
     let (n, d) = (source.rows(), source.cols());
     let values = crate::io::read_all::<f64>(source)?;
     Ok(Mat::from_fn(n, d, |i, j| values[i * d + j]))
+}
+
+/// Some rows of a source on the host of every rank; `x` are all of them in the backend, if they are there.
+fn host_rows<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    x: Option<&B::Matrix>,
+    rows: &[usize],
+) -> Result<Mat<f64>> {
+    if !backend.group().any(source.held() != (0..source.rows()))? {
+        return read_rows(source, rows);
+    }
+    // Each rank has brought rows of its own: they meet in the backend.
+    let ids: Vec<u32> = rows.iter().map(|&i| i as u32).collect();
+    match x {
+        Some(x) => download(backend, &backend.select(x, &ids)?),
+        None => download(backend, &backend.select(&backend.load(source)?, &ids)?),
+    }
 }
 
 fn read_rows(source: &dyn RowSource, rows: &[usize]) -> Result<Mat<f64>> {

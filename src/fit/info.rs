@@ -28,6 +28,9 @@ pub struct TracePoint {
     pub evaluations: usize,
     /// Mean reciprocal rank on the validation rows, mean of both directions.
     pub score: Option<f64>,
+    /// With sampled negatives, the relative error they leave in the gradient, estimated from two half samples.
+    #[serde(default)]
+    pub sampling_error: Option<f64>,
 }
 
 /// What was chosen on validation rows.
@@ -90,6 +93,8 @@ pub struct FitInfo {
     pub iterations: usize,
     /// The loss of the encoders each update started from; with mini-batches the batches' mean.
     pub loss: Vec<f64>,
+    /// When each spectral update began: seconds since the start of the fit.
+    pub loss_seconds: Vec<f64>,
     /// The loss of the returned encoders on the training data, where asked for.
     pub final_loss: Option<f64>,
     /// `|F1^T F2 - previous|_F` from the second update on.
@@ -129,6 +134,13 @@ impl FitInfo {
         };
         note("history", serde_json::to_string(&self.trace));
         note("history_loss", serde_json::to_string(&self.loss));
+        note("history_seconds", serde_json::to_string(&self.loss_seconds));
+        if let Some(loss) = self.final_loss {
+            note("final_loss", serde_json::to_string(&loss));
+        }
+        if self.seconds.total > 0.0 {
+            note("seconds", serde_json::to_string(&self.seconds.total));
+        }
         note("singular_values", serde_json::to_string(&self.singular_values));
     }
 }

@@ -7,27 +7,28 @@ mod damping;
 pub(crate) mod features;
 mod held;
 mod info;
+mod minibatch;
+mod moments;
 mod objective;
 mod options;
 mod partial;
 mod refine;
 mod solve;
-mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
 pub use damping::DampingOptions;
-pub(crate) use features::{download, host};
+pub(crate) use features::{download, host, upload};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
+pub use minibatch::MinibatchOptions;
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
-pub use partial::PartialFit;
+pub use partial::{PartialFit, Stream};
 pub use refine::{Iterate, RefineOptions, Watch};
-pub use stream::{StreamFit, StreamOptions};
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
-use crate::io::{RowRange, RowSource, check_finite};
+use crate::io::{RowRange, RowSource};
 use crate::model::{Component, Model};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
@@ -96,10 +97,10 @@ pub fn fit<B: Backend>(
     }
     let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
     timed(&mut info.seconds.load, || {
-        info.zero_rows = (check_finite(data.x)?.zero_rows, check_finite(data.y)?.zero_rows);
+        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
         if let Some(v) = validation {
-            check_finite(v.x)?;
-            check_finite(v.y)?;
+            backend.screen(v.x)?;
+            backend.screen(v.y)?;
         }
         Ok::<_, Error>(())
     })?;
@@ -184,6 +185,7 @@ fn fit_one<B: Backend>(
                 maps: None,
                 rank: options.rank,
                 seconds: Seconds::default(),
+                sampling_error: None,
             };
             let held = validation.map(|(x, y, positives)| Held { x, y, positives });
             let start = alignment.variables(&encoders);
@@ -191,7 +193,7 @@ fn fit_one<B: Backend>(
             let shape = (backend.shape(x.embed()), backend.shape(y.embed()), data.positives.nnz());
             let print =
                 format!("fit {} {:?} {refinement:?} {shape:?} {}", options.rank, options.loss, options.seed);
-            let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print));
+            let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &start));
             let run =
                 Run { held: held.as_ref(), options: refinement, clock, checkpoint: checkpoint.as_ref() };
             refine::refine(alignment, start, run, info, watch)?

@@ -1,83 +1,131 @@
-//! Mini-batches that arrive one by one: the batched solver without the whole data set at hand.
+//! Batches that arrive one by one: a linear fit that never holds more than one of them.
 
 use super::Data;
-use super::features::{FeatureMap, Mapped};
+use super::features::{FeatureMap, Mapped, whitening};
 use super::info::FitInfo;
 use super::options::{FitOptions, Init};
-use super::solve::{Problem, Side, Start, add};
+use super::solve::{Encoders, Problem, Side, Start, add, refactor};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::io::check_finite;
 use crate::model::{Component, Encoder, Model};
 use crate::positives::Positives;
 use faer::Mat;
 
-/// A batched linear fit as a stream: [`add`](Self::add) solves a batch from the encoders that the pass began with,
-/// [`finish`](Self::finish) averages the solutions as `F1^T F2` (with weights max(validation accuracy, 0), where there
-/// are validation rows) and factorises once more. The next pass begins from there: `finish` after every pass over the
-/// data is the paper's iteration (arXiv 2604.16678, Algorithm 1).
+/// What a stream of batches is summed up in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stream {
+    /// The Gram matrices of both sides and `C`, each summed over the batches (a batch counts by its rows): one solution
+    /// of all of them, also with whitening.
+    #[default]
+    Sums,
+    /// A solution per batch, averaged as `F1^T F2` with weights max(validation accuracy, 0): the paper's batched mode.
+    Solutions,
+}
+
+/// A linear fit as a stream: [`add`](Self::add) batches, [`finish`](Self::finish) a pass. Every batch is one update from
+/// the encoders that the pass began with; its similarities, `S` and `C` are its own. The next pass begins from what
+/// `finish` gives: one `finish` per pass over the data is the paper's iteration (arXiv 2604.16678, Algorithm 1).
 pub struct PartialFit<B: Backend> {
     backend: B,
     options: FitOptions,
     dims: (usize, usize),
-    validation: Option<(B::Matrix, B::Matrix, Positives)>,
     start: Option<Start<B::Matrix>>,
-    /// `sum_b w_b F1_b^T F2_b`, and the same with weights 1.
-    weighed: Option<Mat<f64>>,
-    plain: Option<Mat<f64>>,
-    weight: f64,
+    validation: Option<(B::Matrix, B::Matrix, Positives)>,
+    so_far: SoFar,
     batches: usize,
 }
 
+/// Everything that is kept of the batches of a pass.
+enum SoFar {
+    /// `X^T X` and `Y^T Y` (with whitening), `sum_b n_b C_b`, and the numbers of rows.
+    Sums { grams: (Mat<f64>, Mat<f64>), cross: Mat<f64>, rows: (usize, usize) },
+    /// `sum_b w_b F1_b^T F2_b` with `sum_b w_b`, and the sum with weights 1.
+    Solutions { weighed: Option<Mat<f64>>, weight: f64, plain: Option<Mat<f64>> },
+}
+
+impl SoFar {
+    fn nothing(stream: Stream, (d1, d2): (usize, usize)) -> Self {
+        match stream {
+            Stream::Sums => Self::Sums {
+                grams: (Mat::zeros(d1, d1), Mat::zeros(d2, d2)),
+                cross: Mat::zeros(d1, d2),
+                rows: (0, 0),
+            },
+            Stream::Solutions => Self::Solutions { weighed: None, weight: 0.0, plain: None },
+        }
+    }
+
+    fn stream(&self) -> Stream {
+        match self {
+            Self::Sums { .. } => Stream::Sums,
+            Self::Solutions { .. } => Stream::Solutions,
+        }
+    }
+}
+
 impl<B: Backend> PartialFit<B> {
-    /// A stream of batches of `dims` = (d1, d2) features.
+    /// A stream of batches of `dims` = (d1, d2) features. `n_iters`, `tol` and `final_loss` have no effect.
     ///
     /// # Errors
-    /// As [`fit`](super::fit()); [`Error::Unsupported`] for kernels, whitening and a given similarity, which need all
-    /// the data.
+    /// As [`fit`](super::fit()); [`Error::Unsupported`] for what needs all the data, for validation rows with sums (they
+    /// weigh solutions) and for whitening with solutions.
     pub fn new(
         backend: B,
         dims: (usize, usize),
+        stream: Stream,
         validation: Option<Data<'_>>,
         options: FitOptions,
     ) -> Result<Self> {
         options.validate()?;
-        let whole = [
+        let refused = [
             ("a kernel", options.kernel.is_some()),
-            ("whitening", options.whiten.is_some()),
             ("a batch size", options.batches.is_some()),
             ("a given similarity", matches!(options.init, Init::Similarity(_))),
+            ("damping", options.damping.is_some()),
+            ("refinement", options.refine.is_some()),
+            ("a checkpoint", options.checkpoint.is_some()),
+            ("a time budget", options.budget.is_some()),
+            ("whitening and a solution per batch", options.whiten.is_some() && stream == Stream::Solutions),
+            ("validation rows and sums", validation.is_some() && stream == Stream::Sums),
         ];
-        if let Some((what, _)) = whole.iter().find(|(_, asked)| *asked) {
+        if let Some((what, _)) = refused.iter().find(|(_, asked)| *asked) {
             return Err(Error::Unsupported(format!("{what} with batches that arrive one by one")));
         }
         let bound = dims.0.min(dims.1);
         if options.rank > bound {
             return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
         }
+        if let Init::Given(f1, f2) = &options.init {
+            for (name, f, d) in [("init F1", f1, dims.0), ("init F2", f2, dims.1)] {
+                if f.ncols() != d {
+                    return Err(Error::invalid(name, format!("an encoder of {d} features"), f.ncols()));
+                }
+            }
+        }
         let validation = match validation {
             Some(v) => {
                 v.check("validation ")?;
-                check_widths("validation ", &v, dims)?;
-                check_finite(v.x)?;
-                check_finite(v.y)?;
+                check_features(&backend, "validation ", &v, dims)?;
                 Some((backend.load(v.x)?, backend.load(v.y)?, v.positives.clone()))
             }
             None => None,
         };
-        let (weighed, plain) = (None, None);
-        Ok(Self { backend, options, dims, validation, start: None, weighed, plain, weight: 0.0, batches: 0 })
+        let so_far = SoFar::nothing(stream, dims);
+        Ok(Self { backend, options, dims, start: None, validation, so_far, batches: 0 })
     }
 
-    /// Solves one batch, adds its solution to the average, and returns its loss before the update.
+    /// Batches added in this pass.
+    pub fn batches(&self) -> usize {
+        self.batches
+    }
+
+    /// Adds one batch with its own relation, and returns its loss before the update.
     ///
     /// # Errors
     /// As [`fit`](super::fit()). The stream is unchanged by a batch that fails.
     pub fn add(&mut self, batch: Data<'_>) -> Result<f64> {
         batch.check("")?;
-        check_widths("", &batch, self.dims)?;
-        check_finite(batch.x)?;
-        check_finite(batch.y)?;
+        check_features(&self.backend, "", &batch, self.dims)?;
         let raw = |m| Mapped { cross: m, embed: None, map: FeatureMap::default() };
         let (x, y) = (raw(self.backend.load(batch.x)?), raw(self.backend.load(batch.y)?));
         let problem = Problem {
@@ -92,53 +140,116 @@ impl<B: Backend> PartialFit<B> {
             Some(start) => start,
             None => problem.start()?,
         };
-        let (side_x, side_y) =
-            (Side { cross: &x.cross, embed: &x.cross }, Side { cross: &y.cross, embed: &y.cross });
-        let mut info = FitInfo::default();
-        let solved = problem.update(side_x, side_y, batch.positives, &start, &mut info).and_then(|update| {
-            let weight = problem.validate(&update.encoders, &mut info)?;
-            Ok((update, weight))
-        });
+        let side_x = Side { cross: &x.cross, embed: &x.cross };
+        let side_y = Side { cross: &y.cross, embed: &y.cross };
+        let added = add_batch(&problem, (side_x, side_y), &start, &mut self.so_far);
         self.start = Some(start);
-        let (update, weight) = solved?;
-        let g = update.encoders.f1.transpose() * &update.encoders.f2;
-        add(&mut self.weighed, weight, &g);
-        add(&mut self.plain, 1.0, &g);
-        self.weight += weight;
+        let loss = added?;
         self.batches += 1;
-        Ok(update.loss)
+        Ok(loss)
     }
 
-    /// Ends a pass: the model of the average.
+    /// The model of the batches of this pass so far; more may follow.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when nothing was added since the last pass; those of the decomposition.
+    /// [`Error::InvalidArgument`] when nothing was added since the last pass; those of the decompositions.
+    pub fn model(&self) -> Result<Model> {
+        let Encoders { f1, f2 } = self.solve()?;
+        let encoder = |matrix| Encoder { map: None, matrix };
+        let component = Component { weight: 1.0, x: encoder(f1), y: encoder(f2) };
+        Ok(Model::new(vec![component], &self.options))
+    }
+
+    /// Ends a pass: its model, from which the next pass begins.
+    ///
+    /// # Errors
+    /// As [`model`](Self::model).
     pub fn finish(&mut self) -> Result<Model> {
-        // No batch did better than nothing on the validation rows: they count alike.
-        let (sum, total) = match self.weight > 0.0 {
-            true => (&self.weighed, self.weight),
-            false => (&self.plain, self.batches as f64),
-        };
-        let Some(sum) = sum else {
-            return Err(Error::invalid("batches", "at least one since the last pass", 0));
-        };
-        let average = sum * faer::Scale(1.0 / total);
-        let o = &self.options;
-        let encoders = super::solve::refactor(&self.backend, average, o, &mut FitInfo::default())?.0;
-        let encoder = |f: &Mat<f64>| Encoder { map: None, matrix: f.clone() };
-        let component = Component { weight: 1.0, x: encoder(&encoders.f1), y: encoder(&encoders.f2) };
-        let model = Model::new(vec![component], o);
-        self.start = Some(Start::Encoders(encoders));
-        (self.weighed, self.plain, self.weight, self.batches) = (None, None, 0.0, 0);
+        let model = self.model()?;
+        let c = &model.components[0];
+        self.start = Some(Start::Encoders(Encoders { f1: c.x.matrix.clone(), f2: c.y.matrix.clone() }));
+        self.so_far = SoFar::nothing(self.so_far.stream(), self.dims);
+        self.batches = 0;
         Ok(model)
+    }
+
+    /// Encoders of raw features.
+    fn solve(&self) -> Result<Encoders> {
+        if self.batches == 0 {
+            return Err(Error::invalid("batches", "at least one since the last pass", 0));
+        }
+        let (backend, o, info) = (&self.backend, &self.options, &mut FitInfo::default());
+        match &self.so_far {
+            SoFar::Sums { grams, cross, rows } => {
+                let c = cross * faer::Scale(1.0 / rows.0 as f64);
+                let maps = match o.whiten {
+                    Some(lambda) => {
+                        Some((whitening(&grams.0, rows.0, lambda)?, whitening(&grams.1, rows.1, lambda)?))
+                    }
+                    None => None,
+                };
+                let c = maps.as_ref().map_or_else(|| c.clone(), |(wx, wy)| wx * &c * wy);
+                let mut e = Encoders::split(&backend.top_r(c.as_ref(), o.rank, o.svd)?, o.factorization);
+                if o.ridge > 0.0 {
+                    e = refactor(backend, e.f1.transpose() * &e.f2, o, info)?.0;
+                }
+                Ok(match maps {
+                    Some((wx, wy)) => Encoders { f1: e.f1 * wx, f2: e.f2 * wy },
+                    None => e,
+                })
+            }
+            SoFar::Solutions { weighed, weight, plain } => {
+                // No batch did better than nothing on the validation rows: they count alike.
+                let (sum, total) =
+                    if *weight > 0.0 { (weighed, *weight) } else { (plain, self.batches as f64) };
+                let Some(sum) = sum else {
+                    return Err(Error::invalid("batches", "at least one since the last pass", 0));
+                };
+                Ok(refactor(backend, sum * faer::Scale(1.0 / total), o, info)?.0)
+            }
+        }
     }
 }
 
-fn check_widths(name: &str, data: &Data<'_>, dims: (usize, usize)) -> Result<()> {
+/// Adds what a batch says to what is kept, all or nothing, and returns its loss.
+fn add_batch<B: Backend>(
+    problem: &Problem<'_, B>,
+    (x, y): (Side<'_, B::Matrix>, Side<'_, B::Matrix>),
+    start: &Start<B::Matrix>,
+    so_far: &mut SoFar,
+) -> Result<f64> {
+    let info = &mut FitInfo::default();
+    match so_far {
+        SoFar::Sums { grams, cross, rows } => {
+            let (c, loss) = problem.contrast(x, y, problem.positives, start, info)?;
+            let (n_x, n_y) = (problem.positives.n_x(), problem.positives.n_y());
+            if problem.options.whiten.is_some() {
+                let (gx, gy) = (problem.backend.gram(x.cross)?, problem.backend.gram(y.cross)?);
+                grams.0 += gx;
+                grams.1 += gy;
+            }
+            *cross += c * faer::Scale(n_x as f64);
+            *rows = (rows.0 + n_x, rows.1 + n_y);
+            Ok(loss)
+        }
+        SoFar::Solutions { weighed, weight, plain } => {
+            let update = problem.update(x, y, problem.positives, start, info)?;
+            let w = problem.validate(&update.encoders, info)?;
+            let g = update.encoders.f1.transpose() * &update.encoders.f2;
+            add(weighed, w, &g);
+            add(plain, 1.0, &g);
+            *weight += w;
+            Ok(update.loss)
+        }
+    }
+}
+
+fn check_features<B: Backend>(backend: &B, name: &str, data: &Data<'_>, dims: (usize, usize)) -> Result<()> {
     for (side, source, d) in [("x", data.x, dims.0), ("y", data.y, dims.1)] {
         if source.cols() != d {
             return Err(Error::invalid(format!("{name}{side}"), format!("{d} columns"), source.cols()));
         }
+        backend.screen(source)?;
     }
     Ok(())
 }
@@ -163,12 +274,27 @@ mod tests {
         model.components[0].x.matrix.transpose() * &model.components[0].y.matrix
     }
 
+    fn stream(kind: Stream, validation: Option<Data<'_>>, o: FitOptions) -> Result<PartialFit<Cpu<f64>>> {
+        PartialFit::new(Cpu::new(1).unwrap(), (8, 6), kind, validation, o)
+    }
+
+    /// Adds the rows of `x` and `y` in batches of `size`.
+    fn add_all(s: &mut PartialFit<Cpu<f64>>, x: &HostMatrix, y: &HostMatrix, size: usize) {
+        use crate::io::RowSource;
+        let positives = Positives::diagonal(size);
+        for first in (0..x.rows()).step_by(size) {
+            let rows = first..first + size;
+            let (x, y) = (RowRange::new(x, rows.clone()).unwrap(), RowRange::new(y, rows).unwrap());
+            assert!(s.add(Data { x: &x, y: &y, positives: &positives }).unwrap().is_finite());
+        }
+    }
+
     #[test]
-    fn a_stream_of_the_same_batches_is_the_batched_fit() {
+    fn solutions_of_the_same_batches_are_the_batched_fit() {
         let (n, size) = (90, 30);
         let (x, y) = (random(n, 8, 1), random(n, 6, 2));
         let (vx, vy) = (random(20, 8, 3), random(20, 6, 4));
-        let (all, held, part) = (Positives::diagonal(n), Positives::diagonal(20), Positives::diagonal(size));
+        let (all, held) = (Positives::diagonal(n), Positives::diagonal(20));
         let validation = Data { x: &vx, y: &vy, positives: &held };
         let cpu = Cpu::<f64>::new(1).unwrap();
         let options = FitOptions { loss: Loss::clip(0.3), n_iters: 2, ridge: 0.1, ..FitOptions::new(4) };
@@ -177,45 +303,88 @@ mod tests {
         let whole = FitOptions { batches, ..options.clone() };
         for validation in [None, Some(validation)] {
             let expected = product(&fit(&cpu, data, validation, &whole).unwrap().0);
-            let mut stream = PartialFit::new(cpu.clone(), (8, 6), validation, options.clone()).unwrap();
-            let mut model = None;
-            for _ in 0..2 {
-                for b in 0..3 {
-                    let rows = b * size..(b + 1) * size;
-                    let (x, y) = (RowRange::new(&x, rows.clone()).unwrap(), RowRange::new(&y, rows).unwrap());
-                    assert!(stream.add(Data { x: &x, y: &y, positives: &part }).unwrap().is_finite());
-                }
-                model = Some(stream.finish().unwrap());
-            }
-            let difference = product(&model.unwrap()) - &expected;
+            let mut s = stream(Stream::Solutions, validation, options.clone()).unwrap();
+            add_all(&mut s, &x, &y, size);
+            s.finish().unwrap();
+            add_all(&mut s, &x, &y, size);
+            let difference = product(&s.finish().unwrap()) - &expected;
             // The same sums in the same order: rounding of the decompositions only.
             assert!(difference.norm_l2() < 1e-12 * expected.norm_l2());
-            assert!(stream.finish().is_err());
+            assert!(s.finish().is_err());
         }
     }
 
     #[test]
+    fn sums_of_one_batch_are_the_global_fit() {
+        let (x, y, all) = (random(90, 8, 1), random(90, 6, 2), Positives::diagonal(90));
+        let data = Data { x: &x, y: &y, positives: &all };
+        for (whiten, n_iters) in [(None, 1), (Some(0.1), 1), (None, 2)] {
+            let o = FitOptions { whiten, n_iters, ridge: 0.05, rho: 2.0, ..FitOptions::new(4) };
+            let expected = product(&fit(&Cpu::<f64>::new(1).unwrap(), data, None, &o).unwrap().0);
+            let mut s = stream(Stream::Sums, None, o).unwrap();
+            let mut last = None;
+            for _ in 0..n_iters {
+                s.add(data).unwrap();
+                let so_far = product(&s.model().unwrap());
+                assert_eq!(s.batches(), 1);
+                last = Some(product(&s.finish().unwrap()));
+                assert_eq!(last.as_ref(), Some(&so_far));
+            }
+            let difference = last.unwrap() - &expected;
+            assert!(difference.norm_l2() < 1e-12 * expected.norm_l2(), "{whiten:?} {n_iters}");
+        }
+    }
+
+    /// From zeros the sums know everything but the means between batches: shuffled batches come close to the whole.
+    #[test]
+    fn sums_of_many_batches_are_close_to_the_whole() {
+        let z = random(600, 4, 3);
+        let view = |d: usize, seed: u64| {
+            let (a, noise) = (random(4, d, seed), random(600, d, seed + 1));
+            let z = crate::fit::host(&z).unwrap() * crate::fit::host(&a).unwrap();
+            let noise = crate::fit::host(&noise).unwrap();
+            let values = (0..600 * d).map(|k| z[(k / d, k % d)] + 0.1 * noise[(k / d, k % d)]).collect();
+            HostMatrix::from_f64("view", 600, d, values).unwrap()
+        };
+        let (x, y, all) = (view(8, 10), view(6, 20), Positives::diagonal(600));
+        let o = FitOptions { whiten: Some(0.1), n_iters: 1, ..FitOptions::new(4) };
+        let data = Data { x: &x, y: &y, positives: &all };
+        let whole = product(&fit(&Cpu::<f64>::new(1).unwrap(), data, None, &o).unwrap().0);
+        let mut s = stream(Stream::Sums, None, o).unwrap();
+        add_all(&mut s, &x, &y, 50);
+        let sums = product(&s.finish().unwrap());
+        // C of 50 rows: a mean over fewer pairs of negatives, (1 - 1/50)/(1 - 1/600) of the whole in expectation.
+        let cosine =
+            (0..8).flat_map(|i| (0..6).map(move |j| (i, j))).map(|ij| whole[ij] * sums[ij]).sum::<f64>()
+                / (whole.norm_l2() * sums.norm_l2());
+        assert!(cosine > 0.999, "{cosine}");
+    }
+
+    #[test]
     fn a_bad_batch_leaves_the_stream_as_it_was() {
-        let (x, y) = (random(10, 4, 1), random(10, 3, 2));
-        let bad = HostMatrix::from_f64("bad", 10, 4, vec![f64::NAN; 40]).unwrap();
+        let (x, y) = (random(10, 8, 1), random(10, 6, 2));
+        let bad = HostMatrix::from_f64("bad", 10, 8, vec![f64::NAN; 80]).unwrap();
         let p = Positives::diagonal(10);
         let good = Data { x: &x, y: &y, positives: &p };
-        let mut stream =
-            PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, FitOptions::new(2)).unwrap();
-        stream.add(good).unwrap();
-        assert!(stream.add(Data { x: &bad, ..good }).is_err());
-        assert!(stream.add(Data { x: &y, y: &x, positives: &p }).is_err());
-        let one = product(&stream.finish().unwrap());
-        stream = PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, FitOptions::new(2)).unwrap();
-        stream.add(good).unwrap();
-        assert_eq!(product(&stream.finish().unwrap()), one);
+        for kind in [Stream::Sums, Stream::Solutions] {
+            let mut s = stream(kind, None, FitOptions::new(2)).unwrap();
+            s.add(good).unwrap();
+            assert!(s.add(Data { x: &bad, ..good }).is_err());
+            assert!(s.add(Data { x: &y, y: &x, positives: &p }).is_err());
+            let one = product(&s.finish().unwrap());
+            s = stream(kind, None, FitOptions::new(2)).unwrap();
+            s.add(good).unwrap();
+            assert_eq!(product(&s.finish().unwrap()), one);
+        }
     }
 
     #[test]
     fn what_needs_all_the_data_is_refused() {
-        let refused = |o| PartialFit::new(Cpu::<f64>::new(1).unwrap(), (4, 3), None, o).is_err();
-        assert!(refused(FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
-        assert!(refused(FitOptions::new(4)));
-        assert!(!refused(FitOptions::new(3)));
+        let refused = |kind, o| stream(kind, None, o).is_err();
+        assert!(refused(Stream::Solutions, FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
+        assert!(!refused(Stream::Sums, FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
+        assert!(refused(Stream::Sums, FitOptions { refine: Some(Default::default()), ..FitOptions::new(2) }));
+        assert!(refused(Stream::Sums, FitOptions::new(7)));
+        assert!(!refused(Stream::Sums, FitOptions::new(6)));
     }
 }

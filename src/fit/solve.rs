@@ -15,9 +15,10 @@ use crate::weights::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
+use std::time::Instant;
 
 /// Encoders of solver features: `F1` (`r x p1`) and `F2` (`r x p2`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Encoders {
     pub(crate) f1: Mat<f64>,
     pub(crate) f2: Mat<f64>,
@@ -81,10 +82,16 @@ impl<B: Backend> Problem<'_, B> {
         }
         let total = self.options.n_iters as u64;
         let mut previous: Option<Encoders> = None;
+        // What came before the first update.
+        let (begin, before) = (Instant::now(), info.seconds.load + info.seconds.features);
         for iteration in 1..=self.options.n_iters {
+            info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
+            let options =
+                FitOptions { negatives: self.options.negatives_of(iteration), ..self.options.clone() };
+            let now = Problem { options: &options, ..*self };
             let update = match self.options.batches {
-                None => self.global(&start, info)?,
-                Some(batches) => self.batched(batches, &start, info)?,
+                None => now.global(&start, info)?,
+                Some(batches) => now.batched(batches, &start, info)?,
             };
             info.iterations = iteration;
             info.loss.push(update.loss);
@@ -170,15 +177,15 @@ impl<B: Backend> Problem<'_, B> {
         })
     }
 
-    /// Similarity -> S(gamma) -> C(gamma) -> top-r SVD on the given rows.
-    pub(super) fn update(
+    /// Similarity -> S(gamma) -> C(gamma) of the given rows, and the loss.
+    pub(super) fn contrast(
         &self,
         x: Side<'_, B::Matrix>,
         y: Side<'_, B::Matrix>,
         positives: &Positives,
         start: &Start<B::Matrix>,
         info: &mut FitInfo,
-    ) -> Result<Update> {
+    ) -> Result<(Mat<f64>, f64)> {
         let (backend, o) = (self.backend, self.options);
         let embedded = match start {
             Start::Encoders(e) => Some(timed(&mut info.seconds.encode, || {
@@ -201,9 +208,22 @@ impl<B: Backend> Problem<'_, B> {
             _ => None,
         };
         let (cx, cy) = scaled.as_ref().map_or((x.cross, y.cross), |(x, y)| (x, y));
-        let (mut c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
-        c *= faer::Scale(1.0 / o.rho);
-        let top = timed(&mut info.seconds.spectral, || backend.top_r(c.as_ref(), o.rank, o.svd))?;
+        let (c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
+        Ok((c * faer::Scale(1.0 / o.rho), loss))
+    }
+
+    /// C(gamma) of the given rows -> top-r SVD.
+    pub(super) fn update(
+        &self,
+        x: Side<'_, B::Matrix>,
+        y: Side<'_, B::Matrix>,
+        positives: &Positives,
+        start: &Start<B::Matrix>,
+        info: &mut FitInfo,
+    ) -> Result<Update> {
+        let (c, loss) = self.contrast(x, y, positives, start, info)?;
+        let o = self.options;
+        let top = timed(&mut info.seconds.spectral, || self.backend.top_r(c.as_ref(), o.rank, o.svd))?;
         let encoders = Encoders::split(&top, o.factorization);
         Ok(Update { encoders, loss, singular_values: top.all })
     }
@@ -280,14 +300,9 @@ pub(crate) fn sampled_cross<B: Backend>(
         let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
         Ok::<_, Error>((c, w.value()))
     };
-    let from_zeros = matches!(s, Similarity::Zeros(..));
-    match negatives {
-        Negatives::Sampled { per_anchor, seed } if per_anchor >= 2 && !from_zeros => {
-            let half = |k: u64| Negatives::Sampled {
-                per_anchor: per_anchor.div_ceil(2),
-                seed: seed.wrapping_mul(2).wrapping_add(k),
-            };
-            let ((a, la), (b, lb)) = (one(half(0))?, one(half(1))?);
+    match negatives.halves() {
+        Some([first, second]) if !matches!(s, Similarity::Zeros(..)) => {
+            let ((a, la), (b, lb)) = (one(first)?, one(second)?);
             let mean = (&a + &b) * faer::Scale(0.5);
             let size = mean.norm_l2();
             info.sampling_error.push(if size > 0.0 { 0.5 * (a - b).norm_l2() / size } else { 0.0 });

@@ -1,5 +1,6 @@
 //! Screening of features before any work is spent on them.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
@@ -34,15 +35,24 @@ pub fn check_finite(source: &dyn RowSource) -> Result<FeatureReport> {
 /// As [`check_finite`].
 pub fn check_finite_as<T: HostFloat>(source: &dyn RowSource) -> Result<FeatureReport> {
     let (rows, cols) = (source.rows(), source.cols());
-    let report = |zero_rows| FeatureReport { rows, cols, zero_rows };
+    Ok(FeatureReport { rows, cols, zero_rows: check_range::<T>(source, 0..rows)? })
+}
+
+/// As [`check_finite`], of some rows; returns how many of them are zero.
+pub(crate) fn check_rows(source: &dyn RowSource, rows: Range<usize>) -> Result<usize> {
+    check_range::<f32>(source, rows)
+}
+
+fn check_range<T: HostFloat>(source: &dyn RowSource, rows: Range<usize>) -> Result<usize> {
+    let cols = source.cols();
     if cols == 0 {
-        return Ok(report(rows));
+        return Ok(rows.len());
     }
     let step = panel_rows::<T>(cols);
     let zero_rows = AtomicU64::new(0);
-    let first_fault = (0..rows.div_ceil(step)).into_par_iter().map_init(Vec::new, |panel, p| {
-        let start = p * step;
-        panel.resize(step.min(rows - start) * cols, T::default());
+    let first_fault = (0..rows.len().div_ceil(step)).into_par_iter().map_init(Vec::new, |panel, p| {
+        let start = rows.start + p * step;
+        panel.resize(step.min(rows.end - start) * cols, T::default());
         T::read_rows(source, start, panel)?;
         let mut zeros = 0;
         for (i, row) in panel.chunks_exact(cols).enumerate() {
@@ -56,7 +66,7 @@ pub fn check_finite_as<T: HostFloat>(source: &dyn RowSource) -> Result<FeatureRe
     });
     match first_fault.find_first(|panel| panel.is_err()) {
         Some(Err(e)) => Err(e),
-        _ => Ok(report(zero_rows.into_inner() as usize)),
+        _ => Ok(zero_rows.into_inner() as usize),
     }
 }
 

@@ -26,6 +26,7 @@ mod view;
 
 pub use self::safetensors::{open_safetensors, safetensors_names};
 pub use atomic::AtomicFile;
+pub(crate) use check::check_rows;
 pub use check::{FeatureReport, check_finite, check_finite_as};
 pub use convert::HostFloat;
 pub use dtype::{Dtype, Element};

@@ -1,5 +1,7 @@
 //! The trait every feature matrix is read through.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{HostFloat, MatView};
@@ -33,6 +35,11 @@ pub trait RowSource: Send + Sync {
     fn view(&self) -> Option<MatView<'_>> {
         None
     }
+
+    /// The rows that this process can read, where others hold the rest: all of them by default.
+    fn held(&self) -> Range<usize> {
+        0..self.rows()
+    }
 }
 
 impl<S: RowSource + ?Sized> RowSource for &S {
@@ -54,6 +61,9 @@ impl<S: RowSource + ?Sized> RowSource for &S {
     fn view(&self) -> Option<MatView<'_>> {
         (**self).view()
     }
+    fn held(&self) -> Range<usize> {
+        (**self).held()
+    }
 }
 
 impl<S: RowSource + ?Sized> RowSource for Box<S> {
@@ -74,6 +84,9 @@ impl<S: RowSource + ?Sized> RowSource for Box<S> {
     }
     fn view(&self) -> Option<MatView<'_>> {
         (**self).view()
+    }
+    fn held(&self) -> Range<usize> {
+        (**self).held()
     }
 }
 

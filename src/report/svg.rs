@@ -24,15 +24,20 @@ pub fn style() -> String {
     }
     format!(
         "text{{font:12px system-ui,sans-serif;fill:#222}}.grid{{stroke:#ddd}}.frame{{stroke:#888;fill:none}}\
-         .ground{{fill:#fff}}.pos{{fill:#005f9e}}.neg{{fill:#c24a00}}{light}\
+         .ground{{fill:#fff}}.mark{{paint-order:stroke;stroke:#fff;stroke-width:4px}}.pos{{fill:#005f9e}}.neg{{fill:#c24a00}}{light}\
          @media(prefers-color-scheme:dark){{text{{fill:#ddd}}.grid{{stroke:#333}}.frame{{stroke:#777}}\
-         .ground{{fill:#16181c}}.pos{{fill:#62b5f0}}.neg{{fill:#ff9a55}}{dark}}}"
+         .ground{{fill:#16181c}}.mark{{stroke:#16181c}}.pos{{fill:#62b5f0}}.neg{{fill:#ff9a55}}{dark}}}"
     )
 }
 
 /// Text that may stand in markup.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The attribute that names a picture, if it has a name.
+fn label(title: &str) -> String {
+    if title.is_empty() { String::new() } else { format!(" aria-label=\"{}\"", escape(title)) }
 }
 
 /// A range of values along an edge.
@@ -42,20 +47,27 @@ pub struct Axis {
     low: f64,
     high: f64,
     log: bool,
+    whole: bool,
 }
 
 impl Axis {
     /// Evenly spaced.
     pub fn linear(label: &str, low: f64, high: f64) -> Self {
         let high = if high > low { high } else { low + 1.0 };
-        Self { label: label.into(), low, high, log: false }
+        Self { label: label.into(), low, high, log: false, whole: false }
+    }
+
+    /// Of counts: evenly spaced, with a margin, marked at whole numbers.
+    pub fn whole(label: &str, low: usize, high: usize) -> Self {
+        let margin = 0.04 * high.saturating_sub(low).max(1) as f64;
+        Self { whole: true, ..Self::linear(label, low as f64 - margin, high as f64 + margin) }
     }
 
     /// Spaced by powers of ten; both ends positive.
     pub fn log(label: &str, low: f64, high: f64) -> Self {
         let low = low.max(1e-300);
         let high = if high > low { high } else { 10.0 * low };
-        Self { label: label.into(), low, high, log: true }
+        Self { label: label.into(), low, high, log: true, whole: false }
     }
 
     /// Where a value lies, 0 to 1 (clamped).
@@ -78,6 +90,7 @@ impl Axis {
         let rough = (self.high - self.low) / 6.0;
         let unit = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].iter().map(|m| m * unit).find(|s| *s >= rough).unwrap_or(rough);
+        let step = if self.whole { step.max(1.0) } else { step };
         let first = (self.low / step).ceil() as i64;
         (first..).map(|k| k as f64 * step).take_while(|v| *v <= self.high + 1e-9 * step).take(12).collect()
     }
@@ -100,11 +113,17 @@ pub fn short(v: f64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Shape {
     Line,
+    Dashes,
     Dots,
+    Squares,
     /// Bars of this width, from the lower edge.
     Bars(f64),
     /// Thin lines between consecutive pairs of points.
     Links,
+}
+
+fn dashes(shape: Shape) -> &'static str {
+    if shape == Shape::Dashes { " stroke-dasharray=\"5 4\"" } else { "" }
 }
 
 /// Values to draw.
@@ -114,27 +133,47 @@ pub struct Series {
     color: usize,
     shape: Shape,
     points: Vec<(f64, f64)>,
+    notes: Vec<String>,
 }
 
 impl Series {
+    fn new(name: &str, color: usize, shape: Shape, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), color, shape, points, notes: Vec::new() }
+    }
+
     /// A line through points.
     pub fn line(name: &str, color: usize, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), color, shape: Shape::Line, points }
+        Self::new(name, color, Shape::Line, points)
+    }
+
+    /// A dashed line through points.
+    pub fn dashes(name: &str, color: usize, points: Vec<(f64, f64)>) -> Self {
+        Self::new(name, color, Shape::Dashes, points)
     }
 
     /// A dot at each point.
     pub fn dots(name: &str, color: usize, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), color, shape: Shape::Dots, points }
+        Self::new(name, color, Shape::Dots, points)
+    }
+
+    /// A small square at each point.
+    pub fn squares(name: &str, color: usize, points: Vec<(f64, f64)>) -> Self {
+        Self::new(name, color, Shape::Squares, points)
     }
 
     /// A bar of a width (in values) centred on each point.
     pub fn bars(name: &str, color: usize, width: f64, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), color, shape: Shape::Bars(width), points }
+        Self::new(name, color, Shape::Bars(width), points)
     }
 
     /// A thin line from each even point to the odd one after it.
     pub fn links(color: usize, points: Vec<(f64, f64)>) -> Self {
-        Self { name: String::new(), color, shape: Shape::Links, points }
+        Self::new("", color, Shape::Links, points)
+    }
+
+    /// What a pointer over each dot or square shows.
+    pub fn noted(self, notes: Vec<String>) -> Self {
+        Self { notes, ..self }
     }
 }
 
@@ -147,6 +186,7 @@ pub struct Chart {
     y: Axis,
     series: Vec<Series>,
     marks: Vec<(f64, String)>,
+    title: String,
 }
 
 const LEFT: f64 = 58.0;
@@ -157,7 +197,12 @@ const BOTTOM: f64 = 42.0;
 impl Chart {
     /// An empty one, in pixels.
     pub fn new(width: f64, height: f64, x: Axis, y: Axis) -> Self {
-        Self { width, height, x, y, series: Vec::new(), marks: Vec::new() }
+        Self { width, height, x, y, series: Vec::new(), marks: Vec::new(), title: String::new() }
+    }
+
+    /// What it shows, for those who cannot see it.
+    pub fn titled(self, title: &str) -> Self {
+        Self { title: title.into(), ..self }
     }
 
     /// Adds values.
@@ -193,7 +238,8 @@ impl Chart {
         let (right, floor) = (w - RIGHT, h - BOTTOM);
         let mut out = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w} {h}\" width=\"{w}\" height=\"{h}\" \
-             role=\"img\">{style}<rect class=\"ground\" width=\"{w}\" height=\"{h}\"/>"
+             role=\"img\"{}>{style}<rect class=\"ground\" width=\"{w}\" height=\"{h}\"/>",
+            label(&self.title)
         );
         for t in self.x.ticks() {
             let x = self.px(t);
@@ -222,7 +268,7 @@ impl Chart {
             let _ = write!(
                 out,
                 "<line class=\"frame\" stroke-dasharray=\"4 3\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" \
-                 y2=\"{floor}\"/><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                 y2=\"{floor}\"/><text class=\"mark\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                 x + 4.0,
                 TOP + 14.0,
                 escape(label)
@@ -244,41 +290,70 @@ impl Chart {
             0.5 * (TOP + floor),
             escape(&self.y.label)
         );
-        let mut at = LEFT;
-        for s in self.series.iter().filter(|s| !s.name.is_empty()) {
-            let _ = write!(
-                out,
-                "<rect class=\"f{}\" x=\"{at:.1}\" y=\"8\" width=\"10\" height=\"10\" rx=\"2\"/>\
-                 <text x=\"{:.1}\" y=\"17\">{}</text>",
-                s.color % COLORS.len(),
-                at + 14.0,
-                escape(&s.name)
-            );
-            at += 30.0 + 6.6 * s.name.chars().count() as f64;
-        }
+        self.draw_legend(&mut out);
         out.push_str("</svg>");
         out
+    }
+
+    fn draw_legend(&self, out: &mut String) {
+        let mut at = LEFT;
+        for s in self.series.iter().filter(|s| !s.name.is_empty()) {
+            let color = s.color % COLORS.len();
+            let width = if matches!(s.shape, Shape::Line | Shape::Dashes) { 18.0 } else { 10.0 };
+            let _ = match s.shape {
+                Shape::Line | Shape::Dashes => write!(
+                    out,
+                    "<line class=\"s{color}\" stroke-width=\"2\"{} x1=\"{at:.1}\" x2=\"{:.1}\" y1=\"13\" y2=\"13\"/>",
+                    dashes(s.shape),
+                    at + width
+                ),
+                Shape::Dots => {
+                    write!(out, "<circle class=\"f{color}\" cx=\"{:.1}\" cy=\"13\" r=\"4.5\"/>", at + 5.0)
+                }
+                _ => {
+                    write!(out, "<rect class=\"f{color}\" x=\"{at:.1}\" y=\"8.5\" width=\"9\" height=\"9\"/>")
+                }
+            };
+            let _ = write!(out, "<text x=\"{:.1}\" y=\"17\">{}</text>", at + width + 4.0, escape(&s.name));
+            at += width + 18.0 + 6.6 * s.name.chars().count() as f64;
+        }
     }
 
     fn draw_series(&self, s: &Series, out: &mut String) {
         let color = s.color % COLORS.len();
         let place = |&(x, y): &(f64, f64)| (self.px(x), self.py(y));
         match s.shape {
-            Shape::Line => {
+            Shape::Line | Shape::Dashes => {
                 let path: Vec<String> =
                     s.points.iter().map(place).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+                if path.is_empty() {
+                    return;
+                }
                 let path = path.join(" ");
                 let _ = write!(
                     out,
-                    "<polyline class=\"s{color}\" fill=\"none\" stroke-width=\"2\" points=\"{path}\"/>"
+                    "<polyline class=\"s{color}\" fill=\"none\" stroke-width=\"2\"{} points=\"{path}\"/>",
+                    dashes(s.shape)
                 );
             }
-            Shape::Dots => {
-                for (x, y) in s.points.iter().map(place) {
-                    let _ = write!(
-                        out,
-                        "<circle class=\"f{color}\" fill-opacity=\"0.6\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"/>"
-                    );
+            Shape::Dots | Shape::Squares => {
+                for (k, (x, y)) in s.points.iter().map(place).enumerate() {
+                    let note = s.notes.get(k).map(|n| format!("<title>{}</title>", escape(n)));
+                    let note = note.unwrap_or_default();
+                    let _ = match s.shape {
+                        Shape::Dots => write!(
+                            out,
+                            "<circle class=\"f{color}\" fill-opacity=\"0.7\" cx=\"{x:.1}\" cy=\"{y:.1}\" \
+                             r=\"3\">{note}</circle>"
+                        ),
+                        _ => write!(
+                            out,
+                            "<rect class=\"f{color}\" fill-opacity=\"0.7\" x=\"{:.1}\" y=\"{:.1}\" width=\"5.4\" \
+                             height=\"5.4\">{note}</rect>",
+                            x - 2.7,
+                            y - 2.7
+                        ),
+                    };
                 }
             }
             Shape::Bars(width) => {
@@ -308,31 +383,68 @@ impl Chart {
     }
 }
 
-/// A signed matrix as cells: one colour for each sign, opacity by size (square root, so that small values show).
-pub fn heat_map(values: &[Vec<f64>], size: f64) -> String {
-    let n = values.len().max(1) as f64;
-    let largest = values.iter().flatten().map(|v| v.abs()).fold(f64::MIN_POSITIVE, f64::max);
-    let cell = size / n;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {size} {size}\" width=\"{size}\" \
-         height=\"{size}\" role=\"img\"><rect class=\"ground\" width=\"{size}\" height=\"{size}\"/>"
-    );
+/// Steps of a heat map's opacity.
+const SHADES: usize = 24;
+
+/// A signed matrix as cells: one colour for each sign, opacity by size relative to `largest` (square root, so that small
+/// values show). The picture is square.
+pub fn heat_map(values: &[Vec<f64>], largest: f64, size: f64, title: &str) -> String {
+    let (rows, cols) = (values.len().max(1), values.first().map_or(1, Vec::len).max(1));
+    // One path for all cells of a shade keeps the picture small.
+    let mut shades = vec![String::new(); 2 * SHADES + 1];
     for (i, row) in values.iter().enumerate() {
         for (j, v) in row.iter().enumerate() {
-            let opacity = (v.abs() / largest).sqrt();
-            if opacity > 0.02 {
-                let class = if *v > 0.0 { "pos" } else { "neg" };
-                let _ = write!(
-                    out,
-                    "<rect class=\"{class}\" fill-opacity=\"{opacity:.2}\" x=\"{:.2}\" y=\"{:.2}\" \
-                     width=\"{cell:.2}\" height=\"{cell:.2}\"/>",
-                    j as f64 * cell,
-                    i as f64 * cell
-                );
+            let shade = (SHADES as f64 * (v.abs() / largest.max(f64::MIN_POSITIVE)).min(1.0).sqrt()).round();
+            if shade >= 1.0 {
+                let k = SHADES as isize + v.signum() as isize * shade as isize;
+                let _ = write!(shades[k as usize], "M{j} {i}h1v1h-1z");
             }
         }
     }
-    let _ = write!(out, "<rect class=\"frame\" width=\"{size}\" height=\"{size}\"/></svg>");
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {cols} {rows}\" width=\"{size}\" \
+         height=\"{size}\" preserveAspectRatio=\"none\" shape-rendering=\"crispEdges\" role=\"img\"{}>\
+         <rect class=\"ground\" width=\"{cols}\" height=\"{rows}\"/>",
+        label(title)
+    );
+    for (k, path) in shades.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
+        let class = if k > SHADES { "pos" } else { "neg" };
+        let opacity = k.abs_diff(SHADES) as f64 / SHADES as f64;
+        let _ = write!(out, "<path class=\"{class}\" fill-opacity=\"{opacity:.2}\" d=\"{path}\"/>");
+    }
+    out.push_str("</svg>");
+    out
+}
+
+/// The key of a [`heat_map`]: its shades with the values at both ends and in the middle.
+pub fn heat_key(largest: f64, width: f64) -> String {
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} 34\" width=\"{width}\" height=\"34\" \
+         role=\"img\"{}><rect class=\"ground\" width=\"{width}\" height=\"34\"/>",
+        label("key of the colours")
+    );
+    let step = width / (2 * SHADES + 1) as f64;
+    for k in 0..=2 * SHADES {
+        let class = if k > SHADES { "pos" } else { "neg" };
+        let opacity = k.abs_diff(SHADES) as f64 / SHADES as f64;
+        let _ = write!(
+            out,
+            "<rect class=\"{class}\" fill-opacity=\"{opacity:.2}\" x=\"{:.1}\" width=\"{:.1}\" height=\"12\"/>",
+            k as f64 * step,
+            step + 0.3
+        );
+    }
+    for (x, anchor, v) in [
+        (0.0, "start", -largest),
+        (0.25, "middle", -0.25 * largest),
+        (0.5, "middle", 0.0),
+        (0.75, "middle", 0.25 * largest),
+        (1.0, "end", largest),
+    ] {
+        let _ =
+            write!(out, "<text x=\"{:.1}\" y=\"28\" text-anchor=\"{anchor}\">{}</text>", x * width, short(v));
+    }
+    out.push_str("</svg>");
     out
 }
 

@@ -43,7 +43,12 @@ static unicon_status_t everything(unicon_context_t *context)
     unicon_fit_options_t options;
     unicon_kernel_t kernel;
     unicon_model_t *model = NULL, *other = NULL;
-    unicon_weights_t *w = NULL;
+    unicon_damping_t damping;
+    unicon_refine_t refine;
+    unicon_best_options_t best;
+    unicon_weights_t *w = NULL, *dense = NULL;
+    static const float eye[4] = {1, 0, 0, 1};
+    unicon_matrix_t eyem = unicon_matrix_f32(eye, 2, 2);
     unicon_partial_fit_t *stream = NULL;
     unicon_validation_t held = {&xm, &ym, NULL};
     double loss = -1, recall[2];
@@ -88,11 +93,35 @@ static unicon_status_t everything(unicon_context_t *context)
     unicon_model_destroy(other);
     other = NULL;
     options.batch_size = 0;
-    STEP(unicon_partial_fit_create(context, &options, D1, D2, UNICON_F32, &held, NULL, &stream));
-    STEP(unicon_partial_fit_add(stream, &xm, &ym, NULL, &loss));
-    STEP(unicon_partial_fit_finish(stream, &other));
+    for (i = UNICON_STREAM_SUMS; i <= UNICON_STREAM_SOLUTIONS; i++) {
+        options.whiten = i == UNICON_STREAM_SUMS ? 0.1 : -1;
+        STEP(unicon_partial_fit_create(context, &options, i, D1, D2, UNICON_F32, i == UNICON_STREAM_SUMS ? NULL : &held, NULL, &stream));
+        STEP(unicon_partial_fit_add(stream, &xm, &ym, NULL, &loss));
+        STEP(unicon_partial_fit_finish(stream, &other));
+        unicon_model_destroy(other);
+        other = NULL;
+        unicon_partial_fit_destroy(stream);
+        stream = NULL;
+    }
+    unicon_damping_init(&damping, sizeof damping);
+    unicon_refine_init(&refine, sizeof refine);
+    refine.max_steps = 2;
+    options.whiten = -1;
+    options.damping = &damping;
+    options.refine = &refine;
+    STEP(unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &other, NULL));
     unicon_model_destroy(other);
     other = NULL;
+    options.damping = NULL;
+    options.refine = NULL;
+    unicon_best_options_init(&best, sizeof best);
+    best.r = R;
+    best.refine = &refine;
+    best.n_negatives = 8;
+    STEP(unicon_fit_best(context, &best, &xm, &ym, NULL, NULL, NULL, &other, NULL));
+    unicon_model_destroy(other);
+    other = NULL;
+    STEP(unicon_weights_create_similarity(context, NULL, &eyem, NULL, &dense));
     options.kernel = &kernel;
     options.n_landmarks = 12;
     STEP(unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &other, NULL));
@@ -100,6 +129,7 @@ done:
     unicon_model_destroy(other);
     unicon_model_destroy(model);
     unicon_weights_destroy(w);
+    unicon_weights_destroy(dense);
     unicon_partial_fit_destroy(stream);
     return status;
 }
@@ -118,7 +148,7 @@ int main(void)
     options.allocator = &allocator;
     options.n_threads = 2;
     OK(NULL, unicon_context_create(&options, &context));
-    for (k = 0; k < 1000; k++) {
+    for (k = 0; k < 4000; k++) {
         state.left = k;
         state.calls = 0;
         status = everything(context);

@@ -14,6 +14,12 @@ static int32_t count_calls(const unicon_progress_t *progress, void *user)
     return 0;
 }
 
+/* Cancels after so many updates or steps. */
+static int32_t cancel_late(const unicon_progress_t *progress, void *user)
+{
+    return progress->phase == UNICON_PHASE_ITERATION && --*(int *)user < 0;
+}
+
 static void library(void)
 {
     int32_t count = -1;
@@ -51,7 +57,7 @@ static void weights(unicon_context_t *context)
     OK(context, unicon_weights_workspace(context, n, n, r, UNICON_F64, &bytes));
     CHECK(bytes >= 2u * n * r * sizeof(double));
     OK(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w));
-    OK(context, unicon_weights_loss(w, &value));
+    OK(context, unicon_weights_loss(w, &value, NULL, NULL));
     CHECK(fabs(value - loss_ref) < 1e-13);
     OK(context, unicon_weights_unmatched(w, &rows, &cols));
     CHECK(rows == 0 && cols == 0);
@@ -59,6 +65,22 @@ static void weights(unicon_context_t *context)
     m = unicon_matrix_f64(s, n, n);
     OK(context, unicon_weights_dense(w, &m));
     CHECK(distance(s, s_ref, n * n) < 1e-14);
+    { /* The same from explicit similarities. */
+        static double cosines[n * n], again[n * n];
+        double parts[3];
+        unicon_matrix_t cm = unicon_matrix_f64(cosines, n, n), am = unicon_matrix_f64(again, n, n);
+        unicon_weights_t *given = NULL;
+        for (i = 0; i < n; i++)
+            for (j = 0; j < n; j++)
+                for (k = 0; k < r; k++)
+                    cosines[i * n + j] += zx[i * r + k] * zy[j * r + k];
+        OK(context, unicon_weights_create_similarity(context, &loss, &cm, NULL, &given));
+        OK(context, unicon_weights_loss(given, parts, parts + 1, parts + 2));
+        CHECK(fabs(parts[0] - loss_ref) < 1e-13 && fabs(parts[1] + parts[2] - loss_ref) < 1e-13);
+        OK(context, unicon_weights_dense(given, &am));
+        CHECK(distance(again, s_ref, n * n) < 1e-14);
+        unicon_weights_destroy(given);
+    }
 
     m = unicon_matrix_f64(v, n, c);
     o = unicon_matrix_f64(out, n, c);
@@ -325,6 +347,8 @@ static void fit(unicon_context_t *context, const char *path)
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     options.r = R;
     options.n_negatives = 16;
+    options.growth = 2;
+    options.exact_last = 1;
     options.seed = 3;
     options.factorization = UNICON_FACTORIZATION_POWER;
     options.power = 1;
@@ -374,6 +398,152 @@ static void fit(unicon_context_t *context, const char *path)
     }
 }
 
+/* Damping, refinement, checkpoints, budgets, and the fit that chooses everything. */
+static void refined(unicon_context_t *context, const char *path)
+{
+    static double losses[64];
+    static unicon_trace_point_t trace[64];
+    static float hx[20 * D1], hy[20 * D2], held_x[2][20 * R];
+    char checkpoint[1024];
+    unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), hxm = unicon_matrix_f32(hx, 20, D1),
+                    hym = unicon_matrix_f32(hy, 20, D2), zm[2];
+    unicon_validation_t held = {&hxm, &hym, NULL};
+    unicon_fit_options_t options;
+    unicon_best_options_t best;
+    unicon_minibatch_t minibatch;
+    unicon_damping_t damping;
+    unicon_refine_t refine;
+    unicon_fit_info_t info;
+    unicon_model_t *model = NULL, *first = NULL;
+    int64_t stages[3] = {8, 8, 0};
+    double whiten[2] = {0.5, 0.05}, start_loss;
+    uint64_t bytes = 0;
+    int i, calls = 0;
+
+    make_pairs(hx, hy, 20, D1, D2, R, 42); /* the first rows of the training pairs' generator: same views */
+    for (i = 0; i < 2; i++)
+        zm[i] = unicon_matrix_f32(held_x[i], 20, R);
+    OK(NULL, unicon_fit_options_init(&options, sizeof options));
+    OK(NULL, unicon_damping_init(&damping, sizeof damping));
+    OK(NULL, unicon_refine_init(&refine, sizeof refine));
+    OK(NULL, unicon_fit_info_init(&info, sizeof info));
+    CHECK(damping.first == 1 && damping.halvings == 12 && refine.max_steps == 30 && refine.memory == 10 && refine.patience == 3);
+    info.loss = losses;
+    info.history_capacity = 64;
+    info.trace = trace;
+    info.trace_capacity = 64;
+    options.r = R;
+    options.n_iters = 4;
+    options.damping = &damping;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    unicon_model_destroy(model);
+    /* The first loss is that of the plain update's start; from then on it falls. */
+    CHECK(info.n_loss >= 3 && info.n_trace >= 2 && info.evaluations >= info.n_trace);
+    for (i = 2; i < info.n_loss; i++)
+        CHECK(losses[i] <= losses[i - 1]);
+    CHECK(info.final_loss <= losses[info.n_loss - 1] + 1e-6);
+
+    options.damping = NULL;
+    options.n_iters = 1;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &first, &info));
+    start_loss = info.final_loss;
+    CHECK(info.n_trace == 0 && info.whiten == -1 && info.power == 0.5 && info.tau == 0.07 && info.r == R);
+    refine.max_steps = 6;
+    options.refine = &refine;
+    options.progress = count_calls;
+    options.progress_user = &calls;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    CHECK(info.final_loss < start_loss && info.n_trace >= 2 && calls > 6);
+    CHECK(isnan(trace[0].score) && trace[0].negatives == 0 && trace[1].loss < trace[0].loss && trace[1].seconds >= trace[0].seconds);
+    unicon_model_destroy(model);
+
+    /* From a model as it is; with validation pairs and stages of sampled negatives. */
+    options.n_iters = 0;
+    refine.stages = stages;
+    refine.n_stages = 3;
+    refine.max_steps = 12;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, first, &model, &info));
+    CHECK(info.n_trace >= 2 && trace[0].negatives > 0 && trace[0].score > 0 && trace[0].score <= 1);
+    unicon_model_destroy(model);
+    refine.stages = NULL;
+    refine.n_stages = 0;
+
+    /* An interrupted refinement continues from its checkpoint to the same encoders, and another fit refuses it. */
+    snprintf(checkpoint, sizeof checkpoint, "%s.state", path);
+    remove(checkpoint);
+    options.n_iters = 1;
+    options.progress = NULL;
+    refine.max_steps = 6;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &hxm, &zm[0]));
+    unicon_model_destroy(model);
+    options.checkpoint = checkpoint;
+    options.progress = cancel_late;
+    calls = 3;
+    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info), UNICON_CANCELLED, "");
+    CHECK(info.outcome == UNICON_OUTCOME_CANCELLED);
+    options.progress = NULL;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &hxm, &zm[1]));
+    CHECK(memcmp(held_x[0], held_x[1], sizeof held_x[0]) == 0);
+    unicon_model_destroy(model);
+    model = NULL;
+    options.seed = 77;
+    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info), UNICON_BAD_FILE, checkpoint);
+    CHECK(!model);
+    remove(checkpoint);
+    options.checkpoint = NULL;
+    options.budget = 1e-9;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    CHECK(info.outcome == UNICON_OUTCOME_OUT_OF_TIME && info.n_trace <= 2);
+    unicon_model_destroy(model);
+
+    OK(NULL, unicon_best_options_init(&best, sizeof best));
+    CHECK(best.n_negatives == 0 && !best.minibatch && best.rank == UNICON_RANK_FIXED && !best.refine && !best.whiten);
+    best.r = R;
+    OK(context, unicon_fit_best_workspace(context, &best, N, N, 20, 20, D1, D2, UNICON_F32, &bytes));
+    OK(context, unicon_fit_best(context, &best, &xm, &ym, NULL, &held, NULL, &model, &info));
+    CHECK(info.workspace_bytes == bytes && info.peak_bytes <= bytes && info.peak_bytes > 0);
+    CHECK(info.r == R && info.tau == 0.07 && info.whiten > 0 && info.power >= 0 && info.rows_held_back == 0);
+    unicon_model_destroy(model);
+    best.whiten = whiten;
+    best.n_whiten = 2;
+    best.powers = whiten;
+    best.n_powers = 1;
+    OK(NULL, unicon_minibatch_init(&minibatch, sizeof minibatch));
+    CHECK(minibatch.batch == 1024 && minibatch.epochs == 4 && minibatch.max_steps == 0 && minibatch.momentum == 0.5);
+    minibatch.batch = 8;
+    minibatch.min_steps = 6;
+    best.minibatch = &minibatch;
+    best.n_negatives = 8;
+    best.tau_auto = 1;
+    best.final_loss = 1;
+    best.exact = 1;
+    OK(context, unicon_fit_best(context, &best, &xm, &ym, NULL, NULL, first, &model, &info));
+    CHECK((info.whiten == 0.5 || info.whiten == 0.05) && info.power == 0.5 && isfinite(info.final_loss));
+    CHECK(info.rows_held_back == N / 10 && info.cols_held_back == N / 10);
+    unicon_model_destroy(model);
+    for (i = UNICON_RANK_ENERGY; i <= UNICON_RANK_AUTO; i++) {
+        unicon_model_description_t d;
+        unicon_kernel_t kernel;
+        OK(NULL, unicon_best_options_init(&best, sizeof best));
+        OK(NULL, unicon_kernel_init(&kernel, sizeof kernel, UNICON_KERNEL_ANGULAR));
+        best.rank = i;
+        best.n_negatives = 16;
+        if (i == UNICON_RANK_AUTO) {
+            best.kernel = &kernel;
+            best.n_landmarks = 11;
+        }
+        OK(context, unicon_fit_best(context, &best, &xm, &ym, NULL, &held, NULL, &model, &info));
+        d.struct_size = sizeof d;
+        OK(NULL, unicon_model_describe(model, &d));
+        CHECK(d.r == info.r && d.r >= 1 && d.r <= (i == UNICON_RANK_AUTO ? 11 : D2));
+        CHECK(d.kernel_x == (i == UNICON_RANK_AUTO ? UNICON_KERNEL_ANGULAR : -1));
+        unicon_model_destroy(model);
+    }
+    unicon_model_destroy(first);
+}
+
 static void partial(unicon_context_t *context)
 {
     static float a[R * D1], b[R * D1];
@@ -384,28 +554,39 @@ static void partial(unicon_context_t *context)
     unicon_model_t *streamed = NULL, *whole = NULL;
     unicon_validation_t held = {&xm, &ym, NULL};
     double loss = 0;
-    int pass, i;
-    OK(NULL, unicon_fit_options_init(&options, sizeof options));
-    options.r = R;
-    OK(context, unicon_partial_fit_create(context, &options, D1, D2, UNICON_F32, &held, NULL, &stream));
-    for (pass = 0; pass < 2; pass++) {
-        unicon_model_destroy(streamed);
-        for (i = 0; i < 2; i++) {
-            unicon_matrix_t xb = unicon_matrix_f32(x + i * 35 * D1, 35, D1), yb = unicon_matrix_f32(y + i * 35 * D2, 35, D2);
-            OK(context, unicon_partial_fit_add(stream, &xb, &yb, NULL, &loss));
-            CHECK(isfinite(loss));
+    int pass, kind, i;
+    for (kind = UNICON_STREAM_SUMS; kind <= UNICON_STREAM_SOLUTIONS; kind++) {
+        /* Solutions of the same batches are the batched fit; sums of one batch are the global one. */
+        int sums = kind == UNICON_STREAM_SUMS, size = sums ? N : 35, passes = sums ? 1 : 2;
+        OK(NULL, unicon_fit_options_init(&options, sizeof options));
+        options.r = R;
+        options.n_iters = passes;
+        options.whiten = sums ? 0.1 : -1;
+        OK(context, unicon_partial_fit_create(context, &options, kind, D1, D2, UNICON_F32, sums ? NULL : &held, NULL, &stream));
+        for (pass = 0; pass < passes; pass++) {
+            unicon_model_destroy(streamed);
+            for (i = 0; i < N / size; i++) {
+                unicon_matrix_t xb = unicon_matrix_f32(x + i * size * D1, size, D1),
+                                yb = unicon_matrix_f32(y + i * size * D2, size, D2);
+                OK(context, unicon_partial_fit_add(stream, &xb, &yb, NULL, &loss));
+                CHECK(isfinite(loss));
+                OK(context, unicon_partial_fit_model(stream, &whole));
+                unicon_model_destroy(whole);
+            }
+            OK(context, unicon_partial_fit_finish(stream, &streamed));
+            EXPECT(context, unicon_partial_fit_finish(stream, &whole), UNICON_INVALID_ARGUMENT, "batches");
         }
-        OK(context, unicon_partial_fit_finish(stream, &streamed));
+        options.batch_size = sums ? 0 : size;
+        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, sums ? NULL : &held, NULL, &whole, NULL));
+        OK(context, unicon_model_encoder(context, streamed, UNICON_SIDE_X, &am));
+        OK(context, unicon_model_encoder(context, whole, UNICON_SIDE_X, &bm));
+        for (i = 0; i < R * D1; i++)
+            CHECK(fabsf(fabsf(a[i]) - fabsf(b[i])) < 1e-4f * (1 + fabsf(b[i])));
+        unicon_model_destroy(streamed);
+        unicon_model_destroy(whole);
+        unicon_partial_fit_destroy(stream);
+        streamed = whole = NULL;
     }
-    options.batch_size = 35;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &whole, NULL));
-    OK(context, unicon_model_encoder(context, streamed, UNICON_SIDE_X, &am));
-    OK(context, unicon_model_encoder(context, whole, UNICON_SIDE_X, &bm));
-    for (i = 0; i < R * D1; i++)
-        CHECK(fabsf(fabsf(a[i]) - fabsf(b[i])) < 1e-5f);
-    unicon_model_destroy(streamed);
-    unicon_model_destroy(whole);
-    unicon_partial_fit_destroy(stream);
 }
 
 int main(int argc, char **argv)
@@ -427,6 +608,7 @@ int main(int argc, char **argv)
     weights(context);
     layouts(context);
     fit(context, argv[1]);
+    refined(context, argv[1]);
     partial(context);
     { /* A handle keeps what it needs of its context alive. */
         static double z[4] = {1, 0, 0, 1};
@@ -434,7 +616,7 @@ int main(int argc, char **argv)
         OK(context, unicon_weights_create(context, NULL, &m, &m, NULL, &outlives));
     }
     unicon_context_destroy(context);
-    OK(NULL, unicon_weights_loss(outlives, &value));
+    OK(NULL, unicon_weights_loss(outlives, &value, NULL, NULL));
     CHECK(value >= 0);
     unicon_weights_destroy(outlives);
     unicon_context_destroy(NULL);

@@ -20,6 +20,7 @@ static void nulls(void)
     unicon_weights_t *w = NULL;
     unicon_partial_fit_t *p = NULL;
     unicon_fit_options_t options;
+    unicon_best_options_t best;
     unicon_kernel_t kernel;
     double value = 7;
     uint64_t bytes = 7;
@@ -42,8 +43,11 @@ static void nulls(void)
     EXPECT(context, unicon_weights_create(context, NULL, NULL, &zym, NULL, &w), UNICON_INVALID_ARGUMENT, "zx");
     EXPECT(context, unicon_weights_create(context, NULL, &zxm, NULL, NULL, &w), UNICON_INVALID_ARGUMENT, "zy");
     EXPECT(context, unicon_weights_create(context, NULL, &zxm, &zym, NULL, NULL), UNICON_INVALID_ARGUMENT, "weights");
-    EXPECT(NULL, unicon_weights_loss(NULL, &value), UNICON_INVALID_ARGUMENT, "weights");
-    EXPECT(context, unicon_weights_loss(weights, NULL), UNICON_INVALID_ARGUMENT, "value");
+    EXPECT(NULL, unicon_weights_loss(NULL, &value, NULL, NULL), UNICON_INVALID_ARGUMENT, "weights");
+    OK(context, unicon_weights_loss(weights, NULL, NULL, NULL));
+    EXPECT(NULL, unicon_weights_create_similarity(NULL, NULL, &zxm, NULL, &w), UNICON_INVALID_ARGUMENT, "context");
+    EXPECT(context, unicon_weights_create_similarity(context, NULL, NULL, NULL, &w), UNICON_INVALID_ARGUMENT, "similarity");
+    EXPECT(context, unicon_weights_create_similarity(context, NULL, &zxm, NULL, NULL), UNICON_INVALID_ARGUMENT, "weights");
     EXPECT(NULL, unicon_weights_unmatched(NULL, NULL, NULL), UNICON_INVALID_ARGUMENT, "weights");
     EXPECT(NULL, unicon_weights_dense(NULL, &zout), UNICON_INVALID_ARGUMENT, "weights");
     EXPECT(context, unicon_weights_dense(weights, NULL), UNICON_INVALID_ARGUMENT, "s: expected a matrix, got NULL");
@@ -80,8 +84,27 @@ static void nulls(void)
     EXPECT(context, unicon_fit(context, &options, &xm, NULL, NULL, NULL, NULL, &m, NULL), UNICON_INVALID_ARGUMENT, "y:");
     EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, NULL, NULL), UNICON_INVALID_ARGUMENT, "model");
     EXPECT(context, unicon_fit_workspace(context, NULL, 1, 1, 1, 1, UNICON_F32, &bytes), UNICON_INVALID_ARGUMENT, "options");
-    EXPECT(context, unicon_partial_fit_create(context, NULL, 1, 1, UNICON_F32, NULL, NULL, &p), UNICON_INVALID_ARGUMENT, "options");
-    EXPECT(context, unicon_partial_fit_create(context, &options, D1, D2, UNICON_F32, NULL, NULL, NULL), UNICON_INVALID_ARGUMENT, "partial");
+    OK(NULL, unicon_best_options_init(&best, sizeof best));
+    best.r = R;
+    EXPECT(NULL, unicon_damping_init(NULL, sizeof(unicon_damping_t)), UNICON_INVALID_ARGUMENT, "damping");
+    EXPECT(NULL, unicon_minibatch_init(NULL, sizeof(unicon_minibatch_t)), UNICON_INVALID_ARGUMENT, "minibatch");
+    EXPECT(NULL, unicon_refine_init(NULL, sizeof(unicon_refine_t)), UNICON_INVALID_ARGUMENT, "refine");
+    EXPECT(NULL, unicon_best_options_init(NULL, sizeof best), UNICON_INVALID_ARGUMENT, "options");
+    EXPECT(NULL, unicon_fit_best(NULL, &best, &xm, &ym, NULL, NULL, NULL, &m, NULL), UNICON_INVALID_ARGUMENT, "context");
+    EXPECT(context, unicon_fit_best(context, NULL, &xm, &ym, NULL, NULL, NULL, &m, NULL), UNICON_INVALID_ARGUMENT, "options");
+    EXPECT(context, unicon_fit_best(context, &best, NULL, &ym, NULL, NULL, NULL, &m, NULL), UNICON_INVALID_ARGUMENT, "x:");
+    EXPECT(context, unicon_fit_best(context, &best, &xm, NULL, NULL, NULL, NULL, &m, NULL), UNICON_INVALID_ARGUMENT, "y:");
+    EXPECT(context, unicon_fit_best(context, &best, &xm, &ym, NULL, NULL, NULL, NULL, NULL), UNICON_INVALID_ARGUMENT, "model");
+    EXPECT(context, unicon_fit_best_workspace(context, NULL, 1, 1, 0, 0, 1, 1, UNICON_F32, &bytes), UNICON_INVALID_ARGUMENT, "options");
+    EXPECT(context, unicon_fit_best_workspace(context, &best, 1, 1, 0, 0, 1, 1, UNICON_F32, NULL), UNICON_INVALID_ARGUMENT, "bytes");
+    EXPECT(context, unicon_fit_best_workspace(context, &best, 1, 1, -1, 0, 1, 1, UNICON_F32, &bytes), UNICON_INVALID_ARGUMENT, "m_x");
+    EXPECT(context, unicon_fit_workspace(context, &options, -1, 1, 1, 1, UNICON_F32, &bytes), UNICON_INVALID_ARGUMENT, "n_x");
+    EXPECT(context, unicon_fit_workspace(context, &options, 1, 1, 0, 1, UNICON_F32, &bytes), UNICON_INVALID_ARGUMENT, "d1");
+    EXPECT(context, unicon_fit_workspace(context, &options, 1, 1, 1, 1, 7, &bytes), UNICON_INVALID_ARGUMENT, "dtype");
+    EXPECT(context, unicon_fit_workspace(context, &options, 1, 1, 1, 1, UNICON_F32, NULL), UNICON_INVALID_ARGUMENT, "bytes");
+    EXPECT(NULL, unicon_partial_fit_model(NULL, &m), UNICON_INVALID_ARGUMENT, "partial");
+    EXPECT(context, unicon_partial_fit_create(context, NULL, UNICON_STREAM_SUMS, 1, 1, UNICON_F32, NULL, NULL, &p), UNICON_INVALID_ARGUMENT, "options");
+    EXPECT(context, unicon_partial_fit_create(context, &options, UNICON_STREAM_SUMS, D1, D2, UNICON_F32, NULL, NULL, NULL), UNICON_INVALID_ARGUMENT, "partial");
     EXPECT(NULL, unicon_partial_fit_add(NULL, &xm, &ym, NULL, NULL), UNICON_INVALID_ARGUMENT, "partial");
     EXPECT(NULL, unicon_partial_fit_finish(NULL, &m), UNICON_INVALID_ARGUMENT, "partial");
     EXPECT(context, unicon_search(context, NULL, &zym, 1, NULL, indices), UNICON_INVALID_ARGUMENT, "queries");
@@ -157,6 +180,7 @@ static void matrices(void)
     EXPECT(context, unicon_search(context, &zxm, &xm, 1, NULL, indices), UNICON_INVALID_ARGUMENT, "items");
     { /* NaN and infinity are found and located. */
         float kept = x[5 * D1 + 2];
+        unicon_weights_t *w = NULL;
         unicon_model_t *m2 = NO_MODEL;
         unicon_fit_options_t options;
         OK(NULL, unicon_fit_options_init(&options, sizeof options));
@@ -168,10 +192,24 @@ static void matrices(void)
         EXPECT(context, unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &o), UNICON_INVALID_ARGUMENT, "row 5");
         x[5 * D1 + 2] = kept;
         CHECK(m2 == NO_MODEL);
+        out[0] = 1.5f;
+        o = unicon_matrix_f32(out, N, N);
+        EXPECT(context, unicon_weights_create_similarity(context, NULL, &o, NULL, &w), UNICON_INVALID_ARGUMENT, "similarity: expected cosines");
+        out[0] = NAN;
+        EXPECT(context, unicon_weights_create_similarity(context, NULL, &o, NULL, &w), UNICON_INVALID_ARGUMENT, "similarity");
+        out[0] = -77;
+        CHECK(!w);
         zx[4] *= 3;
         EXPECT(context, unicon_contrastive_grad(context, NULL, &zxm, &zym, NULL, NULL, &zout, NULL), UNICON_INVALID_ARGUMENT, "norm");
         zx[4] /= 3;
     }
+}
+
+static int32_t no_progress(const unicon_progress_t *progress, void *user)
+{
+    (void)progress;
+    (void)user;
+    return 0;
 }
 
 static void structs(void)
@@ -182,6 +220,10 @@ static void structs(void)
     } wide;
     unicon_loss_t loss;
     unicon_fit_options_t options;
+    unicon_best_options_t best;
+    unicon_minibatch_t minibatch;
+    unicon_damping_t damping;
+    unicon_refine_t refine;
     unicon_fit_info_t info;
     unicon_context_options_t co;
     unicon_positives_t positives;
@@ -241,6 +283,14 @@ static void structs(void)
     OPTION(r, -1, UNICON_INVALID_ARGUMENT, "options.r");
     OPTION(r, D2 + 1, UNICON_INVALID_ARGUMENT, "rank");
     OPTION(n_iters, 0, UNICON_INVALID_ARGUMENT, "n_iters");
+    OPTION(n_iters, -1, UNICON_INVALID_ARGUMENT, "options.n_iters");
+    OPTION(budget, -1, UNICON_INVALID_ARGUMENT, "options.budget");
+    OPTION(growth, 0.5, UNICON_INVALID_ARGUMENT, "growth");
+    OPTION(exact_last, 2, UNICON_INVALID_ARGUMENT, "options.exact_last");
+    OPTION(reserved, 1, UNICON_UNSUPPORTED, "options");
+    OPTION(budget, NAN, UNICON_INVALID_ARGUMENT, "options.budget");
+    OPTION(checkpoint, "\xff", UNICON_INVALID_ARGUMENT, "options.checkpoint");
+    OPTION(power, -1; options.factorization = UNICON_FACTORIZATION_POWER, UNICON_INVALID_ARGUMENT, "factorization");
     OPTION(tol, -1, UNICON_INVALID_ARGUMENT, "tol");
     OPTION(rho, 0, UNICON_INVALID_ARGUMENT, "rho");
     OPTION(ridge, NAN, UNICON_INVALID_ARGUMENT, "ridge");
@@ -260,7 +310,107 @@ static void structs(void)
     OPTION(n_negatives, -1, UNICON_INVALID_ARGUMENT, "options.n_negatives");
     OPTION(n_landmarks, 3, UNICON_INVALID_ARGUMENT, "options.n_landmarks");
     OPTION(landmarks, landmarks, UNICON_INVALID_ARGUMENT, "options.n_landmarks");
+#define DAMPING(field, bad, expected)                                                                                 \
+    do {                                                                                                              \
+        OK(NULL, unicon_damping_init(&damping, sizeof damping));                                                      \
+        damping.field = bad;                                                                                          \
+        OPTION(damping, &damping, UNICON_INVALID_ARGUMENT, expected);                                                 \
+    } while (0)
+#define REFINE(field, bad, expected)                                                                                  \
+    do {                                                                                                              \
+        OK(NULL, unicon_refine_init(&refine, sizeof refine));                                                         \
+        refine.field = bad;                                                                                           \
+        OPTION(refine, &refine, UNICON_INVALID_ARGUMENT, expected);                                                   \
+    } while (0)
+    DAMPING(struct_size, 1, "damping");
+    DAMPING(first, 0, "damping first");
+    DAMPING(halvings, -1, "damping.halvings");
+    DAMPING(tol, NAN, "damping tol");
+    OK(NULL, unicon_damping_init(&damping, sizeof damping));
+    OPTION(damping, &damping; options.ridge = 1, UNICON_UNSUPPORTED, "damping");
+    OPTION(damping, &damping; options.batch_size = 8, UNICON_UNSUPPORTED, "damping");
+    REFINE(max_steps, -1, "refine.max_steps");
+    REFINE(tol, -1, "refine tol");
+    REFINE(memory, 0, "refine.memory");
+    REFINE(patience, 0, "refine.patience");
+    REFINE(first_step, INFINITY, "refine first_step");
+    REFINE(n_stages, 2, "refine.stages");
+    REFINE(stages, landmarks, "refine.stages");
+    landmarks[1] = -5;
+    REFINE(stages, landmarks; refine.n_stages = 2, "refine.stages");
+    landmarks[1] = 99;
+
+#define BEST(field, bad, status, expected)                                                                            \
+    do {                                                                                                              \
+        OK(NULL, unicon_best_options_init(&best, sizeof best));                                                       \
+        best.r = R;                                                                                                   \
+        best.field = bad;                                                                                             \
+        EXPECT(context, unicon_fit_best(context, &best, &xm, &ym, NULL, NULL, NULL, &m, NULL), status, expected);     \
+    } while (0)
     OK(NULL, unicon_kernel_init(&kernel, sizeof kernel, UNICON_KERNEL_RBF));
+    BEST(struct_size, 5, UNICON_INVALID_ARGUMENT, "struct_size");
+    BEST(r, 0, UNICON_INVALID_ARGUMENT, "options.r");
+    BEST(r, D2 + 1, UNICON_INVALID_ARGUMENT, "rank");
+    BEST(rank, 3, UNICON_INVALID_ARGUMENT, "options.r");
+    BEST(rank, 3; best.r = 0, UNICON_INVALID_ARGUMENT, "options.rank");
+    BEST(rank, UNICON_RANK_AUTO, UNICON_INVALID_ARGUMENT, "options.r: expected 0");
+    BEST(rank, UNICON_RANK_ENERGY; best.r = 0; best.energy = 1.5, UNICON_INVALID_ARGUMENT, "energy");
+    BEST(tau_auto, 2, UNICON_INVALID_ARGUMENT, "options.tau_auto");
+    BEST(exact, -1, UNICON_INVALID_ARGUMENT, "options.exact");
+    BEST(final_loss, 7, UNICON_INVALID_ARGUMENT, "options.final_loss");
+    BEST(n_negatives, -1, UNICON_INVALID_ARGUMENT, "options.n_negatives");
+    BEST(n_whiten, 1, UNICON_INVALID_ARGUMENT, "options.whiten");
+    BEST(whiten, a, UNICON_INVALID_ARGUMENT, "options.whiten");
+    a[0] = 0.1;
+    a[1] = -0.1;
+    BEST(whiten, a; best.n_whiten = 2, UNICON_INVALID_ARGUMENT, "whiten");
+    BEST(powers, a; best.n_powers = 2, UNICON_INVALID_ARGUMENT, "powers");
+#define MINIBATCH(field, bad, expected)                                                                               \
+    do {                                                                                                              \
+        OK(NULL, unicon_minibatch_init(&minibatch, sizeof minibatch));                                                \
+        minibatch.field = bad;                                                                                        \
+        BEST(minibatch, &minibatch, UNICON_INVALID_ARGUMENT, expected);                                               \
+    } while (0)
+    MINIBATCH(struct_size, 9, "minibatch");
+    MINIBATCH(batch, -1, "minibatch.batch");
+    MINIBATCH(batch, 1, "minibatch batch");
+    MINIBATCH(epochs, 0, "minibatch.epochs");
+    MINIBATCH(min_steps, -1, "minibatch.min_steps");
+    MINIBATCH(max_steps, -1, "minibatch.max_steps");
+    MINIBATCH(rate, 0, "minibatch rate");
+    MINIBATCH(momentum, 1, "minibatch momentum");
+    MINIBATCH(patience, -1, "minibatch.patience");
+    BEST(budget, -1, UNICON_INVALID_ARGUMENT, "options.budget");
+    BEST(n_landmarks, 3, UNICON_INVALID_ARGUMENT, "options.n_landmarks");
+    BEST(kernel, &kernel, UNICON_UNSUPPORTED, "landmarks");
+    OK(NULL, unicon_refine_init(&refine, sizeof refine));
+    refine.stages = landmarks;
+    refine.n_stages = 2;
+    BEST(refine, &refine, UNICON_INVALID_ARGUMENT, "refine.stages");
+
+    {
+        unicon_partial_fit_t *p = NULL;
+        unicon_validation_t held = {&xm, &ym, NULL};
+#define PARTIAL(set, stream, validation, status, expected)                                                            \
+    do {                                                                                                              \
+        OK(NULL, unicon_fit_options_init(&options, sizeof options));                                                  \
+        options.r = R;                                                                                                \
+        set;                                                                                                          \
+        EXPECT(context, unicon_partial_fit_create(context, &options, stream, D1, D2, UNICON_F32, validation, NULL, &p), status, expected); \
+    } while (0)
+        PARTIAL((void)0, 2, NULL, UNICON_INVALID_ARGUMENT, "stream");
+        PARTIAL((void)0, UNICON_STREAM_SUMS, &held, UNICON_UNSUPPORTED, "validation");
+        PARTIAL(options.whiten = 0, UNICON_STREAM_SOLUTIONS, NULL, UNICON_UNSUPPORTED, "whitening");
+        PARTIAL(options.kernel = &kernel, UNICON_STREAM_SUMS, NULL, UNICON_UNSUPPORTED, "kernel");
+        PARTIAL(options.batch_size = 9, UNICON_STREAM_SUMS, NULL, UNICON_UNSUPPORTED, "batch");
+        PARTIAL(options.damping = &damping, UNICON_STREAM_SUMS, NULL, UNICON_UNSUPPORTED, "damping");
+        PARTIAL(options.budget = 1, UNICON_STREAM_SUMS, NULL, UNICON_UNSUPPORTED, "budget");
+        PARTIAL(options.checkpoint = "x", UNICON_STREAM_SUMS, NULL, UNICON_UNSUPPORTED, "checkpoint");
+        PARTIAL(options.progress = no_progress, UNICON_STREAM_SUMS, NULL, UNICON_UNSUPPORTED, "options.progress");
+        PARTIAL(options.r = D2 + 1, UNICON_STREAM_SUMS, NULL, UNICON_INVALID_ARGUMENT, "rank");
+        CHECK(!p);
+    }
+
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     options.r = 1;
     options.kernel = &kernel;
@@ -285,6 +435,12 @@ static void structs(void)
     info.history_capacity = -1;
     EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &m, &info), UNICON_INVALID_ARGUMENT, "info.history_capacity");
     info.history_capacity = 0;
+    info.trace_capacity = -1;
+    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &m, &info), UNICON_INVALID_ARGUMENT, "info.trace_capacity");
+    info.trace_capacity = 0;
+    info.singular_capacity = -1;
+    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &m, &info), UNICON_INVALID_ARGUMENT, "info.singular_capacity");
+    info.singular_capacity = 0;
     info.loss = a;
     OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &m, &info));
     CHECK(info.n_loss == 2);
@@ -336,7 +492,9 @@ static void structs(void)
     CONTEXT(co.stream = &co, UNICON_INVALID_ARGUMENT, "options.stream");
     CONTEXT(co.n_threads = -1, UNICON_INVALID_ARGUMENT, "options.n_threads");
     CONTEXT(co.n_threads = 5000, UNICON_INVALID_ARGUMENT, "options.n_threads");
-    CONTEXT(co.reserved = 1, UNICON_UNSUPPORTED, "options");
+    CONTEXT(co.precision = 9, UNICON_INVALID_ARGUMENT, "options.precision");
+    CONTEXT(co.precision = UNICON_F64, UNICON_INVALID_ARGUMENT, "options.precision");
+    CONTEXT(co.precision = UNICON_F16, UNICON_UNSUPPORTED, "options.precision");
     CONTEXT(co.allocator = &allocator, UNICON_INVALID_ARGUMENT, "allocator");
     CONTEXT(co.communicator = &communicator, UNICON_INVALID_ARGUMENT, "communicator.size");
     communicator.size = 2;

@@ -25,11 +25,19 @@ try:
 except unicon.Error as e:
     print("as expected:", e)
 
-stream = context.partial_fit(24, 16, 6)
-for rows in np.split(np.arange(500), 5):
-    stream.add(x[rows], y[rows])
-streamed = stream.finish()
-print("streamed recall@1", context.recall(streamed.encode(x, "x"), streamed.encode(y, "y"), ks=[1])["x2y"][1])
+# What needs no tuning: shrinkage, power and the dimension are chosen on rows that are held back.
+best, info = context.fit_best(x, y)
+print(f"best: r {info.r}, whiten {info.whiten}, power {info.power}, {len(info.trace)} points, held back {info.held_back[0]} rows")
+assert 4 <= info.r <= 16 and context.recall(best.encode(x, "x"), best.encode(y, "y"), ks=[1])["x2y"][1] > 0.9
+
+# Batches that are never together in memory: sums of Gram matrices and C, or the paper's average of solutions.
+for kind, options in (("sums", {"whiten": 0.01}), ("solutions", {})):
+    stream = context.partial_fit(24, 16, 6, stream=kind, **options)
+    for rows in np.split(np.arange(500), 5):
+        stream.add(x[rows], y[rows])
+    streamed = stream.finish()
+    recall = context.recall(streamed.encode(x, "x"), streamed.encode(y, "y"), ks=[1])["x2y"][1]
+    print(f"streamed {kind}: recall@1 {recall:.3f}")
 
 weights = context.weights(zx, zy, unicon.loss(tau=0.1))
 v = rng.normal(size=(500, 3)).astype(np.float32)

@@ -13,25 +13,17 @@ library cannot read is an error, not a copy.
 
 import ctypes
 import weakref
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from . import _abi
 from ._dlpack import matrix_of
+from ._fit import FitInfo, Results, best_options, fit_options, index_array, on_progress
 
 _lib = _abi.load()
 
-STATUSES = ["ok", "invalid argument", "unsupported", "out of memory", "no device", "cuda", "numerical", "cancelled",
-            "comm", "io", "bad file", "busy", "panic"]
 _LOSSES = {"clip": 0, "sigmoid": 1, "triplet_hard": 2, "triplet_smooth": 3}
 _KERNELS = {"linear": 0, "cosine": 1, "angular": 2, "arccos": 3, "exp_cosine": 4, "rbf": 5, "matern32": 6}
-_CHOICES = {
-    "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
-    "svd": {"full": 0, "randomized": 1},
-    "init": {"zeros": 0, "random": 1, "similarity": 2},
-}
-_OUTCOMES = ["completed", "converged", "cancelled"]
 _SIDES = {"x": 0, "y": 1}
 
 
@@ -90,7 +82,8 @@ def kernel(kind="angular", **parameters):
 
 
 def _set(struct, parameters):
-    names = [name for name, _ in struct._fields_ if name not in ("struct_size", "kind", "reserved")]
+    hidden = ("struct_size", "kind", "reserved", "stages", "n_stages")
+    names = [name for name, _ in struct._fields_ if name not in hidden]
     for name, value in parameters.items():
         if name not in names:
             raise TypeError(f"{name}: expected one of {', '.join(names)}")
@@ -98,8 +91,28 @@ def _set(struct, parameters):
     return struct
 
 
-def _index_array(values):
-    return np.ascontiguousarray(values, dtype=np.int64)
+def damping(**parameters):
+    """Damped updates: first, halvings, tol."""
+    out = _abi.Damping()
+    _check(_lib.unicon_damping_init(out, ctypes.sizeof(out)))
+    return _set(out, parameters)
+
+
+def refine(stages=None, **parameters):
+    """Refinement by L-BFGS: max_steps, tol, memory, patience, first_step, and stages, the negatives of each (0: all)."""
+    out = _abi.Refine()
+    _check(_lib.unicon_refine_init(out, ctypes.sizeof(out)))
+    if stages is not None:
+        out.array = index_array(stages)  # kept by the struct's instance
+        out.stages, out.n_stages = out.array.ctypes.data, len(out.array)
+    return _set(out, parameters)
+
+
+def minibatch(**parameters):
+    """Descent on mini-batches: batch (0: none), epochs, min_steps, max_steps, rate, momentum, patience."""
+    out = _abi.Minibatch()
+    _check(_lib.unicon_minibatch_init(out, ctypes.sizeof(out)))
+    return _set(out, parameters)
 
 
 class _Positives:
@@ -115,34 +128,15 @@ class _Positives:
         if positives is None:
             self.arrays = ()
         elif hasattr(positives, "indptr"):
-            indptr, indices = self.arrays = _index_array(positives.indptr), _index_array(positives.indices)
+            indptr, indices = self.arrays = index_array(positives.indptr), index_array(positives.indices)
             if len(indptr) != n_x + 1:
                 raise ValueError(f"positives: expected {n_x} rows, got {len(indptr) - 1}")
             raw.kind, raw.indptr, raw.indices, raw.nnz = 2, indptr.ctypes.data, indices.ctypes.data, len(indices)
         else:
-            x, y = self.arrays = _index_array(positives[0]), _index_array(positives[1])
+            x, y = self.arrays = index_array(positives[0]), index_array(positives[1])
             if x.shape != (n_x,) or y.shape != (n_y,):
                 raise ValueError(f"positives: expected ids of shapes ({n_x},) and ({n_y},), got {x.shape} and {y.shape}")
             raw.kind, raw.x_groups, raw.y_groups = 1, x.ctypes.data, y.ctypes.data
-
-
-@dataclass
-class FitInfo:
-    """What a fit did; the fields are those of unicon_fit_info_t."""
-
-    outcome: str
-    n_iters: int
-    loss: np.ndarray
-    change: np.ndarray
-    singular_values: np.ndarray
-    final_loss: float
-    rows_without_positives: int
-    cols_without_positives: int
-    zero_rows: tuple
-    rows_dropped: int
-    workspace_bytes: int
-    peak_bytes: int
-    seconds: dict = field(default_factory=dict)
 
 
 class Model:
@@ -187,22 +181,36 @@ class Weights:
     """S(gamma) = -dL/ds of a batch of embeddings as an operator; never n x n unless dense() is asked for."""
 
     def __init__(self, context, zx, zy, loss=None, positives=None):
-        self._context = context
         (a, keep_a), (b, keep_b) = matrix_of(zx), matrix_of(zy)
-        self.shape = (a.rows, b.rows)
-        self._dtype = np.float64 if 2 in (a.dtype, b.dtype) else np.float32
-        handle = ctypes.c_void_p()
         p = _Positives(positives, a.rows, b.rows)
-        context._call("unicon_weights_create", loss, a, b, p.raw, handle)
-        self._handle = handle
-        self._finalizer = weakref.finalize(self, _lib.unicon_weights_destroy, handle)
+        self._make(context, (a.rows, b.rows), (a, b), "unicon_weights_create", loss, a, b, p.raw)
+
+    @classmethod
+    def of_similarity(cls, context, similarity, loss=None, positives=None):
+        """S of any matrix of cosines, n_x x n_y, for small n."""
+        s, keep = matrix_of(similarity)
+        out = cls.__new__(cls)
+        p = _Positives(positives, s.rows, s.cols)
+        out._make(context, (s.rows, s.cols), (s,), "unicon_weights_create_similarity", loss, s, p.raw)
+        return out
+
+    def _make(self, context, shape, views, name, *arguments):
+        self._context, self.shape = context, shape
+        self._dtype = np.float64 if any(v.dtype == 2 for v in views) else np.float32
+        self._handle = ctypes.c_void_p()
+        context._call(name, *arguments, self._handle)
+        self._finalizer = weakref.finalize(self, _lib.unicon_weights_destroy, self._handle)
 
     @property
     def loss(self):
         """The loss L."""
-        value = ctypes.c_double()
-        _check(_lib.unicon_weights_loss(self._handle, value), self._context._handle)
-        return value.value
+        return self.losses()[0]
+
+    def losses(self):
+        """L, and the shares of the rows and of the columns."""
+        values = [ctypes.c_double() for _ in range(3)]
+        _check(_lib.unicon_weights_loss(self._handle, *values), self._context._handle)
+        return tuple(v.value for v in values)
 
     def _product(self, name, inputs, shape):
         views = [matrix_of(m) for m in inputs]
@@ -228,42 +236,70 @@ class Weights:
 
 
 class PartialFit:
-    """A batched linear fit whose batches arrive one by one; finish() ends a pass and gives the model."""
+    """A linear fit whose batches arrive one by one; finish() ends a pass and gives the model.
 
-    def __init__(self, context, d1, d2, r, *, dtype="float32", warm_start=None, **options):
+    stream "sums" (Gram matrices and C summed: one solution of all batches, also with whitening) or "solutions" (one per batch,
+    averaged with the score on `validation` pairs: the batched mode of the paper).
+    """
+
+    def __init__(self, context, d1, d2, r, *, stream="sums", dtype="float32", validation=None, validation_positives=None,
+                 warm_start=None, **options):
         self._context = context
-        raw, keep = context._options(r, options)
+        raw, keep = fit_options(_lib, _check, r, options)
+        held_out, keep_held = _validation(validation, validation_positives)
         handle = ctypes.c_void_p()
         start = warm_start._handle if warm_start is not None else None
         code = {"float32": 1, "float64": 2}[str(dtype)]
-        context._call("unicon_partial_fit_create", raw, d1, d2, code, None, start, handle)
+        kind = _pick("stream", stream, {"sums": 0, "solutions": 1})
+        context._call("unicon_partial_fit_create", raw, kind, d1, d2, code, held_out, start, handle)
         self._handle = handle
         self._finalizer = weakref.finalize(self, _lib.unicon_partial_fit_destroy, handle)
 
     def add(self, x, y, positives=None):
-        """Solves one batch and returns its loss before the update."""
+        """Adds one batch and returns its loss before the update."""
         (a, keep_a), (b, keep_b) = matrix_of(x), matrix_of(y)
         p = _Positives(positives, a.rows, b.rows)
         value = ctypes.c_double()
         _check(_lib.unicon_partial_fit_add(self._handle, a, b, p.raw, value), self._context._handle)
         return value.value
 
+    def model(self):
+        """The model of the batches of this pass so far; more may follow."""
+        handle = ctypes.c_void_p()
+        _check(_lib.unicon_partial_fit_model(self._handle, handle), self._context._handle)
+        return Model(self._context, handle)
+
     def finish(self):
-        """The model of everything added since the last finish()."""
+        """Ends a pass: its model, from which the next pass begins."""
         handle = ctypes.c_void_p()
         _check(_lib.unicon_partial_fit_finish(self._handle, handle), self._context._handle)
         return Model(self._context, handle)
 
 
-class Context:
-    """A device, its threads and its limits. One call at a time; any number of contexts."""
+def _validation(pair, positives):
+    """Held-out pairs as the library takes them, and what they borrow."""
+    if pair is None:
+        return None, None
+    (a, keep_a), (b, keep_b) = matrix_of(pair[0]), matrix_of(pair[1])
+    p = _Positives(positives, a.rows, b.rows)
+    pointers = _abi.Validation(ctypes.pointer(a), ctypes.pointer(b), ctypes.pointer(p.raw))
+    return pointers, (keep_a, keep_b, a, b, p)
 
-    def __init__(self, device="cpu", device_id=0, stream=None, n_threads=0, workspace_limit=0):
+
+class Context:
+    """A device ("cpu", "cuda" or "auto"), its threads and its limits. One call at a time; any number of contexts.
+
+    precision is that of similarities and weights where features are not float64: "float32", "bfloat16", on CUDA also "float16".
+    stream is the address of a CUDA stream to work on.
+    """
+
+    def __init__(self, device="cpu", device_id=0, stream=None, n_threads=0, precision="default", workspace_limit=0):
         options = _abi.ContextOptions()
         _check(_lib.unicon_context_options_init(options, ctypes.sizeof(options)))
         options.device_type = _pick("device", device, {"auto": 0, "cpu": 1, "cuda": 2})
         options.device_id, options.stream = device_id, stream
         options.n_threads, options.workspace_limit = n_threads, workspace_limit
+        options.precision = _pick("precision", precision, {"default": 0, "float32": 1, "float16": 3, "bfloat16": 4})
         handle = ctypes.c_void_p()
         _check(_lib.unicon_context_create(options, handle))
         self._handle = handle
@@ -281,94 +317,45 @@ class Context:
         """Stops the call in progress; from any thread."""
         _lib.unicon_cancel(self._handle)
 
-    def _options(self, r, options):
-        raw = _abi.FitOptions()
-        _check(_lib.unicon_fit_options_init(raw, ctypes.sizeof(raw)))
-        raw.r = r
-        keep = []
-        if options.pop("preset", "default") == "paper":
-            _check(_lib.unicon_fit_options_preset(raw, 1))
-        for name in ("loss", "kernel"):
-            value = options.pop(name, None)
-            if value is not None:
-                keep.append(value)
-                setattr(raw, name, ctypes.pointer(value))
-        value = options.pop("landmarks", None)
-        if value is not None:
-            value = _index_array(value)
-            keep.append(value)
-            raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
-        value = options.pop("similarity", None)
-        if value is not None:
-            view, owner = matrix_of(value)
-            keep.append((view, owner))
-            raw.init, raw.similarity = 2, ctypes.pointer(view)
-        known = [name for name, t in raw._fields_ if t in (ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double)]
-        for name, value in options.items():
-            if name not in known:
-                raise TypeError(f"{name}: not an option of fit")
-            setattr(raw, name, _pick(name, value, _CHOICES[name]) if name in _CHOICES else value)
-        return raw, keep
-
     def fit(self, x, y, r, *, positives=None, validation=None, validation_positives=None, warm_start=None,
             progress=None, **options):
         """Fits encoders. Returns (Model, FitInfo).
 
-        loss, kernel, landmarks, similarity, preset and every plain field of unicon_fit_options_t (n_iters, tol, rho, ridge,
-        factorization, power, svd, init, scale_inputs, final_loss, drop_trailing, whiten, batch_size, n_batches,
-        n_negatives, kernel_ridge, n_landmarks, seed) are options. validation is a pair of feature matrices;
-        progress is called with a dict and cancels by returning False.
+        loss, kernel, landmarks, similarity, damping, refine, checkpoint, budget, preset and every plain field of
+        unicon_fit_options_t (n_iters, tol, rho, ridge, factorization, power, svd, init, scale_inputs, final_loss, drop_trailing,
+        whiten, batch_size, n_batches, n_negatives, growth, exact_last, kernel_ridge, n_landmarks, seed) are options. validation is a pair of feature
+        matrices; progress is called with a dict and cancels by returning False.
         """
+        raw, keep = fit_options(_lib, _check, r, options)
+        return self._fit("unicon_fit", raw, keep, x, y, r, positives, validation, validation_positives, warm_start, progress)
+
+    def fit_best(self, x, y, r="auto", *, positives=None, validation=None, validation_positives=None, warm_start=None,
+                 progress=None, **options):
+        """The fit that needs no tuning. Returns (Model, FitInfo).
+
+        r is a number, "auto", or a share of the energy below 1. Shrinkage, power and, with tau="auto", the temperature are chosen on
+        the validation pairs, or on a tenth of the rows that is held back. loss, tau, kernel, landmarks, whiten and powers
+        (lists of candidates), refine, minibatch, n_negatives, exact, final_loss, checkpoint, budget and seed are options.
+        """
+        raw, keep = best_options(_lib, _check, r, options)
+        room = raw.r if raw.r > 0 else min(np.shape(x)[1], np.shape(y)[1])
+        return self._fit("unicon_fit_best", raw, keep, x, y, room, positives, validation, validation_positives, warm_start, progress)
+
+    def _fit(self, name, raw, keep, x, y, r, positives, validation, validation_positives, warm_start, progress):
         (a, keep_a), (b, keep_b) = matrix_of(x), matrix_of(y)
-        raw, keep = self._options(r, options)
         thrown = []
-
-        def on_progress(p, _user):
-            p = p.contents
-            try:
-                names = [n for n, _ in p._fields_ if n not in ("struct_size", "reserved")]
-                return 1 if progress({n: getattr(p, n) for n in names}) is False else 0
-            except BaseException as e:  # carried across the C call and raised below
-                thrown.append(e)
-                return 1
-
         if progress is not None:
-            raw.progress = _abi.ProgressFn(on_progress)
-        held_out = None
-        if validation is not None:
-            (va, keep_va), (vb, keep_vb) = matrix_of(validation[0]), matrix_of(validation[1])
-            vp = _Positives(validation_positives, va.rows, vb.rows)
-            held_out = _abi.Validation(ctypes.pointer(va), ctypes.pointer(vb), ctypes.pointer(vp.raw))
+            raw.progress = on_progress(progress, thrown)
+        held_out, keep_held = _validation(validation, validation_positives)
         p = _Positives(positives, a.rows, b.rows)
-        info = _abi.FitInfo()
-        _check(_lib.unicon_fit_info_init(info, ctypes.sizeof(info)))
-        losses, changes, singular = (np.zeros(max(n, 1)) for n in (raw.n_iters, raw.n_iters, r))
-        info.loss, info.change, info.history_capacity = losses.ctypes.data, changes.ctypes.data, len(losses)
-        info.singular_values, info.singular_capacity = singular.ctypes.data, len(singular)
+        results = Results(_lib, _check, r)
         handle = ctypes.c_void_p()
         start = warm_start._handle if warm_start is not None else None
-        status = _lib.unicon_fit(self._handle, raw, a, b, p.raw, held_out, start, handle, info)
+        status = getattr(_lib, name)(self._handle, raw, a, b, p.raw, held_out, start, handle, results.raw)
         if thrown:
             raise thrown[0]
         _check(status, self._handle)
-        return Model(self, handle), FitInfo(
-            outcome=_OUTCOMES[info.outcome],
-            n_iters=info.n_iters,
-            loss=losses[: info.n_loss],
-            change=changes[: info.n_change],
-            singular_values=singular[: info.n_singular_values],
-            final_loss=info.final_loss,
-            rows_without_positives=info.rows_without_positives,
-            cols_without_positives=info.cols_without_positives,
-            zero_rows=(info.zero_rows_x, info.zero_rows_y),
-            rows_dropped=info.rows_dropped,
-            workspace_bytes=info.workspace_bytes,
-            peak_bytes=info.peak_bytes,
-            seconds={
-                "total": info.seconds,
-                **{n[8:]: getattr(info, n) for n, _ in info._fields_ if n.startswith("seconds_")},
-            },
-        )
+        return Model(self, handle), results.info()
 
     def partial_fit(self, d1, d2, r, **options):
         """A PartialFit on this context."""
@@ -415,7 +402,7 @@ class Context:
         """Recall@k in both directions: {"x2y": {k: ...}, "y2x": {k: ...}}."""
         (a, keep_a), (b, keep_b) = matrix_of(zx), matrix_of(zy)
         p = _Positives(truth, a.rows, b.rows)
-        ks = _index_array(ks)
+        ks = index_array(ks)
         out = np.empty((2, len(ks)))
         self._call("unicon_recall", a, b, p.raw, ks.ctypes.data, len(ks), out.ctypes.data)
         return {name: dict(zip(ks.tolist(), row.tolist())) for name, row in zip(("x2y", "y2x"), out)}

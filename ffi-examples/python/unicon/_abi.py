@@ -32,7 +32,7 @@ class ContextOptions(Structure):
         ("device_id", c_int32),
         ("stream", c_void_p),
         ("n_threads", c_int32),
-        ("reserved", c_int32),
+        ("precision", c_int32),
         ("workspace_limit", c_uint64),
         ("allocator", c_void_p),
         ("communicator", c_void_p),
@@ -109,6 +109,76 @@ class Validation(Structure):
     _fields_ = [("x", POINTER(Matrix)), ("y", POINTER(Matrix)), ("positives", POINTER(Positives))]
 
 
+class Damping(Structure):
+    _fields_ = [("struct_size", c_size_t), ("first", c_double), ("halvings", c_int64), ("tol", c_double)]
+
+
+class Refine(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("max_steps", c_int64),
+        ("tol", c_double),
+        ("memory", c_int64),
+        ("patience", c_int64),
+        ("first_step", c_double),
+        ("stages", c_void_p),
+        ("n_stages", c_int64),
+    ]
+
+
+class Minibatch(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("batch", c_int64),
+        ("epochs", c_int64),
+        ("min_steps", c_int64),
+        ("max_steps", c_int64),
+        ("rate", c_double),
+        ("momentum", c_double),
+        ("patience", c_int64),
+    ]
+
+
+class BestOptions(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("rank", c_int32),
+        ("tau_auto", c_int32),
+        ("r", c_int64),
+        ("energy", c_double),
+        ("loss", POINTER(Loss)),
+        ("kernel", POINTER(Kernel)),
+        ("n_landmarks", c_int64),
+        ("landmarks", c_void_p),
+        ("kernel_ridge", c_double),
+        ("whiten", c_void_p),
+        ("n_whiten", c_int64),
+        ("powers", c_void_p),
+        ("n_powers", c_int64),
+        ("refine", POINTER(Refine)),
+        ("minibatch", POINTER(Minibatch)),
+        ("n_negatives", c_int64),
+        ("exact", c_int32),
+        ("final_loss", c_int32),
+        ("checkpoint", c_char_p),
+        ("budget", c_double),
+        ("seed", c_uint64),
+        ("progress", ProgressFn),
+        ("progress_user", c_void_p),
+    ]
+
+
+class TracePoint(Structure):
+    _fields_ = [
+        ("seconds", c_double),
+        ("loss", c_double),
+        ("score", c_double),
+        ("negatives", c_int64),
+        ("evaluations", c_int64),
+        ("sampling_error", c_double),
+    ]
+
+
 class FitOptions(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -135,6 +205,13 @@ class FitOptions(Structure):
         ("n_batches", c_int64),
         ("n_negatives", c_int64),
         ("seed", c_uint64),
+        ("growth", c_double),
+        ("exact_last", c_int32),
+        ("reserved", c_int32),
+        ("damping", POINTER(Damping)),
+        ("refine", POINTER(Refine)),
+        ("checkpoint", c_char_p),
+        ("budget", c_double),
         ("progress", ProgressFn),
         ("progress_user", c_void_p),
     ]
@@ -170,6 +247,17 @@ class FitInfo(Structure):
         ("seconds_validation", c_double),
         ("workspace_bytes", c_uint64),
         ("peak_bytes", c_uint64),
+        ("trace", POINTER(TracePoint)),
+        ("trace_capacity", c_int64),
+        ("n_trace", c_int64),
+        ("evaluations", c_int64),
+        ("sampling_error", c_double),
+        ("whiten", c_double),
+        ("power", c_double),
+        ("tau", c_double),
+        ("r", c_int64),
+        ("rows_held_back", c_int64),
+        ("cols_held_back", c_int64),
     ]
 
 
@@ -193,8 +281,9 @@ FUNCTIONS = {
     "unicon_positives_init": (c_int32, [_positives, c_size_t]),
     "unicon_kernel_init": (c_int32, [POINTER(Kernel), c_size_t, c_int32]),
     "unicon_weights_create": (c_int32, [_handle, _loss, _matrix, _matrix, _positives, POINTER(_handle)]),
+    "unicon_weights_create_similarity": (c_int32, [_handle, _loss, _matrix, _positives, POINTER(_handle)]),
     "unicon_weights_destroy": (None, [_handle]),
-    "unicon_weights_loss": (c_int32, [_handle, POINTER(c_double)]),
+    "unicon_weights_loss": (c_int32, [_handle, POINTER(c_double), POINTER(c_double), POINTER(c_double)]),
     "unicon_weights_unmatched": (c_int32, [_handle, POINTER(c_int64), POINTER(c_int64)]),
     "unicon_weights_dense": (c_int32, [_handle, _matrix]),
     "unicon_weights_apply": (c_int32, [_handle, _matrix, _matrix]),
@@ -213,6 +302,10 @@ FUNCTIONS = {
     "unicon_model_similarity": (c_int32, [_handle, _handle, _matrix, _matrix, _matrix]),
     "unicon_model_save": (c_int32, [_handle, _handle, c_char_p]),
     "unicon_model_load": (c_int32, [_handle, c_char_p, POINTER(_handle)]),
+    "unicon_damping_init": (c_int32, [POINTER(Damping), c_size_t]),
+    "unicon_refine_init": (c_int32, [POINTER(Refine), c_size_t]),
+    "unicon_minibatch_init": (c_int32, [POINTER(Minibatch), c_size_t]),
+    "unicon_best_options_init": (c_int32, [POINTER(BestOptions), c_size_t]),
     "unicon_fit_options_init": (c_int32, [POINTER(FitOptions), c_size_t]),
     "unicon_fit_options_preset": (c_int32, [POINTER(FitOptions), c_int32]),
     "unicon_fit_info_init": (c_int32, [POINTER(FitInfo), c_size_t]),
@@ -221,15 +314,25 @@ FUNCTIONS = {
         [_handle, POINTER(FitOptions), _matrix, _matrix, _positives, POINTER(Validation), _handle,
          POINTER(_handle), POINTER(FitInfo)],
     ),
+    "unicon_fit_best": (
+        c_int32,
+        [_handle, POINTER(BestOptions), _matrix, _matrix, _positives, POINTER(Validation), _handle,
+         POINTER(_handle), POINTER(FitInfo)],
+    ),
     "unicon_fit_workspace": (
         c_int32,
         [_handle, POINTER(FitOptions), c_int64, c_int64, c_int64, c_int64, c_int32, POINTER(c_uint64)],
     ),
+    "unicon_fit_best_workspace": (
+        c_int32,
+        [_handle, POINTER(BestOptions), c_int64, c_int64, c_int64, c_int64, c_int64, c_int64, c_int32, POINTER(c_uint64)],
+    ),
     "unicon_partial_fit_create": (
         c_int32,
-        [_handle, POINTER(FitOptions), c_int64, c_int64, c_int32, POINTER(Validation), _handle, POINTER(_handle)],
+        [_handle, POINTER(FitOptions), c_int32, c_int64, c_int64, c_int32, POINTER(Validation), _handle, POINTER(_handle)],
     ),
     "unicon_partial_fit_add": (c_int32, [_handle, _matrix, _matrix, _positives, POINTER(c_double)]),
+    "unicon_partial_fit_model": (c_int32, [_handle, POINTER(_handle)]),
     "unicon_partial_fit_finish": (c_int32, [_handle, POINTER(_handle)]),
     "unicon_partial_fit_destroy": (None, [_handle]),
     "unicon_search": (c_int32, [_handle, _matrix, _matrix, c_int64, _matrix, c_void_p]),
@@ -260,6 +363,11 @@ STRUCTS = {
     "unicon_model_description": ModelDescription,
     "unicon_progress": Progress,
     "unicon_validation": Validation,
+    "unicon_damping": Damping,
+    "unicon_refine": Refine,
+    "unicon_minibatch": Minibatch,
+    "unicon_best_options": BestOptions,
+    "unicon_trace_point": TracePoint,
     "unicon_fit_options": FitOptions,
     "unicon_fit_info": FitInfo,
 }

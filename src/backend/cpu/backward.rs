@@ -1,18 +1,17 @@
 //! From gradients of embeddings to the gradient of their encoder.
 
-use super::Cpu;
 use super::gemm::gemm_tn;
 use super::matrix::Matrix;
+use super::{Cpu, Meter, add};
 use crate::backend::plan::TILE;
+use crate::comm::Fold;
 use crate::control::Phase;
 use crate::error::Result;
 use crate::real::Real;
 use faer::Mat;
 
-/// Rows per panel: products of `r x d` are large, so of many rows fewer are added up.
-fn panel_rows(rows: usize) -> usize {
-    if rows > 16 * TILE { 4 * TILE } else { TILE }
-}
+/// Rows per panel at most: products of `r x d` are large, so of many rows fewer are added up.
+const MOST: usize = 4 * TILE;
 
 /// Norms up to this belong to rows that `encode` does not scale to unit length.
 const NORM_CUT: f64 = 1e-12;
@@ -26,19 +25,26 @@ impl<T: Real> Cpu<T> {
         norms: &[f64],
         g: &Matrix<T>,
     ) -> Result<Mat<f64>> {
-        let (r, d, step) = (z.cols(), x.cols(), panel_rows(x.rows()));
-        let mut out = vec![0.0; r * d];
+        let (r, d) = (z.cols(), x.cols());
+        let layout = self.layout(x.rows(), TILE);
+        let step = layout.block().min(MOST);
+        let own = layout.own();
+        let mut fold = Fold::new(self.own_blocks(&layout));
+        let mut states = vec![(); own.len().div_ceil(step)];
         self.for_panels(
-            Phase::Weights,
-            x.rows().div_ceil(step),
-            |p| {
-                let rows = p * step..((p + 1) * step).min(x.rows());
+            &Meter::whole(Phase::Weights),
+            own.start / step..own.end.div_ceil(step),
+            &mut states,
+            |p, ()| {
+                let rows = p * step..((p + 1) * step).min(own.end);
+                let (mut x_rows, mut z_rows, mut g_rows) = (Vec::new(), Vec::new(), Vec::new());
+                let (z, g) = (z.panel(&rows, &mut z_rows)?, g.panel(&rows, &mut g_rows)?);
                 let mut tangent = vec![T::default(); rows.len() * r];
-                for (i, out) in rows.clone().zip(tangent.chunks_exact_mut(r.max(1))) {
+                let each = z.chunks_exact(r.max(1)).zip(g.chunks_exact(r.max(1)));
+                for ((i, out), (z, g)) in rows.clone().zip(tangent.chunks_exact_mut(r.max(1))).zip(each) {
                     if norms[i] <= NORM_CUT {
                         continue;
                     }
-                    let (z, g) = (z.row(i), g.row(i));
                     let along: f64 = z.iter().zip(g).map(|(z, g)| z.as_f64() * g.as_f64()).sum();
                     let scale = 1.0 / norms[i];
                     for ((out, z), g) in out.iter_mut().zip(z).zip(g) {
@@ -46,15 +52,17 @@ impl<T: Real> Cpu<T> {
                     }
                 }
                 let mut part = vec![T::default(); r * d];
-                let (x, m) = (x.panel(&rows), rows.len());
+                let (x, m) = (x.panel(&rows, &mut x_rows)?, rows.len());
                 gemm_tn(r, d, m, T::of(0.0), &mut part, d, T::of(1.0), &tangent, r, x, d);
-                Ok(part)
+                Ok((p * step / layout.block(), part))
             },
-            |part| {
-                out.iter_mut().zip(&part).for_each(|(o, v)| *o += v.as_f64());
+            |(block, part)| {
+                let sum = fold.block(block, || vec![0.0; r * d], add);
+                sum.iter_mut().zip(&part).for_each(|(o, v)| *o += v.as_f64());
                 Ok(())
             },
         )?;
+        let out = self.group.sum(fold, r * d)?;
         Ok(Mat::from_fn(r, d, |k, j| out[k * d + j]))
     }
 }

@@ -3,18 +3,22 @@
 //!
 //! Tiles hold `-S`, whose negatives are >= 0; the sign returns at the end.
 
-use super::Cpu;
 use super::gemm::{gemm_nn, gemm_tn};
 use super::matrix::Matrix;
+use super::ranks::{Columns, Lookup, PIECE, TileSums, Window};
 use super::simd::AdditiveKind;
 use super::statistics::{ColumnLayers, safe_exponent};
-use super::tiles::{Panel, Scratch, Source, Tiles};
+use super::tiles::{Panel, Scratch, Source, Tiles, product};
+use super::{Cpu, Meter, add};
+use crate::backend::plan::TILE;
+use crate::comm::Fold;
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 use crate::real::Real;
 use crate::weights::{Weights, exceptions_of_row};
 use faer::Mat;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// The additive member as the micro-kernels take it.
@@ -88,13 +92,14 @@ impl<'a, T: Real> Negated<'a, T> {
     fn fill(
         &self,
         panel: &Panel<'_, T>,
+        zy: Option<&Window<'_, T>>,
         range: &Range<usize>,
         scratch: &mut Scratch<T>,
         pushes: &mut Vec<T>,
-    ) {
+    ) -> Result<()> {
         let (loss, plan, w) = (self.tiles.loss, &self.tiles.plan, self.w);
         let (m, n) = (panel.rows.len(), range.len());
-        self.tiles.fill_negatives(panel, range, scratch);
+        self.tiles.fill_negatives(panel, zy, range, scratch)?;
         let scale = T::of(1.0 / loss.tau);
         let tile = &mut scratch.tile;
         match &self.coefficients {
@@ -144,78 +149,100 @@ impl<'a, T: Real> Negated<'a, T> {
                 scratch.tile[li * n + lj] = T::of(-w.exception(i, j, s.as_f64()));
             }
         }
+        Ok(())
     }
 
-    /// Calls `f(local row, column sample, -S_ij)` for the exceptions of a panel that tiles leave out.
-    fn for_exceptions(&self, rows: &Range<usize>, mut f: impl FnMut(usize, usize, T)) {
-        if self.positives_inline() {
-            return;
-        }
-        for (li, position) in rows.clone().enumerate() {
-            let i = self.tiles.plan.row_id(position);
-            for j in exceptions_of_row(self.tiles.loss, &self.tiles.positives, i) {
-                f(li, j, T::of(-self.w.exception(i, j, self.tiles.source.pair(i, j))));
-            }
-        }
-    }
-
-    /// `sum_j v_j` and `sum_j beta_j v_j`, when all similarities are 0.
-    fn flat_sums(&self, v: &Matrix<T>) -> Option<[Vec<f64>; 2]> {
-        let Coefficients::Flat { beta, .. } = &self.coefficients else { return None };
-        let mut sums = [vec![0.0; v.cols()], vec![0.0; v.cols()]];
-        for (position, beta) in beta.iter().enumerate() {
-            let row = v.row(self.tiles.plan.col_id(position));
-            for (k, value) in row.iter().enumerate() {
-                sums[0][k] += value.as_f64();
-                sums[1][k] += beta.as_f64() * value.as_f64();
-            }
-        }
-        Some(sums)
-    }
-
-    /// `-S V` on the rows of panel `p` when all similarities are 0: `-S` is `alpha 1^T + 1 beta^T` off the exceptions.
-    fn contract_flat(&self, rows: Range<usize>, v: &Matrix<T>, sums: &[Vec<f64>; 2]) -> Vec<T> {
-        let Coefficients::Flat { alpha, beta } = &self.coefficients else { return Vec::new() };
-        let (plan, loss) = (&self.tiles.plan, self.tiles.loss);
-        let mut out = Vec::with_capacity(rows.len() * v.cols());
-        let mut row = vec![0.0; v.cols()];
-        for position in rows {
-            let (i, alpha) = (plan.row_id(position), alpha[position].as_f64());
-            row.iter_mut().enumerate().for_each(|(k, o)| *o = alpha * sums[0][k] + sums[1][k]);
-            for j in exceptions_of_row(loss, &self.tiles.positives, i) {
-                let weight = -self.w.exception(i, j, 0.0) - alpha - beta[plan.col_position(j)].as_f64();
-                row.iter_mut().zip(v.row(j)).for_each(|(o, v)| *o += weight * v.as_f64());
-            }
-            out.extend(row.iter().map(|&o| T::of(o)));
-        }
-        out
-    }
-
-    /// `-S V` on the rows of panel `p` (`rows x d`, row-major); `flat` are `V`'s [`flat_sums`](Self::flat_sums).
-    fn contract_panel(
+    /// Adds `-S V` of one panel of rows over some of the columns to `out` (`rows x d`, row-major).
+    fn contract_tiles(
         &self,
         p: usize,
-        v: &Matrix<T>,
-        flat: Option<&[Vec<f64>; 2]>,
-    ) -> (Range<usize>, Vec<T>) {
-        let (plan, d) = (&self.tiles.plan, v.cols());
-        if let Some(sums) = flat {
-            return (plan.panel(p), self.contract_flat(plan.panel(p), v, sums));
-        }
+        zx: Option<&Window<'_, T>>,
+        columns: &Columns<'_, T>,
+        out: &mut [T],
+    ) -> Result<()> {
         let (mut rows_z, mut scratch, mut pushes) = (Vec::new(), Scratch::default(), Vec::new());
-        let panel = self.tiles.panel(p, &mut rows_z);
-        let mut out = vec![T::default(); panel.rows.len() * d];
-        let mut gathered = Vec::new();
-        for range in plan.tiles(p) {
-            self.fill(&panel, &range, &mut scratch, &mut pushes);
-            let (m, n) = (panel.rows.len(), range.len());
-            let v = v.gather(plan.y_ids(), &range, &mut gathered);
-            gemm_nn(m, d, n, T::of(1.0), &mut out, d, T::of(1.0), &scratch.tile, n, v, d);
+        let panel = self.tiles.panel(p, zx, &mut rows_z)?;
+        let (m, mut gathered) = (panel.rows.len(), Vec::new());
+        let d = out.len() / m.max(1);
+        for range in self.tiles.plan.tiles_in(p, &columns.range) {
+            self.fill(&panel, columns.z(), &range, &mut scratch, &mut pushes)?;
+            let n = range.len();
+            let v = columns.values(&range, &mut gathered)?;
+            gemm_nn(m, d, n, T::of(1.0), out, d, T::of(1.0), &scratch.tile, n, v, d);
         }
-        self.for_exceptions(&panel.rows, |li, j, weight| {
-            axpy(weight, v.row(j), &mut out[li * d..(li + 1) * d]);
-        });
-        (panel.rows.clone(), out)
+        Ok(())
+    }
+
+    /// `-S V` on a panel of rows when all similarities are 0: `-S` is `alpha 1^T + 1 beta^T` off the exceptions. `sums` are
+    /// `sum_j v_j` and `sum_j beta_j v_j`.
+    fn contract_flat(
+        &self,
+        rows: Range<usize>,
+        v: &Lookup<'_, T>,
+        sums: &[f64],
+        out: &mut [T],
+    ) -> Result<()> {
+        let Coefficients::Flat { alpha, beta } = &self.coefficients else { return Ok(()) };
+        let (loss, d) = (self.tiles.loss, sums.len() / 2);
+        let (mut row, mut scratch) = (vec![0.0; d], Vec::new());
+        for (i, out) in rows.zip(out.chunks_exact_mut(d.max(1))) {
+            let alpha = alpha[i].as_f64();
+            row.iter_mut().enumerate().for_each(|(k, o)| *o = alpha * sums[k] + sums[d + k]);
+            for j in exceptions_of_row(loss, &self.tiles.positives, i) {
+                let weight = -self.w.exception(i, j, 0.0) - alpha - beta[j].as_f64();
+                row.iter_mut().zip(v.row(j, &mut scratch)?).for_each(|(o, v)| *o += weight * v.as_f64());
+            }
+            out.iter_mut().zip(&row).for_each(|(out, &o)| *out = T::of(o));
+        }
+        Ok(())
+    }
+}
+
+/// What the exceptions of some rows need where tiles leave them out: the columns' embeddings and values.
+struct Apart<'a, T: Real> {
+    w: &'a Weights,
+    z: Option<Lookup<'a, T>>,
+    v: Lookup<'a, T>,
+}
+
+impl<'a, T: Real> Apart<'a, T> {
+    /// Of the row positions `rows`. A collective.
+    fn new(
+        cpu: &Cpu<T>,
+        tiles: &Tiles<'a, T>,
+        w: &'a Weights,
+        v: &'a Matrix<T>,
+        rows: Range<usize>,
+    ) -> Result<Self> {
+        let wanted = || {
+            rows.clone().flat_map(|position| {
+                exceptions_of_row(tiles.loss, &tiles.positives, tiles.plan.row_id(position))
+            })
+        };
+        let z = match tiles.source.embeddings() {
+            Some((_, zy)) => Some(cpu.lookup(zy, wanted())?),
+            None => None,
+        };
+        Ok(Self { w, z, v: cpu.lookup(v, wanted())? })
+    }
+
+    /// Adds `-S_ij v_j` of the exceptions of the row positions `rows`, whose embeddings `z` are.
+    fn add(&self, tiles: &Tiles<'_, T>, rows: Range<usize>, z: &[T], out: &mut [T]) -> Result<()> {
+        let d = out.len() / rows.len().max(1);
+        let r = z.len() / rows.len().max(1);
+        let (mut z_row, mut v_row) = (Vec::new(), Vec::new());
+        for (li, position) in rows.enumerate() {
+            let i = tiles.plan.row_id(position);
+            for j in exceptions_of_row(tiles.loss, &tiles.positives, i) {
+                let s = match (&self.z, &tiles.source) {
+                    (Some(zy), _) => product(&z[li * r..(li + 1) * r], zy.row(j, &mut z_row)?),
+                    (None, source) => source.entry(i, j)?,
+                };
+                let weight = T::of(-self.w.exception(i, j, s));
+                axpy(weight, self.v.row(j, &mut v_row)?, &mut out[li * d..(li + 1) * d]);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -224,29 +251,161 @@ fn axpy<T: Real>(a: T, x: &[T], y: &mut [T]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(y.as_f64() + a * x.as_f64()));
 }
 
+/// Rows whose products with all columns are held at once where the columns do not stay.
+const HELD: usize = 65_536;
+
 impl<T: Real> Cpu<T> {
-    /// `S V`.
-    pub(super) fn contract(&self, tiles: &Tiles<'_, T>, w: &Weights, v: &Matrix<T>) -> Result<Matrix<T>> {
-        let negated = Negated::new(tiles, w);
-        let (d, flat) = (v.cols(), negated.flat_sums(v));
-        let mut out = self.zeros(tiles.positives.n_x(), d)?;
+    /// `sum_j v_j` and `sum_j beta_j v_j`, when all similarities are 0.
+    fn flat_sums(&self, negated: &Negated<'_, T>, v: &Matrix<T>) -> Result<Option<Vec<f64>>> {
+        let Coefficients::Flat { beta, .. } = &negated.coefficients else { return Ok(None) };
+        let (layout, d) = (self.layout(v.rows(), TILE), v.cols());
+        let own = layout.own();
+        let mut fold = Fold::new(self.own_blocks(&layout));
         self.for_panels(
-            Phase::Weights,
-            tiles.plan.panels(),
-            |p| Ok(negated.contract_panel(p, v, flat.as_ref())),
-            |(rows, part)| {
-                for (position, row) in rows.zip(part.chunks_exact(d.max(1))) {
-                    let i = tiles.plan.row_id(position);
-                    let out = &mut out.data_mut()[i * d..(i + 1) * d];
-                    out.iter_mut().zip(row).for_each(|(o, &v)| *o = T::of(-v.as_f64()));
+            &Meter::quiet(Phase::Weights),
+            own.start / TILE..own.end.div_ceil(TILE),
+            &mut vec![(); own.len().div_ceil(TILE)],
+            |p, ()| {
+                let rows = p * TILE..((p + 1) * TILE).min(own.end);
+                let mut scratch = Vec::new();
+                let values = v.panel(&rows, &mut scratch)?;
+                let mut sums = vec![0.0; 2 * d];
+                for (row, beta) in values.chunks_exact(d.max(1)).zip(&beta[rows]) {
+                    for (k, value) in row.iter().enumerate() {
+                        sums[k] += value.as_f64();
+                        sums[d + k] += beta.as_f64() * value.as_f64();
+                    }
                 }
+                Ok((p * TILE / layout.block(), sums))
+            },
+            |(block, part)| {
+                let sums = fold.block(block, || vec![0.0; 2 * d], add);
+                sums.iter_mut().zip(part).for_each(|(a, b)| *a += b);
                 Ok(())
             },
         )?;
+        self.group.sum(fold, 2 * d).map(Some)
+    }
+
+    /// `-S V` on all rows of this rank, panel by panel: `finish(panel, rows, -S V there)` runs in parallel, `fold` in order
+    /// of panels.
+    fn contract_rows<B: Send>(
+        &self,
+        tiles: &Tiles<'_, T>,
+        w: &Weights,
+        v: &Matrix<T>,
+        finish: impl Fn(Range<usize>, &mut Vec<T>) -> Result<B> + Sync + Send,
+        mut fold: impl FnMut(usize, B) -> Result<()> + Send,
+    ) -> Result<()> {
+        let negated = Negated::new(tiles, w);
+        let (plan, d) = (&tiles.plan, v.cols());
+        let flat = self.flat_sums(&negated, v)?;
+        let panels = self.own_panels(plan);
+        // Where all columns are here, a wave of panels sees them all at once; where they stream past, many rows must
+        // share a stream.
+        let mut matrices: Vec<&Matrix<T>> = tiles.source.embeddings().map(|(_, zy)| zy).into_iter().collect();
+        matrices.push(v);
+        let here = self.group.is_single() && matrices.iter().all(|m| m.is_resident());
+        let held = if here || (self.group.is_single() && plan.is_sampled()) {
+            self.threads()
+        } else {
+            HELD.div_ceil(plan.tile())
+        };
+        let most = self.rows_of(plan).most().div_ceil(plan.tile());
+        let stages = most.div_ceil(held);
+        let zx = match tiles.source.embeddings() {
+            Some((zx, _)) => Some(self.row_window(plan, zx)?),
+            None => None,
+        };
+        let zx = zx.as_ref();
+        for stage in 0..stages {
+            let first = (panels.start + stage * held).min(panels.end);
+            let panels = first..(first + held).min(panels.end);
+            let rows = panels.start * plan.tile()..(panels.end * plan.tile()).min(plan.n_x());
+            let mut states: Vec<Vec<T>> =
+                panels.clone().map(|p| vec![T::default(); plan.panel(p).len() * d]).collect();
+            if let Some(sums) = &flat {
+                let wanted = rows.flat_map(|i| exceptions_of_row(tiles.loss, &tiles.positives, i));
+                let v = self.lookup(v, wanted)?;
+                let work = |p: usize, out: &mut Vec<T>| {
+                    negated.contract_flat(plan.panel(p), &v, sums, out)?;
+                    Ok((p, finish(plan.panel(p), out)?))
+                };
+                let meter = Meter { phase: Phase::Weights, done: stage, of: stages, quiet: false };
+                self.for_panels(&meter, panels, &mut states, work, |(p, part)| fold(p, part))?;
+                continue;
+            }
+            let apart = match negated.positives_inline() {
+                true => None,
+                false => Some(Apart::new(self, tiles, w, v, rows)?),
+            };
+            let state = &mut (&mut states, &mut fold);
+            self.columns(
+                Phase::Weights,
+                (stage, stages),
+                tiles,
+                panels.clone(),
+                &matrices,
+                usize::MAX,
+                state,
+                |(states, fold), columns, meter| {
+                    let work = |p: usize, out: &mut Vec<T>| {
+                        negated.contract_tiles(p, zx, columns, out)?;
+                        if !columns.last {
+                            return Ok(None);
+                        }
+                        if let Some(apart) = &apart {
+                            let mut scratch = Vec::new();
+                            let z = zx.map_or(Ok(&[][..]), |zx| zx.get(&plan.panel(p), &mut scratch))?;
+                            apart.add(tiles, plan.panel(p), z, out)?;
+                        }
+                        let part = finish(plan.panel(p), out)?;
+                        // Done with: what follows holds its own.
+                        *out = Vec::new();
+                        Ok(Some((p, part)))
+                    };
+                    self.for_panels(meter, panels.clone(), states, work, |part| match part {
+                        Some((p, part)) => fold(p, part),
+                        None => Ok(()),
+                    })
+                },
+                |_, _| Ok(()),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// `S V`.
+    pub(super) fn contract(&self, tiles: &Tiles<'_, T>, w: &Weights, v: &Matrix<T>) -> Result<Matrix<T>> {
+        let (plan, d) = (&tiles.plan, v.cols());
+        let own = self.rows_of(plan).own();
+        let negate = |part: &[T], out: &mut [T]| {
+            out.iter_mut().zip(part).for_each(|(o, &v)| *o = T::of(-v.as_f64()));
+        };
+        let finish = |_: Range<usize>, out: &mut Vec<T>| Ok(std::mem::take(out));
+        if plan.is_sampled() && !self.group.is_single() {
+            let mut rows = vec![T::default(); own.len() * d];
+            self.contract_rows(tiles, w, v, finish, |p, part| {
+                let first = (plan.panel(p).start - own.start) * d;
+                negate(&part, &mut rows[first..first + part.len()]);
+                Ok(())
+            })?;
+            let ids = plan.x_ids().unwrap_or_default();
+            return self.place(plan.n_x(), d, &ids[own], rows);
+        }
+        let mut out = self.zeros(plan.n_x(), d)?;
+        let first = out.own().start;
+        self.contract_rows(tiles, w, v, finish, |p, part| {
+            for (position, row) in plan.panel(p).zip(part.chunks_exact(d.max(1))) {
+                let i = plan.row_id(position) - first;
+                negate(row, &mut out.data_mut()[i * d..(i + 1) * d]);
+            }
+            Ok(())
+        })?;
         Ok(out)
     }
 
-    /// `X^T S Y`, contracting `Y` first: panels' products are added in float64 in panel order.
+    /// `X^T S Y`, contracting `Y` first: panels' products are added in float64 in a fixed order.
     pub(super) fn contract_both(
         &self,
         tiles: &Tiles<'_, T>,
@@ -254,30 +413,29 @@ impl<T: Real> Cpu<T> {
         x: &Matrix<T>,
         y: &Matrix<T>,
     ) -> Result<Mat<f64>> {
-        let negated = Negated::new(tiles, w);
-        let (d1, d2, flat) = (x.cols(), y.cols(), negated.flat_sums(y));
-        let mut c = Mat::<f64>::zeros(d1, d2);
-        self.for_panels(
-            Phase::Weights,
-            tiles.plan.panels(),
-            |p| {
-                let (rows, sy) = negated.contract_panel(p, y, flat.as_ref());
+        let (plan, d1, d2) = (&tiles.plan, x.cols(), y.cols());
+        let layout = self.rows_of(plan);
+        let window = self.row_window(plan, x)?;
+        let mut c = Fold::new(self.own_blocks(&layout));
+        self.contract_rows(
+            tiles,
+            w,
+            y,
+            |rows, sy| {
                 let mut gathered = Vec::new();
-                let x = x.gather(tiles.plan.x_ids(), &rows, &mut gathered);
+                let x = window.get(&rows, &mut gathered)?;
                 let mut part = vec![T::default(); d1 * d2];
-                gemm_tn(d1, d2, rows.len(), T::of(0.0), &mut part, d2, T::of(1.0), x, d1, &sy, d2);
+                gemm_tn(d1, d2, rows.len(), T::of(0.0), &mut part, d2, T::of(1.0), x, d1, sy, d2);
                 Ok(part)
             },
-            |part| {
-                for j in 0..d2 {
-                    for (i, c) in c.col_mut(j).iter_mut().enumerate() {
-                        *c -= part[i * d2 + j].as_f64();
-                    }
-                }
+            |p, part| {
+                let sum = c.block(p * plan.tile() / layout.block(), || vec![0.0; d1 * d2], add);
+                sum.iter_mut().zip(&part).for_each(|(c, v)| *c -= v.as_f64());
                 Ok(())
             },
         )?;
-        Ok(c)
+        let c = self.group.sum(c, d1 * d2)?;
+        Ok(Mat::from_fn(d1, d2, |i, j| c[i * d2 + j]))
     }
 
     /// `-S Z_y` and `-S^T Z_x` from one visit of every tile.
@@ -290,90 +448,167 @@ impl<T: Real> Cpu<T> {
     ) -> Result<(Matrix<T>, Matrix<T>)> {
         let negated = Negated::new(tiles, w);
         let (plan, r) = (&tiles.plan, zx.cols());
-        let (mut gx, mut gy) = (self.zeros(zx.rows(), r)?, self.zeros(zy.rows(), r)?);
-        self.for_panels(
+        let (layout, panels) = (self.rows_of(plan), self.own_panels(plan));
+        let own = layout.own();
+        let (window, blocks) = (self.row_window(plan, zx)?, self.own_blocks(&layout));
+        let sum = |a: T, b: T| T::of(a.as_f64() + b.as_f64());
+        // By position; sums over rows of S^T Z_x are finished piece by piece of the columns.
+        let mut gx: Vec<Vec<T>> =
+            panels.clone().map(|p| vec![T::default(); plan.panel(p).len() * r]).collect();
+        let owned = self.layout(plan.n_y(), plan.tile()).own();
+        let mut gy = vec![T::default(); owned.len() * r];
+        let state = &mut (&mut gx, TileSums::new(blocks.clone()), &mut gy);
+        self.columns(
             Phase::Weights,
-            plan.panels(),
-            |p| {
-                let (mut rows_z, mut scratch, mut pushes) = (Vec::new(), Scratch::default(), Vec::new());
-                let panel = tiles.panel(p, &mut rows_z);
-                let (mut x_rows, mut y_rows) = (Vec::new(), Vec::new());
-                let zx = zx.gather(plan.x_ids(), &panel.rows, &mut x_rows);
-                let m = panel.rows.len();
-                let mut out = vec![T::default(); m * r];
-                let mut cols = Vec::new();
-                for range in plan.tiles(p) {
-                    negated.fill(&panel, &range, &mut scratch, &mut pushes);
-                    let n = range.len();
-                    let y = zy.gather(plan.y_ids(), &range, &mut y_rows);
-                    gemm_nn(m, r, n, T::of(1.0), &mut out, r, T::of(1.0), &scratch.tile, n, y, r);
-                    let mut part = vec![T::default(); n * r];
-                    gemm_tn(n, r, m, T::of(0.0), &mut part, r, T::of(1.0), &scratch.tile, n, zx, r);
-                    cols.push((range, part));
-                }
-                let mut pairs = Vec::new();
-                negated.for_exceptions(&panel.rows, |li, j, weight| {
-                    axpy(weight, zy.row(j), &mut out[li * r..(li + 1) * r]);
-                    pairs.push((li, j, weight));
-                });
-                Ok((panel.rows.clone(), out, cols, pairs))
-            },
-            |(rows, out, cols, pairs)| {
-                for (position, row) in rows.clone().zip(out.chunks_exact(r.max(1))) {
-                    let i = plan.row_id(position);
-                    gx.data_mut()[i * r..(i + 1) * r].copy_from_slice(row);
-                }
-                for (range, part) in cols {
-                    for (position, row) in range.zip(part.chunks_exact(r.max(1))) {
-                        let j = plan.col_id(position);
-                        axpy(T::of(1.0), row, &mut gy.data_mut()[j * r..(j + 1) * r]);
+            (0, 1),
+            tiles,
+            panels.clone(),
+            &[zy],
+            PIECE,
+            state,
+            |(gx, sums, _), columns, meter| {
+                let work = |p: usize, out: &mut Vec<T>| {
+                    let (mut rows_z, mut scratch, mut pushes) = (Vec::new(), Scratch::default(), Vec::new());
+                    let mut cols = Vec::new();
+                    if !plan.meets(p, &columns.range) {
+                        return Ok((p, cols));
                     }
-                }
-                for (li, j, weight) in pairs {
-                    let i = plan.row_id(rows.start + li);
-                    axpy(weight, zx.row(i), &mut gy.data_mut()[j * r..(j + 1) * r]);
+                    let panel = tiles.panel(p, Some(&window), &mut rows_z)?;
+                    let (m, mut y_rows) = (panel.rows.len(), Vec::new());
+                    for range in plan.tiles_in(p, &columns.range) {
+                        negated.fill(&panel, columns.z(), &range, &mut scratch, &mut pushes)?;
+                        let n = range.len();
+                        let y = columns.values(&range, &mut y_rows)?;
+                        gemm_nn(m, r, n, T::of(1.0), out, r, T::of(1.0), &scratch.tile, n, y, r);
+                        let mut part = vec![T::default(); n * r];
+                        gemm_tn(n, r, m, T::of(0.0), &mut part, r, T::of(1.0), &scratch.tile, n, panel.z, r);
+                        cols.push((range, part));
+                    }
+                    Ok((p, cols))
+                };
+                self.for_panels(meter, panels.clone(), gx, work, |(p, cols)| {
+                    let block = p * plan.tile() / layout.block();
+                    cols.into_iter().for_each(|(range, part)| sums.add(block, range, part, sum));
+                    Ok(())
+                })
+            },
+            |(_, sums, gy), _| {
+                let done = std::mem::replace(sums, TileSums::new(blocks.clone()));
+                for (range, part) in self.finish_tiles(plan, done, sum)? {
+                    gy[(range.start - owned.start) * r..(range.end - owned.start) * r].copy_from_slice(&part);
                 }
                 Ok(())
             },
         )?;
-        Ok((gx, gy))
+        let mut gx = gx.concat();
+        if !negated.positives_inline() {
+            self.add_apart(tiles, w, zx, zy, own.clone(), &mut gx)?;
+            let (tiles, w) = (tiles.transposed(), w.transposed());
+            self.add_apart(&tiles, &w, zy, zx, owned.clone(), &mut gy)?;
+        }
+        Ok((
+            self.by_sample(plan.n_x(), r, plan.x_ids(), own, gx)?,
+            self.by_sample(plan.n_y(), r, plan.y_ids(), owned, gy)?,
+        ))
     }
 
-    /// `S` itself.
+    /// Adds the exceptions' share of `-S Z_y` to the row positions `own`.
+    fn add_apart(
+        &self,
+        tiles: &Tiles<'_, T>,
+        w: &Weights,
+        zx: &Matrix<T>,
+        zy: &Matrix<T>,
+        own: Range<usize>,
+        out: &mut [T],
+    ) -> Result<()> {
+        let (plan, r) = (&tiles.plan, zx.cols());
+        let apart = Apart::new(self, tiles, w, zy, own.clone())?;
+        let window = self.row_window(plan, zx)?;
+        let step = plan.tile();
+        self.install(|| {
+            out.par_chunks_mut((step * r).max(1)).enumerate().try_for_each(|(p, out)| {
+                let start = own.start + p * step;
+                let rows = start..(start + step).min(own.end);
+                let mut scratch = Vec::new();
+                apart.add(tiles, rows.clone(), window.get(&rows, &mut scratch)?, out)
+            })
+        })
+    }
+
+    /// The matrix of rows given by position in an order.
+    fn by_sample(
+        &self,
+        n: usize,
+        r: usize,
+        ids: Option<&[u32]>,
+        own: Range<usize>,
+        rows: Vec<T>,
+    ) -> Result<Matrix<T>> {
+        match ids {
+            Some(ids) => self.place(n, r, &ids[own], rows),
+            None => {
+                let mut out = self.zeros(n, r)?;
+                out.data_mut().copy_from_slice(&rows);
+                Ok(out)
+            }
+        }
+    }
+
+    /// `S` itself, on every rank.
     pub(super) fn contract_dense(&self, tiles: &Tiles<'_, T>, w: &Weights) -> Result<Mat<f64>> {
         let negated = Negated::new(tiles, w);
-        let plan = &tiles.plan;
-        let mut out = Mat::<f64>::zeros(tiles.positives.n_x(), tiles.positives.n_y());
-        self.for_panels(
+        let (plan, n_y) = (&tiles.plan, tiles.positives.n_y());
+        let panels = self.own_panels(plan);
+        let (zx, items) = match tiles.source.embeddings() {
+            Some((zx, zy)) => (Some(self.row_window(plan, zx)?), vec![zy]),
+            None => (None, Vec::new()),
+        };
+        let mut states: Vec<Vec<f64>> =
+            panels.clone().map(|p| vec![0.0; plan.panel(p).len() * n_y]).collect();
+        self.columns(
             Phase::Weights,
-            plan.panels(),
-            |p| {
-                let (mut rows_z, mut scratch, mut pushes) = (Vec::new(), Scratch::default(), Vec::new());
-                let panel = tiles.panel(p, &mut rows_z);
-                let mut parts = Vec::new();
-                for range in plan.tiles(p) {
-                    negated.fill(&panel, &range, &mut scratch, &mut pushes);
-                    parts.push((range, scratch.tile.clone()));
-                }
-                let mut pairs = Vec::new();
-                negated.for_exceptions(&panel.rows, |li, j, weight| pairs.push((li, j, weight)));
-                Ok((panel.rows.clone(), parts, pairs))
-            },
-            |(rows, parts, pairs)| {
-                for (range, tile) in parts {
-                    let n = range.len();
-                    for (li, i) in rows.clone().enumerate() {
-                        for (lj, j) in range.clone().enumerate() {
-                            out[(plan.row_id(i), plan.col_id(j))] = -tile[li * n + lj].as_f64();
+            (0, 1),
+            tiles,
+            panels.clone(),
+            &items,
+            usize::MAX,
+            &mut states,
+            |states, columns, meter| {
+                let work = |p: usize, out: &mut Vec<f64>| {
+                    let (mut rows_z, mut scratch, mut pushes) = (Vec::new(), Scratch::default(), Vec::new());
+                    let panel = tiles.panel(p, zx.as_ref(), &mut rows_z)?;
+                    for range in plan.tiles_in(p, &columns.range) {
+                        negated.fill(&panel, columns.z(), &range, &mut scratch, &mut pushes)?;
+                        for (out, tile) in
+                            out.chunks_exact_mut(n_y).zip(scratch.tile.chunks_exact(range.len()))
+                        {
+                            for (j, value) in range.clone().zip(tile) {
+                                out[plan.col_id(j)] = -value.as_f64();
+                            }
                         }
                     }
-                }
-                for (li, j, weight) in pairs {
-                    out[(plan.row_id(rows.start + li), j)] = -weight.as_f64();
-                }
-                Ok(())
+                    Ok(())
+                };
+                self.for_panels(meter, panels.clone(), states, work, Ok)
             },
+            |_, _| Ok(()),
         )?;
+        let rows = self.group.concat(states.concat())?;
+        let mut out = Mat::<f64>::zeros(plan.n_x(), n_y);
+        for (position, row) in rows.chunks_exact(n_y.max(1)).enumerate() {
+            let i = plan.row_id(position);
+            row.iter().enumerate().for_each(|(j, &v)| out[(i, j)] = v);
+        }
+        if !negated.positives_inline() {
+            let pairs = self.pair_similarities(tiles, true)?;
+            let mut pairs = pairs.into_iter();
+            for i in 0..plan.n_x() {
+                for (j, s) in exceptions_of_row(tiles.loss, &tiles.positives, i).zip(&mut pairs) {
+                    out[(i, j)] = T::of(w.exception(i, j, s)).as_f64();
+                }
+            }
+        }
         Ok(out)
     }
 }

@@ -155,11 +155,13 @@ mod tests {
     fn matrices_live_in_lent_memory_and_its_end_is_an_error() {
         let memory = Arc::new(Counted { left: AtomicUsize::new(1) });
         let account = Arc::new(Account::new(None, Some(memory)));
-        let mut m = Matrix::<f32>::zeros(3, 5, &account).unwrap();
+        let mut m = Matrix::<f32>::zeros(3, 5, 0..3, &account).unwrap();
         m.data_mut()[14] = 2.0;
-        assert_eq!((m.row(2)[4], m.as_slice().len()), (2.0, 15));
+        let mut scratch = Vec::new();
+        assert_eq!(m.panel(&(0..3), &mut scratch).unwrap().len(), 15);
+        assert_eq!(m.row(2, &mut scratch).unwrap()[4], 2.0);
         assert_eq!(account.read(), (60, 60));
-        let refused = Matrix::<f64>::zeros(2, 2, &account);
+        let refused = Matrix::<f64>::zeros(2, 2, 0..2, &account);
         assert!(matches!(refused, Err(Error::OutOfMemory { needed: 32, .. })));
         assert_eq!(account.read().0, 60);
         drop(m);

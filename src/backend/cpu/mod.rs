@@ -1,13 +1,15 @@
 //! The CPU backend: the default without a GPU, and in `f64` the oracle of the tests.
 //!
-//! Work is cut into panels of 512 rows that run in parallel; what panels produce is added in panel order, so results
-//! do not depend on the number of threads.
+//! Work is cut into panels of 512 rows that run in parallel; what panels produce is added in a fixed order, so results
+//! depend neither on the number of threads nor on the number of ranks. With several ranks a matrix holds some of the
+//! rows on each; columns stream past all of them in order ([`ranks`]).
 
 mod backward;
 mod contract;
 pub mod gemm;
 mod matrix;
 mod memory;
+mod ranks;
 mod search;
 pub mod simd;
 mod statistics;
@@ -18,10 +20,11 @@ pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
 use crate::backend::plan::{Plan, TILE};
-use crate::backend::{Backend, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
+use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
-use crate::io::RowSource;
+use crate::io::{RowSource, check_rows};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -33,7 +36,7 @@ use gemm::{gemm_nt, gemm_tn};
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tiles::{Source, Tiles};
 
 /// The CPU backend computing in `T`.
@@ -42,6 +45,7 @@ pub struct Cpu<T> {
     pool: Arc<rayon::ThreadPool>,
     control: Arc<Control>,
     account: Arc<memory::Account>,
+    group: Group,
     bf16: bool,
     real: PhantomData<T>,
 }
@@ -49,8 +53,33 @@ pub struct Cpu<T> {
 impl<T> Clone for Cpu<T> {
     fn clone(&self) -> Self {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
-        Self { pool, control, account, bf16: self.bf16, real: PhantomData }
+        Self { pool, control, account, group: self.group.clone(), bf16: self.bf16, real: PhantomData }
     }
+}
+
+/// Where the panels of a visit stand in the whole, for progress: part `done` of `of`.
+struct Meter {
+    phase: Phase,
+    done: usize,
+    of: usize,
+    /// Whoever calls reports.
+    quiet: bool,
+}
+
+impl Meter {
+    /// The panels are the whole.
+    fn whole(phase: Phase) -> Self {
+        Self { phase, done: 0, of: 1, quiet: false }
+    }
+
+    fn quiet(phase: Phase) -> Self {
+        Self { phase, done: 0, of: 1, quiet: true }
+    }
+}
+
+/// Adds the second sum to the first.
+fn add(a: &mut Vec<f64>, b: Vec<f64>) {
+    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
 }
 
 impl<T: Real> Cpu<T> {
@@ -73,7 +102,8 @@ impl<T: Real> Cpu<T> {
             .build()
             .map_err(|e| Error::invalid("threads", "a number of threads the system grants", e))?;
         let account = Arc::new(memory::Account::new(memory_limit, None));
-        Ok(Self { pool: Arc::new(pool), control, account, bf16: false, real: PhantomData })
+        let group = Group::single().clone();
+        Ok(Self { pool: Arc::new(pool), control, account, group, bf16: false, real: PhantomData })
     }
 
     /// Computes the similarities of S(gamma) from embeddings rounded to bfloat16: half the time of pass 1, and a relative
@@ -102,7 +132,13 @@ impl<T: Real> Cpu<T> {
     pub fn in_precision<U: Real>(&self) -> Cpu<U> {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
         // The reduced similarities exist in f32 only.
-        Cpu { pool, control, account, bf16: false, real: PhantomData }
+        Cpu { pool, control, account, group: self.group.clone(), bf16: false, real: PhantomData }
+    }
+
+    /// The same backend as one of the ranks of `group`: its matrices hold some of the rows, and every operation is a
+    /// collective, which all ranks call in the same order with the same arguments.
+    pub fn with_group(self, group: Group) -> Self {
+        Self { group, ..self }
     }
 
     /// Makes the peak of [`Backend::memory`] what is held now.
@@ -120,39 +156,49 @@ impl<T: Real> Cpu<T> {
         self.pool.install(f)
     }
 
+    /// Zeros in the rows that this rank holds of `rows`.
     fn zeros(&self, rows: usize, cols: usize) -> Result<Matrix<T>> {
-        Matrix::zeros(rows, cols, &self.account)
+        Matrix::zeros(rows, cols, self.layout(rows, TILE).own(), &self.account)
     }
 
-    /// Runs `work` on every panel in parallel, a wave of one panel a thread at a time, and `fold`s the results in
-    /// panel order on the calling thread. Reports progress and checks for cancellation between waves.
-    fn for_panels<A: Send>(
+    fn report(&self, phase: Phase, done: usize, total: usize) -> Result<()> {
+        let progress = Progress { phase, done: done as u64, total: total as u64, loss: f64::NAN };
+        self.control.report(progress)
+    }
+
+    /// Runs `work` on every panel and its state in parallel, a wave of one panel a thread at a time, and `fold`s the
+    /// results in panel order on the calling thread. Reports progress and checks for cancellation between waves.
+    fn for_panels<S: Send, A: Send>(
         &self,
-        phase: Phase,
-        panels: usize,
-        work: impl Fn(usize) -> Result<A> + Sync,
+        meter: &Meter,
+        panels: Range<usize>,
+        states: &mut [S],
+        work: impl Fn(usize, &mut S) -> Result<A> + Sync,
         mut fold: impl FnMut(A) -> Result<()>,
     ) -> Result<()> {
         let wave = self.threads();
-        let mut first = 0;
-        while first < panels {
-            let last = (first + wave).min(panels);
-            let parts: Vec<Result<A>> = if wave == 1 || last - first == 1 {
-                (first..last).map(&work).collect()
+        let total = panels.len();
+        for (k, states) in states.chunks_mut(wave).enumerate() {
+            let first = panels.start + k * wave;
+            let parts: Vec<Result<A>> = if states.len() == 1 {
+                states.iter_mut().map(|state| work(first, state)).collect()
             } else {
-                self.install(|| (first..last).into_par_iter().map(&work).collect())
+                self.install(|| {
+                    states.par_iter_mut().enumerate().map(|(i, state)| work(first + i, state)).collect()
+                })
             };
             for part in parts {
                 fold(part?)?;
             }
-            first = last;
-            let progress = Progress { phase, done: first as u64, total: panels as u64, loss: f64::NAN };
-            self.control.report(progress)?;
+            if !meter.quiet {
+                let done = meter.done * total + ((k + 1) * wave).min(total);
+                self.report(meter.phase, done, meter.of * total)?;
+            }
         }
         Ok(())
     }
 
-    /// A new `rows x cols` matrix made panel by panel: `fill(rows, panel)`.
+    /// A new matrix of `rows x cols` made panel by panel: `fill(rows, panel)`.
     fn build(
         &self,
         rows: usize,
@@ -160,10 +206,11 @@ impl<T: Real> Cpu<T> {
         fill: impl Fn(Range<usize>, &mut [T]) -> Result<()> + Sync,
     ) -> Result<Matrix<T>> {
         let mut out = self.zeros(rows, cols)?;
+        let first = out.own().start;
         if cols > 0 {
             self.install(|| {
                 out.data_mut().par_chunks_mut(TILE * cols).enumerate().try_for_each(|(p, panel)| {
-                    let start = p * TILE;
+                    let start = first + p * TILE;
                     fill(start..start + panel.len() / cols, panel)
                 })
             })?;
@@ -178,14 +225,38 @@ impl<T: Real> Cpu<T> {
         positives: &Positives,
         negatives: Negatives,
     ) -> Tiles<'a, T> {
+        // At zero all negatives are alike: there is nothing to sample.
+        let negatives = if matches!(s, Similarity::Zeros(..)) { Negatives::All } else { negatives };
         let plan = Plan::new(positives.n_x(), positives.n_y(), negatives);
         Tiles { source: Source::new(s), loss, positives: positives.clone(), plan, bf16: self.bf16 }
     }
 }
 
-/// A small host matrix as row-major `T`.
-fn row_major<T: Real>(w: MatRef<'_, f64>) -> Vec<T> {
-    (0..w.nrows()).flat_map(|i| (0..w.ncols()).map(move |j| T::of(w[(i, j)]))).collect()
+/// Rows of a Gram matrix that are computed at once.
+const GRAM_BLOCK: usize = 128;
+
+impl<T: Real> Cpu<T> {
+    /// A small host matrix as row-major `T`: that of rank 0, should the ranks' processors have rounded differently.
+    fn agreed(&self, w: MatRef<'_, f64>) -> Result<Vec<T>> {
+        let entries = |i: usize| (0..w.ncols()).map(move |j| T::of(w[(i, j)]));
+        let mut out: Vec<T> = (0..w.nrows()).flat_map(entries).collect();
+        self.group.broadcast(0, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same similarities, explicit ones on every rank as a whole.
+    fn whole<'a>(
+        &self,
+        s: Similarity<'a, Matrix<T>>,
+        hold: &'a mut Option<Matrix<T>>,
+    ) -> Result<Similarity<'a, Matrix<T>>> {
+        match s {
+            Similarity::Dense(s) if !self.group.is_single() => {
+                Ok(Similarity::Dense(hold.insert(self.complete(s)?)))
+            }
+            s => Ok(s),
+        }
+    }
 }
 
 impl<T: Real> Backend for Cpu<T> {
@@ -204,18 +275,61 @@ impl<T: Real> Backend for Cpu<T> {
         self.account.read()
     }
 
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
+        let all = 0..source.rows();
+        let rows = match self.group.any(source.held() != all)? {
+            true => source.held(),
+            false => self.layout(source.rows(), TILE).own(),
+        };
+        let zeros = self.install(|| check_rows(source, rows))?;
+        Ok(self.group.concat(vec![zeros as u64])?.into_iter().sum::<u64>() as usize)
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        match (self.bf16, T::EPSILON < 1e-10) {
+            (true, _) => Arithmetic::Bf16,
+            (false, true) => Arithmetic::F64,
+            (false, false) => Arithmetic::F32,
+        }
+    }
+
     fn load(&self, source: &dyn RowSource) -> Result<Matrix<T>> {
-        self.control.report(Progress { phase: Phase::Features, done: 0, total: 1, loss: f64::NAN })?;
-        self.build(source.rows(), source.cols(), |rows, panel| T::read_rows(source, rows.start, panel))
+        self.report(Phase::Features, 0, 1)?;
+        let (n, d) = (source.rows(), source.cols());
+        let (held, own) = (source.held(), self.layout(n, TILE).own());
+        let elsewhere = held.start > own.start || held.end < own.end;
+        if !self.group.any(elsewhere)? {
+            return self.build(n, d, |rows, panel| T::read_rows(source, rows.start, panel));
+        }
+        // Ranks brought rows of their own: everyone sends on what belongs elsewhere.
+        let mut mine = vec![T::default(); held.len() * d];
+        if !mine.is_empty() {
+            let first = held.start;
+            self.install(|| {
+                mine.par_chunks_mut(TILE * d)
+                    .enumerate()
+                    .try_for_each(|(p, panel)| T::read_rows(source, first + p * TILE, panel))
+            })?;
+        }
+        let ids: Vec<u32> = held.map(|i| i as u32).collect();
+        self.place(n, d, &ids, mine)
     }
 
     fn store(&self, x: &Matrix<T>, sink: &mut dyn FnMut(usize, &[f64]) -> Result<()>) -> Result<()> {
-        let mut panel = Vec::new();
-        for start in (0..x.rows()).step_by(TILE) {
-            let rows = start..(start + TILE).min(x.rows());
+        let (mut panel, mut scratch) = (Vec::new(), Vec::new());
+        for (owner, rows) in self.layout(x.rows(), TILE).pieces(TILE) {
             panel.clear();
-            panel.extend(x.panel(&rows).iter().map(|v| v.as_f64()));
-            sink(start, &panel)?;
+            if owner == self.group.rank() {
+                panel.extend(x.panel(&rows, &mut scratch)?.iter().map(|v| v.as_f64()));
+            } else {
+                panel.resize(rows.len() * x.cols(), 0.0);
+            }
+            self.group.broadcast(owner, &mut panel)?;
+            sink(rows.start, &panel)?;
         }
         Ok(())
     }
@@ -225,37 +339,47 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn rows(&self, x: &Matrix<T>, range: Range<usize>) -> Result<Matrix<T>> {
-        let mut out = self.zeros(range.len(), x.cols())?;
-        out.data_mut().copy_from_slice(x.panel(&range));
-        Ok(out)
+        let ids: Vec<u32> = range.map(|i| i as u32).collect();
+        self.select(x, &ids)
     }
 
     fn linear(&self, x: &Matrix<T>, w: MatRef<'_, f64>) -> Result<Matrix<T>> {
-        let (d, p, w) = (x.cols(), w.nrows(), row_major::<T>(w));
+        let (d, p, w) = (x.cols(), w.nrows(), self.agreed(w)?);
         self.build(x.rows(), p, |rows, panel| {
-            gemm_nt(rows.len(), p, d, T::of(0.0), panel, p, T::of(1.0), x.panel(&rows), d, &w, d);
+            let mut scratch = Vec::new();
+            let x = x.panel(&rows, &mut scratch)?;
+            gemm_nt(rows.len(), p, d, T::of(0.0), panel, p, T::of(1.0), x, d, &w, d);
             Ok(())
         })
     }
 
     fn encode(&self, x: &Matrix<T>, f: MatRef<'_, f64>) -> Result<(Matrix<T>, Vec<f64>)> {
-        let mut z = self.linear(x, f)?;
-        let r = z.cols();
-        let mut norms = vec![T::default(); z.rows()];
-        if r > 0 {
-            self.install(|| {
-                let panels = z.data_mut().par_chunks_mut(TILE * r).zip(norms.par_chunks_mut(TILE));
-                panels.for_each(|(z, norms)| T::normalize_rows(z, r, norms));
-            });
-        }
-        Ok((z, norms.into_iter().map(Real::as_f64).collect()))
+        let (d, r, f) = (x.cols(), f.nrows(), self.agreed(f)?);
+        let own = self.layout(x.rows(), TILE).own();
+        // Panels are filled in parallel, each with its part of the norms.
+        let norms: Vec<Mutex<Vec<T>>> = (0..own.len().div_ceil(TILE)).map(|_| Mutex::default()).collect();
+        let z = self.build(x.rows(), r, |rows, panel| {
+            let mut scratch = Vec::new();
+            let x = x.panel(&rows, &mut scratch)?;
+            gemm_nt(rows.len(), r, d, T::of(0.0), panel, r, T::of(1.0), x, d, &f, d);
+            let mut lengths = vec![T::default(); rows.len()];
+            T::normalize_rows(panel, r, &mut lengths);
+            let slot = &norms[(rows.start - own.start) / TILE];
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = lengths;
+            Ok(())
+        })?;
+        let norms = norms.into_iter().map(|n| n.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let norms = norms.flatten().map(Real::as_f64).collect::<Vec<_>>();
+        Ok((z, self.group.concat(norms)?))
     }
 
     fn scale_rows(&self, x: &Matrix<T>, scale: &[f64]) -> Result<Matrix<T>> {
         let d = x.cols();
         self.build(x.rows(), d, |rows, panel| {
-            for (i, out) in rows.zip(panel.chunks_exact_mut(d)) {
-                out.iter_mut().zip(x.row(i)).for_each(|(o, v)| *o = T::of(v.as_f64() * scale[i]));
+            let mut scratch = Vec::new();
+            let x = x.panel(&rows, &mut scratch)?;
+            for ((i, out), x) in rows.zip(panel.chunks_exact_mut(d)).zip(x.chunks_exact(d)) {
+                out.iter_mut().zip(x).for_each(|(o, v)| *o = T::of(v.as_f64() * scale[i]));
             }
             Ok(())
         })
@@ -263,13 +387,15 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn kernel(&self, kernel: &Kernel, x: &Matrix<T>, landmarks: MatRef<'_, f64>) -> Result<Matrix<T>> {
         let (d, m) = (x.cols(), landmarks.nrows());
-        let points = row_major::<T>(landmarks);
+        let points = self.agreed(landmarks)?;
         let of_row = |row: &[T]| kernel.norm(row.iter().map(|v| v.as_f64()));
         let norms: Vec<f64> = points.chunks_exact(d.max(1)).map(of_row).collect();
         self.build(x.rows(), m, |rows, panel| {
-            gemm_nt(rows.len(), m, d, T::of(0.0), panel, m, T::of(1.0), x.panel(&rows), d, &points, d);
-            for (i, out) in rows.zip(panel.chunks_exact_mut(m)) {
-                let norm = of_row(x.row(i));
+            let mut scratch = Vec::new();
+            let x = x.panel(&rows, &mut scratch)?;
+            gemm_nt(rows.len(), m, d, T::of(0.0), panel, m, T::of(1.0), x, d, &points, d);
+            for (x, out) in x.chunks_exact(d.max(1)).zip(panel.chunks_exact_mut(m)) {
+                let norm = of_row(x);
                 for (value, other) in out.iter_mut().zip(&norms) {
                     *value = T::of(kernel.of_product(value.as_f64(), norm, *other));
                 }
@@ -279,33 +405,35 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn gram(&self, x: &Matrix<T>) -> Result<Mat<f64>> {
-        let d = x.cols();
-        let mut gram = Mat::<f64>::zeros(d, d);
+        let (d, layout) = (x.cols(), self.layout(x.rows(), TILE));
+        // Products of `d x d` are large, so of many rows fewer are added up.
+        let step = layout.block().min(4 * TILE);
+        let own = layout.own();
+        let mut fold = Fold::new(self.own_blocks(&layout));
         self.for_panels(
-            Phase::Features,
-            x.rows().div_ceil(TILE),
-            |p| {
-                let rows = p * TILE..((p + 1) * TILE).min(x.rows());
-                let (panel, mut part) = (x.panel(&rows), vec![T::default(); d * d]);
-                gemm_tn(d, d, rows.len(), T::of(0.0), &mut part, d, T::of(1.0), panel, d, panel, d);
-                Ok(part)
-            },
-            |part| {
-                for j in 0..d {
-                    // The product is symmetric up to rounding; its lower half is mirrored.
-                    for i in j..d {
-                        gram[(i, j)] += part[i * d + j].as_f64();
-                    }
+            &Meter::whole(Phase::Features),
+            own.start / step..own.end.div_ceil(step),
+            &mut vec![(); own.len().div_ceil(step)],
+            |p, ()| {
+                let rows = p * step..((p + 1) * step).min(own.end);
+                let mut scratch = Vec::new();
+                let (panel, mut part) = (x.panel(&rows, &mut scratch)?, vec![T::default(); d * d]);
+                // Symmetric up to rounding: blocks of rows up to the diagonal.
+                for first in (0..d).step_by(GRAM_BLOCK) {
+                    let m = GRAM_BLOCK.min(d - first);
+                    let (left, out) = (&panel[first.min(panel.len())..], &mut part[first * d..]);
+                    gemm_tn(m, first + m, rows.len(), T::of(0.0), out, d, T::of(1.0), left, d, panel, d);
                 }
+                Ok((p * step / layout.block(), part))
+            },
+            |(block, part)| {
+                let sum = fold.block(block, || vec![0.0; d * d], add);
+                sum.iter_mut().zip(&part).for_each(|(s, v)| *s += v.as_f64());
                 Ok(())
             },
         )?;
-        for j in 0..d {
-            for i in 0..j {
-                gram[(i, j)] = gram[(j, i)];
-            }
-        }
-        Ok(gram)
+        let sum = self.group.sum(fold, d * d)?;
+        Ok(Mat::from_fn(d, d, |i, j| sum[i.max(j) * d + i.min(j)]))
     }
 
     fn weights(
@@ -315,6 +443,8 @@ impl<T: Real> Backend for Cpu<T> {
         positives: &Positives,
         negatives: Negatives,
     ) -> Result<Weights> {
+        let mut hold = None;
+        let s = self.whole(s, &mut hold)?;
         self.statistics(&self.tiles(s, loss, positives, negatives), negatives)
     }
 
@@ -325,7 +455,8 @@ impl<T: Real> Backend for Cpu<T> {
         x: &Matrix<T>,
         y: &Matrix<T>,
     ) -> Result<Mat<f64>> {
-        let tiles = self.tiles(s, &w.loss, &w.positives, w.negatives);
+        let mut hold = None;
+        let tiles = self.tiles(self.whole(s, &mut hold)?, &w.loss, &w.positives, w.negatives);
         // The narrower side is contracted: 2 n^2 min(d1, d2).
         if x.cols() < y.cols() {
             let transposed = self.contract_both(&tiles.transposed(), &w.transposed(), y, x)?;
@@ -335,10 +466,14 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn apply(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, v: &Matrix<T>) -> Result<Matrix<T>> {
+        let mut hold = None;
+        let s = self.whole(s, &mut hold)?;
         self.contract(&self.tiles(s, &w.loss, &w.positives, w.negatives), w, v)
     }
 
     fn apply_t(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, u: &Matrix<T>) -> Result<Matrix<T>> {
+        let mut hold = None;
+        let s = self.whole(s, &mut hold)?;
         let tiles = self.tiles(s, &w.loss, &w.positives, w.negatives).transposed();
         self.contract(&tiles, &w.transposed(), u)
     }
@@ -360,15 +495,24 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn select(&self, x: &Matrix<T>, ids: &[u32]) -> Result<Matrix<T>> {
         let d = x.cols();
-        self.build(ids.len(), d, |rows, panel| {
-            for (out, &id) in panel.chunks_exact_mut(d).zip(&ids[rows]) {
-                out.copy_from_slice(x.row(id as usize));
-            }
-            Ok(())
-        })
+        let own = self.layout(ids.len(), TILE).own();
+        if self.group.is_single() {
+            return self.build(ids.len(), d, |rows, panel| {
+                let mut scratch = Vec::new();
+                for (out, &id) in panel.chunks_exact_mut(d).zip(&ids[rows]) {
+                    out.copy_from_slice(x.row(id as usize, &mut scratch)?);
+                }
+                Ok(())
+            });
+        }
+        let mut out = self.zeros(ids.len(), d)?;
+        out.data_mut().copy_from_slice(&self.fetch(x, &ids[own])?);
+        Ok(out)
     }
 
     fn dense(&self, s: Similarity<'_, Matrix<T>>, w: &Weights) -> Result<Mat<f64>> {
+        let mut hold = None;
+        let s = self.whole(s, &mut hold)?;
         self.contract_dense(&self.tiles(s, &w.loss, &w.positives, w.negatives), w)
     }
 
@@ -384,10 +528,12 @@ impl<T: Real> Backend for Cpu<T> {
         let rows = blocks.first().map_or(0, |(_, b)| b.rows());
         let cols = blocks.iter().map(|(_, b)| b.cols()).sum();
         self.build(rows, cols, |range, panel| {
+            let mut scratch = Vec::new();
             for (i, mut out) in range.zip(panel.chunks_exact_mut(cols)) {
                 for (scale, block) in blocks {
                     let (here, rest) = out.split_at_mut(block.cols());
-                    here.iter_mut().zip(block.row(i)).for_each(|(o, v)| *o = T::of(scale * v.as_f64()));
+                    let row = block.row(i, &mut scratch)?;
+                    here.iter_mut().zip(row).for_each(|(o, v)| *o = T::of(scale * v.as_f64()));
                     out = rest;
                 }
             }
@@ -400,10 +546,14 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn ranks(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives, ties: Ties) -> Result<Vec<u32>> {
+        let mut hold = None;
+        let s = self.whole(s, &mut hold)?;
         self.rank_positives(Source::new(s), positives, ties)
     }
 
     fn positive_similarities(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives) -> Result<Vec<f64>> {
-        Ok(self.pair_similarities(&Source::new(s), positives))
+        let mut hold = None;
+        let s = self.whole(s, &mut hold)?;
+        self.pair_similarities(&self.tiles(s, &Loss::default(), positives, Negatives::All), false)
     }
 }

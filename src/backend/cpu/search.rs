@@ -2,6 +2,7 @@
 
 use super::Cpu;
 use super::matrix::Matrix;
+use super::ranks::Columns;
 use super::tiles::{Panel, Scratch, Source, Tiles};
 use crate::backend::plan::Plan;
 use crate::backend::{Ties, TopK};
@@ -11,6 +12,9 @@ use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::weights::Negatives;
+
+/// The items of a query, best first.
+type Best<T> = Vec<(T, u32)>;
 
 impl<T: Real> Cpu<T> {
     pub(super) fn search(&self, queries: &Matrix<T>, items: &Matrix<T>, k: usize) -> Result<TopK> {
@@ -22,33 +26,42 @@ impl<T: Real> Cpu<T> {
         let plan = Plan::new(n, m, Negatives::All);
         let tiles =
             Tiles { source: Source::Embeddings(queries, items), loss: &loss, positives, plan, bf16: false };
-        let mut out = TopK { k, scores: vec![0.0; n * k], indices: vec![0; n * k] };
-        self.for_panels(
+        let layout = self.rows_of(&tiles.plan);
+        let (own, panels) = (layout.own(), self.own_panels(&tiles.plan));
+        let zx = self.row_window(&tiles.plan, queries)?;
+        let mut best: Vec<Vec<Best<T>>> =
+            panels.clone().map(|p| vec![Best::new(); tiles.plan.panel(p).len()]).collect();
+        self.columns(
             Phase::Retrieval,
-            tiles.plan.panels(),
-            |p| {
-                let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
-                let panel = tiles.panel(p, &mut rows_z);
-                let mut best: Vec<Vec<(T, u32)>> = vec![Vec::with_capacity(k + 1); panel.rows.len()];
-                for range in tiles.plan.tiles(p) {
-                    tiles.fill(&panel, &range, &mut scratch);
-                    for (best, row) in best.iter_mut().zip(scratch.tile.chunks_exact(range.len())) {
-                        offer(best, k, range.start, row);
+            (0, 1),
+            &tiles,
+            panels.clone(),
+            &[items],
+            usize::MAX,
+            &mut best,
+            |best, columns, meter| {
+                let work = |p: usize, best: &mut Vec<Best<T>>| {
+                    let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
+                    let panel = tiles.panel(p, Some(&zx), &mut rows_z)?;
+                    for range in tiles.plan.tiles_in(p, &columns.range) {
+                        tiles.fill(&panel, columns.z(), &range, &mut scratch)?;
+                        for (best, row) in best.iter_mut().zip(scratch.tile.chunks_exact(range.len())) {
+                            offer(best, k, range.start, row);
+                        }
                     }
-                }
-                Ok((panel.rows.clone(), best))
+                    Ok(())
+                };
+                self.for_panels(meter, panels.clone(), best, work, Ok)
             },
-            |(rows, best)| {
-                for (i, best) in rows.zip(best) {
-                    for (slot, (score, j)) in best.into_iter().enumerate() {
-                        out.scores[i * k + slot] = score.as_f64() as f32;
-                        out.indices[i * k + slot] = j;
-                    }
-                }
-                Ok(())
-            },
+            |_, _| Ok(()),
         )?;
-        Ok(out)
+        let mut scores = Vec::with_capacity(own.len() * k);
+        let mut indices = Vec::with_capacity(own.len() * k);
+        for (score, j) in best.into_iter().flatten().flatten() {
+            scores.push(score.as_f64() as f32);
+            indices.push(j);
+        }
+        Ok(TopK { k, scores: self.group.concat(scores)?, indices: self.group.concat(indices)? })
     }
 
     pub(super) fn rank_positives(
@@ -60,40 +73,73 @@ impl<T: Real> Cpu<T> {
         let loss = Loss::default();
         let plan = Plan::new(positives.n_x(), positives.n_y(), Negatives::All);
         let tiles = Tiles { source, loss: &loss, positives: positives.clone(), plan, bf16: false };
-        let mut ranks = vec![u32::MAX; positives.n_x()];
-        self.for_panels(
-            Phase::Retrieval,
-            tiles.plan.panels(),
-            |p| {
-                let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
-                let panel = tiles.panel(p, &mut rows_z);
-                let best = best_positives(&tiles, p, &panel, &mut scratch);
-                let mut ahead = vec![0u32; panel.rows.len()];
-                for range in tiles.plan.tiles(p) {
-                    // Positives are masked to -inf: only wrong items count.
-                    tiles.fill_negatives(&panel, &range, &mut scratch);
-                    for (li, row) in scratch.tile.chunks_exact(range.len()).enumerate() {
-                        if let Some((score, j)) = best[li] {
-                            // Items before the positive also win ties.
-                            let before = match ties {
-                                Ties::LowerIndex => j.saturating_sub(range.start).min(row.len()),
-                                Ties::Shared => 0,
-                            };
-                            ahead[li] += count_ahead(row, before, score);
+        let (plan, panels) = (&tiles.plan, self.own_panels(&tiles.plan));
+        let (zx, items) = match tiles.source.embeddings() {
+            Some((zx, zy)) => (Some(self.row_window(plan, zx)?), vec![zy]),
+            None => (None, Vec::new()),
+        };
+        let zx = zx.as_ref();
+        // The best positive of every row and the wrong items before it.
+        let mut states: Vec<Vec<(Option<(T, usize)>, u32)>> =
+            panels.clone().map(|p| vec![(None, 0); plan.panel(p).len()]).collect();
+        // Where all columns are here, one visit does both.
+        let at_once = self.group.is_single() && items.iter().all(|m| m.is_resident());
+        for stage in 0..if at_once { 1 } else { 2 } {
+            self.columns(
+                Phase::Retrieval,
+                (stage, if at_once { 1 } else { 2 }),
+                &tiles,
+                panels.clone(),
+                &items,
+                usize::MAX,
+                &mut states,
+                |states, columns, meter| {
+                    let work = |p: usize, state: &mut Vec<(Option<(T, usize)>, u32)>| {
+                        let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
+                        let panel = tiles.panel(p, zx, &mut rows_z)?;
+                        if stage == 0 {
+                            best_positives(&tiles, p, columns, &panel, &mut scratch, state)?;
                         }
-                    }
-                }
-                let ranks: Vec<u32> =
-                    best.iter().zip(ahead).map(|(b, a)| if b.is_some() { a } else { u32::MAX }).collect();
-                Ok((panel.rows.clone(), ranks))
-            },
-            |(rows, part)| {
-                ranks[rows].copy_from_slice(&part);
-                Ok(())
-            },
-        )?;
-        Ok(ranks)
+                        if at_once || stage == 1 {
+                            count_before(&tiles, p, columns, &panel, &mut scratch, state, ties)?;
+                        }
+                        Ok(())
+                    };
+                    self.for_panels(meter, panels.clone(), states, work, Ok)
+                },
+                |_, _| Ok(()),
+            )?;
+        }
+        let rank = |(best, ahead): (Option<_>, u32)| if best.is_some() { ahead } else { u32::MAX };
+        self.group.concat(states.into_iter().flatten().map(rank).collect())
     }
+}
+
+/// Counts the wrong items among some columns that stand before the best positive of every row of a panel.
+fn count_before<T: Real>(
+    tiles: &Tiles<'_, T>,
+    p: usize,
+    columns: &Columns<'_, T>,
+    panel: &Panel<'_, T>,
+    scratch: &mut Scratch<T>,
+    state: &mut [(Option<(T, usize)>, u32)],
+    ties: Ties,
+) -> Result<()> {
+    for range in tiles.plan.tiles_in(p, &columns.range) {
+        // Positives are masked to -inf: only wrong items count.
+        tiles.fill_negatives(panel, columns.z(), &range, scratch)?;
+        for ((best, ahead), row) in state.iter_mut().zip(scratch.tile.chunks_exact(range.len())) {
+            if let Some((score, j)) = *best {
+                // Items before the positive also win ties.
+                let before = match ties {
+                    Ties::LowerIndex => j.saturating_sub(range.start).min(row.len()),
+                    Ties::Shared => 0,
+                };
+                *ahead += count_ahead(row, before, score);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The best positive of every row of a panel: its similarity (from the same product that its rivals' come from, so
@@ -101,26 +147,27 @@ impl<T: Real> Cpu<T> {
 fn best_positives<T: Real>(
     tiles: &Tiles<'_, T>,
     p: usize,
+    columns: &Columns<'_, T>,
     panel: &Panel<'_, T>,
     scratch: &mut Scratch<T>,
-) -> Vec<Option<(T, usize)>> {
-    let mut best: Vec<Option<(T, usize)>> = vec![None; panel.rows.len()];
-    for range in tiles.plan.tiles(p) {
+    state: &mut [(Option<(T, usize)>, u32)],
+) -> Result<()> {
+    for range in tiles.plan.tiles_in(p, &columns.range) {
         if panel.rows.clone().all(|i| tiles.positives.row_in(i, &range).is_empty()) {
             continue;
         }
-        tiles.fill_negatives(panel, &range, scratch);
+        tiles.fill_negatives(panel, columns.z(), &range, scratch)?;
         for &(li, lj, s) in &scratch.masked {
-            let better = match best[li] {
+            let better = match state[li].0 {
                 Some((held, _)) => s > held,
                 None => true,
             };
             if better {
-                best[li] = Some((s, range.start + lj));
+                state[li].0 = Some((s, range.start + lj));
             }
         }
     }
-    best
+    Ok(())
 }
 
 /// Entries of `row` that stand before a positive of this score; the first `before` of them win ties.

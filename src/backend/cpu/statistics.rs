@@ -2,15 +2,20 @@
 
 use super::Cpu;
 use super::contract::additive_kind;
-use super::tiles::{Scratch, Source, Tiles};
-use crate::backend::anchors::{Factors, additive_side, clip_side};
+use super::ranks::{PIECE, TileSums};
+use super::tiles::{Scratch, Source, Tiles, product};
+use crate::backend::anchors::{Factors, additive_side, clip_numbers};
+use crate::backend::plan::TILE;
 use crate::control::Phase;
 use crate::error::Result;
-use crate::loss::{LossKind, log_add_exp};
-use crate::positives::Positives;
+use crate::loss::{EpsBy, LossKind, log_add_exp};
 use crate::real::Real;
-use crate::weights::{Negatives, Side, Weights};
+use crate::weights::{Negatives, Side, Weights, exceptions_of_row};
 use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows whose partners are fetched from other ranks at once.
+const ANCHORS: usize = 65_536;
 
 /// Sums of `e^{(s - 1)/tau}` below this exponent have lost too much of the number type's range: the pass is
 /// repeated with running maxima.
@@ -25,12 +30,9 @@ impl<T: Real> Cpu<T> {
         let factors = self.install(|| Factors::new(&tiles.plan, loss, p, zeros));
         let (rows, cols, loss_rows, loss_cols) = if loss.kind == LossKind::Clip {
             let (log_x, log_y) = self.clip_sums(tiles, &factors)?;
-            let back = tiles.transposed();
-            self.install(|| {
-                let (rows, lx) = clip_side(loss, p, log_x, |i, j| tiles.source.pair(i, j));
-                let (cols, ly) = clip_side(loss, &back.positives, log_y, |j, i| back.source.pair(j, i));
-                (rows, cols, lx, ly)
-            })
+            let (rows, lx) = self.clip_side(tiles, log_x)?;
+            let (cols, ly) = self.clip_side(&tiles.transposed(), log_y)?;
+            (rows, cols, lx, ly)
         } else {
             self.additive_sides(tiles, &factors)?
         };
@@ -57,6 +59,7 @@ impl<T: Real> Cpu<T> {
             let (x, y) = self.clip_sums_shifted(tiles, shift)?;
             let lost =
                 |sums: &[f64], counts: &[f64]| sums.iter().zip(counts).any(|(s, c)| *c > 0.0 && *s < floor);
+            // The same on every rank: so are the sums.
             if lost(&x, &factors.seen_x) || lost(&y, &factors.seen_y) {
                 self.clip_sums_robust(tiles)?
             } else {
@@ -73,107 +76,212 @@ impl<T: Real> Cpu<T> {
 
     /// `sum e^{(s - 1)/tau}`: |s| <= 1, so one shift serves all.
     fn clip_sums_shifted(&self, tiles: &Tiles<'_, T>, shift: f64) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (plan, scale) = (&tiles.plan, T::of(1.0 / tiles.loss.tau));
-        let mut x = vec![0.0; tiles.positives.n_x()];
-        let mut y = vec![0.0; tiles.positives.n_y()];
-        self.for_panels(
-            Phase::Statistics,
-            plan.panels(),
-            |p| {
-                let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
-                let panel = tiles.panel(p, &mut rows_z);
-                let mut row = vec![0.0; panel.rows.len()];
-                let mut row_tile = vec![T::default(); panel.rows.len()];
-                let mut cols = Vec::new();
-                for range in plan.tiles(p) {
-                    tiles.fill_negatives(&panel, &range, &mut scratch);
-                    let (m, n) = (panel.rows.len(), range.len());
-                    row_tile.fill(T::default());
-                    let mut col = vec![T::default(); n];
-                    T::exp_sums(&scratch.tile, n, m, n, scale, T::of(shift), &mut row_tile, &mut col);
-                    row.iter_mut().zip(&row_tile).for_each(|(sum, t)| *sum += t.as_f64());
-                    cols.push((range, col));
-                }
-                Ok((panel.rows.clone(), row, cols))
+        let scale = T::of(1.0 / tiles.loss.tau);
+        self.row_and_column_sums(
+            tiles,
+            |_| 0.0,
+            |range| vec![0.0; range.len()],
+            |a, b| a + b,
+            |tile, _, range, row, cols| {
+                let (m, n) = (row.len(), range.len());
+                let (mut row_tile, mut col) = (vec![T::default(); m], vec![T::default(); n]);
+                T::exp_sums(tile, n, m, n, scale, T::of(shift), &mut row_tile, &mut col);
+                row.iter_mut().zip(&row_tile).for_each(|(sum, t)| *sum += t.as_f64());
+                cols.iter_mut().zip(&col).for_each(|(sum, t)| *sum = t.as_f64());
             },
-            |(rows, row, cols)| {
-                for (position, sum) in rows.zip(row) {
-                    x[plan.row_id(position)] = sum;
-                }
-                for (range, col) in cols {
-                    for (position, sum) in range.zip(col) {
-                        y[plan.col_id(position)] += sum.as_f64();
-                    }
-                }
-                Ok(())
-            },
-        )?;
-        Ok((x, y))
+            |row| row,
+        )
     }
 
     /// `log sum e^{s/tau}` with running maxima: any temperature.
     fn clip_sums_robust(&self, tiles: &Tiles<'_, T>) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (plan, scale) = (&tiles.plan, T::of(1.0 / tiles.loss.tau));
-        let mut x = vec![f64::NEG_INFINITY; tiles.positives.n_x()];
-        let mut y = vec![f64::NEG_INFINITY; tiles.positives.n_y()];
+        let scale = T::of(1.0 / tiles.loss.tau);
         let none = T::of(f64::NEG_INFINITY);
         let log = |max: T, sum: f64| if sum > 0.0 { max.as_f64() + sum.ln() } else { f64::NEG_INFINITY };
-        self.for_panels(
-            Phase::Statistics,
-            plan.panels(),
-            |p| {
-                let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
-                let panel = tiles.panel(p, &mut rows_z);
-                let m = panel.rows.len();
-                let (mut row_max, mut row_sum) = (vec![none; m], vec![0.0; m]);
-                let mut cols = Vec::new();
-                for range in plan.tiles(p) {
-                    tiles.fill_negatives(&panel, &range, &mut scratch);
-                    let n = range.len();
-                    let (mut max, mut sum) = (vec![none; n], vec![0.0; n]);
-                    T::log_sums(
-                        &scratch.tile,
-                        n,
-                        m,
-                        n,
-                        scale,
-                        &mut row_max,
-                        &mut row_sum,
-                        &mut max,
-                        &mut sum,
-                    );
-                    cols.push((range, max, sum));
-                }
-                let row: Vec<f64> = row_max.iter().zip(&row_sum).map(|(&m, &s)| log(m, s)).collect();
-                Ok((panel.rows.clone(), row, cols))
+        self.row_and_column_sums(
+            tiles,
+            |_| (none, 0.0),
+            |range| vec![f64::NEG_INFINITY; range.len()],
+            log_add_exp,
+            |tile, _, range, row, cols| {
+                let (m, n) = (row.len(), range.len());
+                let (mut row_max, mut row_sum): (Vec<T>, Vec<f64>) = row.iter().copied().unzip();
+                let (mut max, mut sum) = (vec![none; n], vec![0.0; n]);
+                T::log_sums(tile, n, m, n, scale, &mut row_max, &mut row_sum, &mut max, &mut sum);
+                row.iter_mut().zip(row_max.into_iter().zip(row_sum)).for_each(|(r, new)| *r = new);
+                cols.iter_mut().zip(max.into_iter().zip(sum)).for_each(|(c, (max, sum))| *c = log(max, sum));
             },
-            |(rows, row, cols)| {
-                for (position, sum) in rows.zip(row) {
-                    x[plan.row_id(position)] = sum;
-                }
-                for (range, max, sum) in cols {
-                    for (position, (max, sum)) in range.zip(max.into_iter().zip(sum)) {
-                        let y = &mut y[plan.col_id(position)];
-                        *y = log_add_exp(*y, log(max, sum));
+            |(max, sum)| log(max, sum),
+        )
+    }
+
+    /// Sums over the negatives of every row and of every column, from one visit of every tile, on every rank.
+    ///
+    /// A row starts with `row(sample)`; a tile's columns start with `cols(positions)`; `visit(tile, row positions, column
+    /// positions, row sums, column sums)` adds a tile to its rows' sums and sets those of its columns; column sums of
+    /// different tiles are added by `add`. `finish` makes the result of a row. Results are by sample: those of columns
+    /// of different length (pairs) are put together by [`by_sample`].
+    #[allow(clippy::type_complexity)]
+    fn row_and_column_sums<A: Clone + Send + Sync>(
+        &self,
+        tiles: &Tiles<'_, T>,
+        row: impl Fn(usize) -> A + Sync,
+        cols: impl Fn(&Range<usize>) -> Vec<f64> + Sync + Send,
+        add: impl Fn(f64, f64) -> f64 + Copy + Sync + Send,
+        visit: impl Fn(&[T], &Range<usize>, &Range<usize>, &mut [A], &mut [f64]) + Sync + Send,
+        finish: impl Fn(A) -> f64,
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        let plan = &tiles.plan;
+        let rows = |p: usize| plan.panel(p).map(|i| row(plan.row_id(i))).collect::<Vec<A>>();
+        let (states, y) = self.visit_sums(tiles, rows, cols, add, visit)?;
+        let x = self.group.concat(states.into_iter().flatten().map(finish).collect())?;
+        let mut by_x = vec![0.0; plan.n_x()];
+        let mut by_y = vec![0.0; plan.n_y()];
+        x.into_iter().enumerate().for_each(|(position, v)| by_x[plan.row_id(position)] = v);
+        y.into_iter().enumerate().for_each(|(position, v)| by_y[plan.col_id(position)] = v);
+        Ok((by_x, by_y))
+    }
+
+    /// The visit behind [`row_and_column_sums`](Self::row_and_column_sums): states of this rank's panels, and the columns'
+    /// sums by position, on every rank.
+    fn visit_sums<A: Send>(
+        &self,
+        tiles: &Tiles<'_, T>,
+        rows: impl Fn(usize) -> Vec<A>,
+        cols: impl Fn(&Range<usize>) -> Vec<f64> + Sync + Send,
+        add: impl Fn(f64, f64) -> f64 + Copy + Sync + Send,
+        visit: impl Fn(&[T], &Range<usize>, &Range<usize>, &mut [A], &mut [f64]) + Sync + Send,
+    ) -> Result<(Vec<Vec<A>>, Vec<f64>)> {
+        let plan = &tiles.plan;
+        let (layout, panels) = (self.rows_of(plan), self.own_panels(plan));
+        let blocks = self.own_blocks(&layout);
+        let (zx, items) = match tiles.source.embeddings() {
+            Some((zx, zy)) => (Some(self.row_window(plan, zx)?), vec![zy]),
+            None => (None, Vec::new()),
+        };
+        let zx = zx.as_ref();
+        let mut states: Vec<Vec<A>> = panels.clone().map(rows).collect();
+        let mut y = Vec::new();
+        let state = &mut (&mut states, TileSums::new(blocks.clone()), &mut y);
+        self.columns(
+            Phase::Statistics,
+            (0, 1),
+            tiles,
+            panels.clone(),
+            &items,
+            PIECE,
+            state,
+            |(states, sums, _), columns, meter| {
+                let work = |p: usize, row: &mut Vec<A>| {
+                    let mut parts = Vec::new();
+                    if !plan.meets(p, &columns.range) {
+                        return Ok((p, parts));
                     }
-                }
+                    let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
+                    let panel = tiles.panel(p, zx, &mut rows_z)?;
+                    for range in plan.tiles_in(p, &columns.range) {
+                        tiles.fill_negatives(&panel, columns.z(), &range, &mut scratch)?;
+                        let mut part = cols(&range);
+                        visit(&scratch.tile, &panel.rows, &range, row, &mut part);
+                        parts.push((range, part));
+                    }
+                    Ok((p, parts))
+                };
+                self.for_panels(meter, panels.clone(), states, work, |(p, parts)| {
+                    let block = p * plan.tile() / layout.block();
+                    parts.into_iter().for_each(|(range, part)| sums.add(block, range, part, add));
+                    Ok(())
+                })
+            },
+            |(_, sums, y), _| {
+                let done = std::mem::replace(sums, TileSums::new(blocks.clone()));
+                y.extend(self.finish_tiles(plan, done, add)?);
                 Ok(())
             },
         )?;
-        Ok((x, y))
+        // Every tile of a rank's columns, in order; those that nobody visited hold nothing.
+        let owned = self.layout(plan.n_y(), plan.tile()).own();
+        let mut found = y.into_iter().peekable();
+        let mut own = Vec::new();
+        for start in owned.clone().step_by(plan.tile()) {
+            let range = start..(start + plan.tile()).min(plan.n_y());
+            match found.next_if(|(r, _)| r.start == start) {
+                Some((_, part)) => own.extend(part),
+                None => own.extend(cols(&range)),
+            }
+        }
+        Ok((states, self.group.concat(own)?))
+    }
+
+    /// Coefficients and half loss of the anchors of one direction from the log-sums of their negatives.
+    fn clip_side(&self, tiles: &Tiles<'_, T>, mut log_neg: Vec<f64>) -> Result<(Side, f64)> {
+        let (loss, positives) = (tiles.loss, &tiles.positives);
+        let n = positives.n_x();
+        let anchors = self.anchors(tiles, |i, s| clip_numbers(loss, positives, i, log_neg[i], s))?;
+        let anchors = self.group.concat(anchors)?;
+        let mut coeff = Vec::with_capacity(n);
+        let mut value = 0.0;
+        for (i, [l, a, term]) in anchors.into_iter().enumerate() {
+            log_neg[i] = l;
+            coeff.push(a);
+            value += term;
+        }
+        Ok((Side { log_neg, coeff, ..Side::default() }, value))
+    }
+
+    /// `f(i, similarities of i's exceptions)` for every row sample that this rank holds, in order: the positives', then
+    /// the diagonal's where it is apart.
+    fn anchors<R: Send>(
+        &self,
+        tiles: &Tiles<'_, T>,
+        f: impl Fn(usize, &[f64]) -> R + Sync,
+    ) -> Result<Vec<R>> {
+        let (loss, p) = (tiles.loss, &tiles.positives);
+        let layout = self.layout(p.n_x(), TILE);
+        let own = layout.own();
+        let mut out = Vec::with_capacity(own.len());
+        // One stage where nothing is to be fetched; few rows at a time where much may be.
+        let step = if self.group.is_single() { layout.most().max(1) } else { ANCHORS };
+        for stage in 0..layout.most().div_ceil(step) {
+            let first = (own.start + stage * step).min(own.end);
+            let rows = first..(first + step).min(own.end);
+            let wanted = rows.clone().flat_map(|i| exceptions_of_row(loss, p, i));
+            let z = match tiles.source.embeddings() {
+                Some((zx, zy)) => Some((zx, self.lookup(zy, wanted)?)),
+                None => None,
+            };
+            let part: Result<Vec<R>> = self.install(|| {
+                rows.into_par_iter()
+                    .map_init(Vec::new, |s: &mut Vec<f64>, i| {
+                        let (mut x_row, mut y_row) = (Vec::new(), Vec::new());
+                        s.clear();
+                        for j in exceptions_of_row(loss, p, i) {
+                            s.push(match &z {
+                                Some((zx, zy)) => product(zx.row(i, &mut x_row)?, zy.row(j, &mut y_row)?),
+                                None => tiles.source.entry(i, j)?,
+                            });
+                        }
+                        Ok(f(i, s))
+                    })
+                    .collect()
+            });
+            out.extend(part?);
+        }
+        Ok(out)
     }
 
     /// Both sides of an additive member: sums of psi and psi' over negatives for every pair.
     fn additive_sides(&self, tiles: &Tiles<'_, T>, factors: &Factors) -> Result<(Side, Side, f64, f64)> {
         let (p, back) = (&tiles.positives, tiles.transposed());
-        let s_rows = self.pair_similarities(&tiles.source, p);
-        let s_cols = self.pair_similarities(&back.source, &back.positives);
+        let (s_rows, s_cols) = (self.pair_similarities(tiles, false)?, self.pair_similarities(&back, false)?);
         let ([psi_x, dpsi_x], [psi_y, dpsi_y]) = self.additive_sums(tiles, factors, &s_rows, &s_cols)?;
-        let pair = |i, j| tiles.source.pair(i, j);
-        let (rows, lx) = additive_side(tiles.loss, p, s_rows, [psi_x, dpsi_x], &factors.x, pair);
-        let pair = |j, i| back.source.pair(j, i);
+        let mut diagonal = self.diagonals(tiles)?.into_iter();
+        let next = |_| diagonal.next().unwrap_or(0.0);
+        let (rows, lx) = additive_side(tiles.loss, p, s_rows, [psi_x, dpsi_x], &factors.x, next);
+        let mut diagonal = self.diagonals(&back)?.into_iter();
+        let next = |_| diagonal.next().unwrap_or(0.0);
         let (cols, ly) =
-            additive_side(tiles.loss, &back.positives, s_cols, [psi_y, dpsi_y], &factors.y, pair);
+            additive_side(tiles.loss, &back.positives, s_cols, [psi_y, dpsi_y], &factors.y, next);
         Ok((rows, cols, lx, ly))
     }
 
@@ -203,68 +311,67 @@ impl<T: Real> Cpu<T> {
             return Ok((x, y));
         }
         let kind = additive_kind(loss);
-        self.for_panels(
-            Phase::Statistics,
-            plan.panels(),
-            |panel_index| {
-                let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
-                let panel = tiles.panel(panel_index, &mut rows_z);
-                let pairs = |position: usize| {
-                    let i = plan.row_id(position);
-                    p.row_offset(i)..p.row_offset(i + 1)
-                };
-                let mut row: Vec<Vec<(f64, f64)>> =
-                    panel.rows.clone().map(|i| vec![(0.0, 0.0); pairs(i).len()]).collect();
-                let mut cols = Vec::new();
-                for range in plan.tiles(panel_index) {
-                    tiles.fill_negatives(&panel, &range, &mut scratch);
-                    let (m, n) = (panel.rows.len(), range.len());
-                    for (li, position) in panel.rows.clone().enumerate() {
-                        let s_row = &scratch.tile[li * n..(li + 1) * n];
-                        for (out, e) in row[li].iter_mut().zip(pairs(position)) {
-                            let (psi, dpsi) = T::additive_sums(kind, s_row, T::of(-loss.nu * s_rows[e]));
-                            *out = (out.0 + psi.as_f64(), out.1 + dpsi.as_f64());
+        let pairs = |i: usize| p.row_offset(i)..p.row_offset(i + 1);
+        let pairs_of =
+            |range: &Range<usize>| range.clone().map(|j| p.col(plan.col_id(j)).len()).sum::<usize>();
+        let (rows, by_position) = self.visit_sums(
+            tiles,
+            |panel| plan.panel(panel).map(|i| vec![(0.0, 0.0); pairs(plan.row_id(i)).len()]).collect(),
+            |range| vec![0.0; 2 * pairs_of(range)],
+            |a, b| a + b,
+            |tile, positions, range, row: &mut [Vec<(f64, f64)>], cols| {
+                let (m, n) = (positions.len(), range.len());
+                for (li, position) in positions.clone().enumerate() {
+                    let s_row = &tile[li * n..(li + 1) * n];
+                    for (out, e) in row[li].iter_mut().zip(pairs(plan.row_id(position))) {
+                        let (psi, dpsi) = T::additive_sums(kind, s_row, T::of(-loss.nu * s_rows[e]));
+                        *out = (out.0 + psi.as_f64(), out.1 + dpsi.as_f64());
+                    }
+                }
+                for (layer, offsets) in ColumnLayers::new(tiles, range, s_cols) {
+                    let (mut psi, mut dpsi) = (vec![T::default(); n], vec![T::default(); n]);
+                    T::additive_col_sums(kind, tile, n, m, n, &offsets, &mut psi, &mut dpsi);
+                    let mut first = 0;
+                    for (local, position) in range.clone().enumerate() {
+                        let pairs = p.col(plan.col_id(position)).len();
+                        if layer < pairs {
+                            cols[2 * (first + layer)] = psi[local].as_f64();
+                            cols[2 * (first + layer) + 1] = dpsi[local].as_f64();
                         }
-                    }
-                    for (layer, offsets) in ColumnLayers::new(tiles, &range, s_cols) {
-                        let (mut psi, mut dpsi) = (vec![T::default(); n], vec![T::default(); n]);
-                        T::additive_col_sums(kind, &scratch.tile, n, m, n, &offsets, &mut psi, &mut dpsi);
-                        cols.push((range.clone(), layer, psi, dpsi));
+                        first += pairs;
                     }
                 }
-                Ok((panel.rows.clone(), row, cols))
-            },
-            |(rows, row, cols)| {
-                for (position, sums) in rows.zip(row) {
-                    let first = p.row_offset(plan.row_id(position));
-                    for (e, (psi, dpsi)) in sums.into_iter().enumerate() {
-                        x[0][first + e] = psi;
-                        x[1][first + e] = dpsi;
-                    }
-                }
-                for (range, layer, psi, dpsi) in cols {
-                    for (local, position) in range.enumerate() {
-                        let j = plan.col_id(position);
-                        if layer < p.col(j).len() {
-                            y[0][p.col_offset(j) + layer] += psi[local].as_f64();
-                            y[1][p.col_offset(j) + layer] += dpsi[local].as_f64();
-                        }
-                    }
-                }
-                Ok(())
             },
         )?;
+        let rows = rows.into_iter().flatten().flatten().flat_map(|(psi, dpsi)| [psi, dpsi]).collect();
+        let rows = self.group.concat(rows)?;
+        // From positions to samples.
+        let spread = |values: &[f64], ids: &dyn Fn(usize) -> Range<usize>, n: usize, out: &mut PairSums| {
+            let mut values = values.chunks_exact(2);
+            for (e, v) in (0..n).flat_map(ids).zip(&mut values) {
+                (out[0][e], out[1][e]) = (v[0], v[1]);
+            }
+        };
+        spread(&rows, &|position| pairs(plan.row_id(position)), p.n_x(), &mut x);
+        let of_col = |j: usize| p.col_offset(j)..p.col_offset(j + 1);
+        spread(&by_position, &|position| of_col(plan.col_id(position)), p.n_y(), &mut y);
         Ok((x, y))
     }
 
-    /// `s_ik` of all pairs, anchor by anchor.
-    pub(super) fn pair_similarities(&self, source: &Source<'_, T>, positives: &Positives) -> Vec<f64> {
-        self.install(|| {
-            (0..positives.n_x())
-                .into_par_iter()
-                .flat_map_iter(|i| positives.row(i).iter().map(move |&j| source.pair(i, j as usize)))
-                .collect()
-        })
+    /// `s_ik` of all pairs, anchor by anchor, on every rank; on request with the diagonal's where it is apart.
+    pub(super) fn pair_similarities(&self, tiles: &Tiles<'_, T>, diagonal: bool) -> Result<Vec<f64>> {
+        let pairs = |i: usize| if diagonal { usize::MAX } else { tiles.positives.row(i).len() };
+        let own = self.anchors(tiles, |i, s| s[..pairs(i).min(s.len())].to_vec())?;
+        self.group.concat(own.concat())
+    }
+
+    /// `s_ii` of the samples whose diagonal is apart, in order, on every rank.
+    fn diagonals(&self, tiles: &Tiles<'_, T>) -> Result<Vec<f64>> {
+        if tiles.loss.eps_by != EpsBy::Diagonal {
+            return Ok(Vec::new());
+        }
+        let own = self.anchors(tiles, |i, s| s.get(tiles.positives.row(i).len()).copied())?;
+        self.group.concat(own.into_iter().flatten().collect())
     }
 }
 

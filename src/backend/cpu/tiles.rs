@@ -2,10 +2,12 @@
 
 use super::gemm::gemm_nt;
 use super::matrix::Matrix;
+use super::ranks::Window;
 use super::simd::bf16::{self, LEFT, Packed, RIGHT};
 use crate::backend::Similarity;
 use crate::backend::anchors::for_exceptions_in;
 use crate::backend::plan::Plan;
+use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
@@ -35,17 +37,31 @@ impl<'a, T: Real> Source<'a, T> {
         }
     }
 
-    /// One similarity, of samples `i` and `j`.
-    pub(super) fn pair(&self, i: usize, j: usize) -> f64 {
+    /// The similarity of samples `i` and `j`, where it does not come from embeddings.
+    pub(super) fn entry(&self, i: usize, j: usize) -> Result<f64> {
+        let Self::Dense { s, transposed } = *self else { return Ok(0.0) };
+        let (i, j) = if transposed { (j, i) } else { (i, j) };
+        Ok(s.row(i, &mut Vec::new())?[j].as_f64())
+    }
+
+    /// The embeddings of rows and columns, where similarities come from any.
+    pub(super) fn embeddings(&self) -> Option<(&'a Matrix<T>, &'a Matrix<T>)> {
         match *self {
-            Self::Zeros => 0.0,
-            Self::Embeddings(zx, zy) => {
-                zx.row(i).iter().zip(zy.row(j)).map(|(&a, &b)| a.as_f64() * b.as_f64()).sum()
-            }
-            Self::Dense { s, transposed: false } => s.row(i)[j].as_f64(),
-            Self::Dense { s, transposed: true } => s.row(j)[i].as_f64(),
+            Self::Embeddings(zx, zy) => Some((zx, zy)),
+            _ => None,
         }
     }
+}
+
+/// `<z_i, z_j>` in float64, in eight sums side by side: one would wait for itself at every step.
+pub(super) fn product<T: Real>(zx: &[T], zy: &[T]) -> f64 {
+    let mut sums = [0.0; 8];
+    let ((a, a_rest), (b, b_rest)) = (zx.as_chunks::<8>(), zy.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(s, (a, b))| *s += a.as_f64() * b.as_f64());
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a.as_f64() * b.as_f64()).sum::<f64>();
+    sums.iter().sum::<f64>() + rest
 }
 
 /// An entry that a dense tile leaves out (it holds -inf there): local row, local column, its similarity.
@@ -64,7 +80,7 @@ pub(super) struct Tiles<'a, T: Real> {
 /// The rows of one panel, ready for products.
 pub(super) struct Panel<'a, T> {
     pub(super) rows: Range<usize>,
-    z: &'a [T],
+    pub(super) z: &'a [T],
     rounded: Packed<LEFT>,
 }
 
@@ -88,53 +104,81 @@ impl<'a, T: Real> Tiles<'a, T> {
         }
     }
 
-    pub(super) fn panel<'b>(&'b self, p: usize, scratch: &'b mut Vec<T>) -> Panel<'b, T> {
+    /// Panel `p`, its embeddings found in `zx`.
+    pub(super) fn panel<'b>(
+        &self,
+        p: usize,
+        zx: Option<&'b Window<'_, T>>,
+        scratch: &'b mut Vec<T>,
+    ) -> Result<Panel<'b, T>> {
         let rows = self.plan.panel(p);
-        let z = match self.source {
-            Source::Embeddings(zx, _) => zx.gather(self.plan.x_ids(), &rows, scratch),
-            _ => &[],
+        let z = match zx {
+            Some(zx) => zx.get(&rows, scratch)?,
+            None => &[],
         };
         let mut rounded = Packed::default();
         if self.bf16 {
             round_into(&mut rounded, z, rows.len());
         }
-        Panel { rows, z, rounded }
+        Ok(Panel { rows, z, rounded })
     }
 
-    /// Fills `scratch.tile` (`rows x cols`, row-major) with similarities.
-    pub(super) fn fill(&self, panel: &Panel<'_, T>, cols: &Range<usize>, scratch: &mut Scratch<T>) {
+    /// Fills `scratch.tile` (`rows x cols`, row-major) with similarities; the columns' embeddings are found in `zy`.
+    pub(super) fn fill(
+        &self,
+        panel: &Panel<'_, T>,
+        zy: Option<&Window<'_, T>>,
+        cols: &Range<usize>,
+        scratch: &mut Scratch<T>,
+    ) -> Result<()> {
         let (m, n) = (panel.rows.len(), cols.len());
         scratch.tile.resize(m * n, T::default());
-        match self.source {
-            Source::Zeros => scratch.tile.fill(T::default()),
-            Source::Embeddings(_, zy) => {
-                let r = zy.cols();
-                let z = zy.gather(self.plan.y_ids(), cols, &mut scratch.cols);
+        match (&self.source, zy) {
+            (Source::Embeddings(..), Some(zy)) => {
+                let z = zy.get(cols, &mut scratch.cols)?;
+                let r = z.len() / n.max(1);
                 if self.bf16
                     && let Some(tile) = T::as_f32_mut(&mut scratch.tile)
                 {
                     round_into(&mut scratch.rounded, z, n);
                     if bf16::gemm_nt(false, tile, n, &panel.rounded, &scratch.rounded) {
-                        return;
+                        return Ok(());
                     }
                 }
                 gemm_nt(m, n, r, T::of(0.0), &mut scratch.tile, n, T::of(1.0), panel.z, r, z, r);
             }
-            Source::Dense { s, transposed } => {
-                for (li, i) in panel.rows.clone().enumerate() {
-                    let i = self.plan.row_id(i);
-                    for (out, j) in scratch.tile[li * n..(li + 1) * n].iter_mut().zip(cols.clone()) {
-                        let j = self.plan.col_id(j);
-                        *out = if transposed { s.row(j)[i] } else { s.row(i)[j] };
+            (&Source::Dense { s, transposed }, _) => {
+                let mut row = Vec::new();
+                if transposed {
+                    for (lj, j) in cols.clone().enumerate() {
+                        let row = s.row(self.plan.col_id(j), &mut row)?;
+                        for (li, i) in panel.rows.clone().enumerate() {
+                            scratch.tile[li * n + lj] = row[self.plan.row_id(i)];
+                        }
+                    }
+                } else {
+                    for (li, i) in panel.rows.clone().enumerate() {
+                        let row = s.row(self.plan.row_id(i), &mut row)?;
+                        for (out, j) in scratch.tile[li * n..(li + 1) * n].iter_mut().zip(cols.clone()) {
+                            *out = row[self.plan.col_id(j)];
+                        }
                     }
                 }
             }
+            _ => scratch.tile.fill(T::default()),
         }
+        Ok(())
     }
 
     /// Fills the tile and takes the exceptions out: they become -inf and go to `scratch.masked`.
-    pub(super) fn fill_negatives(&self, panel: &Panel<'_, T>, cols: &Range<usize>, scratch: &mut Scratch<T>) {
-        self.fill(panel, cols, scratch);
+    pub(super) fn fill_negatives(
+        &self,
+        panel: &Panel<'_, T>,
+        zy: Option<&Window<'_, T>>,
+        cols: &Range<usize>,
+        scratch: &mut Scratch<T>,
+    ) -> Result<()> {
+        self.fill(panel, zy, cols, scratch)?;
         scratch.masked.clear();
         let n = cols.len();
         for (li, position) in panel.rows.clone().enumerate() {
@@ -145,6 +189,7 @@ impl<'a, T: Real> Tiles<'a, T> {
                 *entry = T::of(f64::NEG_INFINITY);
             });
         }
+        Ok(())
     }
 }
 

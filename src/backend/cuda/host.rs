@@ -27,8 +27,13 @@ impl Cuda {
     }
 
     /// A matrix from the host.
-    pub(super) fn from_host(&self, x: &Host) -> Result<Matrix> {
-        self.load_rows(&HostMatrix::from_f64("matrix", x.rows(), x.cols(), x.as_slice().to_vec())?)
+    pub(super) fn from_host(&self, host: &Cpu<f64>, x: &Host) -> Result<Matrix> {
+        let mut values = Vec::with_capacity(x.rows() * x.cols());
+        host.store(x, &mut |_, rows| {
+            values.extend_from_slice(rows);
+            Ok(())
+        })?;
+        self.load_rows(&HostMatrix::from_f64("matrix", x.rows(), x.cols(), values)?)
     }
 
     /// Runs `f` with a similarity on the host.

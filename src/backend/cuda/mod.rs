@@ -31,7 +31,7 @@ pub use matrix::Matrix;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 
-use crate::backend::{Backend, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
 use crate::control::{Control, Phase, Progress};
 use crate::error::Result;
 use crate::io::RowSource;
@@ -59,7 +59,8 @@ pub struct Options {
     pub control: Arc<Control>,
 }
 
-/// The CUDA backend on one device.
+/// The CUDA backend on one device. Clones share it.
+#[derive(Clone)]
 pub struct Cuda {
     device: Arc<Device>,
     mode: Mode,
@@ -147,6 +148,14 @@ impl Backend for Cuda {
 
     fn memory(&self) -> (u64, u64) {
         self.device.account.read()
+    }
+
+    fn arithmetic(&self) -> Arithmetic {
+        match self.mode {
+            Mode::Fp16 => Arithmetic::F16,
+            Mode::Bf16 => Arithmetic::Bf16,
+            Mode::Fp32 => Arithmetic::F32,
+        }
     }
 
     fn load(&self, source: &dyn RowSource) -> Result<Matrix> {
@@ -239,7 +248,7 @@ impl Backend for Cuda {
         match s {
             Similarity::Dense(_) => self.on_host(s, |host, s| {
                 let product = host.apply(s, w, &self.to_host(host, v)?)?;
-                self.from_host(&product)
+                self.from_host(host, &product)
             }),
             _ => self.contract(s, w, false, v),
         }
@@ -250,7 +259,7 @@ impl Backend for Cuda {
         match s {
             Similarity::Dense(_) => self.on_host(s, |host, s| {
                 let product = host.apply_t(s, w, &self.to_host(host, u)?)?;
-                self.from_host(&product)
+                self.from_host(host, &product)
             }),
             _ => self.contract(swapped(s), &w.transposed(), true, u),
         }

@@ -5,12 +5,13 @@ use super::matrix::{Matrix, panels_of};
 use super::memory::{Buffer, View};
 use super::params::{AdditiveSums, ClipStats};
 use super::{Cuda, Phase};
-use crate::backend::anchors::{Factors, additive_side, clip_side};
+use crate::backend::anchors::{Factors, additive_side, clip_numbers, diagonal_apart};
 use crate::backend::plan::Plan;
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 use crate::positives::Positives;
 use crate::weights::{Negatives, Side, Weights};
+use rayon::prelude::*;
 
 /// Below this temperature a constant shift cannot keep `e^{s/tau}` in the range of fp32.
 const ROBUST_BELOW: f64 = 0.015;
@@ -39,17 +40,17 @@ impl Cuda {
         let back = positives.transposed();
         let (rows, cols, loss_rows, loss_cols) = if loss.kind == LossKind::Clip {
             let (log_x, log_y) = self.clip_sums(&grid, &factors)?;
-            let (rows, lx) = clip_side(loss, positives, log_x, |i, j| pairs.at(i, j));
-            let (cols, ly) = clip_side(loss, &back, log_y, |j, i| pairs.at(i, j));
+            let (rows, lx) = clip_side(loss, positives, &log_x, |i, j| pairs.at(i, j));
+            let (cols, ly) = clip_side(loss, &back, &log_y, |j, i| pairs.at(i, j));
             (rows, cols, lx, ly)
         } else {
             let s_cols = pairs.by_column();
             let sums_x = self.additive_sums(&grid, &pairs.s)?;
             let sums_y = self.additive_sums(&grid.transposed()?, &s_cols)?;
             let s_rows = pairs.s.clone();
-            let (rows, lx) =
-                additive_side(loss, positives, s_rows, sums_x, &factors.x, |i, j| pairs.at(i, j));
-            let (cols, ly) = additive_side(loss, &back, s_cols, sums_y, &factors.y, |j, i| pairs.at(i, j));
+            let diagonal = |i| pairs.at(i, i);
+            let (rows, lx) = additive_side(loss, positives, s_rows, sums_x, &factors.x, diagonal);
+            let (cols, ly) = additive_side(loss, &back, s_cols, sums_y, &factors.y, diagonal);
             (rows, cols, lx, ly)
         };
         let rows = Side { factor: factors.x, ..rows };
@@ -168,6 +169,26 @@ impl Cuda {
             out
         }))
     }
+}
+
+/// Coefficients and half loss of the anchors of one direction. `pair(i, j)` is the similarity of a pair that tiles leave
+/// out.
+fn clip_side(
+    loss: &Loss,
+    positives: &Positives,
+    log_neg: &[f64],
+    pair: impl Fn(usize, usize) -> f64 + Sync,
+) -> (Side, f64) {
+    let of_anchor = |s: &mut Vec<f64>, i: usize| {
+        s.clear();
+        s.extend(positives.row(i).iter().map(|&j| pair(i, j as usize)));
+        s.extend(diagonal_apart(loss, positives, i).then(|| pair(i, i)));
+        clip_numbers(loss, positives, i, log_neg[i], s)
+    };
+    let anchors: Vec<[f64; 3]> = (0..positives.n_x()).into_par_iter().map_init(Vec::new, of_anchor).collect();
+    let value = anchors.iter().map(|[_, _, term]| term).sum();
+    let log_neg = anchors.iter().map(|a| a[0]).collect();
+    (Side { log_neg, coeff: anchors.iter().map(|a| a[1]).collect(), ..Side::default() }, value)
 }
 
 /// The positive pairs of a grid's rows by position: the rows of an additive sweep.

@@ -9,10 +9,11 @@ use serde::Serialize;
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::data::digits;
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, fit};
-use unicon::io::Rows;
+use unicon::io::{Rows, check_finite};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
+use unicon::report::{Page, look, measure, page};
 use unicon::retrieval::{Recall, recall_at_k};
 use unicon::weights::Negatives;
 
@@ -35,7 +36,8 @@ struct Row {
     seconds: f64,
 }
 
-pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> Result<()> {
+/// Returns the page of the encoders that were best on the validation rows.
+pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> Result<Option<String>> {
     let data = digits()?;
     let mut order: Vec<usize> = (0..data.labels.len()).collect();
     order.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(session.seed()));
@@ -53,6 +55,7 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
     let plain: &[Option<f64>] = &[None];
     let shrinkages = SHRINKAGES.map(Some);
     let mut rows = Vec::new();
+    let mut overall: Option<(f64, &'static str, Model)> = None;
     let progress = session.steps("digits", 2 + 2 * SHRINKAGES.len() as u64);
     for (encoder, options, whiten) in [
         ("linear", &linear, plain),
@@ -75,9 +78,12 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
             }
             progress.inc(1);
         }
-        if let Some((_, model, row)) = best {
+        if let Some((score, model, row)) = best {
             let (recall, test_loss) = evaluate(backend, &model, &test)?;
             rows.push(Row { recall, test_loss, ..row });
+            if overall.as_ref().is_none_or(|(s, ..)| score > *s) {
+                overall = Some((score, encoder, model));
+            }
         }
     }
     progress.finish_and_clear();
@@ -112,7 +118,32 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
         "clip loss, tau = {}; the shrinkage is the best of {SHRINKAGES:?} on {VALIDATION_ROWS} validation rows\n",
         linear.loss.tau
     ));
-    Ok(())
+    let page = overall.map(|(_, encoder, model)| show(session, backend, &model, encoder, &test, &validation));
+    page.transpose()
+}
+
+/// The page of a model.
+fn show<B: Backend>(
+    session: &Session,
+    backend: &B,
+    model: &Model,
+    encoder: &str,
+    test: &Split<'_>,
+    validation: &Split<'_>,
+) -> Result<String> {
+    let embed = |(x, y, _): &Split<'_>| {
+        Ok::<_, unicon::Error>((model.encode(backend, Side::X, x)?, model.encode(backend, Side::Y, y)?))
+    };
+    let measured = |split: &Split<'_>, (zx, zy): &(B::Matrix, B::Matrix)| {
+        let zero_rows = (check_finite(&split.0)?.zero_rows, check_finite(&split.1)?.zero_rows);
+        measure(backend, &model.loss, (zx, zy), &split.2, (&[1, 5, 10], Ties::LowerIndex), zero_rows)
+    };
+    let (zt, zv) = (embed(test)?, embed(validation)?);
+    let look = look(backend, &model.loss, (&zt.0, &zt.1), &test.2, session.seed())?;
+    let (test, validation) = (measured(test, &zt)?, measured(validation, &zv)?);
+    let sets = [("test", &test), ("validation", &validation)];
+    let title = format!("Left and right halves of handwritten digits: {encoder}");
+    Ok(page(&Page { title: &title, model, sets: &sets, look: &look }))
 }
 
 type Split<'a> = (Rows<&'a unicon::io::HostMatrix>, Rows<&'a unicon::io::HostMatrix>, Positives);

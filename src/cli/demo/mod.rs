@@ -4,10 +4,13 @@ mod digits;
 mod synthetic;
 
 use super::output::Report;
+use super::report::write as write_page;
 use super::session::{Session, on_backend};
 use anyhow::Result;
+use std::path::PathBuf;
 use std::time::Instant;
 use unicon::backend::Backend;
+use unicon::io::AtomicFile;
 
 /// Aligns halves of handwritten digits and repeats the paper's synthetic experiment; needs no files.
 #[derive(clap::Args)]
@@ -15,19 +18,38 @@ pub struct Args {
     /// Draws of the synthetic data; published means are over 10.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     draws: u64,
+    /// Where to write a page that shows the best alignment of the digits.
+    #[arg(long, value_name = "HTML", default_value = "unicon-demo.html")]
+    report: PathBuf,
+    /// Write no page.
+    #[arg(long, conflicts_with = "report")]
+    no_report: bool,
 }
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let begin = Instant::now();
     let mut report = Report::new("demo");
+    if !args.no_report {
+        // Better to know now that it cannot be written.
+        drop(AtomicFile::create(&args.report)?);
+    }
+    let written;
     on_backend!(session, |backend| {
         report.value("device", backend.describe())?;
         report.line(format!("UniCon {} on {}\n", env!("CARGO_PKG_VERSION"), backend.describe()));
-        digits::run(session, backend, &mut report)?;
+        let page = digits::run(session, backend, &mut report)?;
+        written = match page.filter(|_| !args.no_report) {
+            Some(html) => write_page(&args.report, &html).map(|()| Some(&args.report))?,
+            None => None,
+        };
         synthetic::run(session, backend, args.draws, &mut report)?;
     });
     let seconds = begin.elapsed().as_secs_f64();
     report.value("seconds", seconds)?;
+    report.value("report", written)?;
+    if let Some(path) = written {
+        report.line(format!("\nThe best alignment of the digits as a page: {}", path.display()));
+    }
     report.line(format!("\n{seconds:.1} s"));
     session.print(&report)
 }

@@ -17,9 +17,9 @@ module UniCon
 
 import Libdl
 
-export Context, Loss, Kernel, LinearUniCon, KernelUniCon, Model, Weights, PartialFit, UniConError
+export Context, Loss, Kernel, Damping, Refine, Minibatch, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
 export fit, encode, similarity, encoder, search, recall, gram, contrastive_grad, cancel, save, load, linear_model
-export add!, finish!, value, dense, apply, apply_t, cross, device_count
+export add!, current, finish!, value, dense, apply, apply_t, cross, device_count
 
 include("abi.jl")
 
@@ -122,6 +122,62 @@ struct Kernel
     end
 end
 
+"""
+    Damping(; first, halvings, tol)
+
+Damped updates with a line search on the loss: the option `damping` of [`LinearUniCon`](@ref).
+"""
+struct Damping
+    raw::Damping_t
+    function Damping(; parameters...)
+        raw = Damping_t()
+        check(c_damping_init(raw))
+        for (name, value) in parameters
+            setproperty!(raw, name, convert(fieldtype(Damping_t, name), value))
+        end
+        return new(raw)
+    end
+end
+
+"""
+    Minibatch(; batch, epochs, min_steps, max_steps, rate, momentum, patience)
+
+Descent on mini-batches: the option `minibatch` of [`BestUniCon`](@ref). A `batch` of 0 is none.
+"""
+struct Minibatch
+    raw::Minibatch_t
+    function Minibatch(; parameters...)
+        raw = Minibatch_t()
+        check(c_minibatch_init(raw))
+        for (name, value) in parameters
+            setproperty!(raw, name, convert(fieldtype(Minibatch_t, name), value))
+        end
+        return new(raw)
+    end
+end
+
+"""
+    Refine(; stages = Int[], max_steps, tol, memory, patience, first_step)
+
+Refinement by L-BFGS: the option `refine` of [`LinearUniCon`](@ref) and [`BestUniCon`](@ref). `stages` are the negatives per sample
+in each stage in turn, 0 for all of them.
+"""
+struct Refine
+    raw::Refine_t
+    stages::Vector{Int64}
+    function Refine(; stages = Int64[], parameters...)
+        raw, stages = Refine_t(), Vector{Int64}(stages)
+        check(c_refine_init(raw))
+        for (name, value) in parameters
+            setproperty!(raw, name, convert(fieldtype(Refine_t, name), value))
+        end
+        if !isempty(stages)
+            raw.stages, raw.n_stages = pointer(stages), length(stages)
+        end
+        return new(raw, stages)
+    end
+end
+
 # Positives: nothing is the diagonal, a tuple of two vectors are group ids, anything with colptr and rowval (a SparseMatrixCSC
 # whose columns are the samples of X, `Y samples × X samples`) is CSR.
 struct Positives
@@ -152,17 +208,19 @@ end
 # ---------------------------------------------------------------------------------------------------- context
 
 """
-    Context(; device = :cpu, device_id = 0, n_threads = 0, workspace_limit = 0)
+    Context(; device = :cpu, device_id = 0, n_threads = 0, precision = :default, workspace_limit = 0)
 
-A device, its threads and its limits. One call at a time; any number of contexts.
+A device (`:cpu`, `:cuda` or `:auto`), its threads and its limits. `precision` is that of similarities and weights where features are not
+float64: `:float32`, `:bfloat16`, on CUDA also `:float16`. One call at a time; any number of contexts.
 """
 mutable struct Context
     handle::Ptr{Cvoid}
-    function Context(; device::Symbol = :cpu, device_id = 0, n_threads = 0, workspace_limit = 0)
+    function Context(; device::Symbol = :cpu, device_id = 0, n_threads = 0, precision::Symbol = :default, workspace_limit = 0)
         options = ContextOptions_t()
         check(c_context_options_init(options))
         options.device_type = choose("device", device, (auto = 0, cpu = 1, cuda = 2))
         options.device_id, options.n_threads = device_id, n_threads
+        options.precision = choose("precision", precision, (default = 0, float32 = 1, float16 = 3, bfloat16 = 4))
         options.workspace_limit = workspace_limit
         handle = Ref{Ptr{Cvoid}}(C_NULL)
         check(c_context_create(options, handle))
@@ -282,7 +340,8 @@ end
 
 The linear solver with `r`-dimensional embeddings. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
 `ridge`, `factorization` (`:sqrt`, `:orthonormal`, `:power` with `power`), `svd` (`:full`, `:randomized`), `init` (`:zeros`,
-`:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `seed`.
+`:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `growth`, `exact_last`, `damping`
+([`Damping`](@ref)), `refine` ([`Refine`](@ref)), `checkpoint` (a file), `budget` (seconds), `seed`.
 """
 struct LinearUniCon
     r::Int
@@ -303,16 +362,67 @@ struct KernelUniCon
     kernel::Kernel
     landmarks::Union{Nothing,Int,Vector{Int64}}
     function KernelUniCon(r, kernel = Kernel(); landmarks = nothing, options...)
-        landmarks isa AbstractVector && (landmarks = Vector{Int64}(landmarks) .- 1)
-        return new(LinearUniCon(r; options...), kernel, landmarks)
+        return new(LinearUniCon(r; options...), kernel, from_zero(landmarks))
     end
 end
+
+"""
+    BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten, powers, options...)
+
+The solver that needs no tuning: whitening, one spectral update and a refinement on sampled negatives, with the shrinkage, the power
+and, with `tau = :auto`, the temperature chosen on validation pairs, or on a tenth of the samples that is held back. `r` is a number, `:auto`,
+or a share of the energy below 1. `whiten` and `powers` are vectors of candidates. `options` are the other fields of
+`unicon_best_options_t`: `refine` ([`Refine`](@ref)), `minibatch` ([`Minibatch`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`.
+"""
+struct BestUniCon
+    r::Union{Symbol,Int,Float64}
+    loss::Loss
+    tau::Union{Nothing,Symbol}
+    kernel::Union{Nothing,Kernel}
+    landmarks::Union{Nothing,Int,Vector{Int64}}
+    candidates::Tuple{Vector{Float64},Vector{Float64}}
+    options::Dict{Symbol,Any}
+    function BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten = Float64[], powers = Float64[], options...)
+        tau in (nothing, :auto) || throw(ArgumentError("tau: expected :auto; a temperature is part of the loss"))
+        candidates = (Vector{Float64}(whiten), Vector{Float64}(powers))
+        return new(r, loss, tau, kernel, from_zero(landmarks), candidates, Dict{Symbol,Any}(options))
+    end
+end
+
+from_zero(landmarks) = landmarks isa AbstractVector ? Vector{Int64}(landmarks) .- 1 : landmarks
 
 const choices = Dict(
     :factorization => (sqrt = 0, orthonormal = 1, power = 2),
     :svd => (full = 0, randomized = 1),
     :init => (zeros = 0, random = 1),
 )
+const own = (:struct_size, :reserved, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :similarity, :progress, :progress_user)
+
+# Sets the fields that options name. What they point to is part of `solver`, which the calls preserve.
+function set!(raw, options)
+    T = typeof(raw)
+    for (name, value) in options
+        name in own && throw(ArgumentError("$name is not an option"))
+        if name in (:damping, :refine, :minibatch)
+            setproperty!(raw, name, pointer_from_objref(value.raw))
+        elseif name === :checkpoint
+            raw.checkpoint = pointer(value::String)
+        else
+            value isa Symbol && (value = choose(name, value, choices[name]))
+            setproperty!(raw, name, convert(fieldtype(T, name), value))
+        end
+    end
+    return raw
+end
+
+function set_landmarks!(raw, landmarks)
+    if landmarks isa Int
+        raw.n_landmarks = landmarks
+    elseif landmarks isa Vector
+        raw.n_landmarks, raw.landmarks = length(landmarks), pointer(landmarks)
+    end
+    return raw
+end
 
 function fit_options(solver::LinearUniCon)
     raw = FitOptions_t()
@@ -320,27 +430,34 @@ function fit_options(solver::LinearUniCon)
     check(c_fit_options_preset(raw, choose("preset", solver.preset, (default = 0, paper = 1))))
     raw.r = solver.r
     raw.loss = pointer_from_objref(solver.loss.raw)
-    for (name, value) in solver.options
-        name in (:struct_size, :r, :loss, :kernel, :landmarks, :similarity, :progress, :progress_user) && throw(ArgumentError("$name is not an option"))
-        value isa Symbol && (value = choose(name, value, choices[name]))
-        setproperty!(raw, name, convert(fieldtype(FitOptions_t, name), value))
-    end
-    return raw
+    return set!(raw, solver.options)
 end
 
 function fit_options(solver::KernelUniCon)
     raw = fit_options(solver.linear)
     raw.kernel = pointer_from_objref(solver.kernel.raw)
-    if solver.landmarks isa Int
-        raw.n_landmarks = solver.landmarks
-    elseif solver.landmarks isa Vector
-        raw.n_landmarks, raw.landmarks = length(solver.landmarks), pointer(solver.landmarks)
-    end
-    return raw
+    return set_landmarks!(raw, solver.landmarks)
 end
 
-embedding_dimension(solver::LinearUniCon) = solver.r
-embedding_dimension(solver::KernelUniCon) = solver.linear.r
+function fit_options(solver::BestUniCon)
+    raw = BestOptions_t()
+    check(c_best_options_init(raw))
+    raw.loss = pointer_from_objref(solver.loss.raw)
+    if solver.r === :auto
+        raw.rank = 2
+    elseif solver.r isa Float64 && solver.r < 1
+        raw.rank, raw.energy = 1, solver.r
+    else
+        raw.r = solver.r
+    end
+    raw.tau_auto = solver.tau === :auto
+    solver.kernel === nothing || (raw.kernel = pointer_from_objref(solver.kernel.raw))
+    whiten, powers = solver.candidates
+    isempty(whiten) || ((raw.whiten, raw.n_whiten) = (pointer(whiten), length(whiten)))
+    isempty(powers) || ((raw.powers, raw.n_powers) = (pointer(powers), length(powers)))
+    set_landmarks!(raw, solver.landmarks)
+    return set!(raw, solver.options)
+end
 
 mutable struct ProgressCall
     f::Any
@@ -364,9 +481,14 @@ struct FitInfo
     loss::Vector{Float64}
     change::Vector{Float64}
     singular_values::Vector{Float64}
+    "History of damping and refinement: seconds, loss, score, negatives, evaluations of each step."
+    trace::Vector{TracePoint_t}
     final_loss::Float64
     rows_without_positives::Int
     cols_without_positives::Int
+    "Shrinkage (-1: none), power, temperature and dimension, chosen or asked for."
+    chosen::NamedTuple{(:whiten, :power, :tau, :r),Tuple{Float64,Float64,Float64,Int}}
+    held_back::Tuple{Int,Int}
     seconds::Float64
     peak_bytes::Int
 end
@@ -379,7 +501,7 @@ sparse `n_y × n_x` matrix. `validation` is a tuple `(X, Y)` or `(X, Y, positive
 cancels by returning `false`.
 """
 function fit(
-    solver::Union{LinearUniCon,KernelUniCon},
+    solver::Union{LinearUniCon,KernelUniCon,BestUniCon},
     X::StridedMatrix{<:Element},
     Y::StridedMatrix{<:Element};
     positives = nothing,
@@ -388,6 +510,7 @@ function fit(
     progress = nothing,
     context::Context = default_context(),
 )
+    room = 4096 # points of the history that are kept
     options = fit_options(solver)
     p = Positives(positives, size(X, 2), size(Y, 2))
     call = ProgressCall(progress, nothing)
@@ -397,30 +520,35 @@ function fit(
     end
     info = FitInfo_t()
     check(c_fit_info_init(info))
-    losses, changes = zeros(max(options.n_iters, 1)), zeros(max(options.n_iters, 1))
-    singular = zeros(embedding_dimension(solver))
-    info.loss, info.change, info.history_capacity = pointer(losses), pointer(changes), length(losses)
+    losses, changes, trace = zeros(room), zeros(room), Vector{TracePoint_t}(undef, room)
+    singular = zeros(min(size(X, 1), size(Y, 1)))
+    info.loss, info.change, info.history_capacity = pointer(losses), pointer(changes), room
+    info.trace, info.trace_capacity = pointer(trace), room
     info.singular_values, info.singular_capacity = pointer(singular), length(singular)
     handle = Ref{Ptr{Cvoid}}(C_NULL)
     start = warm_start === nothing ? C_NULL : warm_start.handle
     held_out, keep = validation_of(validation)
-    status = GC.@preserve solver X Y p call losses changes singular warm_start context held_out keep begin
+    run = solver isa BestUniCon ? c_fit_best : c_fit
+    status = GC.@preserve solver X Y p call losses changes trace singular warm_start context held_out keep begin
         v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
-        c_fit(context.handle, options, samples(X), samples(Y), p.raw, v, start, handle, info)
+        run(context.handle, options, samples(X), samples(Y), p.raw, v, start, handle, info)
     end
     call.thrown === nothing || throw(call.thrown)
     check(status, context.handle)
     first_of(values, n) = values[1:min(length(values), n)]
     return Model(handle[]),
     FitInfo(
-        (:completed, :converged, :cancelled)[info.outcome+1],
+        (:completed, :converged, :cancelled, :out_of_time)[info.outcome+1],
         info.n_iters,
         first_of(losses, info.n_loss),
         first_of(changes, info.n_change),
         first_of(singular, info.n_singular_values),
+        first_of(trace, info.n_trace),
         info.final_loss,
         info.rows_without_positives,
         info.cols_without_positives,
+        (whiten = info.whiten, power = info.power, tau = info.tau, r = Int(info.r)),
+        (info.rows_held_back, info.cols_held_back),
         info.seconds,
         info.peak_bytes,
     )
@@ -436,19 +564,33 @@ function validation_of(validation)
 end
 
 """
-    PartialFit(solver, d1, d2; dtype = Float32, warm_start, context)
+    PartialFit(solver, d1, d2; stream = :sums, dtype = Float32, validation, warm_start, context)
 
-A linear fit whose batches arrive one by one: [`add!`](@ref) solves a batch, [`finish!`](@ref) ends a pass.
+A linear fit whose batches arrive one by one: [`add!`](@ref) a batch, [`finish!`](@ref) a pass. `stream` is `:sums` (Gram matrices and C
+are summed: one solution of all batches, also with `whiten`) or `:solutions` (one per batch, averaged with the score on `validation`: the
+batched mode of the paper).
 """
 mutable struct PartialFit
     handle::Ptr{Cvoid}
     context::Context
-    function PartialFit(solver::LinearUniCon, d1, d2; dtype::Type = Float32, warm_start = nothing, context::Context = default_context())
+    function PartialFit(
+        solver::LinearUniCon,
+        d1,
+        d2;
+        stream::Symbol = :sums,
+        dtype::Type = Float32,
+        validation = nothing,
+        warm_start = nothing,
+        context::Context = default_context(),
+    )
         options = fit_options(solver)
         handle = Ref{Ptr{Cvoid}}(C_NULL)
         start = warm_start === nothing ? C_NULL : warm_start.handle
-        status = GC.@preserve solver warm_start context begin
-            c_partial_fit_create(context.handle, options, d1, d2, UniCon.dtype(dtype), Ptr{Validation_t}(C_NULL), start, handle)
+        held_out, keep = validation_of(validation)
+        kind = choose("stream", stream, (sums = 0, solutions = 1))
+        status = GC.@preserve solver warm_start context held_out keep begin
+            v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
+            c_partial_fit_create(context.handle, options, kind, d1, d2, UniCon.dtype(dtype), v, start, handle)
         end
         check(status, context.handle)
         return finalizer(f -> c_partial_fit_destroy(f.handle), new(handle[], context))
@@ -458,7 +600,7 @@ end
 """
     add!(partial, X, Y; positives)
 
-Solves one batch and returns its loss before the update.
+Adds one batch and returns its loss before the update.
 """
 function add!(partial::PartialFit, X::StridedMatrix{<:Element}, Y::StridedMatrix{<:Element}; positives = nothing)
     p = Positives(positives, size(X, 2), size(Y, 2))
@@ -470,9 +612,20 @@ function add!(partial::PartialFit, X::StridedMatrix{<:Element}, Y::StridedMatrix
 end
 
 """
+    current(partial)
+
+The [`Model`](@ref) of the batches of this pass so far.
+"""
+function current(partial::PartialFit)
+    handle = Ref{Ptr{Cvoid}}(C_NULL)
+    GC.@preserve partial check(c_partial_fit_model(partial.handle, handle), partial.context.handle)
+    return Model(handle[])
+end
+
+"""
     finish!(partial)
 
-The [`Model`](@ref) of everything added since the last `finish!`.
+Ends a pass: its [`Model`](@ref), from which the next pass begins.
 """
 function finish!(partial::PartialFit)
     handle = Ref{Ptr{Cvoid}}(C_NULL)
@@ -484,9 +637,10 @@ end
 
 """
     Weights(Zx, Zy; loss = Loss(), positives = nothing, context)
+    Weights(s; loss = Loss(), positives = nothing, context)
 
 `S(γ) = -∂L/∂s` of embeddings with unit columns (`r × n`), as an operator: [`value`](@ref), [`apply`](@ref), [`apply_t`](@ref),
-[`cross`](@ref), [`dense`](@ref).
+[`cross`](@ref), [`dense`](@ref). `s` is a matrix of cosines, `n_x × n_y`, for small n.
 """
 mutable struct Weights
     handle::Ptr{Cvoid}
@@ -501,6 +655,14 @@ mutable struct Weights
         end
         return finalizer(w -> c_weights_destroy(w.handle), new(handle[], context, size(Zx, 2), size(Zy, 2)))
     end
+    function Weights(s::StridedMatrix{<:Element}; loss::Loss = Loss(), positives = nothing, context::Context = default_context())
+        p = Positives(positives, size(s, 1), size(s, 2))
+        handle = Ref{Ptr{Cvoid}}(C_NULL)
+        GC.@preserve s p loss context begin
+            check(c_weights_create_similarity(context.handle, loss.raw, plain(s), p.raw, handle), context.handle)
+        end
+        return finalizer(w -> c_weights_destroy(w.handle), new(handle[], context, size(s, 1), size(s, 2)))
+    end
 end
 
 """
@@ -509,8 +671,8 @@ end
 The loss L.
 """
 function value(w::Weights)
-    out = Ref(0.0)
-    GC.@preserve w check(c_weights_loss(w.handle, out), w.context.handle)
+    out, rows, cols = Ref(0.0), Ref(0.0), Ref(0.0)
+    GC.@preserve w check(c_weights_loss(w.handle, out, rows, cols), w.context.handle)
     return out[]
 end
 

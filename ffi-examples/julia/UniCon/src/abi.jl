@@ -24,7 +24,7 @@ mutable struct ContextOptions_t
     device_id::Int32
     stream::Ptr{Cvoid}
     n_threads::Int32
-    reserved::Int32
+    precision::Int32
     workspace_limit::UInt64
     allocator::Ptr{Cvoid}
     communicator::Ptr{Cvoid}
@@ -94,6 +94,75 @@ struct Validation_t
     positives::Ptr{Positives_t}
 end
 
+mutable struct Damping_t
+    struct_size::Csize_t
+    first::Float64
+    halvings::Int64
+    tol::Float64
+    Damping_t() = new()
+end
+
+mutable struct Refine_t
+    struct_size::Csize_t
+    max_steps::Int64
+    tol::Float64
+    memory::Int64
+    patience::Int64
+    first_step::Float64
+    stages::Ptr{Int64}
+    n_stages::Int64
+    Refine_t() = new()
+end
+
+mutable struct Minibatch_t
+    struct_size::Csize_t
+    batch::Int64
+    epochs::Int64
+    min_steps::Int64
+    max_steps::Int64
+    rate::Float64
+    momentum::Float64
+    patience::Int64
+    Minibatch_t() = new()
+end
+
+mutable struct BestOptions_t
+    struct_size::Csize_t
+    rank::Int32
+    tau_auto::Int32
+    r::Int64
+    energy::Float64
+    loss::Ptr{Loss_t}
+    kernel::Ptr{Kernel_t}
+    n_landmarks::Int64
+    landmarks::Ptr{Int64}
+    kernel_ridge::Float64
+    whiten::Ptr{Float64}
+    n_whiten::Int64
+    powers::Ptr{Float64}
+    n_powers::Int64
+    refine::Ptr{Refine_t}
+    minibatch::Ptr{Minibatch_t}
+    n_negatives::Int64
+    exact::Int32
+    final_loss::Int32
+    checkpoint::Ptr{UInt8}
+    budget::Float64
+    seed::UInt64
+    progress::Ptr{Cvoid}
+    progress_user::Ptr{Cvoid}
+    BestOptions_t() = new()
+end
+
+struct TracePoint_t
+    seconds::Float64
+    loss::Float64
+    score::Float64
+    negatives::Int64
+    evaluations::Int64
+    sampling_error::Float64
+end
+
 mutable struct FitOptions_t
     struct_size::Csize_t
     r::Int64
@@ -119,6 +188,13 @@ mutable struct FitOptions_t
     n_batches::Int64
     n_negatives::Int64
     seed::UInt64
+    growth::Float64
+    exact_last::Int32
+    reserved::Int32
+    damping::Ptr{Damping_t}
+    refine::Ptr{Refine_t}
+    checkpoint::Ptr{UInt8}
+    budget::Float64
     progress::Ptr{Cvoid}
     progress_user::Ptr{Cvoid}
     FitOptions_t() = new()
@@ -153,6 +229,17 @@ mutable struct FitInfo_t
     seconds_validation::Float64
     workspace_bytes::UInt64
     peak_bytes::UInt64
+    trace::Ptr{TracePoint_t}
+    trace_capacity::Int64
+    n_trace::Int64
+    evaluations::Int64
+    sampling_error::Float64
+    whiten::Float64
+    power::Float64
+    tau::Float64
+    r::Int64
+    rows_held_back::Int64
+    cols_held_back::Int64
     FitInfo_t() = new()
 end
 
@@ -169,8 +256,9 @@ c_loss_init(o, kind) = @ccall $(symbol(:unicon_loss_init))(o::Ref{Loss_t}, sizeo
 c_positives_init(o) = @ccall $(symbol(:unicon_positives_init))(o::Ref{Positives_t}, sizeof(Positives_t)::Csize_t)::Int32
 c_kernel_init(o, kind) = @ccall $(symbol(:unicon_kernel_init))(o::Ref{Kernel_t}, sizeof(Kernel_t)::Csize_t, kind::Int32)::Int32
 c_weights_create(h, loss, zx, zy, p, out) = @ccall $(symbol(:unicon_weights_create))(h::Ptr{Cvoid}, loss::Ref{Loss_t}, zx::Ref{Matrix_t}, zy::Ref{Matrix_t}, p::Ref{Positives_t}, out::Ref{Ptr{Cvoid}})::Int32
+c_weights_create_similarity(h, loss, s, p, out) = @ccall $(symbol(:unicon_weights_create_similarity))(h::Ptr{Cvoid}, loss::Ref{Loss_t}, s::Ref{Matrix_t}, p::Ref{Positives_t}, out::Ref{Ptr{Cvoid}})::Int32
 c_weights_destroy(w) = @ccall $(symbol(:unicon_weights_destroy))(w::Ptr{Cvoid})::Cvoid
-c_weights_loss(w, value) = @ccall $(symbol(:unicon_weights_loss))(w::Ptr{Cvoid}, value::Ref{Float64})::Int32
+c_weights_loss(w, value, rows, cols) = @ccall $(symbol(:unicon_weights_loss))(w::Ptr{Cvoid}, value::Ref{Float64}, rows::Ref{Float64}, cols::Ref{Float64})::Int32
 c_weights_dense(w, s) = @ccall $(symbol(:unicon_weights_dense))(w::Ptr{Cvoid}, s::Ref{Matrix_t})::Int32
 c_weights_apply(w, v, out) = @ccall $(symbol(:unicon_weights_apply))(w::Ptr{Cvoid}, v::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
 c_weights_apply_t(w, u, out) = @ccall $(symbol(:unicon_weights_apply_t))(w::Ptr{Cvoid}, u::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
@@ -184,12 +272,18 @@ c_model_encode(h, m, side, x, out) = @ccall $(symbol(:unicon_model_encode))(h::P
 c_model_similarity(h, m, x, y, out) = @ccall $(symbol(:unicon_model_similarity))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
 c_model_save(h, m, path) = @ccall $(symbol(:unicon_model_save))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, path::Cstring)::Int32
 c_model_load(h, path, out) = @ccall $(symbol(:unicon_model_load))(h::Ptr{Cvoid}, path::Cstring, out::Ref{Ptr{Cvoid}})::Int32
+c_damping_init(o) = @ccall $(symbol(:unicon_damping_init))(o::Ref{Damping_t}, sizeof(Damping_t)::Csize_t)::Int32
+c_refine_init(o) = @ccall $(symbol(:unicon_refine_init))(o::Ref{Refine_t}, sizeof(Refine_t)::Csize_t)::Int32
+c_minibatch_init(o) = @ccall $(symbol(:unicon_minibatch_init))(o::Ref{Minibatch_t}, sizeof(Minibatch_t)::Csize_t)::Int32
+c_best_options_init(o) = @ccall $(symbol(:unicon_best_options_init))(o::Ref{BestOptions_t}, sizeof(BestOptions_t)::Csize_t)::Int32
 c_fit_options_init(o) = @ccall $(symbol(:unicon_fit_options_init))(o::Ref{FitOptions_t}, sizeof(FitOptions_t)::Csize_t)::Int32
 c_fit_options_preset(o, preset) = @ccall $(symbol(:unicon_fit_options_preset))(o::Ref{FitOptions_t}, preset::Int32)::Int32
 c_fit_info_init(o) = @ccall $(symbol(:unicon_fit_info_init))(o::Ref{FitInfo_t}, sizeof(FitInfo_t)::Csize_t)::Int32
 c_fit(h, o, x, y, p, validation, start, out, info) = @ccall $(symbol(:unicon_fit))(h::Ptr{Cvoid}, o::Ref{FitOptions_t}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, p::Ref{Positives_t}, validation::Ptr{Validation_t}, start::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}}, info::Ref{FitInfo_t})::Int32
-c_partial_fit_create(h, o, d1, d2, dtype, validation, start, out) = @ccall $(symbol(:unicon_partial_fit_create))(h::Ptr{Cvoid}, o::Ref{FitOptions_t}, d1::Int64, d2::Int64, dtype::Int32, validation::Ptr{Validation_t}, start::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}})::Int32
+c_fit_best(h, o, x, y, p, validation, start, out, info) = @ccall $(symbol(:unicon_fit_best))(h::Ptr{Cvoid}, o::Ref{BestOptions_t}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, p::Ref{Positives_t}, validation::Ptr{Validation_t}, start::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}}, info::Ref{FitInfo_t})::Int32
+c_partial_fit_create(h, o, stream, d1, d2, dtype, validation, start, out) = @ccall $(symbol(:unicon_partial_fit_create))(h::Ptr{Cvoid}, o::Ref{FitOptions_t}, stream::Int32, d1::Int64, d2::Int64, dtype::Int32, validation::Ptr{Validation_t}, start::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}})::Int32
 c_partial_fit_add(f, x, y, p, loss) = @ccall $(symbol(:unicon_partial_fit_add))(f::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, p::Ref{Positives_t}, loss::Ref{Float64})::Int32
+c_partial_fit_model(f, out) = @ccall $(symbol(:unicon_partial_fit_model))(f::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}})::Int32
 c_partial_fit_finish(f, out) = @ccall $(symbol(:unicon_partial_fit_finish))(f::Ptr{Cvoid}, out::Ref{Ptr{Cvoid}})::Int32
 c_partial_fit_destroy(f) = @ccall $(symbol(:unicon_partial_fit_destroy))(f::Ptr{Cvoid})::Cvoid
 c_search(h, queries, items, k, scores, indices) = @ccall $(symbol(:unicon_search))(h::Ptr{Cvoid}, queries::Ref{Matrix_t}, items::Ref{Matrix_t}, k::Int64, scores::Ref{Matrix_t}, indices::Ptr{Int64})::Int32

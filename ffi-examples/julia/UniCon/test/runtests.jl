@@ -52,6 +52,9 @@ Random.seed!(1)
         @test cross(w, Zx, Zy) ≈ Zx * S * Zy' rtol = 1e-10
         v, dZx, dZy = contrastive_grad(Zx, Zy; loss = Loss(:clip; tau = 0.1))
         @test v ≈ loss rtol = 1e-10
+        given = Weights(Zx' * Zy; loss = Loss(:clip; tau = 0.1))
+        @test value(given) ≈ loss rtol = 1e-10
+        @test dense(given) ≈ S rtol = 1e-10
         @test dZx ≈ -Zy * S' rtol = 1e-10
         @test dZy ≈ -Zx * S rtol = 1e-10
     end
@@ -71,13 +74,29 @@ Random.seed!(1)
         @test_throws ArgumentError Loss(:nonsense)
     end
 
+    @testset "refinement, and the best" begin
+        X, Y = pairs(300; noise = 0.5)
+        _, plain = fit(LinearUniCon(5; n_iters = 1), X, Y)
+        _, refined = fit(LinearUniCon(5; n_iters = 1, refine = Refine(max_steps = 5)), X, Y)
+        @test refined.final_loss < plain.final_loss
+        @test length(refined.trace) >= 2
+        _, damped = fit(LinearUniCon(5; n_iters = 5, damping = Damping()), X, Y)
+        @test issorted(damped.loss[2:end]; rev = true)
+        model, info = fit(BestUniCon(5), X, Y)
+        @test model.r == 5 && info.chosen.r == 5 && info.held_back == (30, 30)
+        model, info = fit(BestUniCon(; tau = :auto, whiten = [0.1, 0.01]), X, Y)
+        @test info.chosen.r == model.r && info.chosen.whiten in (0.1, 0.01)
+    end
+
     @testset "partial fit" begin
         X, Y = pairs(120)
-        stream = PartialFit(LinearUniCon(5), 20, 15)
-        for b in 1:3
-            columns = 40(b-1)+1:40b
-            @test isfinite(add!(stream, X[:, columns], Y[:, columns]))
+        for stream in (:sums, :solutions)
+            partial = PartialFit(LinearUniCon(5), 20, 15; stream)
+            for b in 1:3
+                columns = 40(b-1)+1:40b
+                @test isfinite(add!(partial, X[:, columns], Y[:, columns]))
+            end
+            @test encode(current(partial), :y, Y) ≈ encode(finish!(partial), :y, Y)
         end
-        @test size(encode(finish!(stream), :y, Y)) == (5, 120)
     end
 end

@@ -1,0 +1,176 @@
+"""Options of fits into the library's structs, and what a fit reports out of them."""
+
+import ctypes
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import _abi
+from ._dlpack import matrix_of
+
+_CHOICES = {
+    "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
+    "svd": {"full": 0, "randomized": 1},
+    "init": {"zeros": 0, "random": 1, "similarity": 2},
+}
+_PRESETS = {"default": 0, "paper": 1}
+_OUTCOMES = ["completed", "converged", "cancelled", "out of time"]
+_PLAIN = (ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double)
+# Points of the history that are kept; a fit may make more.
+_ROOM = 4096
+
+
+def index_array(values):
+    """int64, as the library takes indices."""
+    return np.ascontiguousarray(values, dtype=np.int64)
+
+
+def _choose(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    return choices[value]
+
+
+def _common(raw, options, keep):
+    """What both kinds of options have."""
+    for name in ("loss", "kernel", "damping", "refine", "minibatch"):
+        value = options.pop(name, None)
+        if value is not None:
+            if not hasattr(raw, name):
+                raise TypeError(f"{name}: not an option of this fit")
+            keep.append(value)
+            setattr(raw, name, ctypes.pointer(value))
+    value = options.pop("landmarks", None)
+    if value is not None:
+        value = index_array(value)
+        keep.append(value)
+        raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
+    value = options.pop("checkpoint", None)
+    if value is not None:
+        raw.checkpoint = str(value).encode()
+
+
+def _plain(raw, options):
+    known = [name for name, t in raw._fields_ if t in _PLAIN and name != "reserved"]
+    for name, value in options.items():
+        if name not in known:
+            raise TypeError(f"{name}: not an option of this fit")
+        setattr(raw, name, _choose(name, value, _CHOICES[name]) if name in _CHOICES else value)
+
+
+def fit_options(lib, check, r, options):
+    """unicon_fit_options_t, and what it borrows."""
+    options = dict(options)
+    raw, keep = _abi.FitOptions(), []
+    check(lib.unicon_fit_options_init(raw, ctypes.sizeof(raw)))
+    raw.r = r
+    check(lib.unicon_fit_options_preset(raw, _choose("preset", options.pop("preset", "default"), _PRESETS)))
+    _common(raw, options, keep)
+    value = options.pop("similarity", None)
+    if value is not None:
+        view, owner = matrix_of(value)
+        keep.append((view, owner))
+        raw.init, raw.similarity = 2, ctypes.pointer(view)
+    _plain(raw, options)
+    return raw, keep
+
+
+def best_options(lib, check, r, options):
+    """unicon_best_options_t, and what it borrows."""
+    options = dict(options)
+    raw, keep = _abi.BestOptions(), []
+    check(lib.unicon_best_options_init(raw, ctypes.sizeof(raw)))
+    if r == "auto":
+        raw.rank = 2
+    elif isinstance(r, float) and r < 1:
+        raw.rank, raw.energy = 1, r
+    else:
+        raw.r = r
+    tau = options.pop("tau", None)
+    if tau == "auto":
+        raw.tau_auto = 1
+    elif tau is not None:
+        raise TypeError('tau: expected "auto"; a temperature is part of the loss')
+    _common(raw, options, keep)
+    for name in ("whiten", "powers"):
+        value = options.pop(name, None)
+        if value is not None:
+            value = np.atleast_1d(np.ascontiguousarray(value, dtype=np.float64))
+            keep.append(value)
+            setattr(raw, name, value.ctypes.data)
+            setattr(raw, "n_" + name, len(value))
+    _plain(raw, options)
+    return raw, keep
+
+
+def on_progress(function, thrown):
+    """The library's callback; what `function` raises is carried across the C call in `thrown`."""
+
+    def call(p, _user):
+        p = p.contents
+        try:
+            names = [n for n, _ in p._fields_ if n not in ("struct_size", "reserved")]
+            return 1 if function({n: getattr(p, n) for n in names}) is False else 0
+        except BaseException as e:
+            thrown.append(e)
+            return 1
+
+    return _abi.ProgressFn(call)
+
+
+@dataclass
+class FitInfo:
+    """What a fit did; the fields are those of unicon_fit_info_t."""
+
+    outcome: str
+    n_iters: int
+    loss: np.ndarray
+    change: np.ndarray
+    singular_values: np.ndarray
+    trace: list
+    final_loss: float
+    rows_without_positives: int
+    cols_without_positives: int
+    zero_rows: tuple
+    rows_dropped: int
+    workspace_bytes: int
+    peak_bytes: int
+    evaluations: int
+    sampling_error: float
+    whiten: float
+    power: float
+    tau: float
+    r: int
+    held_back: tuple
+    seconds: dict = field(default_factory=dict)
+
+
+class Results:
+    """A unicon_fit_info_t with its arrays."""
+
+    def __init__(self, lib, check, r):
+        self.raw = raw = _abi.FitInfo()
+        check(lib.unicon_fit_info_init(raw, ctypes.sizeof(raw)))
+        self._losses, self._changes, self._singular = np.zeros(_ROOM), np.zeros(_ROOM), np.zeros(max(r, 1))
+        self._trace = (_abi.TracePoint * _ROOM)()
+        raw.loss, raw.change, raw.history_capacity = self._losses.ctypes.data, self._changes.ctypes.data, _ROOM
+        raw.singular_values, raw.singular_capacity = self._singular.ctypes.data, len(self._singular)
+        raw.trace, raw.trace_capacity = self._trace, _ROOM
+
+    def info(self):
+        """What a fit that ended wrote."""
+        raw = self.raw
+        same = ["n_iters", "final_loss", "rows_without_positives", "cols_without_positives", "rows_dropped", "workspace_bytes",
+                "peak_bytes", "evaluations", "sampling_error", "whiten", "power", "tau", "r"]
+        points = self._trace[: min(raw.n_trace, _ROOM)]
+        return FitInfo(
+            outcome=_OUTCOMES[raw.outcome],
+            loss=self._losses[: raw.n_loss],
+            change=self._changes[: raw.n_change],
+            singular_values=self._singular[: raw.n_singular_values],
+            trace=[{name: getattr(p, name) for name, _ in p._fields_} for p in points],
+            zero_rows=(raw.zero_rows_x, raw.zero_rows_y),
+            held_back=(raw.rows_held_back, raw.cols_held_back),
+            seconds={"total": raw.seconds, **{n[8:]: getattr(raw, n) for n, _ in raw._fields_ if n.startswith("seconds_")}},
+            **{name: getattr(raw, name) for name in same},
+        )

@@ -1,0 +1,406 @@
+//! Rows that other ranks hold, or that are in a file: fetched by number, or streamed past in order.
+
+use super::matrix::Matrix;
+use super::tiles::Tiles;
+use super::{Cpu, Meter};
+use crate::backend::plan::{Plan, TILE};
+use crate::comm::{Fold, Layout, Part};
+use crate::control::Phase;
+use crate::error::Result;
+use crate::real::Real;
+use bytemuck::Pod;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Instant;
+
+/// Columns that are streamed at once.
+pub(super) const PIECE: usize = 16 * TILE;
+
+/// Rows by position in a plan's order, wherever they are.
+pub(super) enum Window<'a, T: Real> {
+    /// Of a matrix that is here, through an order.
+    Matrix(&'a Matrix<T>, Option<&'a [u32]>),
+    /// A range of positions.
+    Piece { start: usize, cols: usize, data: std::borrow::Cow<'a, [T]> },
+    /// Tiles of positions, by their first.
+    Tiles { cols: usize, places: BTreeMap<usize, usize>, data: Vec<T> },
+}
+
+impl<T: Real> Window<'_, T> {
+    /// The rows at positions `range`; of [`Window::Tiles`], a tile or its beginning.
+    pub(super) fn get<'b>(&'b self, range: &Range<usize>, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
+        match self {
+            Self::Matrix(matrix, ids) => matrix.gather(*ids, range, scratch),
+            Self::Piece { start, cols, data } => {
+                Ok(&data[(range.start - start) * cols..(range.end - start) * cols])
+            }
+            Self::Tiles { cols, places, data } => {
+                let place = places.get(&range.start).copied().unwrap_or(usize::MAX / 2);
+                data.get(place..place + range.len() * cols).ok_or_else(|| {
+                    crate::Error::Comm(format!("columns {range:?} were not brought to this rank"))
+                })
+            }
+        }
+    }
+}
+
+/// Columns that are here now.
+pub(super) struct Columns<'a, T: Real> {
+    /// Their positions.
+    pub(super) range: Range<usize>,
+    /// Whether no more follow.
+    pub(super) last: bool,
+    windows: Vec<Window<'a, T>>,
+    embedded: bool,
+}
+
+impl<'a, T: Real> Columns<'a, T> {
+    /// The embeddings of the columns: the first matrix, where similarities come from embeddings.
+    pub(super) fn z(&self) -> Option<&Window<'a, T>> {
+        self.windows.first().filter(|_| self.embedded)
+    }
+
+    /// Rows of the last matrix at positions `range`.
+    pub(super) fn values<'b>(&'b self, range: &Range<usize>, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
+        self.windows.last().map_or(Ok(&[]), |w| w.get(range, scratch))
+    }
+}
+
+/// Rows by sample: those held here and some that were fetched.
+pub(super) struct Lookup<'a, T> {
+    matrix: &'a Matrix<T>,
+    ids: Vec<u32>,
+    data: Vec<T>,
+}
+
+impl<T: Real> Lookup<'_, T> {
+    pub(super) fn row<'b>(&'b self, id: usize, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
+        if self.matrix.own().contains(&id) {
+            return self.matrix.row(id, scratch);
+        }
+        let missing = || crate::Error::Comm(format!("row {id} was not brought to this rank"));
+        let k = self.ids.binary_search(&(id as u32)).map_err(|_| missing())?;
+        let cols = self.matrix.cols();
+        Ok(&self.data[k * cols..(k + 1) * cols])
+    }
+}
+
+/// Sums per tile of columns over the panels of rows, in an order that does not depend on the ranks.
+pub(super) struct TileSums<S> {
+    blocks: Range<usize>,
+    folds: BTreeMap<usize, (Range<usize>, Fold<Vec<S>>)>,
+}
+
+impl<S: Copy> TileSums<S> {
+    pub(super) fn new(blocks: Range<usize>) -> Self {
+        Self { blocks, folds: BTreeMap::new() }
+    }
+
+    /// Adds what a panel of `block` contributes to the columns `range`.
+    pub(super) fn add(
+        &mut self,
+        block: usize,
+        range: Range<usize>,
+        part: Vec<S>,
+        add: impl Fn(S, S) -> S + Copy,
+    ) {
+        let blocks = self.blocks.clone();
+        let (_, fold) = self.folds.entry(range.start).or_insert_with(|| (range, Fold::new(blocks)));
+        let mut part = Some(part);
+        let sum = fold.block(block, || part.take().unwrap_or_default(), |a, b| add_all(a, &b, add));
+        if let Some(part) = part {
+            add_all(sum, &part, add);
+        }
+    }
+}
+
+fn add_all<S: Copy>(a: &mut [S], b: &[S], add: impl Fn(S, S) -> S) {
+    a.iter_mut().zip(b).for_each(|(a, &b)| *a = add(*a, b));
+}
+
+impl<T: Real> Cpu<T> {
+    /// How `n` samples are shared out, in panels of `panel` rows.
+    pub(super) fn layout(&self, n: usize, panel: usize) -> Layout {
+        Layout::new(n, panel, self.group.rank(), self.group.size())
+    }
+
+    /// How the rows of a plan are shared out, by position.
+    pub(super) fn rows_of(&self, plan: &Plan) -> Layout {
+        self.layout(plan.n_x(), plan.tile())
+    }
+
+    /// This rank's panels of a plan.
+    pub(super) fn own_panels(&self, plan: &Plan) -> Range<usize> {
+        let own = self.rows_of(plan).own();
+        own.start.div_ceil(plan.tile())..own.end.div_ceil(plan.tile())
+    }
+
+    /// This rank's blocks, the last one's open-ended.
+    pub(super) fn own_blocks(&self, layout: &Layout) -> Range<usize> {
+        let blocks = layout.blocks_of(self.group.rank());
+        let end = if blocks.end == layout.blocks() { usize::MAX } else { blocks.end };
+        blocks.start..end
+    }
+
+    /// The rows `ids` of a matrix, in that order. With several ranks a collective: each asks for its own.
+    pub(super) fn fetch(&self, m: &Matrix<T>, ids: &[u32]) -> Result<Vec<T>> {
+        let d = m.cols();
+        let mut out = vec![T::default(); ids.len() * d];
+        let mut scratch = Vec::new();
+        if self.group.is_single() {
+            for (out, &id) in out.chunks_exact_mut(d.max(1)).zip(ids) {
+                out.copy_from_slice(m.row(id as usize, &mut scratch)?);
+            }
+            return Ok(out);
+        }
+        let layout = self.layout(m.rows(), TILE);
+        let (mut wanted, mut places) =
+            (vec![Vec::new(); self.group.size()], vec![Vec::new(); self.group.size()]);
+        for (k, &id) in ids.iter().enumerate() {
+            let owner = layout.owner(id as usize);
+            wanted[owner].push(id);
+            places[owner].push(k);
+        }
+        let asked = self.group.exchange(wanted)?;
+        let mut answers = Vec::with_capacity(asked.len());
+        for ids in asked {
+            let mut answer = Vec::with_capacity(ids.len() * d);
+            for id in ids {
+                answer.extend_from_slice(m.row(id as usize, &mut scratch)?);
+            }
+            answers.push(answer);
+        }
+        for (rows, places) in self.group.exchange(answers)?.into_iter().zip(places) {
+            for (row, k) in rows.chunks_exact(d.max(1)).zip(places) {
+                out[k * d..(k + 1) * d].copy_from_slice(row);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Access to this rank's rows of `m` and to those of `wanted`, in any order. A collective.
+    pub(super) fn lookup<'a>(
+        &self,
+        m: &'a Matrix<T>,
+        wanted: impl Iterator<Item = usize>,
+    ) -> Result<Lookup<'a, T>> {
+        if self.group.is_single() {
+            return Ok(Lookup { matrix: m, ids: Vec::new(), data: Vec::new() });
+        }
+        let own = m.own();
+        let mut ids: Vec<u32> = wanted.filter(|id| !own.contains(id)).map(|id| id as u32).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let data = self.fetch(m, &ids)?;
+        Ok(Lookup { matrix: m, ids, data })
+    }
+
+    /// The matrix whose row `ids[k]` is the `k`-th of `rows`; every id is on one rank. A collective.
+    pub(super) fn place(&self, n: usize, cols: usize, ids: &[u32], rows: Vec<T>) -> Result<Matrix<T>> {
+        let mut out = self.zeros(n, cols)?;
+        let own = out.own();
+        let mut put = |id: u32, row: &[T]| {
+            let k = id as usize - own.start;
+            out.data_mut()[k * cols..(k + 1) * cols].copy_from_slice(row);
+        };
+        if cols == 0 {
+            return Ok(out);
+        }
+        if self.group.is_single() {
+            ids.iter().zip(rows.chunks_exact(cols)).for_each(|(&id, row)| put(id, row));
+            return Ok(out);
+        }
+        let layout = self.layout(n, TILE);
+        let size = self.group.size();
+        let (mut names, mut values) = (vec![Vec::new(); size], vec![Vec::new(); size]);
+        for (&id, row) in ids.iter().zip(rows.chunks_exact(cols)) {
+            let owner = layout.owner(id as usize);
+            names[owner].push(id);
+            values[owner].extend_from_slice(row);
+        }
+        drop(rows);
+        let (names, values) = (self.group.exchange(names)?, self.group.exchange(values)?);
+        for (ids, rows) in names.iter().zip(values) {
+            ids.iter().zip(rows.chunks_exact(cols)).for_each(|(&id, row)| put(id, row));
+        }
+        Ok(out)
+    }
+
+    /// All rows of a matrix, on every rank: small ones only. A collective.
+    pub(super) fn complete(&self, m: &Matrix<T>) -> Result<Matrix<T>> {
+        let mut scratch = Vec::new();
+        let own = m.panel(&m.own(), &mut scratch)?.to_vec();
+        let all = self.group.concat(own)?;
+        let mut out = Matrix::zeros(m.rows(), m.cols(), 0..m.rows(), &self.account)?;
+        out.data_mut().copy_from_slice(&all);
+        Ok(out)
+    }
+
+    /// The rows of `m` at this rank's row positions. A collective.
+    pub(super) fn row_window<'a>(&self, plan: &'a Plan, m: &'a Matrix<T>) -> Result<Window<'a, T>> {
+        match plan.x_ids() {
+            Some(ids) if !self.group.is_single() => {
+                let own = self.rows_of(plan).own();
+                let data = self.fetch(m, &ids[own.clone()])?.into();
+                Ok(Window::Piece { start: own.start, cols: m.cols(), data })
+            }
+            ids => Ok(Window::Matrix(m, ids)),
+        }
+    }
+
+    /// Shows this rank all columns that its `panels` visit, in ascending order of positions, in pieces of at most `width`:
+    /// `compute` with the rows of `matrices` there, then `after` (which may call collectives). The next piece is fetched
+    /// while `compute` runs on the pool. `stage` of `stages` such visits make up the whole, for progress.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn columns<S: Send>(
+        &self,
+        phase: Phase,
+        (stage, stages): (usize, usize),
+        tiles: &Tiles<'_, T>,
+        panels: Range<usize>,
+        matrices: &[&Matrix<T>],
+        width: usize,
+        state: &mut S,
+        compute: impl Fn(&mut S, &Columns<'_, T>, &Meter) -> Result<()> + Sync + Send,
+        mut after: impl FnMut(&mut S, &Columns<'_, T>) -> Result<()>,
+    ) -> Result<()> {
+        let plan = &tiles.plan;
+        let embedded = tiles.source.embeddings().is_some();
+        let width = (width / plan.tile()).max(1) * plan.tile();
+        let resident = matrices.iter().all(|m| m.is_resident());
+        if plan.is_sampled() && !self.group.is_single() {
+            let windows: Result<_> = matrices.iter().map(|m| self.halo(plan, panels.clone(), m)).collect();
+            let piece = Columns { range: 0..plan.n_y(), last: true, windows: windows?, embedded };
+            let meter = Meter::quiet(phase);
+            compute(state, &piece, &meter)?;
+            self.report(phase, stage + 1, stages)?;
+            return after(state, &piece);
+        }
+        if self.group.is_single() && (resident || plan.is_sampled()) || matrices.is_empty() {
+            let pieces = plan.n_y().div_ceil(width);
+            for k in 0..pieces {
+                let range = k * width..((k + 1) * width).min(plan.n_y());
+                let windows = matrices.iter().map(|m| Window::Matrix(m, plan.y_ids())).collect();
+                let piece = Columns { range, last: k + 1 == pieces, windows, embedded };
+                let meter = Meter {
+                    phase,
+                    done: stage * pieces + k,
+                    of: stages * pieces,
+                    quiet: !self.group.is_single(),
+                };
+                compute(state, &piece, &meter)?;
+                after(state, &piece)?;
+            }
+            return Ok(());
+        }
+        let layout = self.layout(plan.n_y(), plan.tile());
+        let pieces = layout.pieces(width.min(PIECE));
+        let mut next = self.bring(matrices, &pieces[0])?;
+        for (k, (owner, range)) in pieces.iter().enumerate() {
+            let here = std::mem::take(&mut next);
+            let mut windows = Vec::with_capacity(matrices.len());
+            for (m, data) in matrices.iter().zip(here) {
+                windows.push(if *owner == self.group.rank() && m.is_resident() {
+                    Window::Matrix(m, None)
+                } else {
+                    Window::Piece { start: range.start, cols: m.cols(), data: data.into() }
+                });
+            }
+            let last = k + 1 == pieces.len();
+            let piece = Columns { range: range.clone(), last, windows, embedded };
+            let meter = Meter::quiet(phase);
+            let mut done = Ok(0.0);
+            let mut brought = Ok(Vec::new());
+            let mut spent = 0.0;
+            self.pool.in_place_scope(|scope| {
+                let (done, state, piece) = (&mut done, &mut *state, &piece);
+                let (meter, compute) = (&meter, &compute);
+                scope.spawn(move |_| {
+                    let begin = Instant::now();
+                    *done = compute(state, piece, meter).map(|()| begin.elapsed().as_secs_f64());
+                });
+                if let Some(piece) = pieces.get(k + 1) {
+                    let begin = Instant::now();
+                    brought = self.bring(matrices, piece);
+                    spent = begin.elapsed().as_secs_f64();
+                }
+            });
+            self.group.hid(spent.min(done?));
+            next = brought?;
+            after(state, &piece)?;
+            self.report(phase, stage * pieces.len() + k + 1, stages * pieces.len())?;
+        }
+        Ok(())
+    }
+
+    /// The rows of a piece, from whoever holds them. Empty where they are in memory here.
+    fn bring(&self, matrices: &[&Matrix<T>], (owner, range): &(usize, Range<usize>)) -> Result<Vec<Vec<T>>> {
+        let mut out = Vec::with_capacity(matrices.len());
+        for m in matrices {
+            let mut data = Vec::new();
+            if *owner == self.group.rank() {
+                let rows = m.panel(range, &mut data)?;
+                self.group.send(rows)?;
+            } else {
+                data.resize(range.len() * m.cols(), T::default());
+                self.group.broadcast(*owner, &mut data)?;
+            }
+            out.push(data);
+        }
+        Ok(out)
+    }
+
+    /// The tiles of columns that the `panels` of a sampled plan visit.
+    fn halo(&self, plan: &Plan, panels: Range<usize>, m: &Matrix<T>) -> Result<Window<'static, T>> {
+        let mut ranges: Vec<Range<usize>> = panels.flat_map(|p| plan.tiles(p)).collect();
+        ranges.sort_unstable_by_key(|r| r.start);
+        ranges.dedup();
+        let mut ids = Vec::new();
+        let mut places = BTreeMap::new();
+        for range in ranges {
+            places.insert(range.start, ids.len() * m.cols());
+            ids.extend(range.map(|j| plan.col_id(j) as u32));
+        }
+        let data = self.fetch(m, &ids)?;
+        Ok(Window::Tiles { cols: m.cols(), places, data })
+    }
+
+    /// Finishes sums over all panels for the columns of one piece (or of all): of those that this rank owns, by
+    /// position. `none` stands where nothing was added; `width(range)` is the number of values of a range of columns.
+    pub(super) fn finish_tiles<S: Pod + Send>(
+        &self,
+        plan: &Plan,
+        sums: TileSums<S>,
+        add: impl Fn(S, S) -> S + Copy,
+    ) -> Result<Vec<(Range<usize>, Vec<S>)>> {
+        let merge = |a: &mut Vec<S>, b: Vec<S>| add_all(a, &b, add);
+        if self.group.is_single() {
+            let total = |(range, fold): (Range<usize>, Fold<Vec<S>>)| Some((range, fold.total(merge)?));
+            return Ok(sums.folds.into_values().filter_map(total).collect());
+        }
+        let (layout, size) = (self.layout(plan.n_y(), plan.tile()), self.group.size());
+        let (mut names, mut values) = (vec![Vec::new(); size], vec![Vec::new(); size]);
+        for (range, fold) in sums.folds.into_values() {
+            let owner = layout.owner(range.start);
+            for part in fold.parts(merge) {
+                let numbers = [range.start, range.end, part.first, part.last, part.value.len()];
+                names[owner].extend(numbers.map(|n| n as u64));
+                values[owner].extend_from_slice(&part.value);
+            }
+        }
+        let (names, values) = (self.group.exchange(names)?, self.group.exchange(values)?);
+        let mut folds: BTreeMap<usize, (Range<usize>, Fold<Vec<S>>)> = BTreeMap::new();
+        for (names, values) in names.iter().zip(values) {
+            let mut values = &values[..];
+            for name in names.chunks_exact(5) {
+                let [start, end, first, last, length] = [0, 1, 2, 3, 4].map(|k| name[k] as usize);
+                let (value, rest) = values.split_at(length);
+                values = rest;
+                let (_, fold) = folds.entry(start).or_insert_with(|| (start..end, Fold::new(0..usize::MAX)));
+                fold.push(Part { first, last, value: value.to_vec() }, merge);
+            }
+        }
+        let total = |(range, fold): (Range<usize>, Fold<Vec<S>>)| Some((range, fold.total(merge)?));
+        Ok(folds.into_values().filter_map(total).collect())
+    }
+}
