@@ -2,6 +2,7 @@
 //! [`session`] (device, threads, cancellation), [`encoding`] (applying models) and [`output`] (tables, JSON).
 
 mod args;
+mod bench;
 mod compare;
 mod demo;
 mod encode;
@@ -48,6 +49,7 @@ enum Command {
     Weights(weights::Args),
     Gram(gram::Args),
     Selftest(selftest::Args),
+    Bench(bench::Args),
     Info(info::Args),
 }
 
@@ -64,6 +66,7 @@ impl Command {
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),
             Self::Selftest(args) => selftest::run(session, args),
+            Self::Bench(args) => bench::run(session, args),
             Self::Info(args) => info::run(session, args),
         }
     }
