@@ -295,7 +295,9 @@ impl<B: Backend> Descent<'_, B> {
             if window.count > 0 && (state.done || state.steps.is_multiple_of(every)) {
                 self.judge(&mut state, &window, &run, info, watch)?;
                 window = Window::default();
-                state.done |= run.held.is_some() && state.stale >= o.patience.max(1);
+                if !state.done && run.held.is_some() && state.stale >= o.patience.max(1) {
+                    (state.done, info.status) = (true, FitStatus::Converged);
+                }
                 if let Some(checkpoint) = run.checkpoint {
                     state.save(checkpoint, self.backend.group(), info)?;
                 }
