@@ -5,7 +5,9 @@
 //!   `UNICON_REQUIRE_CUDA=1` makes that an error.
 //! * `UNICON_CUDA_ARCHS` chooses architectures (`90a`, `80,90a`, `none`; default: all that are supported).
 //!
-//! An image is compiled again only when its sources, the architectures or the compiler change.
+//! An image is compiled again only when its sources, the architectures or the compiler change. What ptxas said about its
+//! kernels (registers, spills, warnings) is kept beside it; `tests/cuda_build.rs` reads both, from the folder that
+//! `UNICON_CUDA_IMAGES` names at compile time.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -48,6 +50,7 @@ fn main() {
     write_if_changed(&out.join("cuda_images.rs"), &table);
     if !images.is_empty() {
         println!("cargo:rustc-cfg=unicon_cuda");
+        println!("cargo:rustc-env=UNICON_CUDA_IMAGES={}", out.join("cuda").display());
     }
 }
 
@@ -87,19 +90,24 @@ fn cuda_images(out: &Path) -> Result<Vec<(String, PathBuf)>, String> {
         let mut hasher = shared.clone();
         fs::read(source).map_err(|e| format!("{}: {e}", source.display()))?.hash(&mut hasher);
         let image = cache.join(format!("{name}-{:016x}.fatbin", hasher.finish()));
-        if !image.exists() {
+        if !image.exists() || !report(&image).exists() {
             stale.push((source.clone(), image.clone()));
         }
         images.push((name, image));
     }
     compile(&nvcc, &flags, stale)?;
-    for old in list(&cache, "fatbin")? {
-        if !images.iter().any(|(_, image)| *image == old) {
+    for old in list(&cache, "fatbin")?.into_iter().chain(list(&cache, "ptxas")?) {
+        if !images.iter().any(|(_, image)| *image == old || report(image) == old) {
             // Only a cache: a file that cannot be removed is harmless.
             let _ = fs::remove_file(old);
         }
     }
     Ok(images)
+}
+
+/// Where what ptxas said about an image is kept.
+fn report(image: &Path) -> PathBuf {
+    image.with_extension("ptxas")
 }
 
 fn parse_archs(wanted: &str) -> Result<Vec<String>, String> {
@@ -121,7 +129,9 @@ fn parse_archs(wanted: &str) -> Result<Vec<String>, String> {
 
 fn flags(archs: &[String]) -> Vec<String> {
     let mut flags: Vec<String> =
-        ["-std=c++17", "-O3", "-Xfatbin", "-compress-all", "-fatbin"].map(str::to_string).to_vec();
+        ["-std=c++17", "-O3", "-Xptxas", "-v", "-Xfatbin", "-compress-all", "-fatbin"]
+            .map(str::to_string)
+            .to_vec();
     for arch in archs {
         flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
     }
@@ -131,9 +141,13 @@ fn flags(archs: &[String]) -> Vec<String> {
     flags
 }
 
-/// Compiles on as many threads as cargo grants; the first error ends up in the message.
-fn compile(nvcc: &Path, flags: &[String], work: Vec<(PathBuf, PathBuf)>) -> Result<(), String> {
+/// Compiles on as many threads as cargo grants, the longest source first, the architectures of one source side by side
+/// where there are threads to spare. The first error ends up in the message.
+fn compile(nvcc: &Path, flags: &[String], mut work: Vec<(PathBuf, PathBuf)>) -> Result<(), String> {
     let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).max(1);
+    work.sort_by_key(|(source, _)| fs::metadata(source).map_or(0, |m| m.len()));
+    let threads = jobs.div_ceil(work.len().max(1)).to_string();
+    let flags = &[flags, &["-t".to_string(), threads]].concat();
     let work = Mutex::new(work);
     let failures = Mutex::new(Vec::new());
     let next = || work.lock().expect("no thread panics with the lock").pop();
@@ -156,13 +170,14 @@ fn compile_one(nvcc: &Path, flags: &[String], source: &Path, image: &Path) -> Re
     let partial = image.with_extension("partial");
     let run = Command::new(nvcc).args(flags).arg("-o").arg(&partial).arg(source).output();
     let run = run.map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let text = String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);
     if !run.status.success() {
-        let text = String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);
-        for line in text.lines() {
+        for line in text.lines().filter(|l| !l.starts_with("ptxas info")) {
             println!("cargo:warning={line}");
         }
         return Err(format!("nvcc failed on {}", source.display()));
     }
+    fs::write(report(image), text).map_err(|e| format!("{}: {e}", report(image).display()))?;
     fs::rename(&partial, image).map_err(|e| format!("{}: {e}", image.display()))
 }
 

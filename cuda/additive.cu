@@ -95,39 +95,50 @@ template <class Loss, class Out> struct WeightsPanel {
     __device__ __forceinline__ void tile(float (&acc)[4][4][4], const sweep::Lane& at, const sweep::Mask& mask, int tile_col) {
         const Loss loss{p.tau, 1.0f / p.tau, p.margin};
         const int rows = p.sweep.row_end - p.sweep.row_begin;
+        // A positive of a column serves the lane's eight rows at once. The loops over positives stay rolled: there are sixteen
+        // of them, and unrolled they cost minutes of compilation and the instruction cache.
+        float w[8][8];  // [row m * 2 + h][column n * 2 + e]
 #pragma unroll
-        for (int m = 0; m < 4; ++m)
+        for (int c = 0; c < 8; ++c) {
+            const int j = tile_col + at.col(c >> 1, c & 1);
+            float sum[8] = {};
+            if (j < p.sweep.col_end) {
+#pragma unroll 1
+                for (int64_t k = p.col_offsets[j], end = p.col_offsets[j + 1]; k < end; ++k) {
+                    const float threshold = p.col_threshold[k];
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const uint32_t word = Masked ? mask.word(at, m, h) : 0;
-                const int local = int(blockIdx.x) * shape::kSweepRows + at.row(m, h);
-                float w[8] = {};
-                if (local < rows) {
-                    const int row = p.sweep.row_begin + local;
-                    for (int64_t k = p.row_offsets[row], end = p.row_offsets[row + 1]; k < end; ++k) {
-                        const float threshold = p.row_threshold[k];
-#pragma unroll
-                        for (int c = 0; c < 8; ++c) w[c] += loss.dpsi(acc[m][c >> 1][h * 2 + (c & 1)] - threshold);
-                    }
-                    const float factor = p.row_factor[row];
-#pragma unroll
-                    for (int c = 0; c < 8; ++c) {
-                        w[c] *= factor;
-                        const int j = tile_col + at.col(c >> 1, c & 1);
-                        if (j >= p.sweep.col_end) continue;
-                        float sum = 0.0f;
-                        for (int64_t k = p.col_offsets[j], end = p.col_offsets[j + 1]; k < end; ++k)
-                            sum += loss.dpsi(acc[m][c >> 1][h * 2 + (c & 1)] - p.col_threshold[k]);
-                        w[c] += p.col_factor[j] * sum;
-                    }
+                    for (int i = 0; i < 8; ++i) sum[i] += loss.dpsi(acc[i >> 1][c >> 1][(i & 1) * 2 + (c & 1)] - threshold);
                 }
-#pragma unroll
-                for (int c = 0; c < 8; ++c)
-                    if (Masked && (word >> at.bit(c >> 1, c & 1) & 1)) w[c] = 0.0f;
-                warp_barrier();  // the loops above diverge, and the store shuffles
-                panel::store_row(static_cast<Out*>(p.out), p.ld_out, local, rows, tile_col - p.sweep.col_begin,
-                                 p.sweep.col_end - p.sweep.col_begin, w, at);
             }
+            const float factor = j < p.sweep.col_end ? p.col_factor[j] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) w[i][c] = factor * sum[i];
+        }
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const int m = i >> 1, h = i & 1;
+            const uint32_t word = Masked ? mask.word(at, m, h) : 0;
+            const int local = int(blockIdx.x) * shape::kSweepRows + at.row(m, h);
+            if (local < rows) {
+                const int row = p.sweep.row_begin + local;
+                float sum[8] = {};
+#pragma unroll 1
+                for (int64_t k = p.row_offsets[row], end = p.row_offsets[row + 1]; k < end; ++k) {
+                    const float threshold = p.row_threshold[k];
+#pragma unroll
+                    for (int c = 0; c < 8; ++c) sum[c] += loss.dpsi(acc[m][c >> 1][h * 2 + (c & 1)] - threshold);
+                }
+                const float factor = p.row_factor[row];
+#pragma unroll
+                for (int c = 0; c < 8; ++c) w[i][c] += factor * sum[c];
+            }
+#pragma unroll
+            for (int c = 0; c < 8; ++c)
+                if (Masked && (word >> at.bit(c >> 1, c & 1) & 1)) w[i][c] = 0.0f;
+            warp_barrier();  // the loops above diverge, and the store shuffles
+            panel::store_row(static_cast<Out*>(p.out), p.ld_out, local, rows, tile_col - p.sweep.col_begin,
+                             p.sweep.col_end - p.sweep.col_begin, w[i], at);
+        }
     }
 };
 

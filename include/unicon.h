@@ -257,7 +257,17 @@ typedef struct unicon_allocator {
 } unicon_allocator_t;
 
 /**
- * The ranks of a distributed solve, as callbacks: any MPI, NCCL or Gloo can be passed in.
+ * The ranks of a distributed fit, as callbacks: any MPI, NCCL or Gloo can be passed in.
+ *
+ * unicon_fit() and unicon_fit_best() are then called by all ranks together with the same options. Each passes its own rows: `x` and `y`
+ * hold a part of the samples (at least one; not necessarily of the same size on all ranks), in rank order, and so do `x_groups`,
+ * `y_groups`, and `indptr` with `indices`, whose columns count over all ranks. Validation pairs and a warm start are whole and the
+ * same everywhere, as is the model that every rank gets; it does not depend on the number of ranks, not even in its last bit. A rank
+ * that fails takes the others along: they return ::UNICON_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
+ * rank count for all. Every other function works on what it is given, on one rank. CUDA contexts have a single rank in this version.
+ *
+ * `send_recv` and `allgather` must not wait for ever for a rank that is gone. `allreduce_sum` is not called in this version: sums are made of the
+ * other two in a fixed order.
  *
  * Every callback returns 0 on success; anything else makes the call ::UNICON_COMM. They are called on the thread
  * that called the library, in the same order on every rank. For device memory (`device_type`
@@ -707,6 +717,24 @@ typedef struct unicon_refine {
 /** Sets every field to its default. @return as unicon_context_options_init(). */
 UNICON_API unicon_status_t unicon_refine_init(unicon_refine_t *refine, size_t struct_size);
 
+/**
+ * Descent on mini-batches: the fast part of unicon_fit_best() on large data (at least four batches). A step is a share of the encoders'
+ * norm along the averaged gradient; the negatives of a batch stand for all.
+ */
+typedef struct unicon_minibatch {
+    size_t struct_size; /**< Set by unicon_minibatch_init(). */
+    int64_t batch;      /**< Matching pairs in a batch, at least 2, default 1024; 0: no mini-batches. */
+    int64_t epochs;     /**< Passes over the data, at least 1, default 4. */
+    int64_t min_steps;  /**< Steps at least, >= 0, default 100. */
+    int64_t max_steps;  /**< Steps at most, whatever the epochs; 0 (default): no limit. */
+    double rate;        /**< Length of the first step as a share of the encoders' norm, > 0, default 0.1; falls to 0 along a half cosine. */
+    double momentum;    /**< Share of the past in the averaged gradient, in [0, 1), default 0.5. */
+    int64_t patience;   /**< Judgements (two an epoch) without a better score on the validation pairs before it ends, >= 0, default 4. */
+} unicon_minibatch_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_minibatch_init(unicon_minibatch_t *minibatch, size_t struct_size);
+
 /** Held-out pairs. A NULL pointer to this struct means none. This struct is frozen. */
 typedef struct unicon_validation {
     const unicon_matrix_t *x;            /**< m_x by d1. */
@@ -741,6 +769,9 @@ typedef struct unicon_fit_options {
     int64_t n_batches;              /**< Use only the first so many batches; 0 (default): all. */
     int64_t n_negatives;            /**< Negatives sampled per row, with `seed`; 0 (default): all of them, exact. */
     uint64_t seed;                  /**< Of everything random, default 0. */
+    double growth;                  /**< Sampled negatives of an update as a multiple of those of the update before, >= 1, default 1. */
+    int32_t exact_last;             /**< Boolean, default 0: the last update sees all negatives whatever is sampled before. */
+    int32_t reserved;               /**< 0. */
     const unicon_damping_t *damping;/**< NULL (default): plain updates. Else one plain update, then at most `n_iters` damped ones. Not
                                          with batches or `ridge`. */
     const unicon_refine_t *refine;  /**< NULL (default): none. Else the result is refined; validation pairs choose the best step. Not
@@ -778,6 +809,8 @@ typedef struct unicon_trace_point {
     double score;        /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
     int64_t negatives;   /**< Negatives per row that the loss saw; 0: all. */
     int64_t evaluations; /**< Evaluations of loss and gradient so far. */
+    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two halves of the
+                                sample; else NaN. */
 } unicon_trace_point_t;
 
 /**
@@ -881,9 +914,12 @@ typedef struct unicon_best_options {
     int64_t n_whiten;               /**< Length of `whiten`; 0 for NULL. */
     const double *powers;           /**< Candidate powers of the singular values in each encoder, >= 0; NULL (default): 0, 1/2, 1, 2. */
     int64_t n_powers;               /**< Length of `powers`; 0 for NULL. */
-    const unicon_refine_t *refine;  /**< NULL (default): the defaults of unicon_refine_init(); `max_steps` 0 for no refinement. Its
+    const unicon_refine_t *refine;  /**< NULL (default): the defaults of unicon_refine_init(); `max_steps` 0 for no refinement (nor mini-batches). Its
                                          `stages` must be NULL: `n_negatives` and `exact` make them. */
-    int64_t n_negatives;            /**< Negatives sampled per row in the refinement, default 512; 0: all of them. */
+    const unicon_minibatch_t *minibatch; /**< NULL (default): the defaults of unicon_minibatch_init(). */
+    int64_t n_negatives;            /**< 0 (default): mini-batches on large data (4,096 rows and more), whose negatives stand
+                                         for all, and all negatives on small. Above 0: L-BFGS on so many sampled negatives
+                                         per row, then on four times as many, follows the mini-batches. */
     int32_t exact;                  /**< Boolean, default 0: end in a stage with all negatives. */
     int32_t final_loss;             /**< Boolean, default 0: evaluate the exact loss of the encoders, one more pass. */
     const char *checkpoint;         /**< As in ::unicon_fit_options_t. */

@@ -231,6 +231,11 @@ struct Refine : unicon_refine_t {
     Refine() : unicon_refine_t() { detail::check(unicon_refine_init(this, sizeof(unicon_refine_t)), nullptr); }
 };
 
+/** ::unicon_minibatch_t with its defaults. */
+struct Minibatch : unicon_minibatch_t {
+    Minibatch() : unicon_minibatch_t() { detail::check(unicon_minibatch_init(this, sizeof(unicon_minibatch_t)), nullptr); }
+};
+
 namespace detail {
 /** Calls a progress function from C, and keeps what it throws. */
 struct Call {
@@ -354,6 +359,10 @@ public:
         whiten_ = std::move(candidates);
         return *this;
     }
+    BestOptions &minibatch(const Minibatch &minibatch) {
+        minibatch_ = minibatch;
+        return *this;
+    }
     /** Candidate powers of the singular values. */
     BestOptions &powers(std::vector<double> candidates) {
         powers_ = std::move(candidates);
@@ -369,10 +378,12 @@ public:
             raw.powers = powers_.data();
             raw.n_powers = static_cast<int64_t>(powers_.size());
         }
+        if (minibatch_) raw.minibatch = detail::pointer(minibatch_);
         return raw;
     }
 
 private:
+    std::optional<Minibatch> minibatch_;
     std::vector<double> whiten_, powers_;
 };
 

@@ -80,6 +80,38 @@ impl Positives {
         Self { n_x: n, n_y: n, diagonal: true, rows: lists.clone(), cols: lists }
     }
 
+    /// The distinct rows and columns of some pairs, and every match among them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when nothing matches.
+    pub(crate) fn among(&self, pairs: &[(u32, u32)]) -> Result<(Vec<u32>, Vec<u32>, Self)> {
+        if self.diagonal {
+            let ids: Vec<u32> = pairs.iter().map(|p| p.0).collect();
+            return Ok((ids.clone(), ids, Self::diagonal(pairs.len())));
+        }
+        let distinct = |mut ids: Vec<u32>| {
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
+        let x = distinct(pairs.iter().map(|p| p.0).collect());
+        let y = distinct(pairs.iter().map(|p| p.1).collect());
+        let (mut indptr, mut indices) = (vec![0i64], Vec::new());
+        for &i in &x {
+            // Both lists ascend: one walk finds what they share.
+            let (row, mut at) = (self.row(i as usize), 0);
+            for &j in row {
+                at += y[at..].partition_point(|&c| c < j);
+                if y.get(at) == Some(&j) {
+                    indices.push(at as i64);
+                }
+            }
+            indptr.push(indices.len() as i64);
+        }
+        let positives = Self::from_csr(&indptr, &indices, y.len())?;
+        Ok((x, y, positives))
+    }
+
     /// No positives at all: a grid for retrieval without ground truth.
     pub(crate) fn none(n_x: usize, n_y: usize) -> Self {
         Self::from_sorted(vec![0; n_x + 1], Vec::new(), n_y)

@@ -20,9 +20,11 @@ pub trait Real: TileOps + HostFloat + Copy + Default + PartialOrd + std::fmt::De
 impl Real for f32 {
     const NAME: &'static str = "f32";
     const EPSILON: f64 = f32::EPSILON as f64;
+    #[inline]
     fn of(value: f64) -> Self {
         value as f32
     }
+    #[inline]
     fn as_f64(self) -> f64 {
         f64::from(self)
     }
@@ -34,9 +36,11 @@ impl Real for f32 {
 impl Real for f64 {
     const NAME: &'static str = "f64";
     const EPSILON: f64 = f64::EPSILON;
+    #[inline]
     fn of(value: f64) -> Self {
         value
     }
+    #[inline]
     fn as_f64(self) -> f64 {
         self
     }

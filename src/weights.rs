@@ -32,6 +32,16 @@ pub enum Negatives {
     },
 }
 
+impl Negatives {
+    /// Two independent samples of half the size: their mean stands for the whole, half their difference estimates the
+    /// error of that mean. None where nothing is sampled, or too little to halve.
+    pub fn halves(self) -> Option<[Self; 2]> {
+        let Self::Sampled { per_anchor: m @ 2.., seed } = self else { return None };
+        let per_anchor = m.div_ceil(2);
+        Some([0, 1].map(|k| Self::Sampled { per_anchor, seed: seed.wrapping_mul(2).wrapping_add(k) }))
+    }
+}
+
 /// What pass 1 leaves behind: the loss and everything needed to evaluate `S` (see the module's text).
 #[derive(Clone, Debug)]
 pub struct Weights {

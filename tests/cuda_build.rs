@@ -1,6 +1,8 @@
-//! What can be known about the CUDA kernels without a GPU: they compile for every architecture, hot kernels neither
-//! spill nor draw a performance warning from ptxas, and the machine code holds the instructions they are built on.
+//! What can be known about the CUDA kernels without a GPU, from the images that the library embeds and what ptxas said
+//! while the build script made them: every architecture is there, hot kernels neither spill nor draw a performance
+//! warning, and the machine code holds the instructions they are built on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,110 +10,118 @@ const ARCHS: [&str; 6] = ["80", "86", "89", "90a", "100", "120"];
 /// Families whose kernels carry the n^2 work.
 const HOT: [&str; 5] = ["clip_stats", "clip_weights", "clip_fused", "additive", "search"];
 
-fn nvcc() -> Option<PathBuf> {
-    let mut candidates: Vec<PathBuf> = std::env::var_os("NVCC").map(PathBuf::from).into_iter().collect();
-    for home in ["CUDA_HOME", "CUDA_PATH"] {
-        candidates.extend(std::env::var_os(home).map(|h| PathBuf::from(h).join("bin/nvcc")));
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    candidates.extend(std::env::split_paths(&path).map(|d| d.join("nvcc")));
-    candidates.push("/usr/local/cuda/bin/nvcc".into());
-    candidates.push(Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/cuda/nvidia/cu13/bin/nvcc"));
-    let found = candidates.into_iter().find(|c| c.is_file()).and_then(|c| c.canonicalize().ok());
-    if found.is_none() {
-        let message = "skipped: nvcc not found; get it with scripts/get-nvcc";
-        assert!(std::env::var("UNICON_REQUIRE_TOOLS").is_err(), "{message}");
-        println!("{message}");
-    }
-    found
+/// A missing tool: an error where tools are required.
+fn skip<T>(message: &str) -> Option<T> {
+    assert!(std::env::var("UNICON_REQUIRE_TOOLS").is_err(), "{message}");
+    println!("skipped: {message}");
+    None
 }
 
-/// Compiles one family for one architecture; returns ptxas's report and the cubin, whose name
-/// holds the `purpose` because tests run side by side.
-fn compile(nvcc: &Path, family: &str, arch: &str, purpose: &str) -> (String, PathBuf) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda").join(family).with_extension("cu");
-    let cubin = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{family}_{arch}_{purpose}.cubin"));
-    let out = Command::new(nvcc)
-        .args(["-std=c++17", "-O3", "-Xptxas", "-v", "-cubin"])
-        .arg(format!("-gencode=arch=compute_{arch},code=sm_{arch}"))
-        .arg("-o")
-        .args([&cubin, &source])
-        .output()
-        .expect("nvcc starts");
-    let report = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{family} for {arch}:\n{report}");
-    (report, cubin)
+/// The images of this build by family, each with ptxas's report beside it.
+fn images() -> Option<BTreeMap<String, PathBuf>> {
+    let Some(folder) = option_env!("UNICON_CUDA_IMAGES") else {
+        return skip("built without CUDA kernels; get a compiler with scripts/get-nvcc");
+    };
+    let entries = std::fs::read_dir(folder).expect("the build script's folder");
+    let paths = entries.map(|e| e.expect("a readable entry").path());
+    let images = paths.filter(|p| p.extension().is_some_and(|e| e == "fatbin"));
+    let family = |p: &PathBuf| {
+        let name = p.file_stem().expect("a name").to_string_lossy().into_owned();
+        name.rsplit_once('-').expect("family-hash").0.to_string()
+    };
+    Some(images.map(|p| (family(&p), p)).collect())
 }
 
-/// Kernels of the report that spill.
-fn spilling(report: &str) -> Vec<String> {
-    let mut kernel = "";
-    let mut found = Vec::new();
+/// What ptxas said about one kernel for one architecture.
+#[derive(Debug)]
+struct Kernel {
+    name: String,
+    arch: String,
+    spills: bool,
+}
+
+/// The kernels of a report.
+fn kernels(report: &str) -> Vec<Kernel> {
+    let mut found: Vec<Kernel> = Vec::new();
     for line in report.lines() {
-        if let Some(name) = line.split('\'').nth(1).filter(|_| line.contains("Compiling entry function")) {
-            kernel = name;
+        if line.contains("Compiling entry function") {
+            let mut names = line.split('\'').skip(1).step_by(2);
+            let (name, arch) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+            let arch = arch.trim_start_matches("sm_").to_string();
+            found.push(Kernel { name: name.into(), arch, spills: false });
         }
         if line.contains("bytes spill stores") && !line.contains(" 0 bytes spill stores, 0 bytes spill loads")
         {
-            found.push(format!("{kernel}: {}", line.trim()));
+            found.last_mut().expect("a kernel was named").spills = true;
         }
     }
     found
 }
 
-fn families() -> Vec<String> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
-    let files = std::fs::read_dir(dir).expect("cuda/ is there").map(|e| e.expect("a readable entry").path());
-    let mut names: Vec<String> = files
-        .filter(|p| p.extension().is_some_and(|e| e == "cu"))
-        .map(|p| p.file_stem().expect("a name").to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
+#[test]
+fn every_architecture_is_built_without_spills_or_warnings() {
+    let Some(images) = images() else { return };
+    assert!(HOT.iter().all(|h| images.contains_key(*h)), "{images:?}");
+    for (family, image) in &images {
+        let report = std::fs::read_to_string(image.with_extension("ptxas")).expect("ptxas's report");
+        let kernels = kernels(&report);
+        assert!(!kernels.is_empty(), "ptxas said nothing about {family}:\n{report}");
+        let spilling: Vec<&Kernel> = kernels.iter().filter(|k| k.spills).collect();
+        assert!(!HOT.contains(&family.as_str()) || spilling.is_empty(), "{family}: {spilling:?}");
+        assert!(!report.contains("(C75"), "{family}:\n{report}");
+        let built: BTreeSet<&str> = kernels.iter().map(|k| k.arch.as_str()).collect();
+        if let Some(missing) = ARCHS.iter().find(|a| !built.contains(*a)) {
+            skip::<()>(&format!("{family} was built for {built:?}, not {missing}; unset UNICON_CUDA_ARCHS"));
+        }
+    }
 }
 
+/// The list by which the stand-in driver finds kernels on the host.
 #[test]
-fn every_architecture_compiles_without_spills() {
-    let Some(nvcc) = nvcc() else { return };
-    let families = families();
-    assert!(HOT.iter().all(|h| families.iter().any(|f| f == h)), "{families:?}");
-    let jobs: Vec<(&str, &str)> =
-        families.iter().flat_map(|f| ARCHS.iter().map(move |a| (f.as_str(), *a))).collect();
-    let (first, second) = jobs.split_at(jobs.len() / 2);
-    let check = |jobs: &[(&str, &str)]| {
-        for (family, arch) in jobs {
-            let (report, _) = compile(&nvcc, family, arch, "report");
-            assert!(
-                report.contains("Compiling entry function"),
-                "ptxas said nothing about {family}:\n{report}"
-            );
-            let hot = HOT.contains(family);
-            assert!(!hot || spilling(&report).is_empty(), "{family} for {arch}: {:?}", spilling(&report));
-            assert!(!report.contains("C75"), "{family} for {arch}:\n{report}");
-        }
-    };
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| check(second));
-        check(first);
-        other.join().expect("the second half compiles too");
-    });
+fn every_kernel_has_its_twin_on_the_host() {
+    let Some(images) = images() else { return };
+    let mut built = BTreeSet::new();
+    for image in images.values() {
+        let report = std::fs::read_to_string(image.with_extension("ptxas")).expect("ptxas's report");
+        built.extend(kernels(&report).into_iter().map(|k| k.name));
+    }
+    let list = include_str!("cuda_standin/kernels.inc").lines().filter_map(|l| l.strip_prefix("KERNEL("));
+    let listed: BTreeSet<String> = list.map(|l| l.trim_end_matches(')').to_string()).collect();
+    let missing: Vec<_> = built.symmetric_difference(&listed).collect();
+    assert!(missing.is_empty(), "in the images or in tests/cuda_standin/kernels.inc only: {missing:?}");
+}
+
+fn cuobjdump() -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    let parent = |p: PathBuf| p.parent().map(Path::to_path_buf);
+    folders.extend(std::env::var_os("NVCC").and_then(|n| parent(PathBuf::from(n).canonicalize().ok()?)));
+    for home in ["CUDA_HOME", "CUDA_PATH"] {
+        folders.extend(std::env::var_os(home).map(|h| PathBuf::from(h).join("bin")));
+    }
+    folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    folders.push("/usr/local/cuda/bin".into());
+    folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/cuda/nvidia/cu13/bin"));
+    let found = folders.into_iter().map(|f| f.join("cuobjdump")).find(|c| c.is_file());
+    found.or_else(|| skip("cuobjdump not found; get it with scripts/get-nvcc"))
 }
 
 #[test]
 fn machine_code_uses_tensor_cores_and_asynchronous_copies() {
-    let Some(nvcc) = nvcc() else { return };
-    let cuobjdump = nvcc.with_file_name("cuobjdump");
-    if !cuobjdump.is_file() {
-        println!("skipped: cuobjdump not found; get it with scripts/get-nvcc");
-        assert!(std::env::var("UNICON_REQUIRE_TOOLS").is_err());
-        return;
-    }
-    for arch in ["80", "90a"] {
-        for family in HOT {
-            let (_, cubin) = compile(&nvcc, family, arch, "sass");
-            let out =
-                Command::new(&cuobjdump).arg("--dump-sass").arg(&cubin).output().expect("cuobjdump starts");
-            let sass = String::from_utf8_lossy(&out.stdout);
+    let Some(images) = images() else { return };
+    let Some(cuobjdump) = cuobjdump() else { return };
+    for family in HOT {
+        let out = Command::new(&cuobjdump)
+            .arg("--dump-sass")
+            .arg(&images[family])
+            .output()
+            .expect("cuobjdump starts");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8_lossy(&out.stdout);
+        // "arch = sm_90a" heads each architecture's code.
+        let parts: Vec<(&str, &str)> =
+            text.split("\narch = sm_").skip(1).filter_map(|part| part.split_once('\n')).collect();
+        assert!(!parts.is_empty(), "no machine code in {family}");
+        for (arch, sass) in parts {
             for instruction in ["HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS"] {
                 assert!(sass.contains(instruction), "{family} for {arch} has no {instruction}");
             }
@@ -120,11 +130,12 @@ fn machine_code_uses_tensor_cores_and_asynchronous_copies() {
 }
 
 #[test]
-fn spills_are_recognised() {
+fn reports_are_read_right() {
     let report = "ptxas info : Compiling entry function 'a' for 'sm_80'\n    0 bytes stack frame, 0 bytes spill stores, \
-                  0 bytes spill loads\nptxas info : Compiling entry function 'b' for 'sm_80'\n    8 bytes stack frame, \
+                  0 bytes spill loads\nptxas info : Compiling entry function 'b' for 'sm_90a'\n    8 bytes stack frame, \
                   4 bytes spill stores, 4 bytes spill loads\n";
-    let found = spilling(report);
-    assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("b:"));
+    let found = kernels(report);
+    assert_eq!(found.len(), 2);
+    assert_eq!((found[0].name.as_str(), found[0].arch.as_str(), found[0].spills), ("a", "80", false));
+    assert_eq!((found[1].name.as_str(), found[1].arch.as_str(), found[1].spills), ("b", "90a", true));
 }

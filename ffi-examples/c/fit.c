@@ -3,6 +3,7 @@
  *
  *     cc fit.c -o fit $(pkg-config --cflags --libs unicon)
  *     ./fit x.npy y.npy 128
+ *     ./fit x.npy y.npy 128 best    (shrinkage and power are chosen on rows that are held back, and the encoders refined)
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,7 @@ static int32_t show(const unicon_progress_t *progress, void *user)
 {
     (void)user;
     if (progress->phase == UNICON_PHASE_ITERATION)
-        printf("update %lld of %lld: loss %.5f before it, %.2f s\n", (long long)progress->done, (long long)progress->total,
+        printf("update %lld of %lld: loss %.5f, %.2f s\n", (long long)progress->done, (long long)progress->total,
                progress->loss, progress->seconds);
     return 0; /* anything else cancels */
 }
@@ -66,12 +67,13 @@ int main(int argc, char **argv)
     unicon_context_t *context = NULL;
     unicon_model_t *model = NULL;
     unicon_fit_options_t options;
+    unicon_best_options_t best;
     unicon_fit_info_t info;
     unicon_matrix_t xm, ym, zxm, zym;
     int failed = 1;
 
-    if (argc != 4 || (r = atol(argv[3])) < 1) {
-        fprintf(stderr, "usage: fit X.npy Y.npy R\n");
+    if (argc < 4 || argc > 5 || (r = atol(argv[3])) < 1) {
+        fprintf(stderr, "usage: fit X.npy Y.npy R [best]\n");
         return 2;
     }
     x = read_npy(argv[1], &n_x, &d1);
@@ -83,10 +85,16 @@ int main(int argc, char **argv)
 
     unicon_fit_options_init(&options, sizeof options);
     unicon_fit_info_init(&info, sizeof info);
-    options.r = r;
+    unicon_best_options_init(&best, sizeof best);
+    options.r = best.r = r;
     options.whiten = 0.1;
-    options.progress = show;
-    if (unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info) != UNICON_OK)
+    options.progress = best.progress = show;
+    best.final_loss = 1;
+    if (argc == 5) {
+        if (unicon_fit_best(context, &best, &xm, &ym, NULL, NULL, NULL, &model, &info) != UNICON_OK)
+            goto done;
+        printf("chosen: whiten %g, power %g\n", info.whiten, info.power);
+    } else if (unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info) != UNICON_OK)
         goto done;
     printf("fitted in %.2f s, loss %.5f, peak %.1f MB\n", info.seconds, info.final_loss, (double)info.peak_bytes / 1e6);
 

@@ -42,6 +42,25 @@ int main() {
         const unicon::Neighbours near = unicon::search(context, ex, ey, 3);
         std::printf("the item nearest to query 7 is %lld\n", static_cast<long long>(near.indices[7 * 3]));
         if (recall[0] < 0.9) return 1;
+
+        // What needs no tuning: shrinkage, power and here the dimension are chosen on rows that are held back.
+        const unicon::FitResult best = unicon::fit_best(context, unicon::BestOptions(), unicon::view(x, d1), unicon::view(y, d2));
+        std::printf("best: r %lld, whiten %g, power %g, %zu points\n", static_cast<long long>(best.info.raw.r), best.info.raw.whiten,
+                    best.info.raw.power, best.info.trace.size());
+
+        // Refinement by hand: on 64 sampled negatives a row first, then on all.
+        unicon::FitOptions refined(latent);
+        refined.stages({64, 0});
+        refined->n_iters = 1;
+        std::printf("refined: loss %.4f\n", unicon::fit(context, refined, unicon::view(x, d1), unicon::view(y, d2)).info.raw.final_loss);
+
+        // Batches that arrive one by one.
+        unicon::FitOptions streamed(latent);
+        streamed->whiten = 0.01;
+        unicon::PartialFit partial(context, streamed, d1, d2);
+        for (int64_t b = 0; b < 5; b++)
+            partial.add(unicon::view(x.data() + b * 100 * d1, 100, d1), unicon::view(y.data() + b * 100 * d2, 100, d2));
+        partial.finish().encode(context, unicon::Side::x, unicon::view(x, d1), ex);
     } catch (const unicon::Error &e) {
         std::fprintf(stderr, "%s\n", e.what());
         return 1;

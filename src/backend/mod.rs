@@ -153,6 +153,19 @@ pub trait Backend: Send + Sync {
         zy: &Self::Matrix,
         w: &Weights,
     ) -> Result<(Self::Matrix, Self::Matrix)>;
+    /// The loss with its [`gradients`](Self::gradients): both passes, for backends that can share work between them.
+    fn loss_gradients(
+        &self,
+        zx: &Self::Matrix,
+        zy: &Self::Matrix,
+        loss: &Loss,
+        positives: &Positives,
+        negatives: Negatives,
+    ) -> Result<(f64, Self::Matrix, Self::Matrix)> {
+        let w = self.weights(Similarity::Embeddings(zx, zy), loss, positives, negatives)?;
+        let (gx, gy) = self.gradients(zx, zy, &w)?;
+        Ok((w.value(), gx, gy))
+    }
     /// The encoder's share of a gradient: from `G = dL/dZ` of the embeddings `z_i = F x_i / |F x_i|` to
     /// `dL/dF = sum_i (I - z_i z_i^T) g_i / |F x_i| x_i^T` (`r x d`). `norms` are the `|F x_i|` of
     /// [`encode`](Self::encode); rows that it left at 0 add nothing.

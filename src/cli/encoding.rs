@@ -2,6 +2,7 @@
 
 use super::session::{Precision, Session};
 use anyhow::Result;
+use unicon::Error;
 use unicon::backend::Backend;
 use unicon::io::{HostMatrix, RowRange, RowSource};
 use unicon::model::{Model, Side};
@@ -9,8 +10,8 @@ use unicon::model::{Model, Side};
 /// Bytes of one chunk's features, kernel features and embeddings.
 const CHUNK_BYTES: usize = 256 << 20;
 
-/// Checks `source` and hands its embeddings to `sink` in row order. Returns the number of zero rows, whose embeddings
-/// are zero as well.
+/// Checks `source` and hands its embeddings to `sink` in row order. Returns the number of zero rows; linear encoders
+/// embed them as zero.
 pub fn stream<B: Backend>(
     session: &Session,
     backend: &B,
@@ -19,6 +20,11 @@ pub fn stream<B: Backend>(
     source: &dyn RowSource,
     sink: &mut dyn FnMut(&[f64]) -> unicon::Result<()>,
 ) -> Result<usize> {
+    let expected = model.input_dim(side);
+    if source.cols() != expected {
+        let expected = format!("{expected} columns, as the model's");
+        return Err(Error::invalid(source.name(), expected, source.cols()).into());
+    }
     let zero_rows = backend.screen(source)?;
     // Features as read and as computed with, kernel features, and the embeddings of all components twice.
     let width = 2 * source.cols() + 2 * model.embedding_dim() + landmarks(model);

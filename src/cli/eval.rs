@@ -115,6 +115,7 @@ fn recall(session: &Session, args: &Args, model: &Model, x: &dyn RowSource, y: &
     if let Some(loss) = loss {
         report.line(format!("loss {}", output::loss(loss)));
     }
+    output::zero_rows(zero_rows).into_iter().for_each(|line| report.line(line));
     let (ux, uy) = positives.unmatched();
     if ux + uy > 0 {
         report.line(format!(
@@ -146,33 +147,30 @@ fn zero_shot(
         let expected = format!("labels in 0..{class_count}");
         return Err(Error::invalid(name, expected, format!("{l} at row {i}")).into());
     }
-    let top = on_backend!(session, |backend| {
-        let (zx, _) = embed(session, backend, model, Side::X, x)?;
-        let (zc, _) = embed(session, backend, model, Side::Y, classes)?;
-        let most = ks.iter().copied().max().unwrap_or(0);
-        if ks.contains(&0) {
-            return Err(Error::invalid("--k", "numbers >= 1", 0).into());
-        }
-        retrieval::search(backend, &zx, &zc, most)?
+    let truth: Vec<u32> = truth.iter().map(|&l| l as u32).collect();
+    let (shot, zero_rows) = on_backend!(session, |backend| {
+        let (zx, zero_x) = embed(session, backend, model, Side::X, x)?;
+        let (zc, zero_c) = embed(session, backend, model, Side::Y, classes)?;
+        (retrieval::zero_shot_accuracy(backend, &zx, &zc, &truth, ks)?, (zero_x, zero_c))
     });
-    // How many classes stand before the right one.
-    let ranks: Vec<usize> = top
-        .indices
-        .chunks_exact(top.k)
-        .zip(&truth)
-        .map(|(best, &label)| best.iter().position(|&c| i64::from(c) == label).unwrap_or(usize::MAX))
-        .collect();
-    let accuracy = |k: usize| ranks.iter().filter(|&&r| r < k).count() as f64 / ranks.len() as f64;
-    let accuracies: Vec<f64> = ks.iter().map(|&k| accuracy(k)).collect();
-    let predictions: Vec<u32> = top.indices.chunks_exact(top.k).map(|best| best[0]).collect();
     let mut report = Report::new("eval");
     report.value("n_x", x.rows())?;
     report.value("classes", classes.rows())?;
-    report.value("ks", ks)?;
-    report.value("accuracy", &accuracies)?;
-    report.value("predictions", &predictions)?;
+    report.value("ks", &shot.ks)?;
+    report.value("accuracy", &shot.accuracy)?;
+    report.value("balanced_accuracy", shot.balanced_accuracy)?;
+    report.value("class_accuracy", &shot.class_accuracy)?;
+    report.value("predictions", &shot.predictions)?;
+    report.value("zero_rows", zero_rows)?;
     report.value("seconds", begin.elapsed().as_secs_f64())?;
     let row = |(&k, &a): (&usize, &f64)| vec![format!("top {k}"), output::three(a)];
-    report.table(&["zero-shot", "accuracy"], ks.iter().zip(&accuracies).map(row).collect());
+    report.table(&["zero-shot", "accuracy"], shot.ks.iter().zip(&shot.accuracy).map(row).collect());
+    report.line(format!(
+        "{} of {} classes; mean of the classes' accuracies {}",
+        output::count(x.rows(), "sample"),
+        classes.rows(),
+        output::three(shot.balanced_accuracy)
+    ));
+    output::zero_rows(zero_rows).into_iter().for_each(|line| report.line(line));
     session.print(&report)
 }

@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
     if program.command.spreads() || group.is_first() {
         done = Session::new(program.globals, job).and_then(|session| program.command.run(&session));
     }
-    let others = group.finish(done.as_ref().err().map(|e| format!("{e:#}")).as_deref());
+    let others = group.finish(done.as_ref().err().map(|e| whole(e)).as_deref());
     let failure = match (done, others) {
         (Ok(()), Ok(())) => return ExitCode::SUCCESS,
         (Err(e), _) => e,
@@ -115,9 +115,18 @@ pub fn main() -> ExitCode {
     let (speaks, named) = group.speaks();
     if speaks {
         let rank = if named { format!("rank {}: ", group.rank()) } else { String::new() };
-        complain(&format!("{rank}{failure:#}"));
+        complain(&format!("{rank}{}", whole(&failure)));
     }
     ExitCode::from(if cancelled { 130 } else { 1 })
+}
+
+/// An error and its causes; a cause that the error already told is not told again.
+fn whole(e: &anyhow::Error) -> String {
+    e.chain().map(ToString::to_string).fold(String::new(), |told, cause| match () {
+        () if told.is_empty() => cause,
+        () if told.contains(&cause) => told,
+        () => format!("{told}: {cause}"),
+    })
 }
 
 /// One line on stderr. A closed stderr is nobody's problem.

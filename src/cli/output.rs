@@ -96,6 +96,11 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// A line about zero rows, where there are any.
+pub fn zero_rows((x, y): (usize, usize)) -> Option<String> {
+    (x + y > 0).then(|| format!("zero rows: {x} of x, {y} of y"))
+}
+
 /// `1 row`, `2 rows`.
 pub fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }

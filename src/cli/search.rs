@@ -75,6 +75,10 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         items.rows(),
         queries.rows()
     ));
+    let (zq, zi) = zero_rows;
+    if zq + zi > 0 {
+        report.line(format!("zero rows: {zq} of the queries, {zi} of the items"));
+    }
     session.print(&report)
 }
 

@@ -2,12 +2,11 @@
 //!
 //! The honest rival: it runs on the same kernels and threads as everything else here.
 
-use crate::backend::{Backend, Similarity};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::{Data, Iterate, Watch};
 use crate::loss::Loss;
 use crate::model::{Component, Encoder, Model};
-use crate::positives::Positives;
 use crate::weights::Negatives;
 use faer::Mat;
 use rand::seq::SliceRandom;
@@ -108,14 +107,12 @@ pub fn sgd_clip<B: Backend>(
             let rate =
                 0.5 * options.learning_rate * (1.0 + (std::f64::consts::PI * f64::from(step) / total).cos());
             step += 1;
-            let (ids_x, ids_y, positives) = relation(data.positives, chunk)?;
+            let (ids_x, ids_y, positives) = data.positives.among(chunk)?;
             let (xb, yb) = (backend.select(&x, &ids_x)?, backend.select(&y, &ids_y)?);
             let (zx, nx) = backend.encode(&xb, hx.f.as_ref())?;
             let (zy, ny) = backend.encode(&yb, hy.f.as_ref())?;
-            let s = Similarity::Embeddings(&zx, &zy);
-            let w = backend.weights(s, loss, &positives, Negatives::All)?;
-            value += w.value();
-            let (gx, gy) = backend.gradients(&zx, &zy, &w)?;
+            let (batch_loss, gx, gy) = backend.loss_gradients(&zx, &zy, loss, &positives, Negatives::All)?;
+            value += batch_loss;
             hx.step(&backend.encode_backward(&xb, &zx, &nx, &gx)?, rate, step);
             hy.step(&backend.encode_backward(&yb, &zy, &ny, &gy)?, rate, step);
         }
@@ -128,33 +125,4 @@ pub fn sgd_clip<B: Backend>(
         vec![component],
         &crate::fit::FitOptions { loss: *loss, ..crate::fit::FitOptions::new(rank) },
     ))
-}
-
-/// The distinct rows and columns of some pairs and every match among them.
-fn relation(all: &Positives, pairs: &[(u32, u32)]) -> Result<(Vec<u32>, Vec<u32>, Positives)> {
-    if all.is_diagonal() {
-        let ids: Vec<u32> = pairs.iter().map(|p| p.0).collect();
-        return Ok((ids.clone(), ids, Positives::diagonal(pairs.len())));
-    }
-    let distinct = |mut ids: Vec<u32>| {
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    };
-    let x = distinct(pairs.iter().map(|p| p.0).collect());
-    let y = distinct(pairs.iter().map(|p| p.1).collect());
-    let (mut indptr, mut indices) = (vec![0i64], Vec::new());
-    for &i in &x {
-        // Both lists ascend: one walk finds what they share.
-        let (row, mut at) = (all.row(i as usize), 0);
-        for &j in row {
-            at += y[at..].partition_point(|&c| c < j);
-            if y.get(at) == Some(&j) {
-                indices.push(at as i64);
-            }
-        }
-        indptr.push(indices.len() as i64);
-    }
-    let positives = Positives::from_csr(&indptr, &indices, y.len())?;
-    Ok((x, y, positives))
 }

@@ -4,6 +4,7 @@ use super::bindings::*;
 use super::entry;
 use super::matrix::values;
 use super::structs::{Versioned, count, init, read, read_or_default, reserved};
+use crate::comm::Group;
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, KernelKind};
 use crate::loss::{EpsBy, Loss, LossKind};
@@ -108,6 +109,20 @@ pub(super) unsafe fn positives(
     n_y: usize,
 ) -> Result<Positives> {
     // SAFETY: passed on.
+    unsafe { positives_over(&Group::default(), pointer, (n_x, n_y), (n_x, n_y)) }
+}
+
+/// As [`positives`], of which every rank has told the part of its own rows (`own` of `all`).
+///
+/// # Safety
+/// As [`positives`].
+pub(super) unsafe fn positives_over(
+    group: &Group,
+    pointer: *const unicon_positives_t,
+    own: (usize, usize),
+    (n_x, n_y): (usize, usize),
+) -> Result<Positives> {
+    // SAFETY: passed on.
     let raw = unsafe { read_or_default(pointer)? };
     reserved("positives", raw.reserved)?;
     match u32::try_from(raw.kind) {
@@ -120,14 +135,36 @@ pub(super) unsafe fn positives(
         }
         // SAFETY: arrays of these lengths by the header's contract.
         Ok(UNICON_POSITIVES_GROUPS) => unsafe {
-            let x = values("positives.x_groups", raw.x_groups, n_x)?;
-            Positives::from_groups(x, values("positives.y_groups", raw.y_groups, n_y)?)
+            let x = values("positives.x_groups", raw.x_groups, own.0)?;
+            let y = values("positives.y_groups", raw.y_groups, own.1)?;
+            if group.is_single() {
+                return Positives::from_groups(x, y);
+            }
+            Positives::from_groups(&group.concat(x.to_vec())?, &group.concat(y.to_vec())?)
         },
         // SAFETY: as above.
         Ok(UNICON_POSITIVES_CSR) => unsafe {
-            let indptr = values("positives.indptr", raw.indptr, n_x + 1)?;
-            let nnz = count("positives.nnz", raw.nnz, 1)?;
-            Positives::from_csr(indptr, values("positives.indices", raw.indices, nnz)?, n_y)
+            let indptr = values("positives.indptr", raw.indptr, own.0 + 1)?;
+            let nnz = count("positives.nnz", raw.nnz, if group.is_single() { 1 } else { 0 })?;
+            let indices = match nnz {
+                0 => &[],
+                nnz => values("positives.indices", raw.indices, nnz)?,
+            };
+            if group.is_single() {
+                return Positives::from_csr(indptr, indices, n_y);
+            }
+            // Each row's length, and its first offset, which must be 0 as on one rank.
+            if indptr[0] != 0 || indptr[own.0] != raw.nnz {
+                let got = format!("{} to {}", indptr[0], indptr[own.0]);
+                return Err(Error::invalid("positives.indptr", format!("0 to nnz = {nnz}"), got));
+            }
+            let lengths = indptr.windows(2).map(|w| w[1].wrapping_sub(w[0])).collect();
+            let (lengths, indices) = (group.concat(lengths)?, group.concat(indices.to_vec())?);
+            let ends = lengths.iter().scan(0i64, |end, n| {
+                *end = end.wrapping_add(*n);
+                Some(*end)
+            });
+            Positives::from_csr(&std::iter::once(0).chain(ends).collect::<Vec<_>>(), &indices, n_y)
         },
         _ => Err(Error::invalid("positives.kind", "a value of unicon_positives_kind", raw.kind)),
     }

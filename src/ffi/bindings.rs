@@ -807,6 +807,56 @@ unsafe extern "C" {
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct unicon_minibatch {
+    pub struct_size: usize,
+    pub batch: i64,
+    pub epochs: i64,
+    pub min_steps: i64,
+    pub max_steps: i64,
+    pub rate: f64,
+    pub momentum: f64,
+    pub patience: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of unicon_minibatch"][::core::mem::size_of::<unicon_minibatch>() - 64usize];
+    [
+        "Alignment of unicon_minibatch",
+    ][::core::mem::align_of::<unicon_minibatch>() - 8usize];
+    [
+        "Offset of field: unicon_minibatch::struct_size",
+    ][::core::mem::offset_of!(unicon_minibatch, struct_size) - 0usize];
+    [
+        "Offset of field: unicon_minibatch::batch",
+    ][::core::mem::offset_of!(unicon_minibatch, batch) - 8usize];
+    [
+        "Offset of field: unicon_minibatch::epochs",
+    ][::core::mem::offset_of!(unicon_minibatch, epochs) - 16usize];
+    [
+        "Offset of field: unicon_minibatch::min_steps",
+    ][::core::mem::offset_of!(unicon_minibatch, min_steps) - 24usize];
+    [
+        "Offset of field: unicon_minibatch::max_steps",
+    ][::core::mem::offset_of!(unicon_minibatch, max_steps) - 32usize];
+    [
+        "Offset of field: unicon_minibatch::rate",
+    ][::core::mem::offset_of!(unicon_minibatch, rate) - 40usize];
+    [
+        "Offset of field: unicon_minibatch::momentum",
+    ][::core::mem::offset_of!(unicon_minibatch, momentum) - 48usize];
+    [
+        "Offset of field: unicon_minibatch::patience",
+    ][::core::mem::offset_of!(unicon_minibatch, patience) - 56usize];
+};
+pub type unicon_minibatch_t = unicon_minibatch;
+unsafe extern "C" {
+    pub fn unicon_minibatch_init(
+        minibatch: *mut unicon_minibatch_t,
+        struct_size: usize,
+    ) -> unicon_status_t;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct unicon_validation {
     pub x: *const unicon_matrix_t,
     pub y: *const unicon_matrix_t,
@@ -856,6 +906,9 @@ pub struct unicon_fit_options {
     pub n_batches: i64,
     pub n_negatives: i64,
     pub seed: u64,
+    pub growth: f64,
+    pub exact_last: i32,
+    pub reserved: i32,
     pub damping: *const unicon_damping_t,
     pub refine: *const unicon_refine_t,
     pub checkpoint: *const ::core::ffi::c_char,
@@ -867,7 +920,7 @@ pub struct unicon_fit_options {
 const _: () = {
     [
         "Size of unicon_fit_options",
-    ][::core::mem::size_of::<unicon_fit_options>() - 216usize];
+    ][::core::mem::size_of::<unicon_fit_options>() - 232usize];
     [
         "Alignment of unicon_fit_options",
     ][::core::mem::align_of::<unicon_fit_options>() - 8usize];
@@ -944,23 +997,32 @@ const _: () = {
         "Offset of field: unicon_fit_options::seed",
     ][::core::mem::offset_of!(unicon_fit_options, seed) - 160usize];
     [
+        "Offset of field: unicon_fit_options::growth",
+    ][::core::mem::offset_of!(unicon_fit_options, growth) - 168usize];
+    [
+        "Offset of field: unicon_fit_options::exact_last",
+    ][::core::mem::offset_of!(unicon_fit_options, exact_last) - 176usize];
+    [
+        "Offset of field: unicon_fit_options::reserved",
+    ][::core::mem::offset_of!(unicon_fit_options, reserved) - 180usize];
+    [
         "Offset of field: unicon_fit_options::damping",
-    ][::core::mem::offset_of!(unicon_fit_options, damping) - 168usize];
+    ][::core::mem::offset_of!(unicon_fit_options, damping) - 184usize];
     [
         "Offset of field: unicon_fit_options::refine",
-    ][::core::mem::offset_of!(unicon_fit_options, refine) - 176usize];
+    ][::core::mem::offset_of!(unicon_fit_options, refine) - 192usize];
     [
         "Offset of field: unicon_fit_options::checkpoint",
-    ][::core::mem::offset_of!(unicon_fit_options, checkpoint) - 184usize];
+    ][::core::mem::offset_of!(unicon_fit_options, checkpoint) - 200usize];
     [
         "Offset of field: unicon_fit_options::budget",
-    ][::core::mem::offset_of!(unicon_fit_options, budget) - 192usize];
+    ][::core::mem::offset_of!(unicon_fit_options, budget) - 208usize];
     [
         "Offset of field: unicon_fit_options::progress",
-    ][::core::mem::offset_of!(unicon_fit_options, progress) - 200usize];
+    ][::core::mem::offset_of!(unicon_fit_options, progress) - 216usize];
     [
         "Offset of field: unicon_fit_options::progress_user",
-    ][::core::mem::offset_of!(unicon_fit_options, progress_user) - 208usize];
+    ][::core::mem::offset_of!(unicon_fit_options, progress_user) - 224usize];
 };
 pub type unicon_fit_options_t = unicon_fit_options;
 unsafe extern "C" {
@@ -988,12 +1050,13 @@ pub struct unicon_trace_point {
     pub score: f64,
     pub negatives: i64,
     pub evaluations: i64,
+    pub sampling_error: f64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of unicon_trace_point",
-    ][::core::mem::size_of::<unicon_trace_point>() - 40usize];
+    ][::core::mem::size_of::<unicon_trace_point>() - 48usize];
     [
         "Alignment of unicon_trace_point",
     ][::core::mem::align_of::<unicon_trace_point>() - 8usize];
@@ -1012,6 +1075,9 @@ const _: () = {
     [
         "Offset of field: unicon_trace_point::evaluations",
     ][::core::mem::offset_of!(unicon_trace_point, evaluations) - 32usize];
+    [
+        "Offset of field: unicon_trace_point::sampling_error",
+    ][::core::mem::offset_of!(unicon_trace_point, sampling_error) - 40usize];
 };
 pub type unicon_trace_point_t = unicon_trace_point;
 #[repr(C)]
@@ -1235,6 +1301,7 @@ pub struct unicon_best_options {
     pub powers: *const f64,
     pub n_powers: i64,
     pub refine: *const unicon_refine_t,
+    pub minibatch: *const unicon_minibatch_t,
     pub n_negatives: i64,
     pub exact: i32,
     pub final_loss: i32,
@@ -1248,7 +1315,7 @@ pub struct unicon_best_options {
 const _: () = {
     [
         "Size of unicon_best_options",
-    ][::core::mem::size_of::<unicon_best_options>() - 168usize];
+    ][::core::mem::size_of::<unicon_best_options>() - 176usize];
     [
         "Alignment of unicon_best_options",
     ][::core::mem::align_of::<unicon_best_options>() - 8usize];
@@ -1298,29 +1365,32 @@ const _: () = {
         "Offset of field: unicon_best_options::refine",
     ][::core::mem::offset_of!(unicon_best_options, refine) - 104usize];
     [
+        "Offset of field: unicon_best_options::minibatch",
+    ][::core::mem::offset_of!(unicon_best_options, minibatch) - 112usize];
+    [
         "Offset of field: unicon_best_options::n_negatives",
-    ][::core::mem::offset_of!(unicon_best_options, n_negatives) - 112usize];
+    ][::core::mem::offset_of!(unicon_best_options, n_negatives) - 120usize];
     [
         "Offset of field: unicon_best_options::exact",
-    ][::core::mem::offset_of!(unicon_best_options, exact) - 120usize];
+    ][::core::mem::offset_of!(unicon_best_options, exact) - 128usize];
     [
         "Offset of field: unicon_best_options::final_loss",
-    ][::core::mem::offset_of!(unicon_best_options, final_loss) - 124usize];
+    ][::core::mem::offset_of!(unicon_best_options, final_loss) - 132usize];
     [
         "Offset of field: unicon_best_options::checkpoint",
-    ][::core::mem::offset_of!(unicon_best_options, checkpoint) - 128usize];
+    ][::core::mem::offset_of!(unicon_best_options, checkpoint) - 136usize];
     [
         "Offset of field: unicon_best_options::budget",
-    ][::core::mem::offset_of!(unicon_best_options, budget) - 136usize];
+    ][::core::mem::offset_of!(unicon_best_options, budget) - 144usize];
     [
         "Offset of field: unicon_best_options::seed",
-    ][::core::mem::offset_of!(unicon_best_options, seed) - 144usize];
+    ][::core::mem::offset_of!(unicon_best_options, seed) - 152usize];
     [
         "Offset of field: unicon_best_options::progress",
-    ][::core::mem::offset_of!(unicon_best_options, progress) - 152usize];
+    ][::core::mem::offset_of!(unicon_best_options, progress) - 160usize];
     [
         "Offset of field: unicon_best_options::progress_user",
-    ][::core::mem::offset_of!(unicon_best_options, progress_user) - 160usize];
+    ][::core::mem::offset_of!(unicon_best_options, progress_user) - 168usize];
 };
 pub type unicon_best_options_t = unicon_best_options;
 unsafe extern "C" {

@@ -3,8 +3,10 @@
 use super::bindings::*;
 use super::entry;
 use super::matrix::check_out;
+use crate::comm::Comm;
 use crate::error::{Error, Result};
 use std::ffi::{CStr, c_int, c_void};
+use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 /// The caller's communicator, checked.
@@ -30,6 +32,56 @@ impl Communicator {
             return Err(Error::invalid("communicator", "all three functions", "NULL"));
         }
         Ok(Self { raw: *raw })
+    }
+}
+
+/// `Ok` for 0.
+fn done(name: &str, status: i32) -> Result<()> {
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(Error::Comm(format!("the communicator's {name} returned {status}")))
+    }
+}
+
+fn bytes_of(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
+}
+
+/// Sums are made from these two in a fixed order, so that results do not depend on the number of ranks.
+impl Comm for Communicator {
+    fn rank(&self) -> usize {
+        usize::try_from(self.raw.rank).unwrap_or(0)
+    }
+
+    fn size(&self) -> usize {
+        usize::try_from(self.raw.size).unwrap_or(1)
+    }
+
+    fn name(&self) -> &str {
+        "callbacks"
+    }
+
+    fn send_recv(&self, sent: &[u8], to: usize, received: &mut [u8], from: usize) -> Result<()> {
+        let Some(function) = self.raw.send_recv else { return done("send_recv", -1) };
+        let rank = |k: usize| i32::try_from(k).unwrap_or(-1);
+        let (out, back) = (bytes_of(sent.len()), bytes_of(received.len()));
+        let (from_here, to_here) = (sent.as_ptr().cast(), received.as_mut_ptr().cast());
+        let host = UNICON_DEVICE_CPU as i32;
+        // SAFETY: the caller's function by its contract: host memory of these sizes, no stream.
+        done("send_recv", unsafe {
+            function(self.raw.user, from_here, out, rank(to), to_here, back, rank(from), host, null_mut())
+        })
+    }
+
+    fn allgather(&self, sent: &[u8], received: &mut [u8]) -> Result<()> {
+        let Some(function) = self.raw.allgather else { return done("allgather", -1) };
+        let (from_here, to_here) = (sent.as_ptr().cast(), received.as_mut_ptr().cast());
+        let host = UNICON_DEVICE_CPU as i32;
+        // SAFETY: as above; `received` holds that many bytes of every rank.
+        done("allgather", unsafe {
+            function(self.raw.user, from_here, to_here, bytes_of(sent.len()), host, null_mut())
+        })
     }
 }
 

@@ -8,8 +8,11 @@ use super::structs::{init, read_or_default};
 use super::{entry, guard, same_signature, structs};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{self, Cuda};
+use crate::comm::Group;
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
+use crate::io::Dtype;
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
 use std::ptr::NonNull;
@@ -21,6 +24,92 @@ use std::time::Instant;
 pub(super) enum Device {
     /// In float32; float64 shares its threads and memory.
     Cpu(Cpu<f32>),
+    Cuda(Cuda),
+}
+
+impl Device {
+    fn open(options: &unicon_context_options, control: Arc<Control>) -> Result<Self> {
+        match u32::try_from(options.device_type) {
+            Ok(UNICON_DEVICE_CPU) => Self::open_cpu(options, control),
+            Ok(UNICON_DEVICE_CUDA) => Self::open_cuda(options, control),
+            // What only the CPU has decides; else what is there.
+            Ok(UNICON_DEVICE_AUTO) if options.allocator.is_null() && cuda::probe().is_ok() => {
+                Self::open_cuda(options, control)
+            }
+            Ok(UNICON_DEVICE_AUTO) => Self::open_cpu(options, control),
+            _ => {
+                let expected = "UNICON_DEVICE_CPU, UNICON_DEVICE_CUDA or UNICON_DEVICE_AUTO";
+                Err(Error::invalid("options.device_type", expected, options.device_type))
+            }
+        }
+    }
+
+    fn open_cpu(options: &unicon_context_options, control: Arc<Control>) -> Result<Self> {
+        if options.device_id != 0 {
+            return Err(Error::invalid("options.device_id", "0 for the CPU", options.device_id));
+        }
+        if !options.stream.is_null() {
+            let got = format!("{:p}", options.stream);
+            return Err(Error::invalid("options.stream", "NULL for the CPU", got));
+        }
+        let threads = usize::try_from(options.n_threads).ok().filter(|&n| n <= 1024);
+        let Some(threads) = threads else {
+            return Err(Error::invalid("options.n_threads", "0 to 1024", options.n_threads));
+        };
+        // SAFETY: NULL, or the caller's struct, borrowed for this call.
+        let allocator = match unsafe { options.allocator.as_ref() } {
+            Some(raw) => Some(Allocator::new(raw)?),
+            None => None,
+        };
+        let limit = limit_of(options);
+        let precision = precision_of(options)?;
+        let mut cpu = Cpu::with(threads, limit, control)?;
+        if let Some(allocator) = allocator {
+            cpu = cpu.with_memory(Arc::new(allocator), limit);
+        }
+        match precision {
+            None | Some(Dtype::F32) => Ok(Self::Cpu(cpu)),
+            Some(Dtype::BF16) => Ok(Self::Cpu(cpu.with_bf16()?)),
+            Some(other) => Err(Error::Unsupported(format!("options.precision: {} on the CPU", other.name()))),
+        }
+    }
+
+    fn open_cuda(options: &unicon_context_options, control: Arc<Control>) -> Result<Self> {
+        let Ok(ordinal) = u32::try_from(options.device_id) else {
+            return Err(Error::invalid("options.device_id", "a device's number", options.device_id));
+        };
+        if !options.allocator.is_null() {
+            return Err(Error::Unsupported("options.allocator: of a CUDA context".into()));
+        }
+        let mode = match precision_of(options)? {
+            None | Some(Dtype::F16) => cuda::Mode::Fp16,
+            Some(Dtype::BF16) => cuda::Mode::Bf16,
+            Some(_) => cuda::Mode::Fp32,
+        };
+        // SAFETY: the header requires a stream of this device that outlives the context.
+        let stream =
+            (!options.stream.is_null()).then(|| unsafe { cuda::BorrowedStream::from_raw(options.stream) });
+        let memory_limit = limit_of(options);
+        Ok(Self::Cuda(Cuda::open(ordinal, cuda::Options { mode, stream, memory_limit, control })?))
+    }
+}
+
+fn limit_of(options: &unicon_context_options) -> Option<u64> {
+    Some(options.workspace_limit).filter(|&l| l > 0)
+}
+
+/// The dtype of similarities and weights that is asked for; 0 is none.
+fn precision_of(options: &unicon_context_options) -> Result<Option<Dtype>> {
+    match u32::try_from(options.precision) {
+        Ok(0) => Ok(None),
+        Ok(UNICON_F32) => Ok(Some(Dtype::F32)),
+        Ok(UNICON_F16) => Ok(Some(Dtype::F16)),
+        Ok(UNICON_BF16) => Ok(Some(Dtype::BF16)),
+        _ => {
+            let expected = "0, UNICON_F32, UNICON_F16 or UNICON_BF16";
+            Err(Error::invalid("options.precision", expected, options.precision))
+        }
+    }
 }
 
 /// What a `unicon_context_t` points to.
@@ -33,11 +122,11 @@ pub(super) struct Context {
     pub(super) communicator: Option<Communicator>,
 }
 
-/// Runs `$body` with `$backend` bound to the context's backend of a precision: the only place that knows which backends
+/// Runs `$body` with `$backend` bound to a device's backend of a precision: the only place that knows which backends
 /// there are. `$body` is compiled for each.
 macro_rules! on_backend {
-    ($context:expr, $precision:expr, |$backend:ident| $body:expr) => {
-        match ($context.device(), $precision) {
+    ($device:expr, $precision:expr, |$backend:ident| $body:expr) => {
+        match ($device, $precision) {
             ($crate::ffi::context::Device::Cpu(cpu), $crate::ffi::matrix::Precision::F32) => {
                 let $backend = cpu;
                 $body
@@ -46,6 +135,13 @@ macro_rules! on_backend {
                 let $backend = &cpu.in_precision::<f64>();
                 $body
             }
+            ($crate::ffi::context::Device::Cuda(cuda), $crate::ffi::matrix::Precision::F32) => {
+                let $backend = cuda;
+                $body
+            }
+            ($crate::ffi::context::Device::Cuda(_), $crate::ffi::matrix::Precision::F64) => {
+                return Err($crate::Error::Unsupported("float64 features on a CUDA context".into()));
+            }
         }
     };
 }
@@ -53,63 +149,15 @@ pub(super) use on_backend;
 
 impl Context {
     fn new(options: &unicon_context_options) -> Result<Self> {
-        let device = u32::try_from(options.device_type).unwrap_or(u32::MAX);
-        match device {
-            UNICON_DEVICE_AUTO | UNICON_DEVICE_CPU => {}
-            UNICON_DEVICE_CUDA => return Err(super::library::no_cuda()),
-            _ => {
-                let expected = "UNICON_DEVICE_CPU, UNICON_DEVICE_CUDA or UNICON_DEVICE_AUTO";
-                return Err(Error::invalid("options.device_type", expected, options.device_type));
-            }
-        }
-        if options.device_id != 0 {
-            return Err(Error::invalid("options.device_id", "0 for the CPU", options.device_id));
-        }
-        if !options.stream.is_null() {
-            return Err(Error::invalid(
-                "options.stream",
-                "NULL for the CPU",
-                format!("{:p}", options.stream),
-            ));
-        }
-        let threads = usize::try_from(options.n_threads).ok().filter(|&n| n <= 1024);
-        let Some(threads) = threads else {
-            return Err(Error::invalid("options.n_threads", "0 to 1024", options.n_threads));
-        };
-        let limit = Some(options.workspace_limit).filter(|&l| l > 0);
         // SAFETY: NULL, or the caller's struct, borrowed for this call.
-        let allocator = match unsafe { options.allocator.as_ref() } {
-            Some(raw) => Some(Allocator::new(raw)?),
-            None => None,
-        };
-        // SAFETY: as above.
         let communicator = match unsafe { options.communicator.as_ref() } {
             Some(raw) => Some(Communicator::new(raw)?),
             None => None,
         };
         let control = Arc::new(Control::default());
-        let mut cpu = Cpu::with(threads, limit, control.clone())?;
-        match u32::try_from(options.precision) {
-            Ok(0 | UNICON_F32) => {}
-            Ok(UNICON_BF16) => cpu = cpu.with_bf16()?,
-            Ok(UNICON_F16) => {
-                return Err(Error::Unsupported("options.precision: float16 on the CPU".into()));
-            }
-            _ => {
-                let expected = "0, UNICON_F32, UNICON_F16 or UNICON_BF16";
-                return Err(Error::invalid("options.precision", expected, options.precision));
-            }
-        }
-        if let Some(allocator) = allocator {
-            cpu = cpu.with_memory(Arc::new(allocator), limit);
-        }
-        Ok(Self {
-            busy: AtomicBool::new(false),
-            control,
-            error: Mutex::new(String::new()),
-            device: Device::Cpu(cpu),
-            communicator,
-        })
+        let device = Device::open(options, control.clone())?;
+        let error = Mutex::new(String::new());
+        Ok(Self { busy: AtomicBool::new(false), control, error, device, communicator })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -124,11 +172,28 @@ impl Context {
     pub(super) fn peak_bytes(&self) -> u64 {
         match &self.device {
             Device::Cpu(cpu) => cpu.memory().1,
+            Device::Cuda(cuda) => cuda.memory().1,
         }
     }
 
     pub(super) fn keep_error(&self, text: String) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// The ranks that this context is one of; anew for every call, so that a failed one does not end the next.
+    pub(super) fn group(&self) -> Group {
+        self.communicator.map_or_else(Group::default, |c| Group::new(Arc::new(c)))
+    }
+
+    /// The device as one of the ranks.
+    pub(super) fn device_of(&self, group: &Group) -> Result<Device> {
+        match &self.device {
+            Device::Cpu(cpu) => Ok(Device::Cpu(cpu.clone().with_group(group.clone()))),
+            Device::Cuda(cuda) if group.is_single() => Ok(Device::Cuda(cuda.clone())),
+            Device::Cuda(_) => {
+                Err(Error::Unsupported("communicator: CUDA contexts over several ranks in this build".into()))
+            }
+        }
     }
 
     /// Fails on a context of several ranks: the solver called works on the rows of one.
@@ -164,6 +229,7 @@ impl Context {
     pub(super) fn watch(&self, function: unicon_progress_fn, user: *mut c_void) {
         match &self.device {
             Device::Cpu(cpu) => cpu.forget_peak(),
+            Device::Cuda(cuda) => cuda.forget_peak(),
         }
         let Some(function) = function else { return };
         /// Goes with the hook, which runs only on the thread of the call that set it.
@@ -297,6 +363,13 @@ same_signature!(unicon_cancel);
 /// The kind of device of a context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unicon_context_device_type(context: *const unicon_context_t) -> i32 {
-    if context.is_null() { 0 } else { UNICON_DEVICE_CPU as i32 }
+    // SAFETY: NULL or a live context by the header's contract.
+    match unsafe { context.cast::<Context>().as_ref() } {
+        Some(context) => match context.device {
+            Device::Cpu(_) => UNICON_DEVICE_CPU as i32,
+            Device::Cuda(_) => UNICON_DEVICE_CUDA as i32,
+        },
+        None => 0,
+    }
 }
 same_signature!(unicon_context_device_type);

@@ -1,12 +1,13 @@
 //! The solvers.
 
 use super::bindings::*;
-use super::context::{Context, context_of, on_backend};
+use super::context::{Context, Device, context_of, on_backend};
 use super::matrix::{Input, Precision, check_out, unchecked_input};
 use super::report::{Asked, Report};
 use super::structs::read;
 use super::workspace::{self, Sizes};
 use super::{asked, entry, model, options};
+use crate::comm::{Group, share_rows};
 use crate::error::{Error, Result};
 use crate::fit::{Chosen, Data, FitInfo, Rank};
 use crate::io::RowSource;
@@ -56,7 +57,9 @@ pub(super) unsafe fn held_out<'a>(
 /// What both fits are given besides their options, and where their results go.
 struct Call<'a> {
     begin: Instant,
-    pairs: Pairs<'a>,
+    x: Input<'a>,
+    y: Input<'a>,
+    positives: *const unicon_positives_t,
     held: Option<Pairs<'a>>,
     precision: Precision,
     report: Option<Report>,
@@ -79,24 +82,45 @@ impl<'a> Call<'a> {
     unsafe fn new(context: &Context, a: Arguments) -> Result<Self> {
         let begin = Instant::now();
         check_out("model", a.model)?;
-        context.single_rank()?;
         // SAFETY: passed on.
         unsafe {
             let (x, y) = (unchecked_input(context, "x", a.x)?, unchecked_input(context, "y", a.y)?);
             let held = held_out(context, a.validation)?;
             let report = Report::new(a.info)?;
-            let positives = asked::positives(a.positives, x.view.rows(), y.view.rows())?;
             let precision = Precision::of(&[&x, &y]);
-            Ok(Self { begin, pairs: Pairs { x, y, positives }, held, precision, report, model: a.model })
+            Ok(Self { begin, x, y, positives: a.positives, held, precision, report, model: a.model })
         }
     }
 
     fn sizes(&self) -> Sizes {
         Sizes {
-            rows: self.pairs.rows(),
-            widths: (self.pairs.x.view.cols(), self.pairs.y.view.cols()),
+            rows: (self.x.view.rows(), self.y.view.rows()),
+            widths: (self.x.view.cols(), self.y.view.cols()),
             held_out: self.held.as_ref().map_or((0, 0), Pairs::rows),
         }
+    }
+
+    /// Runs a fit on the rows of all ranks; every rank gets the model, or learns why there is none.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new).
+    unsafe fn over_ranks(
+        &self,
+        group: &Group,
+        fit: impl FnOnce(Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)>,
+    ) -> Result<(Model, FitInfo)> {
+        let own = (self.x.view.rows(), self.y.view.rows());
+        let held = self.held.as_ref().map(Pairs::data);
+        if group.is_single() {
+            // SAFETY: passed on.
+            let positives = unsafe { asked::positives(self.positives, own.0, own.1)? };
+            return fit(Data { x: self.x.source(), y: self.y.source(), positives: &positives }, held);
+        }
+        let x = share_rows(group, self.x.source())?;
+        let y = share_rows(group, self.y.source())?;
+        // SAFETY: passed on.
+        let positives = unsafe { asked::positives_over(group, self.positives, own, (x.rows(), y.rows()))? };
+        fit(Data { x: &x, y: &y, positives: &positives }, held)
     }
 
     /// Hands over what a fit gave.
@@ -106,7 +130,6 @@ impl<'a> Call<'a> {
     unsafe fn end(self, context: &Context, fitted: Result<(Model, FitInfo)>, asked: &Asked) -> Result<()> {
         match fitted {
             Ok((made, info)) => {
-                check_model(&made)?;
                 // SAFETY: passed on; `new` checked the pointers.
                 unsafe {
                     if let Some(report) = self.report {
@@ -126,6 +149,30 @@ impl<'a> Call<'a> {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Runs what both fits do once their options are read: `prepare` reads and checks the arguments, `fit` computes. What goes
+/// wrong on one rank is told to all.
+///
+/// # Safety
+/// The arguments are as the header requires.
+unsafe fn run<'a, O>(
+    context: &Context,
+    prepare: impl FnOnce() -> Result<(Call<'a>, O, Asked)>,
+    fit: impl FnOnce(&Device, &O, Precision, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)>,
+) -> Result<()> {
+    let group = context.group();
+    let prepared = context.device_of(&group).and_then(|device| Ok((device, prepare()?)));
+    let (device, (call, options, asked)) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return group.conclude(Err(error)),
+    };
+    // SAFETY: passed on.
+    unsafe {
+        let fitted = call.over_ranks(&group, |data, held| fit(&device, &options, call.precision, data, held));
+        let fitted = fitted.and_then(|(model, info)| check_model(&model).map(|()| (model, info)));
+        call.end(context, group.conclude(fitted), &asked)
     }
 }
 
@@ -151,32 +198,29 @@ entry!(
         model: *mut *mut unicon_model_t,
         info: *mut unicon_fit_info_t,
     ) |context| {
+        let arguments = Arguments { x, y, positives, validation, model, info };
         // SAFETY: everything as the header requires.
-        let (raw, call, o) = unsafe {
+        let prepare = || unsafe {
             let raw = read(options)?;
-            let call = Call::new(context, Arguments { x, y, positives, validation, model, info })?;
-            (raw, call, options::fit(context, &raw, warm_start)?)
+            let call = Call::new(context, arguments)?;
+            let o = options::fit(context, &raw, warm_start)?;
+            if !warm_start.is_null() && (o.kernel.is_some() || o.whiten.is_some()) {
+                return Err(Error::Unsupported("warm_start: of a fit with a kernel or whitening".into()));
+            }
+            let (whiten, power) = (o.whiten.unwrap_or(-1.0), o.factorization.power());
+            let asked = Asked {
+                chosen: Chosen { whiten, power, tau: o.loss.tau, rank: o.rank, ..Chosen::default() },
+                workspace: workspace::of_fit(&o, call.sizes(), call.precision.size()),
+            };
+            context.watch(raw.progress, raw.progress_user);
+            Ok((call, o, asked))
         };
-        if !warm_start.is_null() && (o.kernel.is_some() || o.whiten.is_some()) {
-            return Err(Error::Unsupported("warm_start: of a fit with a kernel or whitening".into()));
+        // SAFETY: as above.
+        unsafe {
+            run(context, prepare, |device, o, precision, data, held| {
+                on_backend!(device, precision, |backend| crate::fit::fit(backend, data, held, o))
+            })
         }
-        let asked = Asked {
-            chosen: Chosen {
-                whiten: o.whiten.unwrap_or(-1.0),
-                power: o.factorization.power(),
-                tau: o.loss.tau,
-                rank: o.rank,
-                ..Chosen::default()
-            },
-            workspace: workspace::of_fit(&o, call.sizes(), call.precision.size()),
-        };
-        context.watch(raw.progress, raw.progress_user);
-        let held = call.held.as_ref().map(Pairs::data);
-        let fitted = on_backend!(context, call.precision, |backend| {
-            crate::fit::fit(backend, call.pairs.data(), held, &o)
-        });
-        // SAFETY: everything as the header requires.
-        unsafe { call.end(context, fitted, &asked) }
     }
 );
 
@@ -193,23 +237,25 @@ entry!(
         model: *mut *mut unicon_model_t,
         info: *mut unicon_fit_info_t,
     ) |context| {
+        let arguments = Arguments { x, y, positives, validation, model, info };
         // SAFETY: everything as the header requires.
-        let (raw, call, o) = unsafe {
+        let prepare = || unsafe {
             let raw = read(options)?;
-            let call = Call::new(context, Arguments { x, y, positives, validation, model, info })?;
-            (raw, call, options::best(&raw, warm_start)?)
+            let call = Call::new(context, arguments)?;
+            let o = options::best(&raw, warm_start)?;
+            let rank = if let Rank::Fixed(r) = o.rank { r } else { 0 };
+            let asked = Asked {
+                chosen: Chosen { tau: o.loss.tau, rank, ..Chosen::default() },
+                workspace: workspace::of_best(&o, call.sizes(), call.precision.size()),
+            };
+            context.watch(raw.progress, raw.progress_user);
+            Ok((call, o, asked))
         };
-        let rank = if let Rank::Fixed(r) = o.rank { r } else { 0 };
-        let asked = Asked {
-            chosen: Chosen { tau: o.loss.tau, rank, ..Chosen::default() },
-            workspace: workspace::of_best(&o, call.sizes(), call.precision.size()),
-        };
-        context.watch(raw.progress, raw.progress_user);
-        let held = call.held.as_ref().map(Pairs::data);
-        let fitted = on_backend!(context, call.precision, |backend| {
-            crate::fit::fit_best(backend, call.pairs.data(), held, &o)
-        });
-        // SAFETY: everything as the header requires.
-        unsafe { call.end(context, fitted, &asked) }
+        // SAFETY: as above.
+        unsafe {
+            run(context, prepare, |device, o, precision, data, held| {
+                on_backend!(device, precision, |backend| crate::fit::fit_best(backend, data, held, o))
+            })
+        }
     }
 );

@@ -3,6 +3,7 @@
 use super::bindings::*;
 use super::matrix::check_out;
 use super::{entry, guard, same_signature};
+use crate::backend::cuda;
 use crate::error::{Error, Result};
 use std::ffi::c_char;
 
@@ -41,6 +42,9 @@ pub unsafe extern "C" fn unicon_capabilities() -> u64 {
             bits |= UNICON_CAP_AVX512;
         }
     }
+    if cfg!(unicon_cuda) {
+        bits |= UNICON_CAP_CUDA;
+    }
     if cfg!(feature = "mpi") {
         bits |= UNICON_CAP_MPI;
     }
@@ -48,15 +52,12 @@ pub unsafe extern "C" fn unicon_capabilities() -> u64 {
 }
 same_signature!(unicon_capabilities);
 
-/// Why there is no CUDA context.
-pub(super) fn no_cuda() -> Error {
-    Error::Unsupported("this build of libunicon has no CUDA backend".into())
-}
-
 fn devices(device_type: i32) -> Result<i32> {
     match u32::try_from(device_type) {
         Ok(UNICON_DEVICE_CPU) => Ok(1),
-        Ok(UNICON_DEVICE_CUDA) => Ok(0),
+        Ok(UNICON_DEVICE_CUDA) => {
+            Ok(cuda::probe().map_or(0, |devices| i32::try_from(devices.len()).unwrap_or(i32::MAX)))
+        }
         _ => Err(Error::invalid("device_type", "UNICON_DEVICE_CPU or UNICON_DEVICE_CUDA", device_type)),
     }
 }

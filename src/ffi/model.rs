@@ -137,7 +137,7 @@ entry!(
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, shape, Allowed::Any)? };
         out.apart_from(&[&features])?;
-        on_backend!(context, Precision::of(&[&features]), |backend| {
+        on_backend!(context.device(), Precision::of(&[&features]), |backend| {
             out.store(backend, &model.encode(backend, side, features.source())?)
         })
     }
@@ -159,7 +159,7 @@ entry!(
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, (x.view.rows(), y.view.rows()), Allowed::Wide)? };
         out.apart_from(&[&x, &y])?;
-        on_backend!(context, Precision::of(&[&x, &y]), |backend| {
+        on_backend!(context.device(), Precision::of(&[&x, &y]), |backend| {
             let zx = model.encode(backend, Side::X, x.source())?;
             let zy = crate::fit::download(backend, &model.encode(backend, Side::Y, y.source())?)?;
             out.store(backend, &backend.linear(&zx, zy.as_ref())?)

@@ -3,12 +3,12 @@
 use super::bindings::*;
 use super::context::Context;
 use super::matrix::{input, values};
-use super::structs::{Versioned, boolean, count, init, path_of, read, read_or_default, write};
+use super::structs::{Versioned, boolean, count, init, path_of, read, read_or_default, reserved, write};
 use super::{asked, entry, model};
 use crate::error::{Error, Result};
 use crate::fit::{
-    Batches, BestOptions, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks, Rank,
-    RefineOptions, host,
+    Batches, BestOptions, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
+    MinibatchOptions, Rank, RefineOptions, host,
 };
 use crate::spectral::SvdMethod;
 use crate::weights::Negatives;
@@ -25,6 +25,7 @@ pub(super) fn default_fit(raw: &mut unicon_fit_options) {
     (raw.svd, raw.init) = (UNICON_SVD_FULL as i32, UNICON_INIT_ZEROS as i32);
     (raw.scale_inputs, raw.final_loss) = (i32::from(o.scale_inputs), i32::from(o.final_loss));
     (raw.whiten, raw.seed) = (-1.0, o.seed);
+    (raw.growth, raw.exact_last) = (o.growth, i32::from(o.exact_last));
 }
 
 /// The crate's defaults.
@@ -38,6 +39,13 @@ pub(super) fn default_refine(raw: &mut unicon_refine) {
     let o = RefineOptions::default();
     (raw.max_steps, raw.memory, raw.patience) = (size(o.max_steps), size(o.memory), size(o.patience));
     (raw.tol, raw.first_step) = (o.tol, o.first_step);
+}
+
+/// The crate's defaults.
+pub(super) fn default_minibatch(raw: &mut unicon_minibatch) {
+    let o = MinibatchOptions::default();
+    (raw.batch, raw.epochs, raw.min_steps) = (size(o.batch), size(o.epochs), size(o.min_steps));
+    (raw.rate, raw.momentum, raw.patience) = (o.rate, o.momentum, size(o.patience));
 }
 
 /// The crate's defaults.
@@ -133,6 +141,25 @@ unsafe fn refine(pointer: *const unicon_refine_t, seed: u64) -> Result<RefineOpt
     })
 }
 
+/// Mini-batches; NULL gives the defaults, a batch of 0 none.
+///
+/// # Safety
+/// `pointer` is NULL or a caller's struct.
+unsafe fn minibatch(pointer: *const unicon_minibatch_t) -> Result<Option<MinibatchOptions>> {
+    // SAFETY: passed on.
+    let raw = unsafe { read_or_default(pointer)? };
+    let Some(batch) = some("minibatch.batch", raw.batch)? else { return Ok(None) };
+    Ok(Some(MinibatchOptions {
+        batch,
+        epochs: count("minibatch.epochs", raw.epochs, 1)?,
+        min_steps: count("minibatch.min_steps", raw.min_steps, 0)?,
+        max_steps: some("minibatch.max_steps", raw.max_steps)?.unwrap_or(usize::MAX),
+        rate: raw.rate,
+        momentum: raw.momentum,
+        patience: count("minibatch.patience", raw.patience, 0)?,
+    }))
+}
+
 /// The kernel's part of both structs.
 struct RawKernel {
     kernel: *const unicon_kernel_t,
@@ -208,6 +235,7 @@ pub(super) unsafe fn fit(
     raw: &unicon_fit_options,
     warm_start: *const unicon_model_t,
 ) -> Result<FitOptions> {
+    reserved("options", raw.reserved)?;
     let rank = count("options.r", raw.r, 1)?;
     let svd = match u32::try_from(raw.svd) {
         Ok(UNICON_SVD_FULL) => SvdMethod::Full,
@@ -249,6 +277,8 @@ pub(super) unsafe fn fit(
             checkpoint: checkpoint(raw.checkpoint)?,
             budget: budget(raw.budget)?,
             final_loss: boolean("options.final_loss", raw.final_loss)?,
+            growth: raw.growth,
+            exact_last: boolean("options.exact_last", raw.exact_last)?,
         }
     };
     out.validate()?;
@@ -305,6 +335,7 @@ pub(super) unsafe fn best(
             powers: given("options.powers", raw.powers, raw.n_powers, defaults.powers)?,
             refine: refine(raw.refine, raw.seed)?,
             kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge })?,
+            minibatch: minibatch(raw.minibatch)?,
             sample: some("options.n_negatives", raw.n_negatives)?,
             exact: boolean("options.exact", raw.exact)?,
             start: match warm_start.is_null() {
@@ -332,6 +363,13 @@ entry!(
     fn unicon_refine_init(refine: *mut unicon_refine_t, struct_size: usize) {
         // SAFETY: NULL or that many bytes by the header's contract.
         unsafe { init(refine, struct_size, &unicon_refine::defaults()) }
+    }
+);
+
+entry!(
+    fn unicon_minibatch_init(minibatch: *mut unicon_minibatch_t, struct_size: usize) {
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(minibatch, struct_size, &unicon_minibatch::defaults()) }
     }
 );
 

@@ -102,7 +102,7 @@ entry!(
         }
         context.single_rank()?;
         let held = held.as_ref().map(Pairs::data);
-        let fit: Box<dyn Streamed> = on_backend!(context, precision, |backend| {
+        let fit: Box<dyn Streamed> = on_backend!(context.device(), precision, |backend| {
             Box::new(PartialFit::new(backend.clone(), dims, stream, held, o)?)
         });
         let made = Box::new(Handle { context: context.clone(), fit: UnsafeCell::new(fit) });

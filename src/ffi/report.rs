@@ -122,6 +122,7 @@ impl Report {
             score: t.score.unwrap_or(f64::NAN),
             negatives: size(t.negatives.unwrap_or(0)),
             evaluations: size(t.evaluations),
+            sampling_error: t.sampling_error.unwrap_or(f64::NAN),
         });
         // SAFETY: the caller gave as many elements as the capacities say, and `new` read the struct.
         unsafe {

@@ -41,7 +41,7 @@ entry!(
             scores.apart_from_values("indices", indices, len)?;
             Some(scores)
         };
-        let found = on_backend!(context, Precision::of(&[&queries, &items]), |backend| {
+        let found = on_backend!(context.device(), Precision::of(&[&queries, &items]), |backend| {
             let (q, i) = (backend.load(queries.source())?, backend.load(items.source())?);
             search(backend, &q, &i, k.min(items.view.rows()))?
         });
@@ -80,7 +80,7 @@ entry!(
         check_values("recall", recall, 2 * n_ks)?;
         // SAFETY: as the header requires.
         let truth = unsafe { asked::positives(truth, zx.view.rows(), zy.view.rows())? };
-        let found = on_backend!(context, Precision::of(&[&zx, &zy]), |backend| {
+        let found = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             recall_of(backend, &zx, &zy, &truth, &ks)?
         });
         // SAFETY: checked above, and the caller's to write.
@@ -118,7 +118,7 @@ entry!(
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, (a.view.rows(), b.view.rows()), Allowed::Wide)? };
         out.apart_from(&[&a, &b])?;
-        on_backend!(context, Precision::of(&[&a, &b]), |backend| {
+        on_backend!(context.device(), Precision::of(&[&a, &b]), |backend| {
             out.store(backend, &gram(backend, &kernel, &a, &b)?)
         })
     }

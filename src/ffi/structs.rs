@@ -82,6 +82,12 @@ versioned!(
     super::options::default_refine
 );
 versioned!(
+    unicon_minibatch,
+    "minibatch",
+    [struct_size, batch, epochs, min_steps, max_steps, rate, momentum, patience],
+    super::options::default_minibatch
+);
+versioned!(
     unicon_best_options,
     "options",
     [
@@ -100,6 +106,7 @@ versioned!(
         powers,
         n_powers,
         refine,
+        minibatch,
         n_negatives,
         exact,
         final_loss,
@@ -139,6 +146,9 @@ versioned!(
         n_batches,
         n_negatives,
         seed,
+        growth,
+        exact_last,
+        reserved,
         damping,
         refine,
         checkpoint,

@@ -190,7 +190,7 @@ entry!(
         let positives = unsafe { asked::positives(positives, n_x, n_y)? };
         check_unit(&zx)?;
         check_unit(&zy)?;
-        let operator: Box<dyn Apply> = on_backend!(context, Precision::of(&[&zx, &zy]), |backend| {
+        let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             let source = Source::Embeddings(backend.load(zx.source())?, backend.load(zy.source())?);
             Box::new(Operator::new(backend.clone(), source, &loss, &positives)?)
         });
@@ -217,7 +217,7 @@ entry!(
         // SAFETY: as above.
         let positives = unsafe { asked::positives(positives, n_x, n_y)? };
         check_cosines(&s)?;
-        let operator: Box<dyn Apply> = on_backend!(context, Precision::of(&[&s]), |backend| {
+        let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&s]), |backend| {
             let source = Source::Dense(backend.load(s.source())?);
             Box::new(Operator::new(backend.clone(), source, &loss, &positives)?)
         });
@@ -387,7 +387,7 @@ entry!(
         }
         check_unit(&zx)?;
         check_unit(&zy)?;
-        let loss = on_backend!(context, Precision::of(&[&zx, &zy]), |backend| {
+        let loss = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             gradients(backend, &zx, &zy, &loss, &positives, dzx.as_ref(), dzy.as_ref())?
         });
         if !value.is_null() {

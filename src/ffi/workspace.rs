@@ -197,7 +197,7 @@ mod tests {
     use crate::backend::Backend;
     use crate::backend::cpu::Cpu;
     use crate::error::{Error, Result};
-    use crate::fit::{Batches, DampingOptions, Data, RefineOptions, fit, fit_best};
+    use crate::fit::{Batches, DampingOptions, Data, MinibatchOptions, RefineOptions, fit, fit_best};
     use crate::io::HostMatrix;
     use crate::kernel::{Kernel, KernelKind};
     use crate::positives::Positives;
@@ -271,6 +271,11 @@ mod tests {
             plain.clone(),
             BestOptions { rank: Rank::Auto, tau_auto: true, ..plain.clone() },
             BestOptions { sample: None, final_loss: true, ..plain.clone() },
+            BestOptions {
+                minibatch: Some(MinibatchOptions { batch: 8, min_steps: 5, ..MinibatchOptions::default() }),
+                sample: Some(8),
+                ..plain.clone()
+            },
             BestOptions { kernel, ..plain },
         ] {
             let what = format!("{o:?}");

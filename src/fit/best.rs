@@ -1,14 +1,17 @@
-//! The preset `best`: whitening, one spectral step from zeros, refinement on sampled negatives, with everything that is
-//! not given chosen on validation rows.
+//! The preset `best`: whitening, one spectral step from zeros, descent from there, with everything that is not given
+//! chosen on validation rows.
 //!
 //! Gram matrices and the cross-covariance are computed once and rotated into the Gram matrices' eigenbases; each
-//! candidate shrinkage is then one small SVD. The refinement works in whitened coordinates without a whitened copy of
-//! the data.
+//! candidate shrinkage is then one small SVD. Large data descends on mini-batches whose negatives stand for all, small
+//! data by L-BFGS on the exact loss; on request L-BFGS follows on larger samples and on all negatives. All of it works in
+//! whitened coordinates without a whitened copy of the data.
 
 use super::checkpoint::Checkpoint;
 use super::features;
 use super::held::split;
 use super::info::{Chosen, FitInfo};
+use super::minibatch::{self, Descent, MinibatchOptions};
+use super::moments::{Choice, Moments, choose, leading};
 use super::objective::Alignment;
 use super::options::{Factorization, FitOptions, KernelOptions};
 use super::refine::{Clock, Held, Iterate, RefineOptions, Run, Watch, refine};
@@ -17,10 +20,9 @@ use super::{Data, check_data, timed};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::io::{RowSource, Rows};
-use crate::loss::Loss;
+use crate::loss::{EpsBy, Loss};
 use crate::model::{Component, Model};
 use crate::positives::Positives;
-use crate::spectral::{self, TopR};
 use crate::weights::Negatives;
 use faer::Mat;
 use std::path::PathBuf;
@@ -33,8 +35,10 @@ const HELD_MOST: usize = 1000;
 const HELD_LEAST: usize = 20;
 /// Ranks and temperatures that `auto` tries.
 const TAUS: [f64; 5] = [0.03, 0.05, 0.07, 0.1, 0.2];
-/// Steps of refinement that judge a temperature.
-const TAU_STEPS: usize = 3;
+/// Steps that judge a temperature: of L-BFGS, and of mini-batches.
+const TAU_STEPS: (usize, usize) = (3, 32);
+/// Rank at which shrinkages are compared.
+const TRIAL_RANK: usize = 128;
 /// A smaller rank is preferred when its score is within this of the best.
 const RANK_TOLERANCE: f64 = 0.005;
 
@@ -62,13 +66,16 @@ pub struct BestOptions {
     pub whiten: Vec<f64>,
     /// Candidate powers of the singular values in each encoder.
     pub powers: Vec<f64>,
-    /// The refinement; its stages are replaced by those of `sample` and `exact`.
+    /// L-BFGS; its stages are replaced by those of `sample` and `exact`. `max_steps` 0: the spectral step alone, without
+    /// mini-batches.
     pub refine: RefineOptions,
     /// Nystrom encoders. Default none: linear.
     pub kernel: Option<KernelOptions>,
-    /// Sampled negatives per row in the first stage; none: all. Default 512.
+    /// Descent on mini-batches, where data has at least four batches of rows. Default some; none leaves it out.
+    pub minibatch: Option<MinibatchOptions>,
+    /// L-BFGS on this many sampled negatives per row, then on four times as many. Default none.
     pub sample: Option<usize>,
-    /// End in a stage with all negatives. Default false.
+    /// End in L-BFGS on all negatives. Small data, where nothing is sampled, always does. Default false.
     pub exact: bool,
     /// Start the refinement from this model (linear, of the same rank) where it scores better than the spectral step.
     pub start: Option<Model>,
@@ -93,7 +100,8 @@ impl BestOptions {
             powers: vec![0.0, 0.5, 1.0, 2.0],
             refine: RefineOptions::default(),
             kernel: None,
-            sample: Some(512),
+            minibatch: Some(MinibatchOptions::default()),
+            sample: None,
             exact: false,
             start: None,
             checkpoint: None,
@@ -106,6 +114,9 @@ impl BestOptions {
     pub(crate) fn validate(&self) -> Result<()> {
         self.loss.validate()?;
         self.refine.validate()?;
+        if let Some(minibatch) = &self.minibatch {
+            minibatch.validate()?;
+        }
         if self.rank == Rank::Fixed(0) {
             return Err(Error::invalid("rank", "at least 1", 0));
         }
@@ -131,17 +142,25 @@ impl BestOptions {
         Ok(())
     }
 
-    /// Stages of sampled negatives: a first sample, another of four times its size, and all on request.
-    fn stages(&self) -> Vec<Negatives> {
+    /// Stages of L-BFGS: a sample, another of four times its size, and all on request, or where there is nothing else.
+    fn stages(&self, minibatch: bool) -> Vec<Negatives> {
         let mut stages = Vec::new();
         if let Some(m) = self.sample {
             stages.push(Negatives::Sampled { per_anchor: m, seed: self.seed });
-            stages.push(Negatives::Sampled { per_anchor: m, seed: self.seed.wrapping_add(1) });
+            let per_anchor = m.saturating_mul(4);
+            stages.push(Negatives::Sampled { per_anchor, seed: self.seed.wrapping_add(1) });
         }
-        if self.exact || stages.is_empty() {
+        if self.exact || (stages.is_empty() && !minibatch) {
             stages.push(Negatives::All);
         }
         stages
+    }
+
+    /// The options of the descent on mini-batches, where there is one.
+    fn descent(&self, positives: &Positives) -> Option<MinibatchOptions> {
+        // "On the diagonal" means nothing within a batch of many-to-many pairs.
+        let apart = self.loss.eps_by == EpsBy::Diagonal && !positives.is_diagonal();
+        self.minibatch.filter(|m| self.refine.max_steps > 0 && m.suits(positives) && !apart)
     }
 }
 
@@ -232,78 +251,6 @@ fn load_side<B: Backend>(
     Ok(SideData { mapped, held })
 }
 
-/// The rotated second moments: `G = Q diag(e) Q^T` on both sides and `M = Q_x^T C Q_y` with `C` of the first update.
-struct Moments {
-    x: (Mat<f64>, Vec<f64>),
-    y: (Mat<f64>, Vec<f64>),
-    m: Mat<f64>,
-}
-
-impl Moments {
-    fn new<B: Backend>(
-        backend: &B,
-        x: &B::Matrix,
-        y: &B::Matrix,
-        loss: &Loss,
-        positives: &Positives,
-        info: &mut FitInfo,
-    ) -> Result<Self> {
-        let (gx, gy) =
-            timed(&mut info.seconds.features, || Ok::<_, Error>((backend.gram(x)?, backend.gram(y)?)))?;
-        let s = Similarity::Zeros(positives.n_x(), positives.n_y());
-        let w = timed(&mut info.seconds.statistics, || backend.weights(s, loss, positives, Negatives::All))?;
-        let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
-        let grams = [(gx, positives.n_x()), (gy, positives.n_y())];
-        let [x, y] = timed(&mut info.seconds.spectral, || {
-            let eigen = backend
-                .parallel(&grams, |(g, n)| spectral::eigen((g * faer::Scale(1.0 / *n as f64)).as_ref()));
-            let mut eigen = eigen.into_iter();
-            match (eigen.next(), eigen.next()) {
-                (Some(x), Some(y)) => Ok([x?, y?]),
-                _ => Err(Error::Numerical("an eigendecomposition is missing".into())),
-            }
-        })?;
-        let m = x.0.transpose() * &c * &y.0;
-        Ok(Self { x, y, m })
-    }
-
-    /// `(e + lambda mean(e))^{-1/2}`; directions without variance stay out.
-    fn scales(values: &[f64], lambda: f64) -> Vec<f64> {
-        let mean = values.iter().map(|v| v.max(0.0)).sum::<f64>() / values.len().max(1) as f64;
-        let scale = |&v: &f64| {
-            let v = v.max(0.0) + lambda * mean;
-            if v > 1e-10 * mean && v > 0.0 { 1.0 / v.sqrt() } else { 0.0 }
-        };
-        values.iter().map(scale).collect()
-    }
-
-    /// The leading singular triplets of the whitened `C`, in whitened coordinates.
-    fn solve(&self, lambda: f64, rank: usize) -> Result<TopR> {
-        let (dx, dy) = (Self::scales(&self.x.1, lambda), Self::scales(&self.y.1, lambda));
-        let c = Mat::from_fn(dx.len(), dy.len(), |i, j| dx[i] * self.m[(i, j)] * dy[j]);
-        spectral::top_r_by_gram(c.as_ref(), rank)
-    }
-
-    /// The whitening maps `diag(scales) Q^T` of both sides.
-    fn maps(&self, lambda: f64) -> (Mat<f64>, Mat<f64>) {
-        let map = |(q, e): &(Mat<f64>, Vec<f64>)| {
-            let d = Self::scales(e, lambda);
-            Mat::from_fn(d.len(), q.nrows(), |i, j| d[i] * q[(j, i)])
-        };
-        (map(&self.x), map(&self.y))
-    }
-}
-
-/// `F diag(scales)`.
-fn scaled(f: &Mat<f64>, scales: &[f64]) -> Mat<f64> {
-    Mat::from_fn(f.nrows(), f.ncols(), |i, j| f[(i, j)] * scales[j])
-}
-
-/// The leading `rank` rows of both encoders.
-fn leading(e: &Encoders, rank: usize) -> Encoders {
-    Encoders { f1: e.f1.subrows(0, rank).to_owned(), f2: e.f2.subrows(0, rank).to_owned() }
-}
-
 #[allow(clippy::too_many_arguments)]
 fn run<B: Backend>(
     backend: &B,
@@ -326,67 +273,19 @@ fn run<B: Backend>(
         _ => bound,
     };
     let moments = Moments::new(backend, mx, my, &options.loss, data.positives, info)?;
-    // Judged on validation rows, or on (some of) the training rows where there are none.
+    // Judged on validation rows, or on the training rows where there are none.
     let positives = validation.map_or(data.positives, |v| v.positives);
     let (hx, hy) = (x.held.as_ref().unwrap_or(mx), y.held.as_ref().unwrap_or(my));
     let held = Held { x: hx, y: hy, positives };
     let rotated = timed(&mut info.seconds.validation, || {
-        Ok::<_, Error>((
-            backend.linear(hx, moments.x.0.transpose())?,
-            backend.linear(hy, moments.y.0.transpose())?,
-        ))
+        let on = |h: &B::Matrix, q: &Mat<f64>| backend.linear(h, q.transpose());
+        Ok::<_, Error>((on(hx, &moments.x.0)?, on(hy, &moments.y.0)?))
     })?;
     let judge = Held { x: &rotated.0, y: &rotated.1, positives };
-    let on_rotated = |lambda: f64, e: &Encoders| Encoders {
-        f1: scaled(&e.f1, &Moments::scales(&moments.x.1, lambda)),
-        f2: scaled(&e.f2, &Moments::scales(&moments.y.1, lambda)),
-    };
-    // A first look at the rank: choices of shrinkage hardly depend on it.
-    let trial = widest.min(128);
-    let mut candidates = Vec::new();
-    let mut score = |lambda: f64, power: f64, top: &TopR, info: &mut FitInfo| {
-        let e = leading(&Encoders::split(top, Factorization::Power(power)), trial);
-        let score = timed(&mut info.seconds.validation, || judge.score(backend, &on_rotated(lambda, &e)))?;
-        candidates.push((lambda, power, score));
-        Ok::<_, Error>(score)
-    };
-    // The balanced split, if it is among the powers, stands for all while the shrinkage is chosen.
-    let usual = options.powers.iter().copied().find(|p| *p == 0.5).unwrap_or(options.powers[0]);
-    let mut lambdas = options.whiten.clone();
-    lambdas.sort_by(|a, b| b.total_cmp(a));
-    lambdas.dedup();
-    let mut tried: Vec<Option<(f64, TopR)>> = lambdas.iter().map(|_| None).collect();
-    let mut next = vec![lambdas.len() / 3, 2 * lambdas.len() / 3];
-    next.dedup();
-    let best = loop {
-        let solved = timed(&mut info.seconds.spectral, || {
-            backend.parallel(&next, |&k| moments.solve(lambdas[k], widest))
-        });
-        for (&k, top) in next.iter().zip(solved) {
-            let top = top?;
-            tried[k] = Some((score(lambdas[k], usual, &top, info)?, top));
-        }
-        // Uphill from neighbour to neighbour.
-        let value = |k: &usize| tried[*k].as_ref().map_or(f64::NEG_INFINITY, |t| t.0);
-        let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
-        let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
-        next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
-        if next.is_empty() || clock.spent(backend.group())? {
-            break best;
-        }
-    };
-    let (lambda, (mut highest, top)) = match tried.swap_remove(best) {
-        Some(tried) => (lambdas[best], tried),
-        None => return Err(Error::invalid("whiten", "at least one candidate", "none")),
-    };
-    drop(tried);
-    let mut power = usual;
-    for &p in options.powers.iter().filter(|&&p| p != usual) {
-        let value = score(lambda, p, &top, info)?;
-        if value > highest {
-            (highest, power) = (value, p);
-        }
-    }
+    // Choices of shrinkage hardly depend on the rank.
+    let lists = (&options.whiten[..], &options.powers[..]);
+    let choice = choose(backend, &moments, &judge, lists, (widest.min(TRIAL_RANK), widest), &clock, info)?;
+    let Choice { lambda, power, top, candidates } = choice;
     let all = Encoders::split(&top, Factorization::Power(power));
     let begin = Instant::now();
     let rank = match options.rank {
@@ -395,75 +294,38 @@ fn run<B: Backend>(
         Rank::Auto => {
             let mut ranks: Vec<usize> = (2..).map(|k| 1 << k).take_while(|&r| r < bound).collect();
             ranks.push(bound);
-            let scores: Vec<f64> = ranks
-                .iter()
-                .map(|&r| judge.score(backend, &on_rotated(lambda, &leading(&all, r))))
-                .collect::<Result<_>>()?;
+            let score = |&r: &usize| judge.score(backend, &moments.on_rotated(lambda, &leading(&all, r)));
+            let scores: Vec<f64> = ranks.iter().map(score).collect::<Result<_>>()?;
             let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - RANK_TOLERANCE;
             ranks.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(bound, |(&r, _)| r)
         }
     };
     info.seconds.validation += begin.elapsed().as_secs_f64();
     info.singular_values.clone_from(&top.all);
-    let start = leading(&all, rank);
-    let (wx, wy) = moments.maps(lambda);
-    let spectral_seconds = clock.begin.elapsed().as_secs_f64();
-    let first = Encoders { f1: &start.f1 * &wx, f2: &start.f2 * &wy };
-    watch(Iterate { x: &first.f1, y: &first.f2, seconds: spectral_seconds, loss: f64::NAN })?;
-
-    let alignment = |loss: Loss| Alignment {
-        backend,
-        x: mx,
-        y: my,
-        positives: data.positives,
-        loss,
-        negatives: Negatives::All,
-        maps: Some((&wx, &wy)),
-        rank,
-        seconds: Default::default(),
-    };
-    let refinement = RefineOptions { stages: options.stages(), ..options.refine.clone() };
-    let mut loss = options.loss;
-    if options.tau_auto {
-        let short = RefineOptions { max_steps: TAU_STEPS, ..refinement.clone() };
-        let mut best_score = f64::NEG_INFINITY;
-        for tau in TAUS {
-            let candidate = Loss { tau, ..options.loss };
-            let mut part = FitInfo::default();
-            let f = alignment(candidate);
-            let variables = f.variables(&start);
-            let run = Run { held: Some(&held), options: &short, clock, checkpoint: None };
-            let e = refine(f, variables, run, &mut part, &mut |_| Ok(()))?;
-            let score = held.score(backend, &e)?;
-            info.evaluations += part.evaluations;
-            if score > best_score {
-                (best_score, loss) = (score, candidate);
-            }
-        }
-    }
-    let judge_start = &held;
-    let held = validation.is_some().then_some(&held);
-    let mut encoders = first;
-    let mut variables = alignment(loss).variables(&start);
+    let maps = moments.maps(lambda);
+    let solver =
+        Solver { backend, x: mx, y: my, data, options, lambda, moments: &moments, maps: &maps, rank };
+    let mut start = leading(&all, rank);
+    let mut encoders = solver.folded(&start);
+    let seconds = clock.begin.elapsed().as_secs_f64();
+    watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss: f64::NAN })?;
     if let Some(warm) = &options.start {
         let given = warm_start(warm, &x.mapped, &y.mapped, rank)?;
-        let better = judge_start.score(backend, &given)? > judge_start.score(backend, &encoders)?;
-        if better {
-            let a = Encoders {
-                f1: unwhiten(&given.f1, &moments.x, lambda),
-                f2: unwhiten(&given.f2, &moments.y, lambda),
-            };
-            variables = alignment(loss).variables(&a);
+        if held.score(backend, &given)? > held.score(backend, &encoders)? {
+            start = moments.unwhiten(&given, lambda);
             encoders = given;
         }
     }
-    if refinement.max_steps > 0 && !clock.spent(backend.group())? {
-        let shape = (data.positives.n_x(), data.positives.n_y(), data.positives.nnz());
-        let print =
-            format!("best {rank} {loss:?} {lambda} {power} {refinement:?} {shape:?} {}", options.seed);
-        let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print));
-        let run = Run { held, options: &refinement, clock, checkpoint: checkpoint.as_ref() };
-        encoders = refine(alignment(loss), variables, run, info, watch)?;
+    let judge = validation.is_some().then_some(&held);
+    let loss = match options.tau_auto {
+        true => solver.temperature(&start, &held, clock, info)?,
+        false => options.loss,
+    };
+    if !clock.spent(backend.group())? {
+        let print = format!("best {rank} {loss:?} {lambda} {power} {:?}", solver.print());
+        let variables = solver.alignment(loss).variables(&start);
+        let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &variables));
+        encoders = solver.descend(start, loss, judge, clock, checkpoint.as_ref(), info, watch)?;
     }
     if options.final_loss {
         let zx = backend.encode(mx, encoders.f1.as_ref())?.0;
@@ -494,6 +356,135 @@ fn run<B: Backend>(
     Ok(model)
 }
 
+/// What descends: the data in solver features and everything chosen for it.
+struct Solver<'a, B: Backend> {
+    backend: &'a B,
+    x: &'a B::Matrix,
+    y: &'a B::Matrix,
+    data: Data<'a>,
+    options: &'a BestOptions,
+    lambda: f64,
+    moments: &'a Moments,
+    maps: &'a (Mat<f64>, Mat<f64>),
+    rank: usize,
+}
+
+impl<B: Backend> Solver<'_, B> {
+    /// `F = A W`.
+    fn folded(&self, a: &Encoders) -> Encoders {
+        Encoders { f1: &a.f1 * &self.maps.0, f2: &a.f2 * &self.maps.1 }
+    }
+
+    /// What a checkpoint must agree on.
+    fn print(&self) -> String {
+        let (o, p) = (self.options, self.data.positives);
+        let (minibatch, refine, stages) = (o.descent(p), &o.refine, (o.sample, o.exact));
+        format!("{minibatch:?} {refine:?} {stages:?} {} {} {} {}", p.n_x(), p.n_y(), p.nnz(), o.seed)
+    }
+
+    fn alignment(&self, loss: Loss) -> Alignment<'_, B> {
+        Alignment {
+            backend: self.backend,
+            x: self.x,
+            y: self.y,
+            positives: self.data.positives,
+            loss,
+            negatives: Negatives::All,
+            maps: Some((&self.maps.0, &self.maps.1)),
+            rank: self.rank,
+            seconds: Default::default(),
+            sampling_error: None,
+        }
+    }
+
+    /// The loss with the temperature that judges best after a few steps from `start`.
+    fn temperature(
+        &self,
+        start: &Encoders,
+        held: &Held<'_, B::Matrix>,
+        clock: Clock,
+        info: &mut FitInfo,
+    ) -> Result<Loss> {
+        let (mut best, mut chosen) = (f64::NEG_INFINITY, self.options.loss);
+        let minibatch = self.options.minibatch.map(|m| MinibatchOptions {
+            epochs: 1,
+            min_steps: 0,
+            max_steps: TAU_STEPS.1,
+            ..m
+        });
+        let refine = RefineOptions { max_steps: TAU_STEPS.0, ..self.options.refine.clone() };
+        let options = BestOptions { minibatch, refine, sample: None, exact: false, ..self.options.clone() };
+        let short = Solver { options: &options, ..*self };
+        for tau in TAUS {
+            let loss = Loss { tau, ..self.options.loss };
+            let mut part = FitInfo::default();
+            let e = short.descend(start.clone(), loss, None, clock, None, &mut part, &mut |_| Ok(()))?;
+            let score = held.score(self.backend, &e)?;
+            info.evaluations += part.evaluations;
+            if score > best {
+                (best, chosen) = (score, loss);
+            }
+            if clock.spent(self.backend.group())? {
+                break;
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Descends from encoders `A` of whitened features: on mini-batches where there are enough rows, then by L-BFGS
+    /// where that is asked for or nothing was done yet.
+    #[allow(clippy::too_many_arguments)]
+    fn descend(
+        &self,
+        start: Encoders,
+        loss: Loss,
+        judge: Option<&Held<'_, B::Matrix>>,
+        clock: Clock,
+        checkpoint: Option<&Checkpoint>,
+        info: &mut FitInfo,
+        watch: Watch<'_>,
+    ) -> Result<Encoders> {
+        let (o, positives) = (self.options, self.data.positives);
+        let minibatch = o.descent(positives);
+        let refining = match checkpoint {
+            Some(c) => c.load(self.backend.group(), "refine")?.is_some(),
+            None => false,
+        };
+        let mut start = start;
+        let mut encoders = None;
+        if let Some(options) = minibatch
+            && !refining
+        {
+            let metric = self.moments.metric(self.lambda);
+            let descent = Descent {
+                backend: self.backend,
+                x: self.x,
+                y: self.y,
+                positives,
+                loss,
+                metric: (&metric.0, &metric.1),
+                options,
+                seed: o.seed,
+            };
+            let size = |a: &Mat<f64>| a.norm_l2().powi(2);
+            let sizes = (size(&start.f1), size(&start.f2));
+            let run = minibatch::Run { held: judge, clock, checkpoint };
+            let e = descent.run(&self.folded(&start), sizes, run, info, watch)?;
+            start = self.moments.unwhiten(&e, self.lambda);
+            encoders = Some(e);
+        }
+        let refinement = RefineOptions { stages: o.stages(minibatch.is_some()), ..o.refine.clone() };
+        let wanted = !refinement.stages.is_empty() && refinement.max_steps > 0;
+        if wanted && (encoders.is_none() || !clock.spent(self.backend.group())?) {
+            let f = self.alignment(loss);
+            let variables = f.variables(&start);
+            let run = Run { held: judge, options: &refinement, clock, checkpoint };
+            return refine(f, variables, run, info, watch);
+        }
+        Ok(encoders.unwrap_or_else(|| self.folded(&start)))
+    }
+}
+
 /// The encoders of a model as they apply to the solver's features.
 fn warm_start<M>(
     model: &Model,
@@ -511,13 +502,6 @@ fn warm_start<M>(
         return Err(Error::invalid("start", format!("a model of rank {rank}"), c.x.matrix.nrows()));
     }
     Ok(Encoders { f1: c.x.matrix.clone(), f2: c.y.matrix.clone() })
-}
-
-/// `A` with `F = A diag(scales) Q^T`.
-fn unwhiten(f: &Mat<f64>, (q, values): &(Mat<f64>, Vec<f64>), lambda: f64) -> Mat<f64> {
-    let inverse: Vec<f64> =
-        Moments::scales(values, lambda).iter().map(|s| if *s > 0.0 { 1.0 / s } else { 0.0 }).collect();
-    scaled(&(f * q), &inverse)
 }
 
 /// The smallest rank whose squared singular values make up `share` of all.

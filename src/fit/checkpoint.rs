@@ -1,12 +1,11 @@
-//! The state of a long refinement on disk: written after every step, renamed into place, and read back bit for bit.
+//! The state of a long fit on disk: written after every iteration, renamed into place, and read back bit for bit.
 
-use super::info::TracePoint;
-use super::refine::State;
+use super::info::{FitInfo, TracePoint};
 use crate::comm::Group;
 use crate::error::{Error, Result};
 use crate::io::AtomicFile;
-use crate::optim::{Lbfgs, Pair};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
@@ -15,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Where the state is kept, and of which fit it is.
 pub(crate) struct Checkpoint {
     path: PathBuf,
-    /// Options and shapes: a state of another fit is refused.
+    /// Options, shapes and a digest of the start: a state of another fit is refused.
     fingerprint: String,
 }
 
@@ -23,62 +22,62 @@ pub(crate) struct Checkpoint {
 #[derive(Serialize, Deserialize)]
 struct Header {
     fingerprint: String,
-    stage: usize,
-    steps: usize,
-    stale: usize,
-    done: bool,
-    memory: usize,
-    evaluations: usize,
-    pairs: usize,
-    best: bool,
+    /// Which part of the fit it belongs to.
+    phase: String,
+    state: serde_json::Value,
     negatives: Vec<Option<usize>>,
-    trace_evaluations: Vec<usize>,
+    evaluations: Vec<usize>,
+}
+
+/// A state that was read.
+pub(crate) struct Saved {
+    path: PathBuf,
+    header: Header,
+    tensors: HashMap<String, Vec<f64>>,
+    trace: Vec<TracePoint>,
 }
 
 impl Checkpoint {
-    pub(crate) fn new(path: &Path, fingerprint: &str) -> Self {
-        Self { path: path.to_path_buf(), fingerprint: fingerprint.into() }
+    /// A checkpoint of the fit that `options` describe and that starts from `start`.
+    pub(crate) fn new(path: &Path, options: &str, start: &[f64]) -> Self {
+        // FNV-1a over the bits.
+        let digest = start.iter().flat_map(|v| v.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| {
+            (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self { path: path.to_path_buf(), fingerprint: format!("{options} {digest:016x}") }
     }
 
-    /// Replaces the file.
-    pub(crate) fn save(&self, state: &State, trace: &[TracePoint]) -> Result<()> {
-        let l = &state.lbfgs;
-        let header = Header {
-            fingerprint: self.fingerprint.clone(),
-            stage: state.stage,
-            steps: state.steps,
-            stale: state.stale,
-            done: state.done,
-            memory: l.memory,
-            evaluations: l.evaluations,
-            pairs: l.pairs.len(),
-            best: state.best.is_some(),
-            negatives: trace.iter().map(|t| t.negatives).collect(),
-            trace_evaluations: trace.iter().map(|t| t.evaluations).collect(),
-        };
-        let best_score = state.best.as_ref().map_or(f64::NAN, |b| b.0);
-        let scalars = vec![l.value, l.first_step, best_score];
-        let of = |f: &dyn Fn(&TracePoint) -> f64| trace.iter().map(f).collect::<Vec<f64>>();
-        let (seconds, loss) = (of(&|t| t.seconds), of(&|t| t.loss));
-        let score = of(&|t| t.score.unwrap_or(f64::NAN));
-        let mut named: Vec<(String, &[f64])> = vec![
-            ("x".into(), &l.x),
-            ("gradient".into(), &l.gradient),
-            ("scalars".into(), &scalars),
-            ("trace.seconds".into(), &seconds),
-            ("trace.loss".into(), &loss),
-            ("trace.score".into(), &score),
-        ];
-        for (k, pair) in l.pairs.iter().enumerate() {
-            named.push((format!("s.{k}"), &pair.s));
-            named.push((format!("y.{k}"), &pair.y));
-        }
-        if let Some((_, x)) = &state.best {
-            named.push(("best".into(), x));
+    /// Replaces the file. Rank 0 writes.
+    pub(crate) fn save(
+        &self,
+        group: &Group,
+        phase: &str,
+        state: &impl Serialize,
+        tensors: Vec<(String, &[f64])>,
+        trace: &[TracePoint],
+    ) -> Result<()> {
+        if !group.is_first() {
+            return Ok(());
         }
         let bad = |e: &dyn std::fmt::Display| Error::bad_file(&self.path, e.to_string());
-        let bytes: Vec<(String, usize, Vec<u8>)> = named
+        let header = Header {
+            fingerprint: self.fingerprint.clone(),
+            phase: phase.into(),
+            state: serde_json::to_value(state).map_err(|e| bad(&e))?,
+            negatives: trace.iter().map(|t| t.negatives).collect(),
+            evaluations: trace.iter().map(|t| t.evaluations).collect(),
+        };
+        let of = |f: &dyn Fn(&TracePoint) -> f64| trace.iter().map(f).collect::<Vec<f64>>();
+        let history = [
+            ("trace.seconds", of(&|t| t.seconds)),
+            ("trace.loss", of(&|t| t.loss)),
+            ("trace.score", of(&|t| t.score.unwrap_or(f64::NAN))),
+            ("trace.error", of(&|t| t.sampling_error.unwrap_or(f64::NAN))),
+        ];
+        let history = history.iter().map(|(name, values)| ((*name).into(), &values[..]));
+        let bytes: Vec<(String, usize, Vec<u8>)> = tensors
             .into_iter()
+            .chain(history)
             .map(|(name, v)| (name, v.len(), v.iter().flat_map(|v| v.to_le_bytes()).collect()))
             .collect();
         let views = bytes
@@ -98,9 +97,9 @@ impl Checkpoint {
         out.commit()
     }
 
-    /// The state of an earlier run over `variables` variables; none where there is no file. Rank 0 reads it for all; it does
-    /// not depend on the number of ranks.
-    pub(crate) fn load(&self, group: &Group, variables: usize) -> Result<Option<(State, Vec<TracePoint>)>> {
+    /// The state of an earlier run, where there is one of this phase. Rank 0 reads it for all; it does not depend on the
+    /// number of ranks.
+    pub(crate) fn load(&self, group: &Group, phase: &str) -> Result<Option<Saved>> {
         let mut bytes = Vec::new();
         if group.is_first() {
             match std::fs::read(&self.path) {
@@ -114,10 +113,11 @@ impl Checkpoint {
         if bytes.is_empty() {
             return Ok(None);
         }
-        self.parse(&bytes, variables).map(Some).map_err(|reason| Error::bad_file(&self.path, reason))
+        let saved = self.parse(&bytes).map_err(|reason| Error::bad_file(&self.path, reason))?;
+        Ok(Some(saved).filter(|s| s.header.phase == phase))
     }
 
-    fn parse(&self, bytes: &[u8], variables: usize) -> std::result::Result<(State, Vec<TracePoint>), String> {
+    fn parse(&self, bytes: &[u8]) -> std::result::Result<Saved, String> {
         let (_, meta) = SafeTensors::read_metadata(bytes).map_err(|e| format!("not a checkpoint: {e}"))?;
         let notes = meta.metadata().clone().unwrap_or_default();
         if notes.get("format").map(String::as_str) != Some("unicon-checkpoint") {
@@ -130,54 +130,58 @@ impl Checkpoint {
                 "it belongs to a fit with other options or other data; remove it to start anew".into()
             );
         }
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-        let read = |name: &str, len: Option<usize>| {
-            let t = tensors.tensor(name).map_err(|_| format!("tensor {name} is missing"))?;
-            let values: Vec<f64> =
-                t.data().as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect();
-            match len {
-                Some(len) if values.len() != len => {
-                    Err(format!("{name}: expected {len} values, got {}", values.len()))
-                }
-                _ => Ok(values),
-            }
-        };
-        let scalars = read("scalars", Some(3))?;
-        let pair = |k: usize| {
-            Ok::<_, String>(Pair {
-                s: read(&format!("s.{k}"), Some(variables))?,
-                y: read(&format!("y.{k}"), Some(variables))?,
-            })
-        };
-        let lbfgs = Lbfgs {
-            x: read("x", Some(variables))?,
-            value: scalars[0],
-            gradient: read("gradient", Some(variables))?,
-            pairs: (0..header.pairs).map(pair).collect::<std::result::Result<_, _>>()?,
-            memory: header.memory,
-            first_step: scalars[1],
-            evaluations: header.evaluations,
-        };
-        let best = match header.best {
-            true => Some((scalars[2], read("best", Some(variables))?)),
-            false => None,
-        };
-        let count = header.negatives.len();
-        let (seconds, loss) = (read("trace.seconds", Some(count))?, read("trace.loss", Some(count))?);
-        let score = read("trace.score", Some(count))?;
-        if header.trace_evaluations.len() != count {
+        let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+        let values =
+            |t: &[u8]| t.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect::<Vec<f64>>();
+        let tensors: HashMap<String, Vec<f64>> =
+            file.tensors().into_iter().map(|(name, t)| (name, values(t.data()))).collect();
+        let mut saved = Saved { path: self.path.clone(), header, tensors, trace: Vec::new() };
+        let count = saved.header.negatives.len();
+        if saved.header.evaluations.len() != count {
             return Err("its history is incomplete".into());
         }
-        let trace = (0..count)
+        let read = |name: &str| saved.tensor(name, count).map_err(|e| e.to_string());
+        let (seconds, loss) = (read("trace.seconds")?, read("trace.loss")?);
+        let (score, error) = (read("trace.score")?, read("trace.error")?);
+        let known = |v: f64| Some(v).filter(|v| !v.is_nan());
+        saved.trace = (0..count)
             .map(|k| TracePoint {
                 seconds: seconds[k],
                 loss: loss[k],
-                negatives: header.negatives[k],
-                evaluations: header.trace_evaluations[k],
-                score: Some(score[k]).filter(|s| !s.is_nan()),
+                negatives: saved.header.negatives[k],
+                evaluations: saved.header.evaluations[k],
+                score: known(score[k]),
+                sampling_error: known(error[k]),
             })
             .collect();
-        let (stage, steps, stale, done) = (header.stage, header.steps, header.stale, header.done);
-        Ok((State { lbfgs, stage, steps, stale, best, done }, trace))
+        Ok(saved)
+    }
+}
+
+impl Saved {
+    /// What is not a tensor.
+    pub(crate) fn header<H: DeserializeOwned>(&self) -> Result<H> {
+        serde_json::from_value(self.header.state.clone())
+            .map_err(|e| Error::bad_file(&self.path, format!("state: {e}")))
+    }
+
+    /// A tensor of `len` values.
+    pub(crate) fn tensor(&self, name: &str, len: usize) -> Result<Vec<f64>> {
+        match self.tensors.get(name) {
+            Some(values) if values.len() == len => Ok(values.clone()),
+            Some(values) => {
+                let reason = format!("{name}: expected {len} values, got {}", values.len());
+                Err(Error::bad_file(&self.path, reason))
+            }
+            None => Err(Error::bad_file(&self.path, format!("tensor {name} is missing"))),
+        }
+    }
+
+    /// Continues the history.
+    pub(crate) fn resume(self, info: &mut FitInfo) {
+        info.iterations += self.trace.len();
+        info.loss.extend(self.trace.iter().map(|t| t.loss));
+        info.evaluations = self.trace.last().map_or(info.evaluations, |t| t.evaluations);
+        info.trace.extend(self.trace);
     }
 }

@@ -83,28 +83,63 @@ fn size(s: &[f64]) -> f64 {
     s.iter().map(|s| s * s).sum::<f64>().sqrt()
 }
 
-/// Embeddings of both sides with their norms, and what pass 1 said of them.
+/// Embeddings of both sides with their norms, and what pass 1 said of them: of all negatives, or of two half samples.
 struct At<M> {
     zx: (M, Vec<f64>),
     zy: (M, Vec<f64>),
-    w: Weights,
+    w: Vec<Weights>,
+}
+
+impl<M> At<M> {
+    fn value(&self) -> f64 {
+        self.w.iter().map(Weights::value).sum::<f64>() / self.w.len() as f64
+    }
 }
 
 impl<B: Backend> Problem<'_, B> {
-    fn at(&self, e: &Encoders, info: &mut FitInfo) -> Result<At<B::Matrix>> {
+    fn at(&self, e: &Encoders, negatives: Negatives, info: &mut FitInfo) -> Result<At<B::Matrix>> {
         let (zx, zy) = timed(&mut info.seconds.encode, || {
             let zx = self.backend.encode(self.x.embed(), e.f1.as_ref())?;
             Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), e.f2.as_ref())?))
         })?;
         let s = Similarity::Embeddings(&zx.0, &zy.0);
+        let samples = negatives.halves().map_or_else(|| vec![negatives], |h| h.to_vec());
         let w = timed(&mut info.seconds.statistics, || {
-            self.backend.weights(s, &self.options.loss, self.positives, self.options.negatives)
+            let one = |n| self.backend.weights(s, &self.options.loss, self.positives, n);
+            samples.into_iter().map(one).collect::<Result<Vec<_>>>()
         })?;
         info.evaluations += 1;
         Ok(At { zx, zy, w })
     }
 
-    /// The damped iteration from encoders, at most `n_iters` steps.
+    /// `C` at embeddings. Of half samples it is the mean, with its estimated relative error.
+    fn gradient(&self, at: &At<B::Matrix>) -> Result<(Mat<f64>, Option<f64>)> {
+        let (backend, s) = (self.backend, Similarity::Embeddings(&at.zx.0, &at.zy.0));
+        let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
+        let scaled = match self.options.scale_inputs {
+            true => Some((
+                backend.scale_rows(&self.x.cross, &inverse(&at.zx.1))?,
+                backend.scale_rows(&self.y.cross, &inverse(&at.zy.1))?,
+            )),
+            false => None,
+        };
+        let (x, y) = scaled.as_ref().map_or((&self.x.cross, &self.y.cross), |(x, y)| (x, y));
+        let parts = at.w.iter().map(|w| backend.cross(s, w, x, y)).collect::<Result<Vec<_>>>()?;
+        Ok(match &parts[..] {
+            [a, b] => {
+                let mean = (a + b) * faer::Scale(0.5);
+                let error = 0.5 * (a - b).norm_l2() / mean.norm_l2();
+                (mean, Some(error).filter(|e| e.is_finite()))
+            }
+            _ => {
+                let none = || Error::Numerical("no weights to build C from".into());
+                (parts.into_iter().next().ok_or_else(none)?, None)
+            }
+        })
+    }
+
+    /// The damped iteration from encoders, at most `n_iters` steps. A sample of negatives is fixed until its loss is as
+    /// low as it gets; then it grows, and becomes all, where that is asked for.
     pub(crate) fn damped(
         &self,
         start: &Encoders,
@@ -114,57 +149,69 @@ impl<B: Backend> Problem<'_, B> {
     ) -> Result<Encoders> {
         let o = self.options;
         let split = |g: &TopR| Encoders::split(g, o.factorization);
+        let mut stages = vec![o.negatives];
+        if let Negatives::Sampled { .. } = o.negatives {
+            stages.extend((o.growth > 1.0).then(|| o.negatives_of(2)));
+            stages.extend(o.exact_last.then_some(Negatives::All));
+        }
+        let mut stages = stages.into_iter();
+        let mut negatives = stages.next().unwrap_or_default();
         let mut g = factors(start, o.rank)?;
         // The split decides the norms that the loss divides by, so the start is split as all later points are.
         let mut encoders = split(&g);
-        let mut now = self.at(&encoders, info)?;
-        self.record(&now.w, clock, info);
+        let mut now = self.at(&encoders, negatives, info)?;
+        self.record(&now, negatives, clock, info);
         let mut relative = options.first;
         info.status = FitStatus::Completed;
-        'steps: for step in 1..=o.n_iters {
-            let s = Similarity::Embeddings(&now.zx.0, &now.zy.0);
-            let c = timed(&mut info.seconds.weights, || {
-                if o.scale_inputs {
-                    let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
-                    let x = self.backend.scale_rows(&self.x.cross, &inverse(&now.zx.1))?;
-                    let y = self.backend.scale_rows(&self.y.cross, &inverse(&now.zy.1))?;
-                    return self.backend.cross(s, &now.w, &x, &y);
-                }
-                self.backend.cross(s, &now.w, &self.x.cross, &self.y.cross)
-            })?;
-            let sum = timed(&mut info.seconds.spectral, || {
+        for step in 1..=o.n_iters {
+            if step == o.n_iters && o.exact_last && negatives != Negatives::All {
+                negatives = Negatives::All;
+                now = self.at(&encoders, negatives, info)?;
+                self.record(&now, negatives, clock, info);
+            }
+            let (c, error) = timed(&mut info.seconds.weights, || self.gradient(&now))?;
+            if let Some(point) = info.trace.last_mut() {
+                point.sampling_error = error;
+            }
+            let (sum, unit) = timed(&mut info.seconds.spectral, || {
                 let top = self.backend.top_r(c.as_ref(), o.rank, o.svd)?;
                 info.singular_values.clone_from(&top.all);
                 let unit = size(&g.s) / size(&top.s).max(f64::MIN_POSITIVE);
                 Ok::<_, Error>((Sum::new(&g, &top), unit))
             })?;
-            let before = now.w.value();
+            let before = now.value();
             let mut found = false;
             for _ in 0..=options.halvings {
-                let trial = timed(&mut info.seconds.spectral, || sum.0.top(relative * sum.1, o.rank))?;
+                let trial = timed(&mut info.seconds.spectral, || sum.top(relative * unit, o.rank))?;
                 let candidate = split(&trial);
-                let at = self.at(&candidate, info)?;
-                if at.w.value() < before {
+                let at = self.at(&candidate, negatives, info)?;
+                if at.value() < before {
                     (g, encoders, now, found) = (trial, candidate, at, true);
                     break;
                 }
                 relative *= 0.5;
             }
-            if !found {
-                info.status = FitStatus::Converged;
-                break 'steps;
-            }
-            info.iterations += 1;
-            self.record(&now.w, clock, info);
-            let (done, total, loss) = (step as u64, o.n_iters as u64, now.w.value());
-            self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
-            if before - loss <= options.tol * before.abs() {
-                info.status = FitStatus::Converged;
-                break;
+            let loss = now.value();
+            if found {
+                info.iterations += 1;
+                self.record(&now, negatives, clock, info);
+                let (done, total) = (step as u64, o.n_iters as u64);
+                self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
             }
             if !clock.allows(self.backend.group(), 0.0)? {
                 info.status = FitStatus::OutOfTime;
                 break;
+            }
+            if !found || before - loss <= options.tol * before.abs() {
+                let Some(next) = stages.next() else {
+                    info.status = FitStatus::Converged;
+                    break;
+                };
+                negatives = next;
+                now = self.at(&encoders, negatives, info)?;
+                self.record(&now, negatives, clock, info);
+                relative = options.first;
+                continue;
             }
             // A step that held may be short: the next search tries a longer one.
             relative = (2.0 * relative).min(1e3 * options.first);
@@ -172,12 +219,12 @@ impl<B: Backend> Problem<'_, B> {
         Ok(encoders)
     }
 
-    fn record(&self, w: &Weights, clock: Clock, info: &mut FitInfo) {
-        info.loss.push(w.value());
+    fn record(&self, at: &At<B::Matrix>, negatives: Negatives, clock: Clock, info: &mut FitInfo) {
+        info.loss.push(at.value());
         info.trace.push(TracePoint {
             seconds: clock.begin.elapsed().as_secs_f64(),
-            loss: w.value(),
-            negatives: match w.negatives {
+            loss: at.value(),
+            negatives: match negatives {
                 Negatives::All => None,
                 Negatives::Sampled { per_anchor, .. } => Some(per_anchor),
             },

@@ -28,6 +28,9 @@ pub struct TracePoint {
     pub evaluations: usize,
     /// Mean reciprocal rank on the validation rows, mean of both directions.
     pub score: Option<f64>,
+    /// With sampled negatives, the relative error they leave in the gradient, estimated from two half samples.
+    #[serde(default)]
+    pub sampling_error: Option<f64>,
 }
 
 /// What was chosen on validation rows.

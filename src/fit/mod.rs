@@ -7,6 +7,8 @@ mod damping;
 pub(crate) mod features;
 mod held;
 mod info;
+mod minibatch;
+mod moments;
 mod objective;
 mod options;
 mod partial;
@@ -19,6 +21,7 @@ pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
 pub use damping::DampingOptions;
 pub(crate) use features::{download, host, upload};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
+pub use minibatch::MinibatchOptions;
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 pub use partial::{PartialFit, Stream};
 pub use refine::{Iterate, RefineOptions, Watch};
@@ -182,6 +185,7 @@ fn fit_one<B: Backend>(
                 maps: None,
                 rank: options.rank,
                 seconds: Seconds::default(),
+                sampling_error: None,
             };
             let held = validation.map(|(x, y, positives)| Held { x, y, positives });
             let start = alignment.variables(&encoders);
@@ -189,7 +193,7 @@ fn fit_one<B: Backend>(
             let shape = (backend.shape(x.embed()), backend.shape(y.embed()), data.positives.nnz());
             let print =
                 format!("fit {} {:?} {refinement:?} {shape:?} {}", options.rank, options.loss, options.seed);
-            let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print));
+            let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &start));
             let run =
                 Run { held: held.as_ref(), options: refinement, clock, checkpoint: checkpoint.as_ref() };
             refine::refine(alignment, start, run, info, watch)?

@@ -3,7 +3,7 @@
 use super::info::Seconds;
 use super::solve::Encoders;
 use super::timed;
-use crate::backend::{Backend, Similarity};
+use crate::backend::Backend;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::optim::Objective;
@@ -23,6 +23,8 @@ pub(crate) struct Alignment<'a, B: Backend> {
     pub(crate) maps: Option<(&'a Mat<f64>, &'a Mat<f64>)>,
     pub(crate) rank: usize,
     pub(crate) seconds: Seconds,
+    /// With sampled negatives, the relative error they left in the latest gradient, from two half samples.
+    pub(crate) sampling_error: Option<f64>,
 }
 
 impl<B: Backend> Alignment<'_, B> {
@@ -70,30 +72,52 @@ impl<B: Backend> Alignment<'_, B> {
     }
 }
 
+impl<B: Backend> Alignment<'_, B> {
+    /// Value and gradient in both encoders at embeddings, over some negatives.
+    fn at(
+        &mut self,
+        (zx, norms_x): &(B::Matrix, Vec<f64>),
+        (zy, norms_y): &(B::Matrix, Vec<f64>),
+        negatives: Negatives,
+    ) -> Result<(f64, Mat<f64>, Mat<f64>)> {
+        let (backend, seconds) = (self.backend, &mut self.seconds);
+        let (value, gx, gy) = timed(&mut seconds.weights, || {
+            backend.loss_gradients(zx, zy, &self.loss, self.positives, negatives)
+        })?;
+        let (g1, g2) = timed(&mut seconds.encode, || {
+            let g1 = backend.encode_backward(self.x, zx, norms_x, &gx)?;
+            Ok::<_, crate::Error>((g1, backend.encode_backward(self.y, zy, norms_y, &gy)?))
+        })?;
+        Ok(match self.maps {
+            Some((wx, wy)) => (value, &g1 * wx.transpose(), &g2 * wy.transpose()),
+            None => (value, g1, g2),
+        })
+    }
+}
+
 impl<B: Backend> Objective for Alignment<'_, B> {
     fn evaluate(&mut self, v: &[f64], gradient: &mut [f64]) -> Result<f64> {
         let (backend, (x, y)) = (self.backend, (self.x, self.y));
         let e = self.encoders(v);
-        let seconds = &mut self.seconds;
-        let ((zx, norms_x), (zy, norms_y)) = timed(&mut seconds.encode, || {
+        let (zx, zy) = timed(&mut self.seconds.encode, || {
             Ok::<_, crate::Error>((backend.encode(x, e.f1.as_ref())?, backend.encode(y, e.f2.as_ref())?))
         })?;
-        let s = Similarity::Embeddings(&zx, &zy);
-        let w = timed(&mut seconds.statistics, || {
-            backend.weights(s, &self.loss, self.positives, self.negatives)
-        })?;
-        let (gx, gy) = timed(&mut seconds.weights, || backend.gradients(&zx, &zy, &w))?;
-        let (mut g1, mut g2) = timed(&mut seconds.encode, || {
-            let g1 = backend.encode_backward(x, &zx, &norms_x, &gx)?;
-            Ok::<_, crate::Error>((g1, backend.encode_backward(y, &zy, &norms_y, &gy)?))
-        })?;
-        if let Some((wx, wy)) = self.maps {
-            g1 = &g1 * wx.transpose();
-            g2 = &g2 * wy.transpose();
-        }
+        self.sampling_error = None;
+        let (value, g1, g2) = match self.negatives.halves() {
+            None => self.at(&zx, &zy, self.negatives)?,
+            Some([first, second]) => {
+                let (a, b) = (self.at(&zx, &zy, first)?, self.at(&zx, &zy, second)?);
+                let mean = |a: &Mat<f64>, b: &Mat<f64>| (a + b) * faer::Scale(0.5);
+                let (g1, g2) = (mean(&a.1, &b.1), mean(&a.2, &b.2));
+                let size = g1.norm_l2().hypot(g2.norm_l2());
+                let difference = (&a.1 - &b.1).norm_l2().hypot((&a.2 - &b.2).norm_l2());
+                self.sampling_error = (size > 0.0).then(|| 0.5 * difference / size);
+                (0.5 * (a.0 + b.0), g1, g2)
+            }
+        };
         let (first, second) = gradient.split_at_mut(g1.nrows() * g1.ncols());
         Self::write(g1.as_ref(), first);
         Self::write(g2.as_ref(), second);
-        Ok(w.value())
+        Ok(value)
     }
 }

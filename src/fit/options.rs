@@ -138,6 +138,10 @@ pub struct FitOptions {
     pub kernel: Option<KernelOptions>,
     /// Which negatives the sums see. Default all.
     pub negatives: Negatives,
+    /// Sampled negatives of an update as a multiple of those of the update before, >= 1. Default 1.
+    pub growth: f64,
+    /// The last update sees all negatives whatever is sampled before. Default false.
+    pub exact_last: bool,
     /// Seed of everything random.
     pub seed: u64,
     /// Damped updates: one plain update, then at most `n_iters` with a line search on the loss. Default none.
@@ -170,6 +174,8 @@ impl FitOptions {
             whiten: None,
             kernel: None,
             negatives: Negatives::All,
+            growth: 1.0,
+            exact_last: false,
             seed: 0,
             damping: None,
             refine: None,
@@ -207,6 +213,9 @@ impl FitOptions {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::invalid(name, "a finite number >= 0", value));
             }
+        }
+        if !(self.growth.is_finite() && self.growth >= 1.0) {
+            return Err(Error::invalid("growth", "a finite number >= 1", self.growth));
         }
         if let Negatives::Sampled { per_anchor: 0, .. } = self.negatives {
             return Err(Error::invalid("negatives", "at least 1 per anchor", 0));
@@ -252,5 +261,17 @@ impl FitOptions {
             }
         }
         Ok(())
+    }
+
+    /// The negatives of an update, counted from 1.
+    pub(crate) fn negatives_of(&self, update: usize) -> Negatives {
+        match self.negatives {
+            Negatives::Sampled { .. } if self.exact_last && update >= self.n_iters => Negatives::All,
+            Negatives::Sampled { per_anchor, seed } => {
+                let grown = per_anchor as f64 * self.growth.powi(update.min(1024) as i32 - 1);
+                Negatives::Sampled { per_anchor: grown.min(u32::MAX.into()) as usize, seed }
+            }
+            Negatives::All => Negatives::All,
+        }
     }
 }

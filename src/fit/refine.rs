@@ -1,6 +1,6 @@
 //! L-BFGS on both encoders from the spectral start: the exact minimisation that the paper's fixed point is not.
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Saved};
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::objective::Alignment;
 use super::solve::Encoders;
@@ -8,7 +8,7 @@ use crate::backend::{Backend, Similarity, Ties};
 use crate::comm::Group;
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
-use crate::optim::{Lbfgs, Step};
+use crate::optim::{Lbfgs, Pair, Step};
 use crate::positives::Positives;
 use crate::weights::Negatives;
 use faer::Mat;
@@ -117,6 +117,14 @@ impl Clock {
         Ok(!self.allows(group, 0.0)?)
     }
 
+    /// The share of the budget that is used up since `began` (seconds), by the clock of rank 0; 0 without one.
+    pub(super) fn share(&self, group: &Group, began: f64) -> Result<f64> {
+        let Some(budget) = self.budget else { return Ok(0.0) };
+        let left = budget.as_secs_f64() - began;
+        let used = self.begin.elapsed().as_secs_f64() - began;
+        group.same(if left > 0.0 { (used / left).min(1.0) } else { 1.0 })
+    }
+
     /// Whether another step as long as `step` seconds fits into the budget, by the clock of rank 0.
     pub(super) fn allows(&self, group: &Group, step: f64) -> Result<bool> {
         let Some(budget) = self.budget else { return Ok(true) };
@@ -158,14 +166,13 @@ pub(crate) fn refine<B: Backend>(
 ) -> Result<Encoders> {
     let Run { held, options, clock, checkpoint } = run;
     let saved = match checkpoint {
-        Some(c) => c.load(f.backend.group(), start.len())?,
+        Some(c) => c.load(f.backend.group(), "refine")?,
         None => None,
     };
     let mut state = match saved {
-        Some((state, trace)) => {
-            info.iterations += trace.len();
-            info.loss.extend(trace.iter().map(|t| t.loss));
-            info.trace.extend(trace);
+        Some(saved) => {
+            let state = State::read(&saved, start.len())?;
+            saved.resume(info);
             f.negatives = options.stages[state.stage.min(options.stages.len() - 1)];
             state
         }
@@ -203,9 +210,7 @@ pub(crate) fn refine<B: Backend>(
             }
         }
         if let Some(checkpoint) = checkpoint {
-            if f.backend.group().is_first() {
-                checkpoint.save(&state, &info.trace)?;
-            }
+            state.save(checkpoint, f.backend.group(), info)?;
         }
         let (done, total) = (state.steps as u64, options.max_steps as u64);
         let progress = Progress { phase: Phase::Iteration, done, total, loss: state.lbfgs.value };
@@ -252,7 +257,74 @@ fn observe<B: Backend>(
         },
         evaluations: state.lbfgs.evaluations,
         score,
+        sampling_error: f.sampling_error,
     });
     info.loss.push(state.lbfgs.value);
     watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss: state.lbfgs.value })
+}
+
+/// What is not a tensor of a saved state.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    stage: usize,
+    steps: usize,
+    stale: usize,
+    done: bool,
+    memory: usize,
+    evaluations: usize,
+    pairs: usize,
+    best: bool,
+}
+
+impl State {
+    fn save(&self, checkpoint: &Checkpoint, group: &Group, info: &FitInfo) -> Result<()> {
+        let l = &self.lbfgs;
+        let header = Header {
+            stage: self.stage,
+            steps: self.steps,
+            stale: self.stale,
+            done: self.done,
+            memory: l.memory,
+            evaluations: l.evaluations,
+            pairs: l.pairs.len(),
+            best: self.best.is_some(),
+        };
+        let scalars = [l.value, l.first_step, self.best.as_ref().map_or(f64::NAN, |b| b.0)];
+        let mut tensors: Vec<(String, &[f64])> =
+            vec![("x".into(), &l.x), ("gradient".into(), &l.gradient), ("scalars".into(), &scalars)];
+        for (k, pair) in l.pairs.iter().enumerate() {
+            tensors.push((format!("s.{k}"), &pair.s));
+            tensors.push((format!("y.{k}"), &pair.y));
+        }
+        if let Some((_, x)) = &self.best {
+            tensors.push(("best".into(), x));
+        }
+        checkpoint.save(group, "refine", &header, tensors, &info.trace)
+    }
+
+    /// A saved state over `variables` variables.
+    fn read(saved: &Saved, variables: usize) -> Result<Self> {
+        let header: Header = saved.header()?;
+        let scalars = saved.tensor("scalars", 3)?;
+        let pair = |k: usize| {
+            let (s, y) =
+                (saved.tensor(&format!("s.{k}"), variables)?, saved.tensor(&format!("y.{k}"), variables)?);
+            Ok::<_, Error>(Pair { s, y })
+        };
+        let lbfgs = Lbfgs {
+            x: saved.tensor("x", variables)?,
+            value: scalars[0],
+            gradient: saved.tensor("gradient", variables)?,
+            pairs: (0..header.pairs).map(pair).collect::<Result<_>>()?,
+            memory: header.memory,
+            first_step: scalars[1],
+            evaluations: header.evaluations,
+        };
+        let best = match header.best {
+            true => Some((scalars[2], saved.tensor("best", variables)?)),
+            false => None,
+        };
+        let Header { stage, steps, stale, done, .. } = header;
+        Ok(Self { lbfgs, stage, steps, stale, best, done })
+    }
 }

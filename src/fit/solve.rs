@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 /// Encoders of solver features: `F1` (`r x p1`) and `F2` (`r x p2`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Encoders {
     pub(crate) f1: Mat<f64>,
     pub(crate) f2: Mat<f64>,
@@ -86,9 +86,12 @@ impl<B: Backend> Problem<'_, B> {
         let (begin, before) = (Instant::now(), info.seconds.load + info.seconds.features);
         for iteration in 1..=self.options.n_iters {
             info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
+            let options =
+                FitOptions { negatives: self.options.negatives_of(iteration), ..self.options.clone() };
+            let now = Problem { options: &options, ..*self };
             let update = match self.options.batches {
-                None => self.global(&start, info)?,
-                Some(batches) => self.batched(batches, &start, info)?,
+                None => now.global(&start, info)?,
+                Some(batches) => now.batched(batches, &start, info)?,
             };
             info.iterations = iteration;
             info.loss.push(update.loss);
@@ -297,14 +300,9 @@ pub(crate) fn sampled_cross<B: Backend>(
         let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
         Ok::<_, Error>((c, w.value()))
     };
-    let from_zeros = matches!(s, Similarity::Zeros(..));
-    match negatives {
-        Negatives::Sampled { per_anchor, seed } if per_anchor >= 2 && !from_zeros => {
-            let half = |k: u64| Negatives::Sampled {
-                per_anchor: per_anchor.div_ceil(2),
-                seed: seed.wrapping_mul(2).wrapping_add(k),
-            };
-            let ((a, la), (b, lb)) = (one(half(0))?, one(half(1))?);
+    match negatives.halves() {
+        Some([first, second]) if !matches!(s, Similarity::Zeros(..)) => {
+            let ((a, la), (b, lb)) = (one(first)?, one(second)?);
             let mean = (&a + &b) * faer::Scale(0.5);
             let size = mean.norm_l2();
             info.sampling_error.push(if size > 0.0 { 0.5 * (a - b).norm_l2() / size } else { 0.0 });

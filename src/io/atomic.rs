@@ -44,7 +44,7 @@ impl AtomicFile {
         #[cfg(unix)]
         builder.permissions(permissions);
         let file = builder.tempfile_in(dir).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
+            io::ErrorKind::NotFound if !dir.is_dir() => {
                 fail(io::Error::new(e.kind(), format!("no directory {}", dir.display())))
             }
             _ => fail(io::Error::from(e.kind())),

@@ -126,6 +126,15 @@ impl<S: RowSource> RowSource for Rows<S> {
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
         self.read(start, out)
     }
+    /// Of rows in ascending order, as a split has them, those that are held lie together.
+    fn held(&self) -> Range<usize> {
+        let inner = self.inner.held();
+        if inner == (0..self.inner.rows()) {
+            return 0..self.rows();
+        }
+        let place = |row: usize| self.indices.partition_point(|&i| i < row);
+        place(inner.start)..place(inner.end)
+    }
     fn name(&self) -> &str {
         self.inner.name()
     }

@@ -347,6 +347,8 @@ static void fit(unicon_context_t *context, const char *path)
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     options.r = R;
     options.n_negatives = 16;
+    options.growth = 2;
+    options.exact_last = 1;
     options.seed = 3;
     options.factorization = UNICON_FACTORIZATION_POWER;
     options.power = 1;
@@ -408,6 +410,7 @@ static void refined(unicon_context_t *context, const char *path)
     unicon_validation_t held = {&hxm, &hym, NULL};
     unicon_fit_options_t options;
     unicon_best_options_t best;
+    unicon_minibatch_t minibatch;
     unicon_damping_t damping;
     unicon_refine_t refine;
     unicon_fit_info_t info;
@@ -496,7 +499,7 @@ static void refined(unicon_context_t *context, const char *path)
     unicon_model_destroy(model);
 
     OK(NULL, unicon_best_options_init(&best, sizeof best));
-    CHECK(best.n_negatives == 512 && best.rank == UNICON_RANK_FIXED && !best.refine && !best.whiten);
+    CHECK(best.n_negatives == 0 && !best.minibatch && best.rank == UNICON_RANK_FIXED && !best.refine && !best.whiten);
     best.r = R;
     OK(context, unicon_fit_best_workspace(context, &best, N, N, 20, 20, D1, D2, UNICON_F32, &bytes));
     OK(context, unicon_fit_best(context, &best, &xm, &ym, NULL, &held, NULL, &model, &info));
@@ -507,6 +510,12 @@ static void refined(unicon_context_t *context, const char *path)
     best.n_whiten = 2;
     best.powers = whiten;
     best.n_powers = 1;
+    OK(NULL, unicon_minibatch_init(&minibatch, sizeof minibatch));
+    CHECK(minibatch.batch == 1024 && minibatch.epochs == 4 && minibatch.max_steps == 0 && minibatch.momentum == 0.5);
+    minibatch.batch = 8;
+    minibatch.min_steps = 6;
+    best.minibatch = &minibatch;
+    best.n_negatives = 8;
     best.tau_auto = 1;
     best.final_loss = 1;
     best.exact = 1;

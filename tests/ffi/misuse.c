@@ -87,6 +87,7 @@ static void nulls(void)
     OK(NULL, unicon_best_options_init(&best, sizeof best));
     best.r = R;
     EXPECT(NULL, unicon_damping_init(NULL, sizeof(unicon_damping_t)), UNICON_INVALID_ARGUMENT, "damping");
+    EXPECT(NULL, unicon_minibatch_init(NULL, sizeof(unicon_minibatch_t)), UNICON_INVALID_ARGUMENT, "minibatch");
     EXPECT(NULL, unicon_refine_init(NULL, sizeof(unicon_refine_t)), UNICON_INVALID_ARGUMENT, "refine");
     EXPECT(NULL, unicon_best_options_init(NULL, sizeof best), UNICON_INVALID_ARGUMENT, "options");
     EXPECT(NULL, unicon_fit_best(NULL, &best, &xm, &ym, NULL, NULL, NULL, &m, NULL), UNICON_INVALID_ARGUMENT, "context");
@@ -220,6 +221,7 @@ static void structs(void)
     unicon_loss_t loss;
     unicon_fit_options_t options;
     unicon_best_options_t best;
+    unicon_minibatch_t minibatch;
     unicon_damping_t damping;
     unicon_refine_t refine;
     unicon_fit_info_t info;
@@ -283,6 +285,9 @@ static void structs(void)
     OPTION(n_iters, 0, UNICON_INVALID_ARGUMENT, "n_iters");
     OPTION(n_iters, -1, UNICON_INVALID_ARGUMENT, "options.n_iters");
     OPTION(budget, -1, UNICON_INVALID_ARGUMENT, "options.budget");
+    OPTION(growth, 0.5, UNICON_INVALID_ARGUMENT, "growth");
+    OPTION(exact_last, 2, UNICON_INVALID_ARGUMENT, "options.exact_last");
+    OPTION(reserved, 1, UNICON_UNSUPPORTED, "options");
     OPTION(budget, NAN, UNICON_INVALID_ARGUMENT, "options.budget");
     OPTION(checkpoint, "\xff", UNICON_INVALID_ARGUMENT, "options.checkpoint");
     OPTION(power, -1; options.factorization = UNICON_FACTORIZATION_POWER, UNICON_INVALID_ARGUMENT, "factorization");
@@ -360,6 +365,21 @@ static void structs(void)
     a[1] = -0.1;
     BEST(whiten, a; best.n_whiten = 2, UNICON_INVALID_ARGUMENT, "whiten");
     BEST(powers, a; best.n_powers = 2, UNICON_INVALID_ARGUMENT, "powers");
+#define MINIBATCH(field, bad, expected)                                                                               \
+    do {                                                                                                              \
+        OK(NULL, unicon_minibatch_init(&minibatch, sizeof minibatch));                                                \
+        minibatch.field = bad;                                                                                        \
+        BEST(minibatch, &minibatch, UNICON_INVALID_ARGUMENT, expected);                                               \
+    } while (0)
+    MINIBATCH(struct_size, 9, "minibatch");
+    MINIBATCH(batch, -1, "minibatch.batch");
+    MINIBATCH(batch, 1, "minibatch batch");
+    MINIBATCH(epochs, 0, "minibatch.epochs");
+    MINIBATCH(min_steps, -1, "minibatch.min_steps");
+    MINIBATCH(max_steps, -1, "minibatch.max_steps");
+    MINIBATCH(rate, 0, "minibatch rate");
+    MINIBATCH(momentum, 1, "minibatch momentum");
+    MINIBATCH(patience, -1, "minibatch.patience");
     BEST(budget, -1, UNICON_INVALID_ARGUMENT, "options.budget");
     BEST(n_landmarks, 3, UNICON_INVALID_ARGUMENT, "options.n_landmarks");
     BEST(kernel, &kernel, UNICON_UNSUPPORTED, "landmarks");

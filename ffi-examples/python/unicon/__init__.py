@@ -108,6 +108,13 @@ def refine(stages=None, **parameters):
     return _set(out, parameters)
 
 
+def minibatch(**parameters):
+    """Descent on mini-batches: batch (0: none), epochs, min_steps, max_steps, rate, momentum, patience."""
+    out = _abi.Minibatch()
+    _check(_lib.unicon_minibatch_init(out, ctypes.sizeof(out)))
+    return _set(out, parameters)
+
+
 class _Positives:
     """Positives as the library takes them, with the arrays that they borrow.
 
@@ -316,7 +323,7 @@ class Context:
 
         loss, kernel, landmarks, similarity, damping, refine, checkpoint, budget, preset and every plain field of
         unicon_fit_options_t (n_iters, tol, rho, ridge, factorization, power, svd, init, scale_inputs, final_loss, drop_trailing,
-        whiten, batch_size, n_batches, n_negatives, kernel_ridge, n_landmarks, seed) are options. validation is a pair of feature
+        whiten, batch_size, n_batches, n_negatives, growth, exact_last, kernel_ridge, n_landmarks, seed) are options. validation is a pair of feature
         matrices; progress is called with a dict and cancels by returning False.
         """
         raw, keep = fit_options(_lib, _check, r, options)
@@ -328,7 +335,7 @@ class Context:
 
         r is a number, "auto", or a share of the energy below 1. Shrinkage, power and, with tau="auto", the temperature are chosen on
         the validation pairs, or on a tenth of the rows that is held back. loss, tau, kernel, landmarks, whiten and powers
-        (lists of candidates), refine, n_negatives, exact, final_loss, checkpoint, budget and seed are options.
+        (lists of candidates), refine, minibatch, n_negatives, exact, final_loss, checkpoint, budget and seed are options.
         """
         raw, keep = best_options(_lib, _check, r, options)
         room = raw.r if raw.r > 0 else min(np.shape(x)[1], np.shape(y)[1])

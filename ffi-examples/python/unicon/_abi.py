@@ -126,6 +126,19 @@ class Refine(Structure):
     ]
 
 
+class Minibatch(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("batch", c_int64),
+        ("epochs", c_int64),
+        ("min_steps", c_int64),
+        ("max_steps", c_int64),
+        ("rate", c_double),
+        ("momentum", c_double),
+        ("patience", c_int64),
+    ]
+
+
 class BestOptions(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -143,6 +156,7 @@ class BestOptions(Structure):
         ("powers", c_void_p),
         ("n_powers", c_int64),
         ("refine", POINTER(Refine)),
+        ("minibatch", POINTER(Minibatch)),
         ("n_negatives", c_int64),
         ("exact", c_int32),
         ("final_loss", c_int32),
@@ -161,6 +175,7 @@ class TracePoint(Structure):
         ("score", c_double),
         ("negatives", c_int64),
         ("evaluations", c_int64),
+        ("sampling_error", c_double),
     ]
 
 
@@ -190,6 +205,9 @@ class FitOptions(Structure):
         ("n_batches", c_int64),
         ("n_negatives", c_int64),
         ("seed", c_uint64),
+        ("growth", c_double),
+        ("exact_last", c_int32),
+        ("reserved", c_int32),
         ("damping", POINTER(Damping)),
         ("refine", POINTER(Refine)),
         ("checkpoint", c_char_p),
@@ -286,6 +304,7 @@ FUNCTIONS = {
     "unicon_model_load": (c_int32, [_handle, c_char_p, POINTER(_handle)]),
     "unicon_damping_init": (c_int32, [POINTER(Damping), c_size_t]),
     "unicon_refine_init": (c_int32, [POINTER(Refine), c_size_t]),
+    "unicon_minibatch_init": (c_int32, [POINTER(Minibatch), c_size_t]),
     "unicon_best_options_init": (c_int32, [POINTER(BestOptions), c_size_t]),
     "unicon_fit_options_init": (c_int32, [POINTER(FitOptions), c_size_t]),
     "unicon_fit_options_preset": (c_int32, [POINTER(FitOptions), c_int32]),
@@ -346,6 +365,7 @@ STRUCTS = {
     "unicon_validation": Validation,
     "unicon_damping": Damping,
     "unicon_refine": Refine,
+    "unicon_minibatch": Minibatch,
     "unicon_best_options": BestOptions,
     "unicon_trace_point": TracePoint,
     "unicon_fit_options": FitOptions,

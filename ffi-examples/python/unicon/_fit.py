@@ -33,7 +33,7 @@ def _choose(name, value, choices):
 
 def _common(raw, options, keep):
     """What both kinds of options have."""
-    for name in ("loss", "kernel", "damping", "refine"):
+    for name in ("loss", "kernel", "damping", "refine", "minibatch"):
         value = options.pop(name, None)
         if value is not None:
             if not hasattr(raw, name):
@@ -51,7 +51,7 @@ def _common(raw, options, keep):
 
 
 def _plain(raw, options):
-    known = [name for name, t in raw._fields_ if t in _PLAIN]
+    known = [name for name, t in raw._fields_ if t in _PLAIN and name != "reserved"]
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"{name}: not an option of this fit")

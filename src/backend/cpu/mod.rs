@@ -254,6 +254,9 @@ impl<T: Real> Cpu<T> {
     }
 }
 
+/// Rows of a Gram matrix that are computed at once.
+const GRAM_BLOCK: usize = 128;
+
 impl<T: Real> Cpu<T> {
     /// A small host matrix as row-major `T`: that of rank 0, should the ranks' processors have rounded differently.
     fn agreed(&self, w: MatRef<'_, f64>) -> Result<Vec<T>> {
@@ -439,18 +442,25 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn gram(&self, x: &Matrix<T>) -> Result<Mat<f64>> {
         let (d, layout) = (x.cols(), self.layout(x.rows(), TILE));
+        // Products of `d x d` are large, so of many rows fewer are added up.
+        let step = layout.block().min(4 * TILE);
         let own = layout.own();
         let mut fold = Fold::new(self.own_blocks(&layout));
         self.for_panels(
             &Meter::whole(Phase::Features),
-            own.start / TILE..own.end.div_ceil(TILE),
-            &mut vec![(); own.len().div_ceil(TILE)],
+            own.start / step..own.end.div_ceil(step),
+            &mut vec![(); own.len().div_ceil(step)],
             |p, ()| {
-                let rows = p * TILE..((p + 1) * TILE).min(own.end);
+                let rows = p * step..((p + 1) * step).min(own.end);
                 let mut scratch = Vec::new();
                 let (panel, mut part) = (x.panel(&rows, &mut scratch)?, vec![T::default(); d * d]);
-                gemm_tn(d, d, rows.len(), T::of(0.0), &mut part, d, T::of(1.0), panel, d, panel, d);
-                Ok((p * TILE / layout.block(), part))
+                // Symmetric up to rounding: blocks of rows up to the diagonal.
+                for first in (0..d).step_by(GRAM_BLOCK) {
+                    let m = GRAM_BLOCK.min(d - first);
+                    let (left, out) = (&panel[first.min(panel.len())..], &mut part[first * d..]);
+                    gemm_tn(m, first + m, rows.len(), T::of(0.0), out, d, T::of(1.0), left, d, panel, d);
+                }
+                Ok((p * step / layout.block(), part))
             },
             |(block, part)| {
                 let sum = fold.block(block, || vec![0.0; d * d], add);
@@ -459,7 +469,6 @@ impl<T: Real> Backend for Cpu<T> {
             },
         )?;
         let sum = self.group.sum(fold, d * d)?;
-        // The product is symmetric up to rounding; its lower half is mirrored.
         Ok(Mat::from_fn(d, d, |i, j| sum[i.max(j) * d + i.min(j)]))
     }
 

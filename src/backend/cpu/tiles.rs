@@ -52,9 +52,15 @@ impl<'a, T: Real> Source<'a, T> {
     }
 }
 
-/// `<z_i, z_j>` in float64.
+/// `<z_i, z_j>` in float64, in eight sums side by side: one would wait for itself at every step.
 pub(super) fn product<T: Real>(zx: &[T], zy: &[T]) -> f64 {
-    zx.iter().zip(zy).map(|(&a, &b)| a.as_f64() * b.as_f64()).sum()
+    let mut sums = [0.0; 8];
+    let ((a, a_rest), (b, b_rest)) = (zx.as_chunks::<8>(), zy.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(s, (a, b))| *s += a.as_f64() * b.as_f64());
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| a.as_f64() * b.as_f64()).sum::<f64>();
+    sums.iter().sum::<f64>() + rest
 }
 
 /// An entry that a dense tile leaves out (it holds -inf there): local row, local column, its similarity.

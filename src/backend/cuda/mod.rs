@@ -67,7 +67,8 @@ pub struct Options {
     pub control: Arc<Control>,
 }
 
-/// The CUDA backend on one device.
+/// The CUDA backend on one device. Clones share it.
+#[derive(Clone)]
 pub struct Cuda {
     device: Arc<Device>,
     mode: Mode,

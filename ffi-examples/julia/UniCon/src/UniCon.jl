@@ -17,7 +17,7 @@ module UniCon
 
 import Libdl
 
-export Context, Loss, Kernel, Damping, Refine, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
+export Context, Loss, Kernel, Damping, Refine, Minibatch, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
 export fit, encode, similarity, encoder, search, recall, gram, contrastive_grad, cancel, save, load, linear_model
 export add!, current, finish!, value, dense, apply, apply_t, cross, device_count
 
@@ -134,6 +134,23 @@ struct Damping
         check(c_damping_init(raw))
         for (name, value) in parameters
             setproperty!(raw, name, convert(fieldtype(Damping_t, name), value))
+        end
+        return new(raw)
+    end
+end
+
+"""
+    Minibatch(; batch, epochs, min_steps, max_steps, rate, momentum, patience)
+
+Descent on mini-batches: the option `minibatch` of [`BestUniCon`](@ref). A `batch` of 0 is none.
+"""
+struct Minibatch
+    raw::Minibatch_t
+    function Minibatch(; parameters...)
+        raw = Minibatch_t()
+        check(c_minibatch_init(raw))
+        for (name, value) in parameters
+            setproperty!(raw, name, convert(fieldtype(Minibatch_t, name), value))
         end
         return new(raw)
     end
@@ -323,7 +340,7 @@ end
 
 The linear solver with `r`-dimensional embeddings. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
 `ridge`, `factorization` (`:sqrt`, `:orthonormal`, `:power` with `power`), `svd` (`:full`, `:randomized`), `init` (`:zeros`,
-`:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `damping`
+`:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `growth`, `exact_last`, `damping`
 ([`Damping`](@ref)), `refine` ([`Refine`](@ref)), `checkpoint` (a file), `budget` (seconds), `seed`.
 """
 struct LinearUniCon
@@ -355,7 +372,7 @@ end
 The solver that needs no tuning: whitening, one spectral update and a refinement on sampled negatives, with the shrinkage, the power
 and, with `tau = :auto`, the temperature chosen on validation pairs, or on a tenth of the samples that is held back. `r` is a number, `:auto`,
 or a share of the energy below 1. `whiten` and `powers` are vectors of candidates. `options` are the other fields of
-`unicon_best_options_t`: `refine` ([`Refine`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`.
+`unicon_best_options_t`: `refine` ([`Refine`](@ref)), `minibatch` ([`Minibatch`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`.
 """
 struct BestUniCon
     r::Union{Symbol,Int,Float64}
@@ -379,14 +396,14 @@ const choices = Dict(
     :svd => (full = 0, randomized = 1),
     :init => (zeros = 0, random = 1),
 )
-const own = (:struct_size, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :similarity, :progress, :progress_user)
+const own = (:struct_size, :reserved, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :similarity, :progress, :progress_user)
 
 # Sets the fields that options name. What they point to is part of `solver`, which the calls preserve.
 function set!(raw, options)
     T = typeof(raw)
     for (name, value) in options
         name in own && throw(ArgumentError("$name is not an option"))
-        if name in (:damping, :refine)
+        if name in (:damping, :refine, :minibatch)
             setproperty!(raw, name, pointer_from_objref(value.raw))
         elseif name === :checkpoint
             raw.checkpoint = pointer(value::String)

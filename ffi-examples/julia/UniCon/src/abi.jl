@@ -114,6 +114,18 @@ mutable struct Refine_t
     Refine_t() = new()
 end
 
+mutable struct Minibatch_t
+    struct_size::Csize_t
+    batch::Int64
+    epochs::Int64
+    min_steps::Int64
+    max_steps::Int64
+    rate::Float64
+    momentum::Float64
+    patience::Int64
+    Minibatch_t() = new()
+end
+
 mutable struct BestOptions_t
     struct_size::Csize_t
     rank::Int32
@@ -130,6 +142,7 @@ mutable struct BestOptions_t
     powers::Ptr{Float64}
     n_powers::Int64
     refine::Ptr{Refine_t}
+    minibatch::Ptr{Minibatch_t}
     n_negatives::Int64
     exact::Int32
     final_loss::Int32
@@ -147,6 +160,7 @@ struct TracePoint_t
     score::Float64
     negatives::Int64
     evaluations::Int64
+    sampling_error::Float64
 end
 
 mutable struct FitOptions_t
@@ -174,6 +188,9 @@ mutable struct FitOptions_t
     n_batches::Int64
     n_negatives::Int64
     seed::UInt64
+    growth::Float64
+    exact_last::Int32
+    reserved::Int32
     damping::Ptr{Damping_t}
     refine::Ptr{Refine_t}
     checkpoint::Ptr{UInt8}
@@ -257,6 +274,7 @@ c_model_save(h, m, path) = @ccall $(symbol(:unicon_model_save))(h::Ptr{Cvoid}, m
 c_model_load(h, path, out) = @ccall $(symbol(:unicon_model_load))(h::Ptr{Cvoid}, path::Cstring, out::Ref{Ptr{Cvoid}})::Int32
 c_damping_init(o) = @ccall $(symbol(:unicon_damping_init))(o::Ref{Damping_t}, sizeof(Damping_t)::Csize_t)::Int32
 c_refine_init(o) = @ccall $(symbol(:unicon_refine_init))(o::Ref{Refine_t}, sizeof(Refine_t)::Csize_t)::Int32
+c_minibatch_init(o) = @ccall $(symbol(:unicon_minibatch_init))(o::Ref{Minibatch_t}, sizeof(Minibatch_t)::Csize_t)::Int32
 c_best_options_init(o) = @ccall $(symbol(:unicon_best_options_init))(o::Ref{BestOptions_t}, sizeof(BestOptions_t)::Csize_t)::Int32
 c_fit_options_init(o) = @ccall $(symbol(:unicon_fit_options_init))(o::Ref{FitOptions_t}, sizeof(FitOptions_t)::Csize_t)::Int32
 c_fit_options_preset(o, preset) = @ccall $(symbol(:unicon_fit_options_preset))(o::Ref{FitOptions_t}, preset::Int32)::Int32

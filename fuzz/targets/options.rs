@@ -1,0 +1,249 @@
+//! Option structs of any bytes and any size, each before a wall that a byte read too far hits.
+//!
+//! The input is a header of choices and then the structs, each as long as the header says. Pointers among the bytes are
+//! replaced by NULL or by structs that are fuzzed as well: what C cannot check, the library cannot either.
+#![no_main]
+
+mod shared;
+
+use libfuzzer_sys::fuzz_target;
+use shared::{Walled, bindings::*, context, matrix};
+use std::cell::RefCell;
+
+const N: i64 = 8;
+const D1: i64 = 3;
+const D2: i64 = 2;
+
+/// Reports until a fit is cancelled: options may ask for any number of iterations.
+const PATIENCE: i32 = 12;
+
+unsafe extern "C" fn progress(_: *const unicon_progress, user: *mut std::ffi::c_void) -> i32 {
+    // SAFETY: the counter below.
+    unsafe {
+        *user.cast::<i32>() -= 1;
+        i32::from(*user.cast::<i32>() < 0)
+    }
+}
+
+const WATCH: unicon_progress_fn = Some(progress);
+
+/// Takes bytes off the front.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}
+
+/// A struct of the library with `changes` laid over its defaults, cut or extended to the size that its first bytes name (or to
+/// one near it, so that the size fits the memory).
+fn fill<T: Copy>(wall: &mut Walled, bytes: &mut Bytes<'_>, defaults: impl FnOnce(&mut T)) {
+    let choice = bytes.byte();
+    // SAFETY: zeros are a value of such a struct; its bytes may be read.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    defaults(&mut value);
+    // SAFETY: as above.
+    let mut raw = unsafe {
+        std::slice::from_raw_parts(std::ptr::from_ref(&value).cast::<u8>(), size_of::<T>()).to_vec()
+    };
+    let raw_len = raw.len();
+    match choice % 4 {
+        // Fields, one word at a time.
+        0 | 1 => {
+            for _ in 0..choice >> 2 & 7 {
+                let at = 8 + 8 * (usize::from(bytes.byte()) % (raw_len / 8 - 1));
+                let word = bytes.take(8);
+                raw[at..at + word.len()].copy_from_slice(word);
+            }
+        }
+        // Everything.
+        2 => {
+            let all = bytes.take(raw_len - 8);
+            raw[8..8 + all.len()].copy_from_slice(all);
+        }
+        // Another size, with memory of that size.
+        _ => {
+            let size = usize::from(bytes.byte()) * 4;
+            raw.resize(size.max(8), 0);
+            let tail = bytes.take(raw.len().saturating_sub(raw_len));
+            let from = raw.len() - tail.len();
+            raw[from..].copy_from_slice(tail);
+            raw[..8].copy_from_slice(&size.to_ne_bytes());
+        }
+    }
+    wall.fill(&raw);
+}
+
+#[derive(Default)]
+struct Walls {
+    loss: Walled,
+    kernel: Walled,
+    positives: Walled,
+    damping: Walled,
+    refine: Walled,
+    fit: Walled,
+    best: Walled,
+    info: Walled,
+    context: Walled,
+}
+
+thread_local! {
+    static WALLS: RefCell<Walls> = RefCell::default();
+}
+
+macro_rules! init {
+    ($function:ident $(, $more:expr)?) => {
+        // SAFETY: a struct of the library and its size.
+        |value| { #[allow(unused_unsafe)] unsafe { assert_eq!($function(value, size_of_val(value) $(, $more)?), 0) } }
+    };
+}
+
+fuzz_target!(|input: &[u8]| {
+    WALLS.with_borrow_mut(|w| {
+        let mut b = Bytes(input);
+        let choices = u32::from_le_bytes([b.byte(), b.byte(), b.byte(), b.byte()]);
+        let chosen = |bit: u32| choices >> bit & 1 == 1;
+        fn given<T>(yes: bool, wall: &Walled) -> *mut T {
+            if yes { wall.pointer() } else { std::ptr::null_mut() }
+        }
+        fill(&mut w.loss, &mut b, init!(unicon_loss_init, (choices >> 28 & 3) as i32));
+        fill(&mut w.kernel, &mut b, init!(unicon_kernel_init, 5));
+        fill(&mut w.positives, &mut b, init!(unicon_positives_init));
+        fill(&mut w.damping, &mut b, init!(unicon_damping_init));
+        fill(&mut w.refine, &mut b, init!(unicon_refine_init));
+        fill(&mut w.info, &mut b, init!(unicon_fit_info_init));
+
+        let mut x: Vec<f64> = (0..N * D1).map(|k| ((k * 7 + 3) % 11) as f64 - 5.0).collect();
+        let mut y: Vec<f64> = (0..N * D2).map(|k| ((k * 5 + 1) % 13) as f64 - 6.0).collect();
+        let (x, y) = (matrix(&mut x, N, D1), matrix(&mut y, N, D2));
+        let mut ids: Vec<i64> = (0..=N).map(|k| k >> (choices >> 24 & 3)).collect();
+        let (mut history, mut trace) = (
+            [0.0; 4],
+            [unicon_trace_point {
+                seconds: 0.0,
+                loss: 0.0,
+                score: 0.0,
+                negatives: 0,
+                evaluations: 0,
+                sampling_error: 0.0,
+            }; 2],
+        );
+        let mut left = PATIENCE;
+        if let Some(p) = w.positives.get::<unicon_positives>() {
+            let mut array = |bit| if chosen(bit) { ids.as_mut_ptr() } else { std::ptr::null_mut() };
+            (p.x_groups, p.y_groups) = (array(0), array(1));
+            (p.indptr, p.indices) = (array(2), array(3));
+            p.nnz = p.nnz.min(N);
+        }
+        if let Some(r) = w.refine.get::<unicon_refine>() {
+            r.stages = if chosen(4) { ids.as_ptr() } else { std::ptr::null() };
+            r.n_stages = r.n_stages.min(N);
+        }
+        if let Some(i) = w.info.get::<unicon_fit_info>() {
+            let h = history.as_mut_ptr();
+            (i.loss, i.change) = (given_array(chosen(5), h), given_array(chosen(6), h));
+            (i.singular_values, i.trace) =
+                (given_array(chosen(7), h), given_array(chosen(8), trace.as_mut_ptr()));
+            i.history_capacity = i.history_capacity.min(4);
+            i.singular_capacity = i.singular_capacity.min(4);
+            i.trace_capacity = i.trace_capacity.min(2);
+        }
+        let (loss, kernel) = (given(chosen(9), &w.loss), given(chosen(10), &w.kernel));
+        let (positives, info) = (given(chosen(11), &w.positives), given(chosen(12), &w.info));
+        let (damping, refine) = (given(chosen(13), &w.damping), given(chosen(14), &w.refine));
+        let mut model = std::ptr::null_mut();
+        // SAFETY: every pointer is NULL, a matrix, or a struct whose memory is as long as its size says, with such pointers.
+        unsafe {
+            match choices >> 30 {
+                0 => {
+                    fill(&mut w.fit, &mut b, init!(unicon_fit_options_init));
+                    if let Some(o) = w.fit.get::<unicon_fit_options>() {
+                        (o.loss, o.kernel, o.damping, o.refine) = (loss, kernel, damping, refine);
+                        o.landmarks = if chosen(15) { ids.as_ptr() } else { std::ptr::null() };
+                        o.n_landmarks = if chosen(15) { o.n_landmarks.min(N) } else { o.n_landmarks };
+                        o.similarity = if chosen(16) { &x } else { std::ptr::null() };
+                        o.checkpoint = std::ptr::null();
+                        (o.progress, o.progress_user) = (WATCH, std::ptr::from_mut(&mut left).cast());
+                    } else {
+                        // Cut before the callback: a fit of few updates.
+                        return;
+                    }
+                    let o = w.fit.pointer();
+                    let mut bytes = 0;
+                    unicon_fit_workspace(context(), o, N, N, D1, D2, UNICON_F64 as i32, &mut bytes);
+                    unicon_fit(
+                        context(),
+                        o,
+                        &x,
+                        &y,
+                        positives,
+                        std::ptr::null(),
+                        std::ptr::null(),
+                        &mut model,
+                        info,
+                    );
+                }
+                1 => {
+                    fill(&mut w.best, &mut b, init!(unicon_best_options_init));
+                    let Some(o) = w.best.get::<unicon_best_options>() else { return };
+                    (o.loss, o.kernel, o.refine) = (loss, kernel, refine);
+                    o.minibatch = std::ptr::null();
+                    o.landmarks = if chosen(15) { ids.as_ptr() } else { std::ptr::null() };
+                    o.n_landmarks = if chosen(15) { o.n_landmarks.min(N) } else { o.n_landmarks };
+                    o.whiten = if chosen(16) { x.data.cast() } else { std::ptr::null() };
+                    o.powers = if chosen(17) { y.data.cast() } else { std::ptr::null() };
+                    (o.n_whiten, o.n_powers) = (o.n_whiten.min(4), o.n_powers.min(4));
+                    o.checkpoint = std::ptr::null();
+                    (o.progress, o.progress_user) = (WATCH, std::ptr::from_mut(&mut left).cast());
+                    let o = w.best.pointer();
+                    let held = unicon_validation { x: &x, y: &y, positives };
+                    let held = if chosen(18) { &held } else { std::ptr::null() };
+                    unicon_fit_best(
+                        context(),
+                        o,
+                        &x,
+                        &y,
+                        positives,
+                        held,
+                        std::ptr::null(),
+                        &mut model,
+                        info,
+                    );
+                }
+                2 => {
+                    fill(&mut w.context, &mut b, init!(unicon_context_options_init));
+                    let Some(o) = w.context.get::<unicon_context_options>() else { return };
+                    (o.stream, o.allocator, o.communicator) = Default::default();
+                    if o.n_threads != i32::MIN {
+                        o.n_threads = o.n_threads.min(2) | i32::from(o.n_threads == 0);
+                    }
+                    let mut made = std::ptr::null_mut();
+                    if unicon_context_create(w.context.pointer(), &mut made) == 0 {
+                        unicon_context_destroy(made);
+                    }
+                }
+                _ => {
+                    let mut s = [0.1; (N * N) as usize];
+                    let s = matrix(&mut s, N, N);
+                    let mut weights = std::ptr::null_mut();
+                    unicon_weights_create_similarity(context(), loss, &s, positives, &mut weights);
+                    unicon_weights_destroy(weights);
+                    let mut k = [0.0; (N * N) as usize];
+                    unicon_gram(context(), kernel, &x, &x, &matrix(&mut k, N, N));
+                }
+            }
+            unicon_model_destroy(model);
+        }
+    });
+});
+
+fn given_array<T>(yes: bool, array: *mut T) -> *mut T {
+    if yes { array } else { std::ptr::null_mut() }
+}

@@ -1,0 +1,436 @@
+//! Descent on mini-batches in whitened coordinates: the fast part of the preset `best` on large data.
+//!
+//! Every step is a share of the encoders' norm along the averaged gradient, both measured in whitened coordinates: no
+//! learning rate to tune. Negatives of a batch are weighed to stand for all (`eps_neg` times all over seen), so that a
+//! batch's gradient is that of the global loss but for sampling noise. What is judged is the mean of the latest
+//! iterates, which has most of that noise averaged out.
+
+use super::checkpoint::{Checkpoint, Saved};
+use super::info::{FitInfo, FitStatus, TracePoint};
+use super::refine::{Clock, Held, Iterate, Watch};
+use super::solve::Encoders;
+use super::timed;
+use crate::backend::Backend;
+use crate::comm::Group;
+use crate::control::{Phase, Progress};
+use crate::error::{Error, Result};
+use crate::loss::Loss;
+use crate::positives::Positives;
+use crate::weights::Negatives;
+use faer::Mat;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+/// Iterates that are judged together: half an epoch, within these bounds.
+const WINDOW: (usize, usize) = (8, 64);
+
+/// Options of the descent on mini-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MinibatchOptions {
+    /// Matching pairs per batch, at least 2. Default 1024.
+    pub batch: usize,
+    /// Passes over the data. Default 4.
+    pub epochs: usize,
+    /// Steps at least, where an epoch is few. Default 100.
+    pub min_steps: usize,
+    /// Steps at most, whatever the epochs. Default no limit.
+    pub max_steps: usize,
+    /// Length of the first step as a share of the encoders' norm; falls to 0 along a half cosine. Default 0.1.
+    pub rate: f64,
+    /// Share of the past in the averaged gradient, in [0, 1). Default 0.5.
+    pub momentum: f64,
+    /// Judgements (two an epoch) without a better validation score before it ends. Default 4.
+    pub patience: usize,
+}
+
+impl Default for MinibatchOptions {
+    fn default() -> Self {
+        Self {
+            batch: 1024,
+            epochs: 4,
+            min_steps: 100,
+            max_steps: usize::MAX,
+            rate: 0.1,
+            momentum: 0.5,
+            patience: 4,
+        }
+    }
+}
+
+impl MinibatchOptions {
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.batch < 2 {
+            return Err(Error::invalid("minibatch batch", "at least 2", self.batch));
+        }
+        if self.epochs == 0 {
+            return Err(Error::invalid("minibatch epochs", "at least 1", self.epochs));
+        }
+        if !(self.rate.is_finite() && self.rate > 0.0) {
+            return Err(Error::invalid("minibatch rate", "a finite number > 0", self.rate));
+        }
+        if !(0.0..1.0).contains(&self.momentum) {
+            return Err(Error::invalid("minibatch momentum", "a number in [0, 1)", self.momentum));
+        }
+        Ok(())
+    }
+
+    /// Whether data is large enough: smaller data is done sooner, and better, on all pairs at once.
+    pub(crate) fn suits(&self, positives: &Positives) -> bool {
+        positives.n_x().max(positives.n_y()) >= 4 * self.batch
+    }
+}
+
+/// One encoder `F = A W` (`r x d`) with its averaged gradient, and `|A|^2`.
+#[derive(Clone, Debug, PartialEq)]
+struct Part {
+    f: Mat<f64>,
+    velocity: Mat<f64>,
+    size: f64,
+}
+
+impl Part {
+    fn new(f: &Mat<f64>, size: f64) -> Self {
+        Self { f: f.clone(), velocity: Mat::zeros(f.nrows(), f.ncols()), size }
+    }
+}
+
+/// What a run remembers between judgements.
+#[derive(Clone, Debug, PartialEq)]
+struct State {
+    x: Part,
+    y: Part,
+    steps: usize,
+    /// Judgements since the best score.
+    stale: usize,
+    best: Option<(f64, Encoders)>,
+    done: bool,
+}
+
+/// What is not a tensor of a saved state.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    steps: usize,
+    stale: usize,
+    best: bool,
+    done: bool,
+}
+
+/// The problem, in solver features.
+pub(crate) struct Descent<'a, B: Backend> {
+    pub(crate) backend: &'a B,
+    pub(crate) x: &'a B::Matrix,
+    pub(crate) y: &'a B::Matrix,
+    pub(crate) positives: &'a Positives,
+    pub(crate) loss: Loss,
+    /// `W^T W` of the whitening maps: what turns a gradient of `F` into the change of `F` that a step along the
+    /// gradient of `A` makes.
+    pub(crate) metric: (&'a Mat<f64>, &'a Mat<f64>),
+    pub(crate) options: MinibatchOptions,
+    pub(crate) seed: u64,
+}
+
+/// How it runs.
+pub(crate) struct Run<'a, M> {
+    pub(crate) held: Option<&'a Held<'a, M>>,
+    pub(crate) clock: Clock,
+    pub(crate) checkpoint: Option<&'a Checkpoint>,
+}
+
+impl<B: Backend> Descent<'_, B> {
+    /// Pairs of the longer side's rows with one of their positives each, in the order of an epoch.
+    fn pairs(&self, epoch: usize) -> Vec<(u32, u32)> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(epoch as u64 + 1);
+        let p = self.positives;
+        let mut one = |list: &[u32]| match list {
+            [] => None,
+            [only] => Some(*only),
+            _ => Some(list[rng.random_range(0..list.len())]),
+        };
+        let mut pairs: Vec<(u32, u32)> = if p.n_x() >= p.n_y() {
+            (0..p.n_x()).filter_map(|i| Some((i as u32, one(p.row(i))?))).collect()
+        } else {
+            (0..p.n_y()).filter_map(|j| Some((one(p.col(j))?, j as u32))).collect()
+        };
+        pairs.shuffle(&mut rng);
+        pairs
+    }
+
+    /// How many pairs [`pairs`](Self::pairs) gives.
+    fn pair_count(&self) -> usize {
+        let p = self.positives;
+        if p.n_x() >= p.n_y() {
+            (0..p.n_x()).filter(|&i| !p.row(i).is_empty()).count()
+        } else {
+            (0..p.n_y()).filter(|&j| !p.col(j).is_empty()).count()
+        }
+    }
+
+    /// The loss with a batch's negatives standing for all.
+    fn weighed(&self, batch: &Positives) -> Loss {
+        let negatives = |p: &Positives| p.n_x() as f64 * p.n_y() as f64 - p.nnz() as f64;
+        let (all, seen) = (negatives(self.positives), negatives(batch));
+        if !(all > 0.0 && seen > 0.0) {
+            return self.loss;
+        }
+        let rows = batch.n_x() as f64 / self.positives.n_x() as f64;
+        let cols = batch.n_y() as f64 / self.positives.n_y() as f64;
+        // Rows and columns may want a different factor: the mean of both.
+        let factor = all / seen * (rows * cols).sqrt();
+        Loss { eps_neg: self.loss.eps_neg * factor, ..self.loss }
+    }
+
+    /// One step of `rate` times the encoders' norm; the batch's loss, or none at a stationary point.
+    fn step(
+        &self,
+        pairs: &[(u32, u32)],
+        state: &mut State,
+        rate: f64,
+        info: &mut FitInfo,
+    ) -> Result<Option<f64>> {
+        let backend = self.backend;
+        let (ids_x, ids_y, positives) = self.positives.among(pairs)?;
+        let loss = self.weighed(&positives);
+        let seconds = &mut info.seconds;
+        let (x, y, (zx, nx), (zy, ny)) = timed(&mut seconds.encode, || {
+            let (x, y) = (backend.select(self.x, &ids_x)?, backend.select(self.y, &ids_y)?);
+            let (zx, zy) = (backend.encode(&x, state.x.f.as_ref())?, backend.encode(&y, state.y.f.as_ref())?);
+            Ok::<_, Error>((x, y, zx, zy))
+        })?;
+        let (value, gx, gy) = timed(&mut seconds.weights, || {
+            backend.loss_gradients(&zx, &zy, &loss, &positives, Negatives::All)
+        })?;
+        let (g1, g2) = timed(&mut seconds.encode, || {
+            let g1 = backend.encode_backward(&x, &zx, &nx, &gx)?;
+            Ok::<_, Error>((g1, backend.encode_backward(&y, &zy, &ny, &gy)?))
+        })?;
+        let momentum = self.options.momentum;
+        let sides = [(&state.x, g1, self.metric.0), (&state.y, g2, self.metric.1)];
+        let moves = backend.parallel(&sides, |(part, g, metric)| {
+            let velocity = &part.velocity * faer::Scale(momentum) + g * faer::Scale(1.0 - momentum);
+            let direction = &velocity * *metric;
+            let (square, along) = (product(&velocity, &direction), product(&part.f, &velocity));
+            (velocity, direction, square, along)
+        });
+        let square: f64 = moves.iter().map(|m| m.2).sum();
+        // Written so that NaN ends it too.
+        if !(square > 0.0 && square.is_finite() && value.is_finite()) {
+            return Ok(None);
+        }
+        let eta = rate * ((state.x.size + state.y.size) / square).sqrt();
+        for (part, (velocity, direction, square, along)) in
+            [&mut state.x, &mut state.y].into_iter().zip(moves)
+        {
+            part.f -= direction * faer::Scale(eta);
+            part.size += eta * (eta * square - 2.0 * along);
+            part.velocity = velocity;
+        }
+        state.steps += 1;
+        Ok(Some(value))
+    }
+
+    /// Descends from encoders `F = A W` with `|A_1|^2`, `|A_2|^2` in `sizes`; returns the best mean of iterates by
+    /// validation score where there is one, else the last iterate.
+    pub(crate) fn run(
+        &self,
+        start: &Encoders,
+        sizes: (f64, f64),
+        run: Run<'_, B::Matrix>,
+        info: &mut FitInfo,
+        watch: Watch<'_>,
+    ) -> Result<Encoders> {
+        let (o, clock) = (&self.options, run.clock);
+        let (x, y) = (Part::new(&start.f1, sizes.0), Part::new(&start.f2, sizes.1));
+        let mut state = State { x, y, steps: 0, stale: 0, best: None, done: false };
+        let saved = match run.checkpoint {
+            Some(c) => c.load(self.backend.group(), "minibatch")?,
+            None => None,
+        };
+        match saved {
+            Some(saved) => {
+                state = State::read(&saved, state)?;
+                saved.resume(info);
+            }
+            // The start counts as the first iterate.
+            None => {
+                if let Some(held) = run.held {
+                    let score = timed(&mut info.seconds.validation, || held.score(self.backend, start))?;
+                    state.best = Some((score, start.clone()));
+                }
+            }
+        }
+        let count = self.pair_count();
+        let batch = o.batch.min(count).max(1);
+        let per = (count / batch).max(1);
+        let total = o.epochs.saturating_mul(per).max(o.min_steps).min(o.max_steps);
+        let every = (per / 2).clamp(WINDOW.0, WINDOW.1);
+        let began = clock.begin.elapsed().as_secs_f64();
+        let (mut epoch, mut pairs, mut window) = (usize::MAX, Vec::new(), Window::default());
+        while !state.done {
+            if state.steps / per != epoch {
+                epoch = state.steps / per;
+                pairs = self.pairs(epoch);
+            }
+            // How much is done, in steps or in time, whichever is further.
+            let share = (state.steps as f64 / total as f64).max(clock.share(self.backend.group(), began)?);
+            let rate = 0.5 * o.rate * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos());
+            let first = state.steps % per * batch;
+            let chunk = &pairs[first.min(pairs.len())..(first + batch).min(pairs.len())];
+            let begin = std::time::Instant::now();
+            let value = match chunk {
+                [] => None,
+                chunk => self.step(chunk, &mut state, rate, info)?,
+            };
+            if let Some(value) = value {
+                window.add(&state, value);
+                info.evaluations += 1;
+            }
+            let late = !clock.allows(self.backend.group(), begin.elapsed().as_secs_f64())?;
+            if late {
+                info.status = FitStatus::OutOfTime;
+            }
+            state.done = value.is_none() || late || state.steps >= total;
+            if window.count > 0 && (state.done || state.steps.is_multiple_of(every)) {
+                self.judge(&mut state, &window, &run, info, watch)?;
+                window = Window::default();
+                state.done |= run.held.is_some() && state.stale >= o.patience.max(1);
+                if let Some(checkpoint) = run.checkpoint {
+                    state.save(checkpoint, self.backend.group(), info)?;
+                }
+                let (done, total) = (state.steps as u64, total as u64);
+                let loss = info.trace.last().map_or(f64::NAN, |t| t.loss);
+                self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
+            }
+        }
+        let State { x, y, best, .. } = state;
+        Ok(best.map_or(Encoders { f1: x.f, f2: y.f }, |(_, e)| e))
+    }
+
+    /// Scores the mean of the latest iterates, and at the end the last one too, and records the better.
+    fn judge(
+        &self,
+        state: &mut State,
+        window: &Window,
+        run: &Run<'_, B::Matrix>,
+        info: &mut FitInfo,
+        watch: Watch<'_>,
+    ) -> Result<()> {
+        let mut encoders = window.mean().unwrap_or_else(|| state.last());
+        let mut score = None;
+        if let Some(held) = run.held {
+            let begin = std::time::Instant::now();
+            let mut value = held.score(self.backend, &encoders)?;
+            if state.done {
+                let last = state.last();
+                let of_last = held.score(self.backend, &last)?;
+                if of_last > value {
+                    (value, encoders) = (of_last, last);
+                }
+            }
+            info.seconds.validation += begin.elapsed().as_secs_f64();
+            score = Some(value);
+            if state.best.as_ref().is_none_or(|(best, _)| value > *best) {
+                (state.best, state.stale) = (Some((value, encoders.clone())), 0);
+            } else {
+                state.stale += 1;
+            }
+        }
+        let (seconds, loss) = (run.clock.begin.elapsed().as_secs_f64(), window.loss / window.count as f64);
+        info.iterations += 1;
+        info.loss.push(loss);
+        info.trace.push(TracePoint {
+            seconds,
+            loss,
+            negatives: Some(self.options.batch - 1),
+            evaluations: info.evaluations,
+            score,
+            sampling_error: None,
+        });
+        watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss })
+    }
+}
+
+/// Sums over the latest iterates.
+#[derive(Default)]
+struct Window {
+    sum: Option<Encoders>,
+    loss: f64,
+    count: usize,
+}
+
+impl Window {
+    fn add(&mut self, state: &State, loss: f64) {
+        match &mut self.sum {
+            Some(sum) => {
+                sum.f1 += &state.x.f;
+                sum.f2 += &state.y.f;
+            }
+            None => self.sum = Some(state.last()),
+        }
+        self.loss += loss;
+        self.count += 1;
+    }
+
+    fn mean(&self) -> Option<Encoders> {
+        let scale = faer::Scale(1.0 / self.count as f64);
+        self.sum.as_ref().map(|s| Encoders { f1: &s.f1 * scale, f2: &s.f2 * scale })
+    }
+}
+
+impl State {
+    fn last(&self) -> Encoders {
+        Encoders { f1: self.x.f.clone(), f2: self.y.f.clone() }
+    }
+
+    fn save(&self, checkpoint: &Checkpoint, group: &Group, info: &FitInfo) -> Result<()> {
+        let (steps, stale, done) = (self.steps, self.stale, self.done);
+        let header = Header { steps, stale, best: self.best.is_some(), done };
+        let score = self.best.as_ref().map_or(f64::NAN, |b| b.0);
+        let scalars = [self.x.size, self.y.size, score];
+        let parts = [&self.x.f, &self.x.velocity, &self.y.f, &self.y.velocity].map(columns);
+        let best = self.best.as_ref().map(|(_, e)| [columns(&e.f1), columns(&e.f2)]);
+        let mut tensors: Vec<(String, &[f64])> = vec![("scalars".into(), &scalars)];
+        for (name, values) in ["x.f", "x.velocity", "y.f", "y.velocity"].iter().zip(&parts) {
+            tensors.push(((*name).into(), values));
+        }
+        for (name, values) in ["best.x", "best.y"].iter().zip(best.iter().flatten()) {
+            tensors.push(((*name).into(), values));
+        }
+        checkpoint.save(group, "minibatch", &header, tensors, &info.trace)
+    }
+
+    /// A saved state, of the shapes of `like`.
+    fn read(saved: &Saved, like: Self) -> Result<Self> {
+        let header: Header = saved.header()?;
+        let scalars = saved.tensor("scalars", 3)?;
+        let matrix = |name: &str, like: &Mat<f64>| {
+            let (r, d) = (like.nrows(), like.ncols());
+            let values = saved.tensor(name, r * d)?;
+            Ok::<_, Error>(Mat::from_fn(r, d, |i, j| values[j * r + i]))
+        };
+        let part = |side: &str, like: &Part, size: f64| {
+            let f = matrix(&format!("{side}.f"), &like.f)?;
+            Ok::<_, Error>(Part { f, velocity: matrix(&format!("{side}.velocity"), &like.f)?, size })
+        };
+        let best = match header.best {
+            true => {
+                let (f1, f2) = (matrix("best.x", &like.x.f)?, matrix("best.y", &like.y.f)?);
+                Some((scalars[2], Encoders { f1, f2 }))
+            }
+            false => None,
+        };
+        let (x, y) = (part("x", &like.x, scalars[0])?, part("y", &like.y, scalars[1])?);
+        Ok(Self { x, y, steps: header.steps, stale: header.stale, best, done: header.done })
+    }
+}
+
+fn columns(m: &Mat<f64>) -> Vec<f64> {
+    (0..m.ncols()).flat_map(|j| m.col(j).iter().copied()).collect()
+}
+
+/// `sum_ij a_ij b_ij`.
+fn product(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
+    (0..a.ncols()).map(|j| a.col(j).iter().zip(b.col(j).iter()).map(|(a, b)| a * b).sum::<f64>()).sum()
+}

@@ -1,0 +1,10 @@
+//! The program from outside: every command, its JSON against the library and the golden cases, its exit codes, and
+//! what it says to bad input.
+
+mod bad_input;
+mod commands;
+mod golden;
+mod options;
+mod page;
+#[path = "../program/mod.rs"]
+mod program;

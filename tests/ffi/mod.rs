@@ -1,0 +1,36 @@
+//! What the tests of the C ABI share.
+
+#![allow(dead_code)] // No test program uses all of it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Whether a tool is there; without it the test is skipped, or fails where UNICON_REQUIRE_TOOLS=1.
+pub fn have(tool: &str, package: &str) -> bool {
+    if Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return true;
+    }
+    assert_ne!(std::env::var("UNICON_REQUIRE_TOOLS").as_deref(), Ok("1"), "{tool} not found");
+    println!("skipped: {tool} not found; get it with apt-get install {package}");
+    false
+}
+
+pub fn run(command: &mut Command) -> String {
+    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{command:?}: {}\n{text}", out.status);
+    text
+}
+
+/// The folder in which cargo put libunicon.so and libunicon.a for these tests.
+pub fn built() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    exe.parent().unwrap().to_path_buf()
+}
+
+/// Strictest warnings, as errors.
+pub const STRICT: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
