@@ -61,7 +61,11 @@ enum Command {
 impl Command {
     /// Whether several ranks share the work; of other commands one rank does it all.
     fn spreads(&self) -> bool {
-        matches!(self, Self::Fit(_) | Self::Encode(_) | Self::Search(_) | Self::Eval(_) | Self::Bench(_))
+        match self {
+            Self::Fit(_) | Self::Encode(_) | Self::Search(_) | Self::Eval(_) => true,
+            Self::Bench(args) => args.spreads(),
+            _ => false,
+        }
     }
 
     fn run(self, session: &Session) -> anyhow::Result<()> {

@@ -42,8 +42,8 @@ pub struct Args {
     #[arg(long, value_parser = count)]
     ranks: Option<f64>,
     /// h200, h100, a100, or cpu (one core) [default: h200 with --gpus, else cpu].
-    #[arg(long = "on", value_name = "DEVICE")]
-    device: Option<String>,
+    #[arg(long, value_name = "DEVICE")]
+    on: Option<String>,
     /// Measured rates: JSON with any of flops, exps, overlap, link, latency, read, memory, bytes; or the output of
     /// `unicon bench --scaling --json`.
     #[arg(long, value_name = "JSON")]
@@ -60,7 +60,7 @@ fn count(s: &str) -> std::result::Result<f64, String> {
 
 /// The named device's rates, with those in the file instead where it has any.
 fn rates(args: &Args) -> Result<Rates> {
-    let device = args.device.as_deref().unwrap_or(if args.gpus.is_some() { "h200" } else { "cpu" });
+    let device = args.on.as_deref().unwrap_or(if args.gpus.is_some() { "h200" } else { "cpu" });
     let named = Rates::of(device)?;
     let Some(path) = &args.rates else { return Ok(named) };
     let bad = || format!("{}", path.display());

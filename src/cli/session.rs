@@ -205,8 +205,14 @@ impl Session {
             }
             DeviceChoice::Cuda(n) => Ok(Device::Cuda(self.open_cuda(n)?)),
             // Without a device, and for arithmetic that only a CPU has, the CPU does.
-            DeviceChoice::Auto if self.globals.precision != Some(Precision::F64) && cuda::probe().is_ok() => {
-                Ok(Device::Cuda(self.open_cuda(0)?))
+            DeviceChoice::Auto if self.globals.precision != Some(Precision::F64) => {
+                match cuda::probe()
+                    .ok()
+                    .and_then(|devices| devices.into_iter().find(cuda::DeviceInfo::usable))
+                {
+                    Some(device) => Ok(Device::Cuda(self.open_cuda(device.ordinal)?)),
+                    None => self.open_cpu(),
+                }
             }
             DeviceChoice::Auto | DeviceChoice::Cpu => self.open_cpu(),
         }
