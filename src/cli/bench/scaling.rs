@@ -24,28 +24,29 @@ use unicon::{Error, Result as Tried};
 /// compared with the first of them on its own.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Scaling")]
+#[group(skip)]
 pub struct Args {
     /// Strong and weak scaling over ranks of one exact update, on random data.
     #[arg(long)]
     pub scaling: bool,
     /// Numbers of ranks, without a launcher.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4", value_name = "R,R,..")]
-    sizes: Vec<usize>,
+    #[arg(long = "sizes", value_delimiter = ',', default_value = "1,2,4", value_name = "R,R,..")]
+    scaling_sizes: Vec<usize>,
     /// Pairs on one rank; strong scaling keeps them, weak scaling takes n sqrt(R), for the work grows as n^2.
-    #[arg(long = "scaling-n", default_value_t = 8192, value_name = "N")]
-    n: usize,
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    scaling_n: usize,
     /// Columns of both sides.
-    #[arg(long = "scaling-d", default_value_t = 384, value_name = "D")]
-    d: usize,
+    #[arg(long, default_value_t = 384, value_name = "D")]
+    scaling_d: usize,
     /// Rank of the encoders.
-    #[arg(long = "scaling-rank", default_value_t = 128, value_name = "R")]
-    rank: usize,
+    #[arg(long, default_value_t = 128, value_name = "R")]
+    scaling_rank: usize,
     /// Repetitions; the median counts.
-    #[arg(long = "scaling-repeat", default_value_t = 3, value_name = "N")]
-    repeat: usize,
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    scaling_repeat: usize,
     /// A chart of the efficiencies.
-    #[arg(long = "scaling-svg", value_name = "SVG")]
-    svg: Option<PathBuf>,
+    #[arg(long, value_name = "SVG")]
+    scaling_svg: Option<PathBuf>,
 }
 
 /// Random rows, the same whoever reads them.
@@ -113,16 +114,17 @@ struct Point {
 
 fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<Vec<Sample>> {
     let cpu = Cpu::<f32>::new(threads)?.with_group(group.clone());
-    let source = |seed| Noise { rows: n, cols: args.d, seed };
+    let source = |seed| Noise { rows: n, cols: args.scaling_d, seed };
     let (x, y) = (cpu.load(&source(1))?, cpu.load(&source(2))?);
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-    let mut encoder = || faer::Mat::<f64>::from_fn(args.rank, args.d, |_, _| rng.random_range(-1.0..1.0));
+    let mut encoder =
+        || faer::Mat::<f64>::from_fn(args.scaling_rank, args.scaling_d, |_, _| rng.random_range(-1.0..1.0));
     let (zx, zy) = (cpu.encode(&x, encoder().as_ref())?.0, cpu.encode(&y, encoder().as_ref())?.0);
     let s = Similarity::Embeddings(&zx, &zy);
     let positives = Positives::diagonal(n);
     let mut out = Vec::new();
     // The first one warms up.
-    for k in 0..=args.repeat.max(1) {
+    for k in 0..=args.scaling_repeat.max(1) {
         group.barrier()?;
         let (before, begin) = (group.traffic(), Instant::now());
         let w = cpu.weights(s, &Loss::default(), &positives, Negatives::All)?;
@@ -172,8 +174,8 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
     let shape = plan::Job {
         n_x: n as f64,
         n_y: n as f64,
-        d: (args.d as f64, args.d as f64),
-        rank: args.rank as f64,
+        d: (args.scaling_d as f64, args.scaling_d as f64),
+        rank: args.scaling_rank as f64,
         negatives: None,
         updates: 2.0,
         gradients: 0.0,
@@ -188,7 +190,7 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
 /// Rates that the measurement implies, for `unicon plan --rates`.
 fn rates(alone: &Point, widest: Option<&Point>, args: &Args) -> Tried<Rates> {
     let named = Rates::of("cpu")?;
-    let (pairs, d, r) = ((alone.n as f64).powi(2), args.d as f64, args.rank as f64);
+    let (pairs, d, r) = ((alone.n as f64).powi(2), args.scaling_d as f64, args.scaling_rank as f64);
     let t = alone.median;
     let flops = Some(2.0 * pairs * d / (t.pass2 - t.pass1))
         .filter(|f| f.is_finite() && *f > 0.0)
@@ -199,25 +201,30 @@ fn rates(alone: &Point, widest: Option<&Point>, args: &Args) -> Tried<Rates> {
 }
 
 pub fn run(session: &Session, args: &Args) -> Result<()> {
-    if args.n < 512 || args.d == 0 || args.rank == 0 || args.rank > args.d || args.sizes.contains(&0) {
+    if args.scaling_n < 512
+        || args.scaling_d == 0
+        || args.scaling_rank == 0
+        || args.scaling_rank > args.scaling_d
+        || args.scaling_sizes.contains(&0)
+    {
         return Err(Error::invalid(
             "--scaling",
             "n >= 512, 1 <= rank <= d and sizes >= 1",
-            format!("{} x {}", args.n, args.d),
+            format!("{} x {}", args.scaling_n, args.scaling_d),
         )
         .into());
     }
     let job = session.group();
-    let mut sizes = if job.is_single() { args.sizes.clone() } else { vec![1, job.size()] };
+    let mut sizes = if job.is_single() { args.scaling_sizes.clone() } else { vec![1, job.size()] };
     sizes.push(1);
     sizes.sort_unstable();
     sizes.dedup();
     let mut points: Vec<Point> = Vec::new();
     for &ranks in &sizes {
         session.check()?;
-        points.push(point(job, "strong", ranks, args.n, args)?);
-        let n = ((args.n as f64 * (ranks as f64).sqrt()) / 512.0).round() as usize * 512;
-        points.push(point(job, "weak", ranks, if ranks == 1 { args.n } else { n }, args)?);
+        points.push(point(job, "strong", ranks, args.scaling_n, args)?);
+        let n = ((args.scaling_n as f64 * (ranks as f64).sqrt()) / 512.0).round() as usize * 512;
+        points.push(point(job, "weak", ranks, if ranks == 1 { args.scaling_n } else { n }, args)?);
     }
     let base = |mode: &str| points.iter().find(|p| p.mode == mode).map(|p| (p.n, p.median.seconds));
     let bases = [base("strong"), base("weak")];
@@ -232,8 +239,8 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
     let widest = points.iter().filter(|p| p.ranks > 1).max_by_key(|p| p.ranks);
     let mut report = Report::new("bench scaling");
     report.value("transport", transport)?;
-    report.value("d", args.d)?;
-    report.value("rank", args.rank)?;
+    report.value("d", args.scaling_d)?;
+    report.value("rank", args.scaling_rank)?;
     report.value("points", &points)?;
     if let Some(alone) = points.first().filter(|_| session.is_first()) {
         report.value("rates", rates(alone, widest, args)?)?;
@@ -269,7 +276,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
     ];
     report.table(&header, points.iter().map(row).collect());
     report.line(format!("ranks are {transport}, one compute thread each; shares of the slowest rank's time"));
-    if let Some(path) = args.svg.as_ref().filter(|_| session.is_first()) {
+    if let Some(path) = args.scaling_svg.as_ref().filter(|_| session.is_first()) {
         std::fs::write(path, chart(&points)).map_err(|e| Error::io(path, e))?;
         report.value("svg", path)?;
     }
