@@ -411,7 +411,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         None => Some(args.options(preset, n, seed)?),
     };
     // A fit may take long: better to know now that its result cannot be written.
-if session.is_first() {
+    if session.is_first() {
         drop(AtomicFile::create(&args.out)?);
         fit_best::check_writable(args.solver.checkpoint.as_deref())?;
     }
