@@ -107,6 +107,16 @@ pub trait Backend: Send + Sync {
     fn screen(&self, source: &dyn RowSource) -> Result<usize> {
         check_finite(source).map(|report| report.zero_rows)
     }
+    /// Waits until what was asked for has been done. Only timing needs it: whoever reads a result waits anyway.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Operations a second of this device's own large matrix product in its arithmetic, measured now: what the passes'
+    /// rates are compared with. `None` where there is no such product.
+    fn product_rate(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// Brings rows in.
     fn load(&self, source: &dyn RowSource) -> Result<Self::Matrix>;
     /// Hands rows out in order, in panels: `sink(first_row, rows)` with row-major `rows`.

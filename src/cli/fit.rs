@@ -318,12 +318,16 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let validation = validation.map(|((x, y), positives)| Data { x, y, positives });
     let options = args.options(x.rows().min(y.rows()), session.seed())?;
     // A fit may take long: better to know now that its result cannot be written.
-    drop(AtomicFile::create(&args.out)?);
+    if session.is_first() {
+        drop(AtomicFile::create(&args.out)?);
+    }
     let (model, info, device) = on_backend!(session, |backend| {
         let (model, info) = fit(backend, data, validation, &options)?;
         (model, info, unicon::backend::Backend::describe(backend))
     });
-    model.save(&args.out)?;
+    if session.is_first() {
+        model.save(&args.out)?;
+    }
     let shape = (x.rows(), y.rows(), x.cols(), y.cols());
     session.print(&report(&args, &options, &info, &device, shape, positives.nnz())?)
 }

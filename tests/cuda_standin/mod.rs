@@ -138,3 +138,17 @@ pub fn report(path: &Path) -> BTreeMap<String, u64> {
     };
     text.lines().map(entry).collect()
 }
+
+/// Whether this build has kernels; a message if not.
+pub fn built(folder: &Path) -> bool {
+    let out = unicon(folder).args(["info"]).output().expect("unicon starts");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    if !text.contains("no CUDA kernels") {
+        return true;
+    }
+    let message = "skipped: built without CUDA kernels; get a compiler with scripts/get-nvcc";
+    assert!(std::env::var("UNICON_REQUIRE_CUDA").is_err(), "{message}");
+    println!("{message}");
+    false
+}

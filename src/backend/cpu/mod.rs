@@ -12,6 +12,7 @@ mod memory;
 mod ranks;
 mod search;
 pub mod simd;
+mod spill;
 mod statistics;
 mod tiles;
 
@@ -32,11 +33,14 @@ use crate::real::Real;
 use crate::spectral::{self, SvdMethod, TopR};
 use crate::weights::{Negatives, Weights};
 use faer::{Mat, MatRef};
-use gemm::{gemm_nt, gemm_tn};
+use gemm::{gemm_nn, gemm_nt, gemm_tn};
 use rayon::prelude::*;
+use spill::{Spill, bytes};
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tiles::{Source, Tiles};
 
 /// The CPU backend computing in `T`.
@@ -46,6 +50,7 @@ pub struct Cpu<T> {
     control: Arc<Control>,
     account: Arc<memory::Account>,
     group: Group,
+    spill: Option<Arc<Spill>>,
     bf16: bool,
     real: PhantomData<T>,
 }
@@ -53,7 +58,8 @@ pub struct Cpu<T> {
 impl<T> Clone for Cpu<T> {
     fn clone(&self) -> Self {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
-        Self { pool, control, account, group: self.group.clone(), bf16: self.bf16, real: PhantomData }
+        let (group, spill) = (self.group.clone(), self.spill.clone());
+        Self { pool, control, account, group, spill, bf16: self.bf16, real: PhantomData }
     }
 }
 
@@ -103,7 +109,8 @@ impl<T: Real> Cpu<T> {
             .map_err(|e| Error::invalid("threads", "a number of threads the system grants", e))?;
         let account = Arc::new(memory::Account::new(memory_limit, None));
         let group = Group::single().clone();
-        Ok(Self { pool: Arc::new(pool), control, account, group, bf16: false, real: PhantomData })
+        let pool = Arc::new(pool);
+        Ok(Self { pool, control, account, group, spill: None, bf16: false, real: PhantomData })
     }
 
     /// Computes the similarities of S(gamma) from embeddings rounded to bfloat16: half the time of pass 1, and a relative
@@ -132,7 +139,15 @@ impl<T: Real> Cpu<T> {
     pub fn in_precision<U: Real>(&self) -> Cpu<U> {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
         // The reduced similarities exist in f32 only.
-        Cpu { pool, control, account, group: self.group.clone(), bf16: false, real: PhantomData }
+        let (group, spill) = (self.group.clone(), self.spill.clone());
+        Cpu { pool, control, account, group, spill, bf16: false, real: PhantomData }
+    }
+
+    /// The same backend within about `limit` bytes of memory: features that are large stay in their files, and what is
+    /// made of them goes to nameless files in `folder` where it does not fit, both read a panel at a time. Results are
+    /// the same.
+    pub fn with_spill(self, limit: u64, folder: impl Into<PathBuf>) -> Self {
+        Self { spill: Some(Arc::new(Spill { limit, folder: folder.into() })), ..self }
     }
 
     /// The same backend as one of the ranks of `group`: its matrices hold some of the rows, and every operation is a
@@ -205,8 +220,15 @@ impl<T: Real> Cpu<T> {
         cols: usize,
         fill: impl Fn(Range<usize>, &mut [T]) -> Result<()> + Sync,
     ) -> Result<Matrix<T>> {
+        let own = self.layout(rows, TILE).own();
+        if let Some(spill) = &self.spill
+            && self.account.read().0 + bytes::<T>(own.len(), cols) > spill.resident()
+        {
+            let file = self.fill_file(spill, own.clone(), cols, fill)?;
+            return Ok(Matrix::in_file(rows, own.clone(), file, own.start));
+        }
         let mut out = self.zeros(rows, cols)?;
-        let first = out.own().start;
+        let first = own.start;
         if cols > 0 {
             self.install(|| {
                 out.data_mut().par_chunks_mut(TILE * cols).enumerate().try_for_each(|(p, panel)| {
@@ -264,7 +286,11 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn describe(&self) -> String {
         let precision = if self.bf16 { "bf16 similarities" } else { T::NAME };
-        format!("cpu, {} threads, {precision}, {}", self.threads(), simd::level())
+        let mut text = format!("cpu, {} threads, {precision}, {}", self.threads(), simd::level());
+        if !self.group.is_single() {
+            text += &format!(", one of {} ranks ({})", self.group.size(), self.group.transport());
+        }
+        text
     }
 
     fn control(&self) -> &Control {
@@ -285,7 +311,11 @@ impl<T: Real> Backend for Cpu<T> {
             true => source.held(),
             false => self.layout(source.rows(), TILE).own(),
         };
-        let zeros = self.install(|| check_rows(source, rows))?;
+        let paged = self.spill.as_ref().and_then(|_| source.paged());
+        let zeros = self.install(|| match &paged {
+            Some(paged) => check_rows(paged, rows),
+            None => check_rows(source, rows),
+        })?;
         Ok(self.group.concat(vec![zeros as u64])?.into_iter().sum::<u64>() as usize)
     }
 
@@ -297,12 +327,36 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
+    /// The product of 2,048 cubed in `T`, cut over the threads as the passes are: by row panels.
+    fn product_rate(&self) -> Result<Option<f64>> {
+        const N: usize = 4 * TILE;
+        let ramp = |step: f64| (0..N * N).map(|i| T::of((i as f64 * step).sin())).collect::<Vec<T>>();
+        let (a, b, mut product) = (ramp(0.37), ramp(0.23), vec![T::default(); N * N]);
+        let mut best = f64::INFINITY;
+        for _ in 0..5 {
+            let begin = Instant::now();
+            self.install(|| {
+                product.par_chunks_mut(TILE * N).zip(a.par_chunks(TILE * N)).for_each(|(c, a)| {
+                    gemm_nn(TILE, N, N, T::of(0.0), c, N, T::of(1.0), a, N, &b, N);
+                });
+            });
+            best = best.min(begin.elapsed().as_secs_f64());
+        }
+        Ok(Some(2.0 * (N as f64).powi(3) / best))
+    }
+
     fn load(&self, source: &dyn RowSource) -> Result<Matrix<T>> {
         self.report(Phase::Features, 0, 1)?;
         let (n, d) = (source.rows(), source.cols());
         let (held, own) = (source.held(), self.layout(n, TILE).own());
         let elsewhere = held.start > own.start || held.end < own.end;
         if !self.group.any(elsewhere)? {
+            if let Some(spill) = &self.spill
+                && bytes::<T>(own.len(), d) > spill.limit / 8
+                && let Some(source) = source.paged()
+            {
+                return Ok(Matrix::in_file(n, own, source, 0));
+            }
             return self.build(n, d, |rows, panel| T::read_rows(source, rows.start, panel));
         }
         // Ranks brought rows of their own: everyone sends on what belongs elsewhere.

@@ -67,11 +67,8 @@ impl Device {
             return Err(Error::NoDevice(format!("cuda:{ordinal}: {there}")));
         }
         let info = device_info(driver, ordinal)?;
-        if info.capability < (8, 0) {
-            let (major, minor) = info.capability;
-            let what =
-                format!("cuda:{ordinal}, {}: compute capability {major}.{minor}, 8.0 is needed", info.name);
-            return Err(Error::NoDevice(what));
+        if let Some(why) = info.too_old() {
+            return Err(why);
         }
         let mut device = 0;
         // SAFETY: writes one integer.

@@ -25,11 +25,12 @@ pub struct DeviceInfo {
     pub driver: u32,
 }
 
-/// The devices that this build can compute on. Never panics, whatever is installed.
+/// The devices of this machine, at least one of them [usable](DeviceInfo::usable). Never panics, whatever is installed.
 ///
 /// # Errors
 /// One line that says what is missing: [`Error::Unsupported`] when this build has no kernels, [`Error::NoDevice`]
-/// without a driver, with too old a driver, without a device, and without cuBLAS or cuSOLVER of CUDA 13.
+/// without a driver, with too old a driver, without a device that is new enough, and without cuBLAS or cuSOLVER of
+/// CUDA 13.
 pub fn probe() -> Result<Vec<DeviceInfo>> {
     kernels::built()?;
     let driver = driver::driver()?;
@@ -41,7 +42,28 @@ pub fn probe() -> Result<Vec<DeviceInfo>> {
     }
     driver::blas()?;
     driver::solver()?;
-    (0..count as u32).map(|ordinal| device_info(driver, ordinal)).collect()
+    let devices =
+        (0..count as u32).map(|ordinal| device_info(driver, ordinal)).collect::<Result<Vec<DeviceInfo>>>()?;
+    match devices.first().and_then(DeviceInfo::too_old) {
+        Some(why) if devices.iter().all(|d| d.too_old().is_some()) => Err(why),
+        _ => Ok(devices),
+    }
+}
+
+impl DeviceInfo {
+    /// Why the kernels do not run on it, if they do not.
+    pub(crate) fn too_old(&self) -> Option<Error> {
+        let (major, minor) = self.capability;
+        let what = || {
+            format!("cuda:{}, {}: compute capability {major}.{minor}, 8.0 is needed", self.ordinal, self.name)
+        };
+        (self.capability < (8, 0)).then(|| Error::NoDevice(what()))
+    }
+
+    /// Whether the kernels run on it.
+    pub fn usable(&self) -> bool {
+        self.too_old().is_none()
+    }
 }
 
 /// One device, which must be new enough.
