@@ -13,6 +13,7 @@ mod features;
 mod grid;
 mod host;
 mod kernels;
+mod lent;
 mod matrix;
 mod memory;
 mod negatives;
@@ -28,6 +29,7 @@ mod statistics;
 mod sweeps;
 
 pub use device::BorrowedStream;
+pub use lent::{LentMatrix, Place};
 pub use matrix::Matrix;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
