@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod loss;
 pub mod model;
 pub mod optim;
+pub mod plan;
 pub mod positives;
 pub mod real;
 pub mod report;

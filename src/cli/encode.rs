@@ -34,16 +34,22 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let model = Model::load(&args.model)?;
     let input = args::open(&args.input)?;
     let shape = [input.rows(), model.embedding_dim()];
-    let mut writer = NpyWriter::<f32>::create(&args.out, &shape)?;
+    let mut writer = match session.is_first() {
+        true => Some(NpyWriter::<f32>::create(&args.out, &shape)?),
+        false => None,
+    };
     let mut panel = Vec::new();
     let zero_rows = on_backend!(session, |backend| {
         stream(session, backend, &model, args.side, &input, &mut |rows| {
+            let Some(writer) = &mut writer else { return Ok(()) };
             panel.clear();
             panel.extend(rows.iter().map(|&v| v as f32));
             writer.write(&panel)
         })
     })?;
-    writer.finish()?;
+    if let Some(writer) = writer {
+        writer.finish()?;
+    }
     let mut report = Report::new("encode");
     report.value("out", &args.out)?;
     report.value("rows", shape[0])?;

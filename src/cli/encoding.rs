@@ -4,7 +4,7 @@ use super::session::{Precision, Session};
 use anyhow::Result;
 use unicon::Error;
 use unicon::backend::Backend;
-use unicon::io::{HostMatrix, RowRange, RowSource, check_finite};
+use unicon::io::{HostMatrix, RowRange, RowSource};
 use unicon::model::{Model, Side};
 
 /// Bytes of one chunk's features, kernel features and embeddings.
@@ -25,7 +25,7 @@ pub fn stream<B: Backend>(
         let expected = format!("{expected} columns, as the model's");
         return Err(Error::invalid(source.name(), expected, source.cols()).into());
     }
-    let report = check_finite(source)?;
+    let zero_rows = backend.screen(source)?;
     // Features as read and as computed with, kernel features, and the embeddings of all components twice.
     let width = 2 * source.cols() + 2 * model.embedding_dim() + landmarks(model);
     let chunk = (CHUNK_BYTES / (8 * width.max(1))).max(1);
@@ -35,7 +35,7 @@ pub fn stream<B: Backend>(
         let z = model.encode(backend, side, &rows)?;
         backend.store(&z, &mut |_, panel| sink(panel))?;
     }
-    Ok(report.zero_rows)
+    Ok(zero_rows)
 }
 
 /// All embeddings of `source`, in the backend, and the number of zero rows.
@@ -46,6 +46,11 @@ pub fn embed<B: Backend>(
     side: Side,
     source: &dyn RowSource,
 ) -> Result<(B::Matrix, usize)> {
+    if !backend.group().is_single() {
+        // Each rank holds its rows; none gathers all.
+        let zero_rows = backend.screen(source)?;
+        return Ok((model.encode(backend, side, source)?, zero_rows));
+    }
     let (rows, cols) = (source.rows(), model.embedding_dim());
     // Kept in the precision they were computed in: nothing is lost.
     if session.precision() == Some(Precision::F64) {

@@ -411,8 +411,10 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         None => Some(args.options(preset, n, seed)?),
     };
     // A fit may take long: better to know now that its result cannot be written.
-    drop(AtomicFile::create(&args.out)?);
-    fit_best::check_writable(args.solver.checkpoint.as_deref())?;
+    if session.is_first() {
+        drop(AtomicFile::create(&args.out)?);
+        fit_best::check_writable(args.solver.checkpoint.as_deref())?;
+    }
     let (model, info, device) = on_backend!(session, |backend| {
         let (model, info) = match (&best, &options) {
             (Some(best), _) => unicon::fit::fit_best(backend, data, validation, best)?,
@@ -421,7 +423,9 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         };
         (model, info, unicon::backend::Backend::describe(backend))
     });
-    model.save(&args.out)?;
+    if session.is_first() {
+        model.save(&args.out)?;
+    }
     let shape = (x.rows(), y.rows(), x.cols(), y.cols());
     session.print(&report(&args, preset, &model, &info, &device, shape, positives.nnz())?)
 }

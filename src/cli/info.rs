@@ -22,6 +22,7 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
     report.value("devices", &devices.usable)?;
     report.value("no_cuda", &devices.no_cuda)?;
     report.value("features", &features)?;
+    report.value("mpi", cfg!(feature = "mpi"))?;
     report.value("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
     let mut rows = vec![
         ("version".to_string(), version.to_string()),

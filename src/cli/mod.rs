@@ -12,7 +12,11 @@ mod fit;
 mod fit_best;
 mod gram;
 mod info;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod output;
+mod plan;
+mod ranks;
 mod report;
 mod search;
 mod selftest;
@@ -21,6 +25,7 @@ mod weights;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use ranks::Job;
 use session::{Globals, Session};
 use std::process::ExitCode;
 
@@ -50,10 +55,20 @@ enum Command {
     Gram(gram::Args),
     Selftest(selftest::Args),
     Bench(bench::Args),
+    Plan(plan::Args),
     Info(info::Args),
 }
 
 impl Command {
+    /// Whether several ranks share the work; of other commands one rank does it all.
+    fn spreads(&self) -> bool {
+        match self {
+            Self::Fit(_) | Self::Encode(_) | Self::Search(_) | Self::Eval(_) => true,
+            Self::Bench(args) => args.spreads(),
+            _ => false,
+        }
+    }
+
     fn run(self, session: &Session) -> anyhow::Result<()> {
         match self {
             Self::Demo(args) => demo::run(session, args),
@@ -67,6 +82,7 @@ impl Command {
             Self::Gram(args) => gram::run(session, args),
             Self::Selftest(args) => selftest::run(session, args),
             Self::Bench(args) => bench::run(session, args),
+            Self::Plan(args) => plan::run(session, args),
             Self::Info(args) => info::run(session, args),
         }
     }
@@ -78,15 +94,35 @@ pub fn main() -> ExitCode {
         Ok(program) => program,
         Err(e) => return usage(&e),
     };
-    let done = Session::new(program.globals).and_then(|session| program.command.run(&session));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    let mut job = match Job::join() {
+        Ok(job) => job,
         Err(e) => {
-            let cancelled = matches!(e.downcast_ref(), Some(unicon::Error::Cancelled));
-            complain(&whole(&e));
-            ExitCode::from(if cancelled { 130 } else { 1 })
+            complain(&e.to_string());
+            return ExitCode::FAILURE;
         }
+    };
+    // Held to the end: a rank that fails tells the others, and MPI ends with the last user of the group.
+    let group = job.group.clone();
+    let mut done = Ok(());
+    if !program.command.spreads() {
+        job = Job::alone();
     }
+    if program.command.spreads() || group.is_first() {
+        done = Session::new(program.globals, job).and_then(|session| program.command.run(&session));
+    }
+    let others = group.finish(done.as_ref().err().map(|e| whole(e)).as_deref());
+    let failure = match (done, others) {
+        (Ok(()), Ok(())) => return ExitCode::SUCCESS,
+        (Err(e), _) => e,
+        (Ok(()), Err(e)) => e.into(),
+    };
+    let cancelled = matches!(failure.downcast_ref(), Some(unicon::Error::Cancelled));
+    let (speaks, named) = group.speaks();
+    if speaks {
+        let rank = if named { format!("rank {}: ", group.rank()) } else { String::new() };
+        complain(&format!("{rank}{}", whole(&failure)));
+    }
+    ExitCode::from(if cancelled { 130 } else { 1 })
 }
 
 /// An error and its causes; a cause that the error already told is not told again.

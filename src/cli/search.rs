@@ -56,7 +56,9 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         let (zi, zero_i) = embed(session, backend, &model, item_side, &items)?;
         (retrieval::search(backend, &zq, &zi, args.k)?, (zero_q, zero_i))
     });
-    write(&args.out, queries.rows(), &top)?;
+    if session.is_first() {
+        write(&args.out, queries.rows(), &top)?;
+    }
     let seconds = begin.elapsed().as_secs_f64();
     let mut report = Report::new("search");
     report.value("out", &args.out)?;

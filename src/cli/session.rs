@@ -1,6 +1,7 @@
 //! What every command runs in: device, threads, progress, cancellation.
 
 use super::output::{self, Report};
+use super::ranks::Job;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
 use unicon::backend::cuda::{self, Cuda};
+use unicon::comm::Group;
 use unicon::control::{Control, Phase, Progress};
+use unicon::real::Real;
 
 /// Arguments of every command.
 #[derive(clap::Args)]
@@ -31,6 +34,10 @@ pub struct Globals {
     /// Arithmetic: on the CPU f32, f64 or bf16, on CUDA fp16, bf16 or f32 [default: CPU f32, CUDA fp16; weights and gram f64].
     #[arg(long, global = true, value_enum, value_name = "TYPE", help_heading = "Everywhere")]
     precision: Option<Precision>,
+    /// Memory for matrices, such as 4G: larger features stay in their files and larger intermediate results go to temporary
+    /// ones (in $TMPDIR). The CPU only.
+    #[arg(long, global = true, value_name = "BYTES", value_parser = size, help_heading = "Everywhere")]
+    memory_limit: Option<u64>,
 }
 
 /// Number type of the computation.
@@ -107,21 +114,50 @@ macro_rules! on_backend {
 }
 pub(super) use on_backend;
 
+/// A number of bytes: 1048576, 512M, 4G, 4GiB.
+fn size(s: &str) -> std::result::Result<u64, String> {
+    let digits = s.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(s.len());
+    let (number, unit) = s.split_at(digits);
+    let shift = match unit.trim_end_matches("iB").trim_end_matches('B').to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("expected a number of bytes, such as 512M or 4G".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number of bytes, such as 512M or 4G")?;
+    let bytes =
+        number * f64::from(1u32 << (shift % 30)) * if shift >= 30 { f64::from(1u32 << 30) } else { 1.0 };
+    if (1.0..1e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err("expected between 1 and 1e18 bytes".into())
+    }
+}
+
 /// The running program.
 pub struct Session {
     globals: Globals,
     control: Arc<Control>,
+    job: Job,
 }
 
 impl Session {
     /// Starts the threads, the progress display and the signal handler.
-    pub fn new(globals: Globals) -> Result<Self> {
+    pub fn new(mut globals: Globals, job: Job) -> Result<Self> {
+        // Ranks on one machine share its cores, unless the launcher has bound each to its own.
+        if globals.threads == 0 && job.local_size > 1 {
+            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+            let bound = cores < cores_of_machine();
+            globals.threads = if bound { cores } else { (cores / job.local_size).max(1) };
+        }
         rayon::ThreadPoolBuilder::new()
             .num_threads(globals.threads)
             .build_global()
             .with_context(|| format!("--threads {}", globals.threads))?;
         let control = Arc::new(Control::default());
-        if std::io::stderr().is_terminal() {
+        if std::io::stderr().is_terminal() && job.group.is_first() {
             let mut bars = Bars::default();
             control.set_hook(Some(Box::new(move |progress| bars.show(progress))));
         }
@@ -134,7 +170,17 @@ impl Session {
             watched.cancel();
         })
         .context("installing the interrupt handler")?;
-        Ok(Self { globals, control })
+        Ok(Self { globals, control, job })
+    }
+
+    /// Whether this rank writes files and prints: one of all does.
+    pub fn is_first(&self) -> bool {
+        self.job.group.is_first()
+    }
+
+    /// The ranks that work on this command.
+    pub fn group(&self) -> &Group {
+        &self.job.group
     }
 
     /// Seed of everything random.
@@ -150,6 +196,13 @@ impl Session {
     /// The device the arguments ask for. This is the only place that knows which devices exist.
     pub fn open_device(&self) -> Result<Device> {
         match self.globals.device {
+            DeviceChoice::Cuda(_) if !self.job.group.is_single() => {
+                let what = "--device cuda with several ranks: ranks compute on CPUs (--device cpu)";
+                Err(Error::Unsupported(what.into()).into())
+            }
+            DeviceChoice::Auto if !self.job.group.is_single() || self.globals.memory_limit.is_some() => {
+                self.open_cpu()
+            }
             DeviceChoice::Cuda(n) => Ok(Device::Cuda(self.open_cuda(n)?)),
             // Without a device, and for arithmetic that only a CPU has, the CPU does.
             DeviceChoice::Auto if self.globals.precision != Some(Precision::F64) => {
@@ -165,14 +218,21 @@ impl Session {
         }
     }
 
+    /// The CPU backend, as one of the ranks and within the memory limit.
+    fn cpu<T: Real>(&self) -> Result<Cpu<T>> {
+        let cpu = Cpu::with(self.globals.threads, None, self.control.clone())?;
+        let cpu = cpu.with_group(self.job.group.clone());
+        Ok(match self.globals.memory_limit {
+            Some(limit) => cpu.with_spill(limit, std::env::temp_dir()),
+            None => cpu,
+        })
+    }
+
     fn open_cpu(&self) -> Result<Device> {
         Ok(match self.globals.precision.unwrap_or(Precision::F32) {
-            Precision::F32 => Device::CpuF32(Cpu::with(self.globals.threads, None, self.control.clone())?),
-            Precision::Bf16 => {
-                let cpu = Cpu::with(self.globals.threads, None, self.control.clone())?;
-                Device::CpuF32(cpu.with_bf16()?)
-            }
-            Precision::F64 => Device::CpuF64(Cpu::with(self.globals.threads, None, self.control.clone())?),
+            Precision::F32 => Device::CpuF32(self.cpu()?),
+            Precision::Bf16 => Device::CpuF32(self.cpu()?.with_bf16()?),
+            Precision::F64 => Device::CpuF64(self.cpu()?),
             Precision::Fp16 => {
                 return Err(Error::invalid("--precision", "f32, f64 or bf16 on the CPU", "fp16").into());
             }
@@ -241,10 +301,19 @@ impl Session {
         self.control.set_hook(None);
     }
 
-    /// Prints a command's result.
+    /// Prints a command's result, once.
     pub fn print(&self, report: &Report) -> Result<()> {
+        if !self.is_first() {
+            return Ok(());
+        }
         output::print(report, self.globals.json)
     }
+}
+
+/// Cores that the machine has, whether or not this process may use them.
+fn cores_of_machine() -> usize {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines().filter(|l| l.starts_with("processor")).count()
 }
 
 /// One progress bar, for the phase that runs.

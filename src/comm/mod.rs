@@ -9,14 +9,12 @@
 //! |---|---|
 //! | [`Single`] | one rank |
 //! | [`threads::ranks`] | ranks that are threads of one process: tests, benches |
-//! | [`mpi`] (feature `mpi`) | processes on one or many machines |
+//! | MPI, in the program (cargo feature `mpi`) | processes on one or many machines |
 //! | the caller's callbacks, through the C ABI | any other |
 
 mod group;
 pub mod launch;
 mod layout;
-#[cfg(feature = "mpi")]
-pub mod mpi;
 mod rows;
 mod sums;
 pub mod threads;

@@ -18,6 +18,9 @@ mod sealed {
 /// Integers convert exactly as long as the float has the digits (24 bits in `f32`, 53 in `f64`), otherwise to the
 /// nearest float; booleans become 0 and 1; float64 read as `f32` rounds to nearest and overflows to infinity.
 pub trait HostFloat: Pod + Default + PartialOrd + Send + Sync + sealed::Sealed {
+    /// This type, stored.
+    const DTYPE: Dtype;
+
     /// Reads `out.len() / source.cols()` rows from row `start`, row-major, in this type.
     fn read_rows(source: &dyn RowSource, start: usize, out: &mut [Self]) -> Result<()>;
 
@@ -54,6 +57,8 @@ fn for_f16_runs<T>(bytes: &[u8], out: &mut [T], f: impl Fn(&[f16], &mut [T])) {
 macro_rules! host_float {
     ($t:ty, $same:ident, $read:ident, $from_f16:ident) => {
         impl HostFloat for $t {
+            const DTYPE: Dtype = Dtype::$same;
+
             fn read_rows(source: &dyn RowSource, start: usize, out: &mut [Self]) -> Result<()> {
                 source.$read(start, out)
             }

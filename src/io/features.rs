@@ -98,6 +98,9 @@ impl RowSource for Features {
     fn view(&self) -> Option<MatView<'_>> {
         self.source().view()
     }
+    fn paged(&self) -> Option<std::sync::Arc<dyn RowSource>> {
+        self.source().paged()
+    }
 }
 
 #[cfg(test)]

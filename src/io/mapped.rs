@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::paged::PagedMatrix;
 use super::{Dtype, MatView, RowSource};
 use crate::error::{Error, Result};
 
@@ -146,5 +147,16 @@ impl RowSource for MappedMatrix {
     }
     fn view(&self) -> Option<MatView<'_>> {
         self.as_view().ok()
+    }
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        let array = &self.array;
+        // The file may have been replaced since it was mapped; then the mapping stays what is read.
+        let file = File::open(&array.path).ok().filter(|_| !array.fortran)?;
+        if file.metadata().ok()?.len() != array.map.len() as u64 {
+            return None;
+        }
+        let offset = array.data.start as u64;
+        let shape = (self.rows, self.cols);
+        Some(Arc::new(PagedMatrix::new(file, offset, array.dtype, shape, &array.name, &array.path)))
     }
 }

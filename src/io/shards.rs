@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
+use super::paged::Stacked;
 use super::source::check_request;
 use super::{HostFloat, MappedMatrix, RowSource, open_npy};
 use crate::error::{Error, Result};
@@ -119,6 +120,10 @@ impl RowSource for ShardedNpy {
     }
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
         self.read(start, out)
+    }
+    fn paged(&self) -> Option<std::sync::Arc<dyn RowSource>> {
+        let parts: Option<Vec<_>> = self.shards.iter().map(|s| s.paged()).collect();
+        Some(std::sync::Arc::new(Stacked::new(parts?, &self.name)))
     }
     fn name(&self) -> &str {
         &self.name

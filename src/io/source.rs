@@ -1,6 +1,7 @@
 //! The trait every feature matrix is read through.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -36,6 +37,11 @@ pub trait RowSource: Send + Sync {
         None
     }
 
+    /// The same rows for reading panel by panel from the file, without holding what was read: for a source in files.
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        None
+    }
+
     /// The rows that this process can read, where others hold the rest: all of them by default.
     fn held(&self) -> Range<usize> {
         0..self.rows()
@@ -64,6 +70,9 @@ impl<S: RowSource + ?Sized> RowSource for &S {
     fn held(&self) -> Range<usize> {
         (**self).held()
     }
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        (**self).paged()
+    }
 }
 
 impl<S: RowSource + ?Sized> RowSource for Box<S> {
@@ -87,6 +96,36 @@ impl<S: RowSource + ?Sized> RowSource for Box<S> {
     }
     fn held(&self) -> Range<usize> {
         (**self).held()
+    }
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        (**self).paged()
+    }
+}
+
+impl<S: RowSource + ?Sized> RowSource for Arc<S> {
+    fn rows(&self) -> usize {
+        (**self).rows()
+    }
+    fn cols(&self) -> usize {
+        (**self).cols()
+    }
+    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        (**self).read_rows(start, out)
+    }
+    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
+        (**self).read_rows_f64(start, out)
+    }
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn view(&self) -> Option<MatView<'_>> {
+        (**self).view()
+    }
+    fn held(&self) -> Range<usize> {
+        (**self).held()
+    }
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        (**self).paged()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Some of the rows of another source.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::source::{check_request, panel_rows};
 use super::{HostFloat, MatView, RowSource};
@@ -58,6 +59,10 @@ impl<S: RowSource> RowSource for RowRange<S> {
         let view =
             MatView::strided(bytes, rows, cols, all.row_stride(), all.col_stride(), all.dtype()).ok()?;
         Some(view.named(self.name.as_str()))
+    }
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        let inner = self.inner.paged()?;
+        Some(Arc::new(RowRange { inner, range: self.range.clone(), name: self.name.clone() }))
     }
     fn held(&self) -> Range<usize> {
         let inner = self.inner.held();
@@ -132,6 +137,9 @@ impl<S: RowSource> RowSource for Rows<S> {
     }
     fn name(&self) -> &str {
         self.inner.name()
+    }
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        Some(Arc::new(Rows { inner: self.inner.paged()?, indices: self.indices.clone() }))
     }
 }
 

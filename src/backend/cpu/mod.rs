@@ -9,10 +9,10 @@ mod contract;
 pub mod gemm;
 mod matrix;
 mod memory;
-mod plan;
 mod ranks;
 mod search;
 pub mod simd;
+mod spill;
 mod statistics;
 mod tiles;
 
@@ -20,6 +20,7 @@ pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
+use crate::backend::plan::{Plan, TILE};
 use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
 use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase, Progress};
@@ -33,10 +34,11 @@ use crate::spectral::{self, SvdMethod, TopR};
 use crate::weights::{Negatives, Weights};
 use faer::{Mat, MatRef};
 use gemm::{gemm_nn, gemm_nt, gemm_tn};
-use plan::{Plan, TILE};
 use rayon::prelude::*;
+use spill::{Spill, bytes};
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tiles::{Source, Tiles};
@@ -48,6 +50,7 @@ pub struct Cpu<T> {
     control: Arc<Control>,
     account: Arc<memory::Account>,
     group: Group,
+    spill: Option<Arc<Spill>>,
     bf16: bool,
     real: PhantomData<T>,
 }
@@ -55,7 +58,8 @@ pub struct Cpu<T> {
 impl<T> Clone for Cpu<T> {
     fn clone(&self) -> Self {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
-        Self { pool, control, account, group: self.group.clone(), bf16: self.bf16, real: PhantomData }
+        let (group, spill) = (self.group.clone(), self.spill.clone());
+        Self { pool, control, account, group, spill, bf16: self.bf16, real: PhantomData }
     }
 }
 
@@ -105,7 +109,8 @@ impl<T: Real> Cpu<T> {
             .map_err(|e| Error::invalid("threads", "a number of threads the system grants", e))?;
         let account = Arc::new(memory::Account::new(memory_limit, None));
         let group = Group::single().clone();
-        Ok(Self { pool: Arc::new(pool), control, account, group, bf16: false, real: PhantomData })
+        let pool = Arc::new(pool);
+        Ok(Self { pool, control, account, group, spill: None, bf16: false, real: PhantomData })
     }
 
     /// Computes the similarities of S(gamma) from embeddings rounded to bfloat16: half the time of pass 1, and a relative
@@ -134,7 +139,15 @@ impl<T: Real> Cpu<T> {
     pub fn in_precision<U: Real>(&self) -> Cpu<U> {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
         // The reduced similarities exist in f32 only.
-        Cpu { pool, control, account, group: self.group.clone(), bf16: false, real: PhantomData }
+        let (group, spill) = (self.group.clone(), self.spill.clone());
+        Cpu { pool, control, account, group, spill, bf16: false, real: PhantomData }
+    }
+
+    /// The same backend within about `limit` bytes of memory: features that are large stay in their files, and what is
+    /// made of them goes to nameless files in `folder` where it does not fit, both read a panel at a time. Results are
+    /// the same.
+    pub fn with_spill(self, limit: u64, folder: impl Into<PathBuf>) -> Self {
+        Self { spill: Some(Arc::new(Spill { limit, folder: folder.into() })), ..self }
     }
 
     /// The same backend as one of the ranks of `group`: its matrices hold some of the rows, and every operation is a
@@ -207,8 +220,15 @@ impl<T: Real> Cpu<T> {
         cols: usize,
         fill: impl Fn(Range<usize>, &mut [T]) -> Result<()> + Sync,
     ) -> Result<Matrix<T>> {
+        let own = self.layout(rows, TILE).own();
+        if let Some(spill) = &self.spill
+            && self.account.read().0 + bytes::<T>(own.len(), cols) > spill.resident()
+        {
+            let file = self.fill_file(spill, own.clone(), cols, fill)?;
+            return Ok(Matrix::in_file(rows, own.clone(), file, own.start));
+        }
         let mut out = self.zeros(rows, cols)?;
-        let first = out.own().start;
+        let first = own.start;
         if cols > 0 {
             self.install(|| {
                 out.data_mut().par_chunks_mut(TILE * cols).enumerate().try_for_each(|(p, panel)| {
@@ -266,7 +286,11 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn describe(&self) -> String {
         let precision = if self.bf16 { "bf16 similarities" } else { T::NAME };
-        format!("cpu, {} threads, {precision}, {}", self.threads(), simd::level())
+        let mut text = format!("cpu, {} threads, {precision}, {}", self.threads(), simd::level());
+        if !self.group.is_single() {
+            text += &format!(", one of {} ranks ({})", self.group.size(), self.group.transport());
+        }
+        text
     }
 
     fn control(&self) -> &Control {
@@ -287,7 +311,11 @@ impl<T: Real> Backend for Cpu<T> {
             true => source.held(),
             false => self.layout(source.rows(), TILE).own(),
         };
-        let zeros = self.install(|| check_rows(source, rows))?;
+        let paged = self.spill.as_ref().and_then(|_| source.paged());
+        let zeros = self.install(|| match &paged {
+            Some(paged) => check_rows(paged, rows),
+            None => check_rows(source, rows),
+        })?;
         Ok(self.group.concat(vec![zeros as u64])?.into_iter().sum::<u64>() as usize)
     }
 
@@ -323,6 +351,12 @@ impl<T: Real> Backend for Cpu<T> {
         let (held, own) = (source.held(), self.layout(n, TILE).own());
         let elsewhere = held.start > own.start || held.end < own.end;
         if !self.group.any(elsewhere)? {
+            if let Some(spill) = &self.spill
+                && bytes::<T>(own.len(), d) > spill.limit / 8
+                && let Some(source) = source.paged()
+            {
+                return Ok(Matrix::in_file(n, own, source, 0));
+            }
             return self.build(n, d, |rows, panel| T::read_rows(source, rows.start, panel));
         }
         // Ranks brought rows of their own: everyone sends on what belongs elsewhere.

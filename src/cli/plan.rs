@@ -1,0 +1,132 @@
+//! `unicon plan`.
+
+use super::output::{self, Report};
+use super::session::Session;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use unicon::plan::{Job, Rates, plan};
+
+/// Predicts time, memory and traffic of a fit from its size, before it is started.
+///
+/// Rates are those of a named device, or measured ones: `unicon bench --scaling --json` writes them as `rates`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Rows of x; 1e9 will do.
+    #[arg(long, value_parser = count, value_name = "ROWS")]
+    n: f64,
+    /// Rows of y [default: as many].
+    #[arg(long, value_parser = count, value_name = "ROWS")]
+    n_y: Option<f64>,
+    /// Columns of x.
+    #[arg(long, value_parser = count, default_value = "768")]
+    dx: f64,
+    /// Columns of y.
+    #[arg(long, value_parser = count, default_value = "768")]
+    dy: f64,
+    /// Dimension of the shared space.
+    #[arg(long, value_parser = count)]
+    rank: f64,
+    /// Sampled negatives per row instead of all.
+    #[arg(long, value_parser = count, value_name = "N")]
+    negatives: Option<f64>,
+    /// Spectral updates; the first costs O(n).
+    #[arg(long, value_parser = number, default_value = "2", value_name = "N")]
+    iters: f64,
+    /// Evaluations of loss and gradient of a refinement.
+    #[arg(long, value_parser = number, default_value = "0", value_name = "N")]
+    gradients: f64,
+    /// Number of GPUs, one a rank.
+    #[arg(long, value_parser = count, conflicts_with = "ranks")]
+    gpus: Option<f64>,
+    /// Number of ranks [default: 1].
+    #[arg(long, value_parser = count)]
+    ranks: Option<f64>,
+    /// h200, h100, a100, or cpu (one core) [default: h200 with --gpus, else cpu].
+    #[arg(long, value_name = "DEVICE")]
+    on: Option<String>,
+    /// Measured rates: JSON with any of flops, exps, overlap, link, latency, read, memory, bytes; or the output of
+    /// `unicon bench --scaling --json`.
+    #[arg(long, value_name = "JSON")]
+    rates: Option<PathBuf>,
+}
+
+fn number(s: &str) -> std::result::Result<f64, String> {
+    s.parse().ok().filter(|v: &f64| v.is_finite() && *v >= 0.0).ok_or_else(|| "expected a number >= 0".into())
+}
+
+fn count(s: &str) -> std::result::Result<f64, String> {
+    number(s).ok().filter(|v| *v >= 1.0).ok_or_else(|| "expected a number >= 1".into())
+}
+
+/// The named device's rates, with those in the file instead where it has any.
+fn rates(args: &Args) -> Result<Rates> {
+    let device = args.on.as_deref().unwrap_or(if args.gpus.is_some() { "h200" } else { "cpu" });
+    let named = Rates::of(device)?;
+    let Some(path) = &args.rates else { return Ok(named) };
+    let bad = || format!("{}", path.display());
+    let text = std::fs::read_to_string(path).with_context(bad)?;
+    let mut given: serde_json::Value = serde_json::from_str(&text).with_context(bad)?;
+    if let Some(inner) = given.get("rates") {
+        given = inner.clone();
+    }
+    let mut all = serde_json::to_value(named).with_context(bad)?;
+    if let (Some(all), Some(given)) = (all.as_object_mut(), given.as_object()) {
+        all.extend(given.clone());
+    }
+    let rates: Rates = serde_json::from_value(all).with_context(bad)?;
+    rates.validate()?;
+    Ok(rates)
+}
+
+pub fn run(session: &Session, args: Args) -> Result<()> {
+    let rates = rates(&args)?;
+    let job = Job {
+        n_x: args.n,
+        n_y: args.n_y.unwrap_or(args.n),
+        d: (args.dx, args.dy),
+        rank: args.rank,
+        negatives: args.negatives,
+        updates: args.iters,
+        gradients: args.gradients,
+        ranks: args.gpus.or(args.ranks).unwrap_or(1.0),
+    };
+    let p = plan(&job, &rates)?;
+    let fits = p.memory_bytes <= rates.memory;
+    let mut report = Report::new("plan");
+    report.value("job", job)?;
+    report.value("rates", rates)?;
+    report.value("plan", p)?;
+    report.value("fits", fits)?;
+    let row = |name: &str, value: String| (name.to_string(), value);
+    let verdict = if fits { "fits" } else { "does not fit: more ranks, or --memory-limit" };
+    report.list(vec![
+        row("reading", time(p.read_seconds)),
+        row("encoding", time(p.encode_seconds)),
+        row("pass 1, statistics", time(p.pass1_seconds)),
+        row("pass 2, X^T S Y or gradients", time(p.pass2_seconds)),
+        row("communication, most of it beside the passes", time(p.comm_seconds)),
+        row("in all", time(p.seconds)),
+        row("received by a rank", output::bytes(p.traffic_bytes as u64)),
+        row(
+            "memory of a rank",
+            format!(
+                "{} of {}: {verdict}",
+                output::bytes(p.memory_bytes as u64),
+                output::bytes(rates.memory as u64)
+            ),
+        ),
+        row("matrix products", format!("{:.3e} flop", p.flop)),
+    ]);
+    session.print(&report)
+}
+
+/// Seconds in words of a useful size.
+fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.1 => format!("{:.2} ms", 1e3 * s),
+        s if s < 120.0 => format!("{s:.2} s"),
+        s if s < 7200.0 => format!("{:.1} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}

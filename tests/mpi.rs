@@ -1,0 +1,297 @@
+//! The program as several processes under `mpirun`: the same results as one process, and an end with a reason whatever
+//! happens to one of them. Ranks are oversubscribed, one compute thread each.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use unicon::io::write_npy;
+use unicon::model::Model;
+
+const UNICON: &str = env!("CARGO_BIN_EXE_unicon");
+/// No run here takes more than a few seconds; one that takes this long hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Whether MPI can be tested; says what is missing, and fails where nothing may be.
+fn mpi() -> bool {
+    let found = Command::new("mpirun").arg("--version").output().is_ok_and(|o| o.status.success());
+    if cfg!(feature = "mpi") && found {
+        return true;
+    }
+    let how = "apt-get install libopenmpi-dev openmpi-bin libclang1-14, then cargo test --features mpi";
+    assert!(std::env::var_os("UNICON_REQUIRE_TOOLS").is_none(), "MPI is missing: get it with {how}");
+    eprintln!("skipped: ranks as processes; get it with {how}");
+    false
+}
+
+/// `mpirun -n ranks sh -c script`, where the script knows its rank as `$r`.
+fn mpirun(ranks: usize, script: &str) -> Command {
+    let mut command = Command::new("mpirun");
+    command.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", &ranks.to_string()]);
+    command.args(["sh", "-c", &format!("r=$OMPI_COMM_WORLD_RANK; {script}")]);
+    command
+        .env("UNICON_COMM_TIMEOUT", "60")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn wait(mut child: Child) -> Output {
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > LIMIT {
+            child.kill().unwrap();
+            panic!("hangs: {:?}", child.wait_with_output().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `unicon args` as one process, or under mpirun as so many; returns what it printed.
+fn unicon(ranks: usize, args: &str) -> serde_json::Value {
+    let args = format!("{args} --threads 1 --device cpu --json");
+    let child = match ranks {
+        0 => Command::new(UNICON)
+            .args(args.split_whitespace())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn(),
+        n => mpirun(n, &format!("exec {UNICON} {args}")).spawn(),
+    };
+    let out = wait(child.unwrap());
+    assert!(out.status.success(), "{ranks} ranks, {args}: {}", text(&out.stderr));
+    // One rank prints, one object.
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&out.stdout)))
+}
+
+/// Correlated sides in shards of very different sizes.
+fn data(dir: &Path, n: usize) -> (String, String) {
+    let value = |i: usize, j: usize| ((i * 37 + j * 101 + i * j) as f32 * 0.7).sin();
+    for (side, d, cuts) in
+        [("x", 24, [0, 1, n / 2, n / 2 + 30, n]), ("y", 20, [0, n / 3, n / 3 + 513, n - 1, n])]
+    {
+        let folder = dir.join(side);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (k, cut) in cuts.windows(2).enumerate() {
+            let rows =
+                (cut[0]..cut[1]).flat_map(|i| (0..d).map(move |j| value(i, j) + 0.3 * value(i + d, j + 3)));
+            let values: Vec<f32> = rows.collect();
+            write_npy(folder.join(format!("part-{k}.npy")), &[cut[1] - cut[0], d], &values).unwrap();
+        }
+    }
+    let path = |side: &str| dir.join(side).display().to_string();
+    (path("x"), path("y"))
+}
+
+fn tensors(path: &Path) -> Vec<u64> {
+    let model = Model::load(path).unwrap();
+    let matrices = model.components.iter().flat_map(|c| [&c.x.matrix, &c.y.matrix]);
+    matrices
+        .flat_map(|m| (0..m.ncols()).flat_map(move |j| (0..m.nrows()).map(move |i| m[(i, j)].to_bits())))
+        .collect()
+}
+
+#[test]
+fn ranks_agree_with_one_process_bit_for_bit() {
+    if !mpi() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // Four panels of 512 rows: with four ranks each has one, and of the 1,200 rows of a second set one has none.
+    let (x, y) = data(&dir.path().join("large"), 2000);
+    let (small_x, small_y) = data(&dir.path().join("small"), 1200);
+    let out = |name: String| dir.path().join(name);
+    let fits = [
+        ("linear", format!("--x {x} --y {y} --rank 8 --whiten 0.1 --iters 2 --tau 0.1")),
+        ("sampled", format!("--x {x} --y {y} --rank 8 --negatives 300 --loss sigmoid --tau 1")),
+        ("nystrom", format!("--x {small_x} --y {small_y} --rank 6 --kernel angular --landmarks 50")),
+    ];
+    for (name, options) in &fits {
+        let run = |ranks: usize| {
+            let model = out(format!("{name}-{ranks}.safetensors"));
+            let report = unicon(ranks, &format!("fit {options} --out {}", model.display()));
+            (
+                tensors(&model),
+                report["info"]["loss"].clone(),
+                report["info"]["final_loss"].clone(),
+                report["info"]["peak_bytes"].as_u64().unwrap(),
+            )
+        };
+        let alone = run(0);
+        for ranks in 1..=4 {
+            let shared = run(ranks);
+            assert!(shared.0 == alone.0, "{name}: F on {ranks} ranks");
+            assert_eq!((&shared.1, &shared.2), (&alone.1, &alone.2), "{name}: losses on {ranks} ranks");
+            if ranks == 4 && *name == "linear" {
+                // A quarter of the panels each; the products of a stream come on top.
+                assert!(
+                    10 * shared.3 < 4 * alone.3,
+                    "{} bytes on a rank of four, {} on one",
+                    shared.3,
+                    alone.3
+                );
+            }
+        }
+    }
+    let model = out("linear-0.safetensors".into());
+    let model = model.display();
+    let run = |ranks: usize| {
+        let (z, top) = (out(format!("z-{ranks}.npy")), out(format!("top-{ranks}.npz")));
+        unicon(ranks, &format!("encode --model {model} --side y --input {y} --out {}", z.display()));
+        unicon(
+            ranks,
+            &format!("search --model {model} --queries {x} --items {y} -k 5 --out {}", top.display()),
+        );
+        let eval = unicon(ranks, &format!("eval --model {model} --x {x} --y {y} --loss"));
+        (std::fs::read(z).unwrap(), std::fs::read(top).unwrap(), eval["recall"].clone(), eval["loss"].clone())
+    };
+    let alone = run(0);
+    for ranks in [2, 3] {
+        assert!(run(ranks) == alone, "{ranks} ranks");
+    }
+}
+
+#[test]
+fn what_fails_on_one_rank_ends_all_with_its_name_and_reason() {
+    if !mpi() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (x, y) = data(dir.path(), 1500);
+    let model = dir.path().join("model.safetensors");
+    let common = format!("--y {y} --rank 6 --threads 1 --device cpu --out {}", model.display());
+    // One shard less on rank 1.
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::copy(dir.path().join("x/part-0.npy"), other.join("part-0.npy")).unwrap();
+    let cases = [
+        (format!("x={x}; [ $r = 1 ] && x={}/none", dir.path().display()), "rank 1:", "none"),
+        (format!("x={x}; [ $r = 1 ] && x={}", other.display()), "rank 1:", "1500"),
+        // The result cannot be written, which only rank 0 tries.
+        (format!("x={x}; set -- --out {}/no/folder/model", dir.path().display()), "rank 0:", "no/folder"),
+    ];
+    for (prepare, rank, reason) in cases {
+        let common = if prepare.contains("set --") {
+            format!("--y {y} --rank 6 --threads 1 --device cpu $*")
+        } else {
+            common.clone()
+        };
+        let begin = Instant::now();
+        let out = wait(mpirun(3, &format!("{prepare}; exec {UNICON} fit --x $x {common}")).spawn().unwrap());
+        let said = text(&out.stderr);
+        assert!(!out.status.success(), "{said}");
+        let line = said.lines().find(|l| l.starts_with("unicon:")).unwrap_or_default();
+        assert!(line.contains(rank) && line.contains(reason), "{said}");
+        assert_eq!(said.lines().filter(|l| l.starts_with("unicon:")).count(), 1, "{said}");
+        assert!(begin.elapsed() < LIMIT / 2 && !model.exists());
+    }
+}
+
+/// Processes of this program below a process.
+fn ranks_of(mpirun: u32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|s| s.split_whitespace().nth(1)?.parse::<u32>().ok());
+        let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        if parent == Some(mpirun) && exe == PathBuf::from(UNICON) {
+            found.push(pid);
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+fn signal(pid: i32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Starts a fit that would run for minutes, waits until all ranks are there and `delay` has passed.
+fn long_fit(dir: &Path, model: &Path, delay: Duration) -> (Child, Vec<i32>) {
+    let (x, y) = data(dir, 6000);
+    let options =
+        format!("--rank 12 --iters 100000 --tau 0.1 --threads 1 --device cpu --out {}", model.display());
+    let child = mpirun(3, &format!("exec {UNICON} fit --x {x} --y {y} {options}")).spawn().unwrap();
+    let begin = Instant::now();
+    let mut ranks = Vec::new();
+    while ranks.len() < 3 {
+        assert!(begin.elapsed() < LIMIT, "the ranks do not start");
+        std::thread::sleep(Duration::from_millis(5));
+        ranks = ranks_of(child.id());
+    }
+    std::thread::sleep(delay);
+    (child, ranks)
+}
+
+#[test]
+fn a_killed_rank_takes_the_job_down_and_leaves_no_model() {
+    if !mpi() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model.safetensors");
+    // While MPI starts, while features are read, in the first updates, later.
+    for (k, delay) in [0, 150, 600, 1500].into_iter().enumerate() {
+        let (child, ranks) = long_fit(dir.path(), &model, Duration::from_millis(delay));
+        signal(ranks[k % 3], "KILL");
+        let begin = Instant::now();
+        let out = wait(child);
+        assert!(!out.status.success());
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?} after {delay} ms", begin.elapsed());
+        assert!(!model.exists());
+    }
+}
+
+#[test]
+fn interrupting_one_rank_ends_all() {
+    if !mpi() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model.safetensors");
+    let (child, ranks) = long_fit(dir.path(), &model, Duration::from_millis(1500));
+    signal(ranks[1], "INT");
+    let out = wait(child);
+    let said = text(&out.stderr);
+    assert!(!out.status.success() && !model.exists());
+    let line = said.lines().find(|l| l.starts_with("unicon:")).unwrap_or_default();
+    assert!(line.starts_with("unicon: rank ") && line.contains("cancelled"), "{said}");
+}
+
+#[test]
+fn several_processes_that_cannot_be_connected_are_an_error() {
+    // What torchrun sets; and what mpirun sets, for a build without MPI.
+    let mut launchers = vec![["RANK", "WORLD_SIZE"]];
+    if !cfg!(feature = "mpi") {
+        launchers.push(["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"]);
+    }
+    for [rank, size] in launchers {
+        let run = |off: bool| {
+            let mut command = Command::new(UNICON);
+            command.args(["info", "--json"]).env(rank, "1").env(size, "2");
+            if off {
+                command.env("UNICON_LAUNCHER", "none");
+            }
+            command.output().unwrap()
+        };
+        let out = run(false);
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("2 ranks") && said.contains("mpirun -n 2") && said.lines().count() == 1,
+            "{said}"
+        );
+        assert!(run(true).status.success());
+    }
+    let info: serde_json::Value =
+        serde_json::from_slice(&Command::new(UNICON).args(["info", "--json"]).output().unwrap().stdout)
+            .unwrap();
+    assert_eq!(info["mpi"], cfg!(feature = "mpi"));
+}
