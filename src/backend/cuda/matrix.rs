@@ -3,6 +3,7 @@
 //! Operations see a matrix through [`Panels`]: some rows at a time, in fp32, on the device, wherever they come from.
 
 use super::Cuda;
+use super::lent::LentMatrix;
 use super::memory::{Buffer, View};
 use super::precision::Narrow;
 use super::rows::Rows;
@@ -114,6 +115,11 @@ impl Cuda {
     }
 
     pub(super) fn load_rows(&self, source: &dyn RowSource) -> Result<Matrix> {
+        if let Some(lent) = source.as_any().and_then(|s| s.downcast_ref::<LentMatrix>())
+            && let Some(copy) = self.load_lent(lent)?
+        {
+            return Ok(copy);
+        }
         let (rows, cols) = (source.rows(), source.cols());
         if rows > i32::MAX as usize || cols > i32::MAX as usize / 2 {
             return Err(Error::Unsupported(format!("{}: {rows} x {cols} on CUDA", source.name())));

@@ -13,12 +13,14 @@ mod features;
 mod grid;
 mod host;
 mod kernels;
+mod lent;
 mod matrix;
 mod memory;
 mod negatives;
 mod params;
 mod precision;
 mod probe;
+mod rate;
 mod retrieval;
 mod rows;
 mod solver;
@@ -27,6 +29,7 @@ mod statistics;
 mod sweeps;
 
 pub use device::BorrowedStream;
+pub use lent::{LentMatrix, Place};
 pub use matrix::Matrix;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
@@ -156,6 +159,15 @@ impl Backend for Cuda {
             Mode::Bf16 => Arithmetic::Bf16,
             Mode::Fp32 => Arithmetic::F32,
         }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Self::synchronize(self)
+    }
+
+    fn product_rate(&self) -> Result<Option<f64>> {
+        self.device.enter()?;
+        self.gemm_rate().map(Some)
     }
 
     fn load(&self, source: &dyn RowSource) -> Result<Matrix> {
