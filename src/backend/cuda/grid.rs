@@ -210,7 +210,8 @@ impl<'a> Grid<'a> {
     /// Rows that meet the same columns: everything in natural order, or the plan's panels.
     pub(super) fn visits(&self) -> Vec<(Range<usize>, Vec<Range<usize>>)> {
         if !self.plan.is_sampled() {
-            return vec![(0..self.positives.n_x(), vec![0..self.positives.n_y()])];
+            let all = std::iter::once(0..self.positives.n_y()).collect();
+            return vec![(0..self.positives.n_x(), all)];
         }
         (0..self.plan.panels())
             .map(|p| {

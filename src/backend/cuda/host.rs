@@ -27,7 +27,7 @@ impl Cuda {
     }
 
     /// A matrix from the host.
-    pub(super) fn from_host(&self, host: &Cpu<f64>, x: &Host) -> Result<Matrix> {
+    pub(super) fn load_host(&self, host: &Cpu<f64>, x: &Host) -> Result<Matrix> {
         let mut values = Vec::with_capacity(x.rows() * x.cols());
         host.store(x, &mut |_, rows| {
             values.extend_from_slice(rows);

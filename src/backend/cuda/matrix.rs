@@ -52,6 +52,9 @@ impl std::fmt::Debug for Matrix {
     }
 }
 
+/// Enqueues what writes some rows of a matrix in the making.
+type Fill<'a> = &'a mut dyn FnMut(Range<usize>, View<'_, f32>) -> Result<()>;
+
 /// An order of samples, on both sides: position `p` holds sample `ids[p]`.
 pub(super) struct Order {
     pub(super) ids: Vec<u32>,
@@ -230,7 +233,7 @@ impl Cuda {
         cols: usize,
         panel: usize,
         what: &str,
-        fill: &mut dyn FnMut(Range<usize>, View<'_, f32>) -> Result<()>,
+        fill: Fill<'_>,
     ) -> Result<Matrix> {
         let len = rows * cols;
         if self.fits((len * 4) as u64) {

@@ -260,7 +260,7 @@ impl Backend for Cuda {
         match s {
             Similarity::Dense(_) => self.on_host(s, |host, s| {
                 let product = host.apply(s, w, &self.to_host(host, v)?)?;
-                self.from_host(host, &product)
+                self.load_host(host, &product)
             }),
             _ => self.contract(s, w, false, v),
         }
@@ -271,7 +271,7 @@ impl Backend for Cuda {
         match s {
             Similarity::Dense(_) => self.on_host(s, |host, s| {
                 let product = host.apply_t(s, w, &self.to_host(host, u)?)?;
-                self.from_host(host, &product)
+                self.load_host(host, &product)
             }),
             _ => self.contract(swapped(s), &w.transposed(), true, u),
         }

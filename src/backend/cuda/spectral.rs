@@ -45,7 +45,7 @@ impl Cuda {
         let (q, values) = self.device.symmetric_eigen(&gram, n)?;
         let all: Vec<f64> = values.iter().rev().map(|w| w.max(0.0).sqrt()).collect();
         // Written so that NaN goes to the host too.
-        if !(all[r - 1] > GRAM_FLOOR * all[0]) {
+        if all[r - 1].is_nan() || all[r - 1] <= GRAM_FLOOR * all[0] {
             return Ok(None);
         }
         let v = Mat::from_fn(n, r, |i, j| q[(i, n - 1 - j)]);
@@ -124,7 +124,8 @@ impl Cuda {
             let mut inverse = Mat::<f64>::identity(width, width);
             llt.L().solve_lower_triangular_in_place(inverse.as_mut());
             // A condition number near 1e8 leaves the second pass nothing to work with.
-            if !(inverse.norm_max() * host.norm_max().sqrt() < 1e7) {
+            let condition = inverse.norm_max() * host.norm_max().sqrt();
+            if condition.is_nan() || condition >= 1e7 {
                 return Ok(false);
             }
             let inverse = self.device.upload(&row_major_f64(inverse.transpose()), "a triangular factor")?;
