@@ -1,0 +1,125 @@
+//! `unicon selftest` on the CPU and, through the stand-in libraries, on CUDA: every mode passes, faults of kernels are
+//! noticed, nothing stays allocated, and a failure of any call of the driver is an error in one line.
+
+#[path = "cuda_standin/mod.rs"]
+mod standin;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn text(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+#[test]
+fn the_cpu_passes() {
+    let out = Command::new(env!("CARGO_BIN_EXE_unicon"))
+        .args(["selftest", "--quick", "--device", "cpu", "--json"])
+        .output()
+        .expect("unicon starts");
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one JSON object");
+    assert_eq!(json["ok"], true);
+    assert_eq!(json["outcome"]["arithmetic"], "f32");
+    let checks = json["outcome"]["checks"].as_array().expect("a list of checks");
+    assert!(checks.len() >= 25 && checks.iter().all(|c| c["cases"].as_u64() > Some(0)), "{checks:?}");
+}
+
+/// The folder of the stand-ins, if this build has kernels for them.
+fn device() -> Option<std::path::PathBuf> {
+    standin::libraries().filter(|folder| standin::built(folder))
+}
+
+#[test]
+fn cuda_passes_in_every_mode_and_leaves_nothing_behind() {
+    let Some(folder) = device() else { return };
+    for (mode, compute_capability) in [("fp16", "90"), ("bf16", "80"), ("f32", "86")] {
+        let report = tempfile::NamedTempFile::new().expect("a temporary file");
+        let out = standin::unicon(&folder)
+            .args(["selftest", "--quick", "--device", "cuda:0", "--precision", mode])
+            .env("UNICON_STANDIN_REPORT", report.path())
+            .env("UNICON_STANDIN_SM", compute_capability)
+            .output()
+            .expect("unicon starts");
+        assert_eq!(out.status.code(), Some(0), "{mode}: {}", text(&out));
+        let report = standin::report(report.path());
+        for kind in ["live_device", "live_host", "streams", "events", "modules", "pools", "unrun"] {
+            assert_eq!(report[kind], 0, "{mode}: {kind} {report:?}");
+        }
+    }
+}
+
+/// Deliberate faults of the kernels (`emu::Fault`) that a test of results must notice on any device.
+const FAULTS: [(&str, u32); 4] =
+    [("swapped fragment", 4), ("column bound", 5), ("exception search", 7), ("tie order", 11)];
+
+#[test]
+fn faults_of_kernels_are_noticed() {
+    let Some(folder) = device() else { return };
+    for (name, fault) in FAULTS {
+        let out = standin::unicon(&folder)
+            .args(["selftest", "--quick", "--device", "cuda:0"])
+            .env("UNICON_STANDIN_FAULT", fault.to_string())
+            .output()
+            .expect("unicon starts");
+        assert_ne!(out.status.code(), Some(0), "{name}: {}", text(&out));
+    }
+}
+
+/// A small fit on the stand-in device.
+fn fit(folder: &Path, work: &Path, environment: &[(&str, String)]) -> Output {
+    let at = |name: &str| work.join(name).display().to_string();
+    for side in ["x.npy", "y.npy"] {
+        if !work.join(side).exists() {
+            let values: Vec<f32> = (0..70 * 12).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
+            unicon::io::write_npy(work.join(side), &[70, 12], &values).expect("a temporary file");
+        }
+    }
+    standin::unicon(folder)
+        .args(["fit", "--x", &at("x.npy"), "--y", &at("y.npy"), "--rank", "3", "--out", &at("m.safetensors")])
+        .args(["--device", "cuda:0"])
+        .envs(environment.iter().map(|(k, v)| (k, v)))
+        .output()
+        .expect("unicon starts")
+}
+
+#[test]
+fn any_call_that_fails_is_an_error_in_one_line() {
+    let Some(folder) = device() else { return };
+    let work = tempfile::tempdir().expect("a temporary folder");
+    let path = work.path().join("report");
+    let out = fit(&folder, work.path(), &[("UNICON_STANDIN_REPORT", path.display().to_string())]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out));
+    // What releases something is called when there is nobody left to tell.
+    let releases = ["Free", "Destroy", "Unload", "Release", "GetErrorString", "GetErrorName", "GetAttribute"];
+    let calls: BTreeMap<String, u64> = standin::report(&path)
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("cu") && !releases.iter().any(|r| name.contains(r)))
+        .collect();
+    assert!(calls.len() > 15, "{calls:?}");
+    for (name, count) in &calls {
+        for which in [1, *count] {
+            // Waiting for what has been done can fail while a device is closed, too.
+            let closing =
+                which == *count && ["cuStreamSynchronize", "cuCtxSetCurrent"].contains(&name.as_str());
+            let plan = format!("{name}:{which}");
+            let out = fit(&folder, work.path(), &[("UNICON_STANDIN_FAIL", plan.clone())]);
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            let code = out.status.code();
+            assert!(code == Some(1) || (closing && code == Some(0)), "{plan}: {code:?} {}", text(&out));
+            assert!(code == Some(0) || said.trim_end().lines().count() == 1, "{plan}: {said}");
+            assert!(!said.contains("panicked"), "{plan}: {said}");
+        }
+    }
+}
+
+#[test]
+fn too_little_device_memory_is_an_error_that_says_how_much() {
+    let Some(folder) = device() else { return };
+    let work = tempfile::tempdir().expect("a temporary folder");
+    let out = fit(&folder, work.path(), &[("UNICON_STANDIN_MEMORY", "1000".into())]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out));
+    assert!(said.contains("out of memory") && said.contains("bytes"), "{said}");
+}
