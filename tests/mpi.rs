@@ -1,7 +1,7 @@
 //! The program as several processes under `mpirun`: the same results as one process, and an end with a reason whatever
 //! happens to one of them. Ranks are oversubscribed, one compute thread each.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use unicon::io::write_npy;
@@ -200,7 +200,7 @@ fn ranks_of(mpirun: u32) -> Vec<i32> {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|s| s.split_whitespace().nth(1)?.parse::<u32>().ok());
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        if parent == Some(mpirun) && exe == PathBuf::from(UNICON) {
+        if parent == Some(mpirun) && exe == Path::new(UNICON) {
             found.push(pid);
         }
     }
