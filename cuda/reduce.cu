@@ -5,8 +5,9 @@ namespace {
 
 __device__ __forceinline__ int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-// log(e^a + e^b); -inf is the empty sum.
+// log(e^a + e^b); -inf is the empty sum. fmax would drop a NaN.
 __device__ __forceinline__ double log_add(double a, double b) {
+    if (isnan(a) || isnan(b)) return a + b;
     const double top = fmax(a, b);
     return top == -INFINITY ? top : top + log1p(exp(fmin(a, b) - top));
 }

@@ -186,7 +186,8 @@ __device__ __forceinline__ void pair_products(const Embeddings& z, const int32_t
 }
 
 // out[i] = alpha out[i] + factor (sum over the entries p of row i with a column in [col_begin, col_end) of coefficient[p]
-// values[columns[p] - col_begin]), in the order of the list. Row i of `out` is row row_of[row_begin + i] (null: row_begin +
+// values[columns[p] - col_begin]). Terms are added to the previous out one after another in the order of the list, so that
+// the result does not depend on how the columns are divided into calls. Row i of `out` is row row_of[row_begin + i] (null: row_begin +
 // i) of the entries. `remainder` as in widen_rows.
 template <class V>
 __device__ __forceinline__ void add_entries(const Csr& entries, const float* coefficient, const V* values, int64_t ld_values,
@@ -198,17 +199,17 @@ __device__ __forceinline__ void add_entries(const Csr& entries, const float* coe
     const int64_t row = row_of ? row_of[row_begin + local] : row_begin + local;
     const int64_t begin = entries.offsets[row], end = entries.offsets[row + 1];
     for (int c = lane_id(); c < width; c += 32) {
-        float sum = 0.0f;
+        float& o = out[local * ld_out + c];
+        float sum = alpha * o;
         for (int64_t p = begin; p < end; ++p) {
             const int32_t j = entries.columns[p];
             if (j < col_begin || j >= col_end) continue;
             const V* from = values + int64_t(j - col_begin) * ld_values + c;
             float v = to_float(from[0]);
             if (remainder != 0) v += to_float(from[remainder]);
-            sum = fmaf(coefficient[p], v, sum);
+            sum = fmaf(factor * coefficient[p], v, sum);
         }
-        float& o = out[local * ld_out + c];
-        o = fmaf(alpha, o, sum * factor);
+        o = sum;
     }
 }
 

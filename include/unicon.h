@@ -59,10 +59,13 @@
  *   in float32. Two inputs of one call that differ are taken to the wider of the two. Decompositions of d by d
  *   matrices are always in float64. Outputs may have any dtype that the function names and are rounded once.
  * - **Memory.** Strings are NUL-terminated UTF-8. Everything the library allocates, it frees.
- * - **Synchronous or not.** On a CPU context every call is synchronous. On a CUDA context work is enqueued on the
- *   context's stream; a call that returns a host value, or writes to host memory, waits for that stream before
- *   it returns. Host and device pointers are both accepted by both kinds of context unless a function says
- *   otherwise; a CPU context cannot read device memory (::UNICON_UNSUPPORTED).
+ * - **Synchronous or not.** On a CPU context every call is synchronous, and so it is on a CUDA context with its own
+ *   stream. On a borrowed stream work is enqueued there: host values and host memory are written when a call
+ *   returns, device memory in the order of the stream. Host and device pointers are both accepted by a CUDA
+ *   context, unless a function says otherwise; device memory must be of the context's device, and float32, float16
+ *   or bfloat16. It is read and written in the order of the stream: what fills an input must have been enqueued on
+ *   it, or have ended. Device matrices whose columns are contiguous in a row do not pass through the host; those
+ *   with contiguous columns do. A CPU context cannot read device memory (::UNICON_UNSUPPORTED).
  *
  * @par Binary compatibility
  * The shared library is `libunicon.so.1`, 1 being ::UNICON_ABI_VERSION. Within one ABI version functions and

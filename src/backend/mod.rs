@@ -3,8 +3,10 @@
 //! n-sized data (features, embeddings) lives in a backend as its [`Backend::Matrix`]; the small `d x d` algebra
 //! is `faer::Mat<f64>` on the host. Nothing above this module knows which backend runs.
 
+mod anchors;
 pub mod cpu;
 pub mod cuda;
+mod plan;
 
 use crate::comm::Group;
 use crate::control::Control;

@@ -5,6 +5,8 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use faer::Mat;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 use unicon::Error;
 use unicon::io::{self, RowSource};
 use unicon::kernel::{Kernel, KernelKind};
@@ -46,9 +48,9 @@ pub struct LossArgs {
     /// Member of the loss family.
     #[arg(long, value_parser = loss_kind(), default_value = "clip", value_name = "LOSS")]
     pub loss: LossKind,
-    /// Temperature, at least 0.001.
-    #[arg(long, default_value_t = 0.07, allow_negative_numbers = true)]
-    pub tau: f64,
+    /// Temperature, at least 0.001; auto (fit, preset best) chooses it on validation rows.
+    #[arg(long, default_value = "0.07", allow_negative_numbers = true)]
+    pub tau: Tau,
     /// Weight of the positive inside the loss [default: sigmoid 1.5, others 1].
     #[arg(long, allow_negative_numbers = true)]
     pub nu: Option<f64>,
@@ -66,10 +68,75 @@ pub struct LossArgs {
     pub log_eps: f64,
 }
 
+/// `--tau`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tau {
+    Fixed(f64),
+    Auto,
+}
+
+impl FromStr for Tau {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            _ => s.parse().map(Self::Fixed).map_err(|_| "expected a number or auto".into()),
+        }
+    }
+}
+
+/// `--rank`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RankChoice {
+    Fixed(usize),
+    /// The share of squared singular values.
+    Energy(f64),
+    Auto,
+}
+
+impl FromStr for RankChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        let expected = || "expected a number, auto or energy:SHARE".to_string();
+        match (s, s.strip_prefix("energy:")) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Some(share)) => share.parse().map(Self::Energy).map_err(|_| expected()),
+            _ => s.parse().map(Self::Fixed).map_err(|_| expected()),
+        }
+    }
+}
+
+/// A time: seconds, or with a unit: 500ms, 2s, 1.5m, 1h.
+pub fn duration(s: &str) -> std::result::Result<Duration, String> {
+    let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let unit = units.iter().find_map(|(unit, seconds)| Some((s.strip_suffix(unit)?, *seconds)));
+    let (number, seconds) = unit.unwrap_or((s, 1.0));
+    number
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .and_then(|v| Duration::try_from_secs_f64(v * seconds).ok())
+        .ok_or_else(|| "expected a time such as 2s, 500ms or 1.5m".into())
+}
+
 impl LossArgs {
     /// The loss, checked.
     pub fn build(&self) -> Result<Loss> {
-        let usual = Loss::new(self.loss, self.tau);
+        match self.build_or_auto()? {
+            (loss, false) => Ok(loss),
+            _ => Err(Error::invalid("--tau", "a number, or auto in fit with the preset best", "auto").into()),
+        }
+    }
+
+    /// The loss, checked, and whether its temperature is to be chosen.
+    pub fn build_or_auto(&self) -> Result<(Loss, bool)> {
+        let (tau, auto) = match self.tau {
+            Tau::Fixed(tau) => (tau, false),
+            Tau::Auto => (Loss::default().tau, true),
+        };
+        let usual = Loss::new(self.loss, tau);
         let loss = Loss {
             nu: self.nu.unwrap_or(usual.nu),
             margin: self.margin,
@@ -79,7 +146,7 @@ impl LossArgs {
             ..usual
         };
         loss.validate()?;
-        Ok(loss)
+        Ok((loss, auto))
     }
 }
 
@@ -183,4 +250,22 @@ pub fn read_matrix(path: &str) -> Result<Mat<f64>> {
     let (rows, cols) = (source.rows(), source.cols());
     let values = io::read_all::<f64>(&source)?;
     Ok(Mat::from_fn(rows, cols, |i, j| values[i * cols + j]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_ranks_and_temperatures_are_parsed() {
+        for (text, ms) in [("2s", 2000), ("500ms", 500), ("1.5m", 90_000), ("3", 3000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        assert!(duration("-1s").is_err() && duration("soon").is_err() && duration("").is_err());
+        assert_eq!("128".parse(), Ok(RankChoice::Fixed(128)));
+        assert_eq!("energy:0.9".parse(), Ok(RankChoice::Energy(0.9)));
+        assert_eq!("auto".parse(), Ok(RankChoice::Auto));
+        assert!("many".parse::<RankChoice>().is_err());
+        assert_eq!(("auto".parse(), "0.1".parse()), (Ok(Tau::Auto), Ok(Tau::Fixed(0.1))));
+    }
 }

@@ -56,20 +56,20 @@ pub struct Args {
     #[arg(long)]
     rank: usize,
     /// Learning rates of the grid.
-    #[arg(long, value_delimiter = ',', default_value = "0.002,0.005,0.01", value_name = "LR,..")]
+    #[arg(long, value_delimiter = ',', default_value = "0.005,0.01,0.02", value_name = "LR,..")]
     lr: Vec<f64>,
     /// Batch sizes of the grid.
-    #[arg(long, value_delimiter = ',', default_value = "512,1024", value_name = "B,..")]
+    #[arg(long, value_delimiter = ',', default_value = "512,1024,2048", value_name = "B,..")]
     batch: Vec<usize>,
     /// Numbers of epochs of the grid.
-    #[arg(long, value_delimiter = ',', default_value = "1,3,10", value_name = "E,..")]
+    #[arg(long, value_delimiter = ',', default_value = "1,3,10,20", value_name = "E,..")]
     epochs: Vec<usize>,
     /// Updates of the paper's iteration on the global batch; 0 leaves it out.
     #[arg(long, default_value_t = 2, value_name = "N")]
     paper_iters: usize,
-    /// Seconds that the preset best may take.
-    #[arg(long, value_name = "SECONDS")]
-    budget: Option<f64>,
+    /// Wall time that the preset best may take, such as 2s or 500ms.
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    budget: Option<Duration>,
     /// Skip the exact loss of every method's last point (a pass over all pairs each).
     #[arg(long)]
     no_exact_loss: bool,
@@ -96,18 +96,11 @@ impl Args {
                 }));
             }
         }
-        let budget = match self.budget {
-            Some(s) => Some(
-                Duration::try_from_secs_f64(s)
-                    .map_err(|_| unicon::Error::invalid("--budget", "seconds >= 0", s))?,
-            ),
-            None => None,
-        };
         Ok(CompareOptions {
             loss: self.loss.build()?,
             adam,
             paper_iters: self.paper_iters,
-            best: BestOptions { budget, seed, ..BestOptions::new(Rank::Fixed(self.rank)) },
+            best: BestOptions { budget: self.budget, seed, ..BestOptions::new(Rank::Fixed(self.rank)) },
             exact_loss: !self.no_exact_loss,
             ties: if self.shared_ties { Ties::Shared } else { Ties::LowerIndex },
             seed,
@@ -171,6 +164,12 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         report.line(format!(
             "best is at or above SGD-CLIP at {} of {} points in time; its highest mean R@{k} {} at {:.2} s, SGD-CLIP's {} at {:.2} s",
             v.ahead, v.times, output::three(v.best.0), v.best.1, output::three(v.adam.0), v.adam.1
+        ));
+        let reached = v.reached.map_or_else(|| "never".into(), |t| format!("at {t:.2} s"));
+        report.line(format!(
+            "best reaches SGD-CLIP's highest {reached}; final loss {}, SGD-CLIP's lowest {}",
+            output::loss(v.best_loss),
+            output::loss(v.adam_loss)
         ));
     }
     session.print(&report)

@@ -1,17 +1,21 @@
 //! `unicon fit`.
 
-use super::args::{self, KernelArgs, LossArgs, PositivesArgs};
+use super::args::{self, KernelArgs, LossArgs, PositivesArgs, RankChoice};
+use super::fit_best;
 use super::output::{self, Report};
 use super::session::{Session, on_backend};
 use anyhow::Result;
 use clap::ValueEnum;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use unicon::Error;
 use unicon::fit::{
-    Batches, Data, Factorization, FitInfo, FitOptions, FitStatus, Init, KernelOptions, Landmarks, fit,
+    Batches, DampingOptions, Data, Factorization, FitInfo, FitOptions, FitStatus, Init, KernelOptions,
+    Landmarks, RefineOptions, fit,
 };
 use unicon::io::{AtomicFile, RowSource, read_index_vector};
+use unicon::model::Model;
 use unicon::spectral::SvdMethod;
 use unicon::weights::Negatives;
 
@@ -22,8 +26,10 @@ const LANDMARKS: usize = 512;
 
 /// Fits a pair of encoders and writes the model.
 ///
-/// The default is the exact global batch: two spectral updates from zeros. Validation rows weigh the mini-batches of
-/// --batch-size; a global fit checks and otherwise ignores them.
+/// The default chooses everything itself (preset best): whitening, a spectral step and descent on the loss, judged on the
+/// validation rows or, without them, on a tenth of the rows. Options of the iteration (--iters, --init, ..) select the
+/// preset global instead: two exact spectral updates from zeros. There validation rows weigh mini-batches and end a
+/// refinement.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -74,13 +80,29 @@ struct DataArgs {
 /// How to align. What is not given has the preset's value.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Solver")]
-struct SolverArgs {
-    /// Dimension of the shared space.
+pub struct SolverArgs {
+    /// Dimension of the shared space; with the preset best also auto, or energy:SHARE of the squared singular values.
+    #[arg(long, value_name = "R")]
+    pub rank: RankChoice,
+    /// Where defaults come from [default: best; global where options of the iteration are given].
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
+    /// Wall time after which no step is begun, such as 2s or 500ms; mini-batches fit their schedule to it.
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    pub budget: Option<Duration>,
+    /// Save the state of the descent here after every step, and continue from it where it exists.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// Start from this linear model (the preset best: where it scores better than the spectral step).
+    #[arg(long, value_name = "SAFETENSORS", conflicts_with = "init")]
+    pub start: Option<PathBuf>,
+    /// Steps of L-BFGS at most [default: preset best 30, on small data or where sampled or exact negatives are asked for;
+    /// others 0].
+    #[arg(long, value_name = "STEPS")]
+    pub refine: Option<usize>,
+    /// The updates F1^T F2 <- [F1^T F2 + eta C]_r with a line search: the loss never rises.
     #[arg(long)]
-    rank: usize,
-    /// Where defaults come from.
-    #[arg(long, value_enum, default_value = "global")]
-    preset: Preset,
+    damping: bool,
     /// Spectral updates [default: 2].
     #[arg(long, value_name = "N")]
     iters: Option<usize>,
@@ -105,9 +127,9 @@ struct SolverArgs {
     /// Stop when |F1^T F2 - previous| falls below this; 0 never does.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     tol: f64,
-    /// Whiten both sides first with this shrinkage; folded into the encoders.
-    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
-    whiten: Option<f64>,
+    /// Whiten both sides first with this shrinkage; folded into the encoders. The preset best chooses among several.
+    #[arg(long, value_name = "LAMBDA,..", value_delimiter = ',', allow_negative_numbers = true)]
+    pub whiten: Vec<f64>,
     /// Mini-batches of this many rows instead of the global batch [preset paper: 30].
     #[arg(long, value_name = "B")]
     batch_size: Option<usize>,
@@ -119,16 +141,22 @@ struct SolverArgs {
     drop_trailing: bool,
     /// Sample about this many negatives per row instead of all; sums are scaled up.
     #[arg(long, value_name = "N")]
-    negatives: Option<usize>,
+    pub negatives: Option<usize>,
+    /// Sampled negatives of an update as a multiple of those of the update before.
+    #[arg(long, value_name = "FACTOR", requires = "negatives", default_value_t = 1.0)]
+    growth: f64,
+    /// End with all negatives: the last update, or a last stage of L-BFGS.
+    #[arg(long)]
+    pub exact_last: bool,
     /// Skip evaluating the loss of the fitted encoders (one more pass over the pairs).
     #[arg(long)]
-    no_final_loss: bool,
+    pub no_final_loss: bool,
 }
 
 /// Kernel encoders; linear ones without `--kernel`.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Kernel encoders (default: linear encoders)")]
-struct KernelFitArgs {
+pub struct KernelFitArgs {
     #[command(flatten)]
     kernel: KernelArgs,
     /// Number of Nystrom landmarks, drawn from the rows [default: 512, at most n].
@@ -147,7 +175,9 @@ struct KernelFitArgs {
 
 /// Sets of defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Preset {
+pub enum Preset {
+    /// Everything that is not given is chosen on validation rows.
+    Best,
     /// The exact global batch, from zeros.
     Global,
     /// The authors' schedule: mini-batches weighed by validation accuracy, random start, sqrt, 2 updates; a trailing
@@ -216,9 +246,38 @@ impl FromStr for SvdChoice {
 }
 
 impl SolverArgs {
-    fn init(&self) -> Result<Init> {
+    /// An option that only the iteration of the presets global and paper has, where one is given.
+    pub fn of_the_iteration(&self) -> Option<&'static str> {
+        let given = [
+            ("--iters", self.iters.is_some()),
+            ("--init", self.init.is_some()),
+            ("--factorization", self.factorization.is_some()),
+            ("--ridge", self.ridge != 0.0),
+            ("--rho", self.rho != 1.0),
+            ("--scale-inputs", self.scale_inputs),
+            ("--svd", !matches!(self.svd, SvdChoice::Full)),
+            ("--tol", self.tol != 0.0),
+            ("--batch-size", self.batch_size.is_some()),
+            ("--batches", self.batches.is_some()),
+            ("--drop-trailing", self.drop_trailing),
+            ("--damping", self.damping),
+            ("--growth", self.growth != 1.0),
+        ];
+        given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
+    }
+
+    /// The preset that was asked for or that the options imply; the exact kernel has no preset best.
+    fn preset(&self, kernel: &KernelFitArgs) -> Preset {
+        let implied = self.of_the_iteration().is_some() || kernel.exact;
+        self.preset.unwrap_or(if implied { Preset::Global } else { Preset::Best })
+    }
+
+    fn init(&self, preset: Preset) -> Result<Init> {
+        if let Some(start) = &self.start {
+            return Ok(Init::from_model(&Model::load(start)?)?);
+        }
         Ok(match &self.init {
-            None if self.preset == Preset::Paper => Init::Random,
+            None if preset == Preset::Paper => Init::Random,
             None | Some(InitChoice::Zeros) => Init::Zeros,
             Some(InitChoice::Random) => Init::Random,
             Some(InitChoice::Files(f1, f2)) => Init::Given(args::read_matrix(f1)?, args::read_matrix(f2)?),
@@ -226,8 +285,8 @@ impl SolverArgs {
         })
     }
 
-    fn batches(&self, n: usize) -> Result<Option<Batches>> {
-        let paper = self.preset == Preset::Paper;
+    fn batches(&self, n: usize, preset: Preset) -> Result<Option<Batches>> {
+        let paper = preset == Preset::Paper;
         let size = self.batch_size.or(paper.then(|| PAPER_BATCH.min(n)));
         if size.is_none() && (self.batches.is_some() || self.drop_trailing) {
             let name = if self.drop_trailing { "--drop-trailing" } else { "--batches" };
@@ -238,7 +297,8 @@ impl SolverArgs {
 }
 
 impl KernelFitArgs {
-    fn build(&self, preset: Preset, batched: bool, n: usize) -> Result<Option<KernelOptions>> {
+    /// The kernel, where one is asked for.
+    pub fn build(&self, preset: Preset, batched: bool, n: usize) -> Result<Option<KernelOptions>> {
         let Some(kind) = self.kernel.kernel else { return Ok(None) };
         let cos_clamp = if preset == Preset::Paper { 1e-5 } else { 0.0 };
         let landmarks = match (&self.landmark_rows, self.landmarks) {
@@ -261,10 +321,21 @@ fn rows(path: &std::path::Path) -> Result<Vec<usize>> {
 }
 
 impl Args {
-    fn options(&self, n: usize, seed: u64) -> Result<FitOptions> {
+    fn options(&self, preset: Preset, n: usize, seed: u64) -> Result<FitOptions> {
         let solver = &self.solver;
-        let batches = solver.batches(n)?;
-        let defaults = FitOptions::new(solver.rank);
+        let batches = solver.batches(n, preset)?;
+        let RankChoice::Fixed(rank) = solver.rank else {
+            return Err(Error::invalid("--rank", "a number, unless the preset is best", "a choice").into());
+        };
+        let whiten = match solver.whiten[..] {
+            [] => None,
+            [lambda] => Some(lambda),
+            _ => {
+                let got = format!("{} of them", solver.whiten.len());
+                return Err(Error::invalid("--whiten", "one value, unless the preset is best", got).into());
+            }
+        };
+        let defaults = FitOptions::new(rank);
         let options = FitOptions {
             loss: self.loss.build()?,
             n_iters: solver.iters.unwrap_or(defaults.n_iters),
@@ -278,15 +349,28 @@ impl Args {
                     SvdMethod::Randomized { oversample, power_iterations, seed }
                 }
             },
-            init: solver.init()?,
+            init: solver.init(preset)?,
             tol: solver.tol,
             batches,
-            whiten: solver.whiten,
-            kernel: self.kernel.build(solver.preset, batches.is_some(), n)?,
+            whiten,
+            kernel: self.kernel.build(preset, batches.is_some(), n)?,
             negatives: match solver.negatives {
                 Some(per_anchor) => Negatives::Sampled { per_anchor, seed },
                 None => Negatives::All,
             },
+            growth: solver.growth,
+            exact_last: solver.exact_last,
+            damping: solver.damping.then(DampingOptions::default),
+            refine: solver.refine.filter(|&steps| steps > 0).map(|max_steps| {
+                let mut stages = vec![match solver.negatives {
+                    Some(per_anchor) => Negatives::Sampled { per_anchor, seed },
+                    None => Negatives::All,
+                }];
+                stages.extend((solver.negatives.is_some() && solver.exact_last).then_some(Negatives::All));
+                RefineOptions { max_steps, stages, ..RefineOptions::default() }
+            }),
+            checkpoint: solver.checkpoint.clone(),
+            budget: solver.budget,
             seed,
             final_loss: !solver.no_final_loss,
             ..defaults
@@ -316,25 +400,40 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     };
     let validation = validation.as_ref().zip(validation_positives.as_ref());
     let validation = validation.map(|((x, y), positives)| Data { x, y, positives });
-    let options = args.options(x.rows().min(y.rows()), session.seed())?;
+    let (n, seed) = (x.rows().min(y.rows()), session.seed());
+    let preset = args.solver.preset(&args.kernel);
+    let best = match preset {
+        Preset::Best => Some(fit_best::options(&args.solver, &args.loss, &args.kernel, n, seed)?),
+        _ => None,
+    };
+    let options = match &best {
+        Some(_) => None,
+        None => Some(args.options(preset, n, seed)?),
+    };
     // A fit may take long: better to know now that its result cannot be written.
     if session.is_first() {
         drop(AtomicFile::create(&args.out)?);
+        fit_best::check_writable(args.solver.checkpoint.as_deref())?;
     }
     let (model, info, device) = on_backend!(session, |backend| {
-        let (model, info) = fit(backend, data, validation, &options)?;
+        let (model, info) = match (&best, &options) {
+            (Some(best), _) => unicon::fit::fit_best(backend, data, validation, best)?,
+            (None, Some(options)) => fit(backend, data, validation, options)?,
+            (None, None) => return Err(Error::Unsupported("a fit without options".into()).into()),
+        };
         (model, info, unicon::backend::Backend::describe(backend))
     });
     if session.is_first() {
         model.save(&args.out)?;
     }
     let shape = (x.rows(), y.rows(), x.cols(), y.cols());
-    session.print(&report(&args, &options, &info, &device, shape, positives.nnz())?)
+    session.print(&report(&args, preset, &model, &info, &device, shape, positives.nnz())?)
 }
 
 fn report(
     args: &Args,
-    options: &FitOptions,
+    preset: Preset,
+    model: &Model,
     info: &FitInfo,
     device: &str,
     (n_x, n_y, d1, d2): (usize, usize, usize, usize),
@@ -348,17 +447,22 @@ fn report(
     report.value("d1", d1)?;
     report.value("d2", d2)?;
     report.value("pairs", pairs)?;
-    report.value("rank", options.rank)?;
-    report.value("loss_def", options.loss)?;
+    report.value("rank", model.embedding_dim())?;
+    report.value("loss_def", model.loss)?;
     report.value("info", info)?;
-    let warning = rising_loss(info);
+    let warning = if info.trace.is_empty() { rising_loss(info) } else { None };
     report.value("warning", &warning)?;
     let row = |name: &str, value: String| (name.to_string(), value);
     let mut rows = vec![
         row("data", format!("{n_x} x {d1} and {n_y} x {d2}, {} of positives", output::count(pairs, "pair"))),
         row("device", device.to_string()),
     ];
-    for (k, loss) in info.loss.iter().enumerate() {
+    if preset == Preset::Best {
+        rows.extend(fit_best::describe(info, &mut report));
+    } else {
+        fit_best::history(&info.trace, &mut report);
+    }
+    for (k, loss) in info.loss.iter().enumerate().take_while(|_| info.trace.is_empty()) {
         let change = match k.checked_sub(1).and_then(|k| info.change.get(k)) {
             Some(change) => format!(", change of F1^T F2 {change:.3e}"),
             None => String::new(),
@@ -368,7 +472,7 @@ fn report(
     if let Some(loss) = info.final_loss {
         rows.push(row("final loss", output::loss(loss)));
     }
-    if info.status == FitStatus::Converged {
+    if info.status == FitStatus::Converged && info.trace.is_empty() {
         rows.push(row("converged", format!("after {} updates", info.iterations)));
     }
     let top: Vec<String> = info.singular_values.iter().take(5).map(|s| format!("{s:.4e}")).collect();

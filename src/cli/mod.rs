@@ -9,6 +9,7 @@ mod encode;
 mod encoding;
 mod eval;
 mod fit;
+mod fit_best;
 mod gram;
 mod info;
 #[cfg(feature = "mpi")]

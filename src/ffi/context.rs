@@ -119,6 +119,7 @@ pub(super) struct Context {
     control: Arc<Control>,
     error: Mutex<String>,
     device: Device,
+    borrowed_stream: bool,
     pub(super) communicator: Option<Communicator>,
 }
 
@@ -157,7 +158,8 @@ impl Context {
         let control = Arc::new(Control::default());
         let device = Device::open(options, control.clone())?;
         let error = Mutex::new(String::new());
-        Ok(Self { busy: AtomicBool::new(false), control, error, device, communicator })
+        let (busy, borrowed_stream) = (AtomicBool::new(false), !options.stream.is_null());
+        Ok(Self { busy, control, error, device, borrowed_stream, communicator })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -206,15 +208,27 @@ impl Context {
         }
     }
 
-    /// Fails where this context cannot reach memory of that kind.
-    pub(super) fn check_device(&self, name: &str, device_type: i32, device_id: i32) -> Result<()> {
-        match u32::try_from(device_type) {
-            Ok(UNICON_DEVICE_CPU) if device_id == 0 => Ok(()),
-            Ok(UNICON_DEVICE_CPU) => {
+    /// Whether memory of that kind lies on this context's device; fails where the context cannot reach it.
+    pub(super) fn check_device(&self, name: &str, device_type: i32, device_id: i32) -> Result<bool> {
+        let here = match &self.device {
+            Device::Cpu(_) => None,
+            Device::Cuda(cuda) => Some(cuda.device().ordinal),
+        };
+        match (u32::try_from(device_type), here) {
+            (Ok(UNICON_DEVICE_CPU), _) if device_id == 0 => Ok(false),
+            (Ok(UNICON_DEVICE_CPU), _) => {
                 Err(Error::invalid(format!("{name}.device_id"), "0 for host memory", device_id))
             }
-            Ok(UNICON_DEVICE_CUDA_HOST | UNICON_DEVICE_CUDA_MANAGED) => Ok(()),
-            Ok(UNICON_DEVICE_CUDA) => {
+            (Ok(UNICON_DEVICE_CUDA_HOST), _) | (Ok(UNICON_DEVICE_CUDA_MANAGED), None) => Ok(false),
+            (Ok(UNICON_DEVICE_CUDA | UNICON_DEVICE_CUDA_MANAGED), Some(here)) => {
+                if u32::try_from(device_id) == Ok(here) {
+                    return Ok(true);
+                }
+                Err(Error::Unsupported(format!(
+                    "{name}: memory of cuda:{device_id} on a context of cuda:{here}"
+                )))
+            }
+            (Ok(UNICON_DEVICE_CUDA), None) => {
                 Err(Error::Unsupported(format!("{name}: a CPU context cannot reach CUDA device memory")))
             }
             _ => Err(Error::invalid(
@@ -222,6 +236,28 @@ impl Context {
                 "a value of unicon_device_type",
                 device_type,
             )),
+        }
+    }
+
+    /// A caller's matrix on this context's device.
+    ///
+    /// # Safety
+    /// As [`Cuda::lent`].
+    pub(super) unsafe fn lent(&self, place: cuda::Place, name: &str) -> Result<cuda::LentMatrix> {
+        match &self.device {
+            // SAFETY: passed on.
+            Device::Cuda(cuda) => unsafe { cuda.lent(place, name) },
+            Device::Cpu(_) => {
+                Err(Error::Unsupported(format!("{name}: a CPU context cannot reach CUDA device memory")))
+            }
+        }
+    }
+
+    /// Waits until a call's device outputs are there, unless they are ordered by the caller's own stream.
+    pub(super) fn settle(&self) -> Result<()> {
+        match &self.device {
+            Device::Cuda(cuda) if !self.borrowed_stream => cuda.synchronize(),
+            _ => Ok(()),
         }
     }
 

@@ -28,7 +28,7 @@ impl Pairs<'_> {
     }
 
     fn rows(&self) -> (usize, usize) {
-        (self.x.view.rows(), self.y.view.rows())
+        (self.x.rows, self.y.rows)
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) unsafe fn held_out<'a>(
         let raw = pointer.read();
         let x = unchecked_input(context, "validation.x", raw.x)?;
         let y = unchecked_input(context, "validation.y", raw.y)?;
-        let positives = asked::positives(raw.positives, x.view.rows(), y.view.rows())?;
+        let positives = asked::positives(raw.positives, x.rows, y.rows)?;
         Ok(Some(Pairs { x, y, positives }))
     }
 }
@@ -94,8 +94,8 @@ impl<'a> Call<'a> {
 
     fn sizes(&self) -> Sizes {
         Sizes {
-            rows: (self.x.view.rows(), self.y.view.rows()),
-            widths: (self.x.view.cols(), self.y.view.cols()),
+            rows: (self.x.rows, self.y.rows),
+            widths: (self.x.cols, self.y.cols),
             held_out: self.held.as_ref().map_or((0, 0), Pairs::rows),
         }
     }
@@ -109,7 +109,7 @@ impl<'a> Call<'a> {
         group: &Group,
         fit: impl FnOnce(Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)>,
     ) -> Result<(Model, FitInfo)> {
-        let own = (self.x.view.rows(), self.y.view.rows());
+        let own = (self.x.rows, self.y.rows);
         let held = self.held.as_ref().map(Pairs::data);
         if group.is_single() {
             // SAFETY: passed on.

@@ -105,7 +105,7 @@ pub(super) fn on_context(
     }
     let _release = Release(&context);
     context.control().reset();
-    caught(|| f(&context), |text| context.keep_error(text))
+    caught(|| f(&context).and_then(|()| context.settle()), |text| context.keep_error(text))
 }
 
 /// Runs `f` on a handle whose function returns no status; a panic is swallowed after its text is kept.

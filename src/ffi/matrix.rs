@@ -3,10 +3,12 @@
 use super::bindings::*;
 use super::context::Context;
 use crate::backend::Backend;
+use crate::backend::cuda::{self, LentMatrix, Place};
 use crate::error::{Error, Result};
 use crate::io::{Dtype, MatView, RowSource, check_finite};
 use faer::Mat;
 use half::{bf16, f16};
+use std::any::Any;
 use std::ops::Range;
 
 /// The precision a call computes in.
@@ -19,7 +21,7 @@ pub(super) enum Precision {
 impl Precision {
     /// The wider of the inputs' precisions: float64 if one is.
     pub(super) fn of(inputs: &[&Input<'_>]) -> Self {
-        if inputs.iter().any(|i| i.view.dtype() == Dtype::F64) { Self::F64 } else { Self::F32 }
+        if inputs.iter().any(|i| i.dtype == Dtype::F64) { Self::F64 } else { Self::F32 }
     }
 
     /// From a ::unicon_dtype.
@@ -48,6 +50,8 @@ fn dtype_of(name: &str, dtype: i32) -> Result<Dtype> {
 
 /// A caller's matrix whose description has been checked.
 struct Checked {
+    /// In memory of the context's device, not of the host.
+    on_device: bool,
     data: *mut u8,
     rows: usize,
     cols: usize,
@@ -59,6 +63,12 @@ struct Checked {
 }
 
 impl Checked {
+    /// As the device's backend takes it.
+    fn place(&self) -> Place {
+        let Self { data, rows, cols, row_stride, col_stride, dtype, .. } = *self;
+        Place { data: data.cast(), rows, cols, row_stride, col_stride, dtype }
+    }
+
     fn addresses(&self) -> Range<usize> {
         let start = self.data.addr();
         start..start + self.bytes
@@ -87,7 +97,7 @@ unsafe fn check(context: &Context, name: &str, pointer: *const unicon_matrix_t) 
         _ => Err(Error::invalid(format!("{name}.{field}"), "at least 1", value)),
     };
     let (rows, cols) = (size("rows", m.rows)?, size("cols", m.cols)?);
-    context.check_device(name, m.device_type, m.device_id)?;
+    let on_device = context.check_device(name, m.device_type, m.device_id)?;
     if m.data.is_null() {
         return Err(Error::invalid(format!("{name}.data"), "an address", "NULL"));
     }
@@ -104,7 +114,7 @@ unsafe fn check(context: &Context, name: &str, pointer: *const unicon_matrix_t) 
         let got = format!("{rows} x {cols} with strides ({row_stride}, {col_stride})");
         return Err(Error::invalid(name, "a matrix that fits into the address space", got));
     };
-    Ok(Checked { data: m.data.cast(), rows, cols, row_stride, col_stride, dtype, bytes })
+    Ok(Checked { on_device, data: m.data.cast(), rows, cols, row_stride, col_stride, dtype, bytes })
 }
 
 /// The strides, of which one must be 1 and the other clear its extent. A stride whose extent is 1 is not looked at.
@@ -131,14 +141,30 @@ fn strides(name: &str, m: &unicon_matrix_t, rows: usize, cols: usize) -> Result<
 
 /// An input: a view over the caller's memory.
 pub(super) struct Input<'a> {
-    pub(super) view: MatView<'a>,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) dtype: Dtype,
+    place: InputPlace<'a>,
     addresses: Range<usize>,
+}
+
+enum InputPlace<'a> {
+    Host(MatView<'a>),
+    Device(LentMatrix),
 }
 
 impl Input<'_> {
     /// Its rows, for a backend to load.
     pub(super) fn source(&self) -> &dyn RowSource {
-        &self.view
+        match &self.place {
+            InputPlace::Host(view) => view,
+            InputPlace::Device(lent) => lent,
+        }
+    }
+
+    /// What messages call it.
+    pub(super) fn name(&self) -> &str {
+        self.source().name()
     }
 }
 
@@ -168,12 +194,21 @@ pub(super) unsafe fn unchecked_input<'a>(
 ) -> Result<Input<'a>> {
     // SAFETY: passed on.
     let m = unsafe { check(context, name, pointer)? };
-    // SAFETY: the caller promises that the elements described are readable during the call, and `check` made sure that
-    // they are within this many bytes.
-    let bytes = unsafe { std::slice::from_raw_parts(m.data.cast_const(), m.bytes) };
-    let view = MatView::strided(bytes, m.rows, m.cols, m.row_stride, m.col_stride, m.dtype)?.named(name);
-    Ok(Input { view, addresses: m.addresses() })
+    let place = if m.on_device {
+        // SAFETY: the caller promises device memory that is readable during the call.
+        InputPlace::Device(unsafe { context.lent(m.place(), name)? })
+    } else {
+        // SAFETY: the caller promises that the elements described are readable during the call, and `check` made sure
+        // that they are within this many bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(m.data.cast_const(), m.bytes) };
+        let view = MatView::strided(bytes, m.rows, m.cols, m.row_stride, m.col_stride, m.dtype)?;
+        InputPlace::Host(view.named(name))
+    };
+    Ok(Input { rows: m.rows, cols: m.cols, dtype: m.dtype, place, addresses: m.addresses() })
 }
+
+/// Values of a host matrix that are handed over at once.
+const PANEL_VALUES: usize = 1 << 16;
 
 /// Element types that an output may have.
 #[derive(Clone, Copy, PartialEq)]
@@ -188,6 +223,8 @@ pub(super) enum Allowed {
 pub(super) struct Output<'a> {
     name: &'a str,
     m: Checked,
+    /// Where `m` is on a device.
+    lent: Option<LentMatrix>,
 }
 
 /// Takes an output matrix of a required shape.
@@ -210,7 +247,9 @@ pub(super) unsafe fn output<'a>(
     if allowed == Allowed::Wide && !matches!(m.dtype, Dtype::F32 | Dtype::F64) {
         return Err(Error::invalid(format!("{name}.dtype"), "float32 or float64", m.dtype.name()));
     }
-    Ok(Output { name, m })
+    // SAFETY: the caller promises device memory that is ours to write during the call.
+    let lent = if m.on_device { Some(unsafe { context.lent(m.place(), name)? }) } else { None };
+    Ok(Output { name, m, lent })
 }
 
 impl Output<'_> {
@@ -219,8 +258,7 @@ impl Output<'_> {
         let mine = self.m.addresses();
         for input in inputs {
             if mine.start < input.addresses.end && input.addresses.start < mine.end {
-                let expected =
-                    format!("memory apart from that of {}", crate::io::RowSource::name(&input.view));
+                let expected = format!("memory apart from that of {}", input.name());
                 return Err(Error::invalid(self.name, expected, "an overlap"));
             }
         }
@@ -247,25 +285,39 @@ impl Output<'_> {
         Ok(())
     }
 
-    /// Stores a backend's matrix, which has this output's shape.
-    pub(super) fn store<B: Backend>(&self, backend: &B, from: &B::Matrix) -> Result<()> {
-        backend.store(from, &mut |first, rows| {
-            self.put_rows(first, rows);
-            Ok(())
-        })
+    /// Stores a backend's matrix, which has this output's shape; on one device without passing through the host.
+    pub(super) fn store<B: Backend>(&self, backend: &B, from: &B::Matrix) -> Result<()>
+    where
+        B::Matrix: 'static,
+    {
+        if let Some(lent) = &self.lent
+            && let Some(from) = (from as &dyn Any).downcast_ref::<cuda::Matrix>()
+            && lent.take(from)?
+        {
+            return Ok(());
+        }
+        backend.store(from, &mut |first, rows| self.put_rows(first, rows))
     }
 
     /// Stores a host matrix, which has this output's shape.
-    pub(super) fn store_host(&self, from: &Mat<f64>) {
-        let mut row = vec![0.0; self.m.cols];
-        for i in 0..self.m.rows {
-            row.iter_mut().enumerate().for_each(|(j, v)| *v = from[(i, j)]);
-            self.put_rows(i, &row);
+    pub(super) fn store_host(&self, from: &Mat<f64>) -> Result<()> {
+        let (rows, cols) = (self.m.rows, self.m.cols);
+        let panel = (PANEL_VALUES / cols).max(1);
+        let mut values = Vec::new();
+        for first in (0..rows).step_by(panel) {
+            values.clear();
+            let last = (first + panel).min(rows);
+            values.extend((first..last).flat_map(|i| (0..cols).map(move |j| from[(i, j)])));
+            self.put_rows(first, &values)?;
         }
+        Ok(())
     }
 
     /// Writes whole rows from row `first`, rounding once. Rows beyond the matrix are ignored.
-    pub(super) fn put_rows(&self, first: usize, values: &[f64]) {
+    pub(super) fn put_rows(&self, first: usize, values: &[f64]) -> Result<()> {
+        if let Some(lent) = &self.lent {
+            return lent.write_rows(first, values);
+        }
         for (i, row) in values.chunks_exact(self.m.cols).enumerate() {
             let i = first + i;
             if i >= self.m.rows {
@@ -285,6 +337,7 @@ impl Output<'_> {
                 }
             }
         }
+        Ok(())
     }
 }
 

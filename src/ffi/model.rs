@@ -10,7 +10,6 @@ use super::{entry, guard, same_signature};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::host;
-use crate::io::RowSource;
 use crate::kernel::KernelKind;
 use crate::model::{Component, Encoder, Model, Side};
 use std::ffi::c_char;
@@ -51,7 +50,7 @@ entry!(
         check_out("model", model)?;
         // SAFETY: as the header requires.
         let (f1, f2) = unsafe { (input(context, "f1", f1)?, input(context, "f2", f2)?) };
-        expect(&f2, "rows, as f1 has", f1.view.rows(), f2.view.rows())?;
+        expect(&f2, "rows, as f1 has", f1.rows, f2.rows)?;
         let encoder = |m: &Input<'_>| Ok::<_, Error>(Encoder { map: None, matrix: host(m.source())? });
         let component = Component { weight: 1.0, x: encoder(&f1)?, y: encoder(&f2)? };
         let made = Model { components: vec![component], loss: Default::default(), notes: Default::default() };
@@ -116,8 +115,7 @@ entry!(
         }
         let shape = (encoder.matrix.nrows(), encoder.matrix.ncols());
         // SAFETY: as the header requires.
-        unsafe { output(context, "f", f, shape, Allowed::Wide)? }.store_host(&encoder.matrix);
-        Ok(())
+        unsafe { output(context, "f", f, shape, Allowed::Wide)? }.store_host(&encoder.matrix)
     }
 );
 
@@ -132,8 +130,8 @@ entry!(
     ) |context| {
         // SAFETY: as the header requires.
         let (model, side, features) = unsafe { (model_of(model)?, side_of(side)?, input(context, "in", in_)?) };
-        expect(&features, "columns, as the model", model.input_dim(side), features.view.cols())?;
-        let shape = (features.view.rows(), model.embedding_dim());
+        expect(&features, "columns, as the model", model.input_dim(side), features.cols)?;
+        let shape = (features.rows, model.embedding_dim());
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, shape, Allowed::Any)? };
         out.apart_from(&[&features])?;
@@ -154,10 +152,10 @@ entry!(
     ) |context| {
         // SAFETY: as the header requires.
         let (model, x, y) = unsafe { (model_of(model)?, input(context, "x", x)?, input(context, "y", y)?) };
-        expect(&x, "columns, as the model", model.input_dim(Side::X), x.view.cols())?;
-        expect(&y, "columns, as the model", model.input_dim(Side::Y), y.view.cols())?;
+        expect(&x, "columns, as the model", model.input_dim(Side::X), x.cols)?;
+        expect(&y, "columns, as the model", model.input_dim(Side::Y), y.cols)?;
         // SAFETY: as the header requires.
-        let out = unsafe { output(context, "out", out, (x.view.rows(), y.view.rows()), Allowed::Wide)? };
+        let out = unsafe { output(context, "out", out, (x.rows, y.rows), Allowed::Wide)? };
         out.apart_from(&[&x, &y])?;
         on_backend!(context.device(), Precision::of(&[&x, &y]), |backend| {
             let zx = model.encode(backend, Side::X, x.source())?;

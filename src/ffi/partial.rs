@@ -9,7 +9,6 @@ use super::{asked, entry, fit, guard, model, options, same_signature};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::{Data, PartialFit, Stream};
-use crate::io::RowSource;
 use crate::model::Model;
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
@@ -127,7 +126,7 @@ entry!(
         // SAFETY: everything as the header requires; the guard holds the context.
         let value = unsafe {
             let (x, y) = (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?);
-            let positives = asked::positives(positives, x.view.rows(), y.view.rows())?;
+            let positives = asked::positives(positives, x.rows, y.rows)?;
             fit_of(partial)?.add(Data { x: x.source(), y: y.source(), positives: &positives })?
         };
         if !loss.is_null() {

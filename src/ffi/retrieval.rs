@@ -9,7 +9,6 @@ use super::{asked, entry};
 use crate::backend::{Backend, Ties};
 use crate::error::{Error, Result};
 use crate::fit::host;
-use crate::io::RowSource;
 use crate::kernel::Kernel;
 use crate::positives::Positives;
 use crate::retrieval::{Recall, recall_at_k, search};
@@ -26,8 +25,8 @@ entry!(
     ) |context| {
         // SAFETY: as the header requires.
         let (queries, items) = unsafe { (input(context, "queries", queries)?, input(context, "items", items)?) };
-        expect(&items, "columns, as the queries have", queries.view.cols(), items.view.cols())?;
-        let (k, n) = (count("k", k, 1)?, queries.view.rows());
+        expect(&items, "columns, as the queries have", queries.cols, items.cols)?;
+        let (k, n) = (count("k", k, 1)?, queries.rows);
         let Some(len) = n.checked_mul(k) else {
             return Err(Error::invalid("k", "a number of results that fits into memory", k));
         };
@@ -43,20 +42,22 @@ entry!(
         };
         let found = on_backend!(context.device(), Precision::of(&[&queries, &items]), |backend| {
             let (q, i) = (backend.load(queries.source())?, backend.load(items.source())?);
-            search(backend, &q, &i, k.min(items.view.rows()))?
+            search(backend, &q, &i, k.min(items.rows))?
         });
         // SAFETY: checked above, and the caller's to write.
         let indices = unsafe { std::slice::from_raw_parts_mut(indices, len) };
-        let mut row_scores = vec![0.0; k];
+        let mut all = vec![f64::NEG_INFINITY; if scores.is_some() { len } else { 0 }];
         for (q, row) in indices.chunks_exact_mut(k).enumerate() {
             for (j, index) in row.iter_mut().enumerate() {
                 let at = (j < found.k).then_some(q * found.k + j);
                 *index = at.map_or(-1, |at| i64::from(found.indices[at]));
-                row_scores[j] = at.map_or(f64::NEG_INFINITY, |at| f64::from(found.scores[at]));
+                if let (Some(at), Some(score)) = (at, all.get_mut(q * k + j)) {
+                    *score = f64::from(found.scores[at]);
+                }
             }
-            if let Some(scores) = &scores {
-                scores.put_rows(q, &row_scores);
-            }
+        }
+        if let Some(scores) = &scores {
+            scores.put_rows(0, &all)?;
         }
         Ok(())
     }
@@ -79,7 +80,7 @@ entry!(
         let ks = ks.iter().map(|&k| count("ks", k, 1)).collect::<Result<Vec<_>>>()?;
         check_values("recall", recall, 2 * n_ks)?;
         // SAFETY: as the header requires.
-        let truth = unsafe { asked::positives(truth, zx.view.rows(), zy.view.rows())? };
+        let truth = unsafe { asked::positives(truth, zx.rows, zy.rows)? };
         let found = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             recall_of(backend, &zx, &zy, &truth, &ks)?
         });
@@ -114,9 +115,9 @@ entry!(
         let (kernel, a, b) = unsafe {
             (asked::kernel(kernel)?, input(context, "a", a)?, input(context, "b", b)?)
         };
-        expect(&b, "columns, as a has", a.view.cols(), b.view.cols())?;
+        expect(&b, "columns, as a has", a.cols, b.cols)?;
         // SAFETY: as the header requires.
-        let out = unsafe { output(context, "out", out, (a.view.rows(), b.view.rows()), Allowed::Wide)? };
+        let out = unsafe { output(context, "out", out, (a.rows, b.rows), Allowed::Wide)? };
         out.apart_from(&[&a, &b])?;
         on_backend!(context.device(), Precision::of(&[&a, &b]), |backend| {
             out.store(backend, &gram(backend, &kernel, &a, &b)?)

@@ -6,7 +6,6 @@ use super::matrix::{Allowed, Input, Output, Precision, check_out, input, output}
 use super::{asked, entry, guard, same_signature};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
-use crate::io::RowSource;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::weights::{Negatives, Weights};
@@ -56,14 +55,16 @@ trait Apply: Send + Sync {
     fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()>;
 }
 
-impl<B: Backend> Apply for Operator<B> {
+impl<B: Backend> Apply for Operator<B>
+where
+    B::Matrix: 'static,
+{
     fn weights(&self) -> &Weights {
         &self.weights
     }
 
     fn dense(&self, out: &Output<'_>) -> Result<()> {
-        out.store_host(&self.backend.dense(self.s(), &self.weights)?);
-        Ok(())
+        out.store_host(&self.backend.dense(self.s(), &self.weights)?)
     }
 
     fn apply(&self, v: &Input<'_>, out: &Output<'_>) -> Result<()> {
@@ -78,8 +79,7 @@ impl<B: Backend> Apply for Operator<B> {
 
     fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()> {
         let (x, y) = (self.backend.load(x.source())?, self.backend.load(y.source())?);
-        out.store_host(&self.backend.cross(self.s(), &self.weights, &x, &y)?);
-        Ok(())
+        out.store_host(&self.backend.cross(self.s(), &self.weights, &x, &y)?)
     }
 }
 
@@ -110,7 +110,7 @@ pub(super) fn expect(m: &Input<'_>, what: &str, expected: usize, got: usize) -> 
     if expected == got {
         return Ok(());
     }
-    Err(Error::invalid(m.view.name(), format!("{expected} {what}"), got))
+    Err(Error::invalid(m.name(), format!("{expected} {what}"), got))
 }
 
 /// A pair of embedding matrices that belong together.
@@ -124,24 +124,24 @@ pub(super) unsafe fn embeddings<'a>(
 ) -> Result<(Input<'a>, Input<'a>)> {
     // SAFETY: passed on.
     let (zx, zy) = unsafe { (input(context, "zx", zx)?, input(context, "zy", zy)?) };
-    expect(&zy, "columns, as zx has", zx.view.cols(), zy.view.cols())?;
+    expect(&zy, "columns, as zx has", zx.cols, zy.cols)?;
     Ok((zx, zy))
 }
 
 /// What the rounding of a dtype may leave above 1.
 fn rounding_of(z: &Input<'_>) -> f64 {
     // Half precisions round components by 2^-9 of their size at most.
-    if z.view.dtype().size() == 2 { 0.01 } else { 1e-4 }
+    if z.dtype.size() == 2 { 0.01 } else { 1e-4 }
 }
 
 /// Calls `check` with every row and its number.
 fn each_row(z: &Input<'_>, mut check: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
     const PANEL: usize = 256;
-    let (rows, cols) = (z.view.rows(), z.view.cols());
+    let (rows, cols) = (z.rows, z.cols);
     let mut values = vec![0f32; PANEL.min(rows) * cols];
     for start in (0..rows).step_by(PANEL) {
         let panel = &mut values[..PANEL.min(rows - start) * cols];
-        z.view.read_rows(start, panel)?;
+        z.source().read_rows(start, panel)?;
         panel.chunks_exact(cols).enumerate().try_for_each(|(i, row)| check(start + i, row))?;
     }
     Ok(())
@@ -154,7 +154,7 @@ fn check_unit(z: &Input<'_>) -> Result<()> {
         let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
         if norm > limit {
             let got = format!("norm {norm:.6} in row {i}");
-            return Err(Error::invalid(z.view.name(), "rows of norm at most 1", got));
+            return Err(Error::invalid(z.name(), "rows of norm at most 1", got));
         }
         Ok(())
     })
@@ -166,7 +166,7 @@ fn check_cosines(s: &Input<'_>) -> Result<()> {
     each_row(s, |i, row| match row.iter().position(|&v| f64::from(v).abs() > limit) {
         Some(j) => {
             let got = format!("{} in row {i}, column {j}", row[j]);
-            Err(Error::invalid(s.view.name(), "cosines in [-1, 1]", got))
+            Err(Error::invalid(s.name(), "cosines in [-1, 1]", got))
         }
         None => Ok(()),
     })
@@ -185,7 +185,7 @@ entry!(
         check_out("weights", weights)?;
         // SAFETY: NULL or as the header requires.
         let (loss, (zx, zy)) = unsafe { (asked::loss(loss)?, embeddings(context, zx, zy)?) };
-        let (n_x, n_y) = (zx.view.rows(), zy.view.rows());
+        let (n_x, n_y) = (zx.rows, zy.rows);
         // SAFETY: as above.
         let positives = unsafe { asked::positives(positives, n_x, n_y)? };
         check_unit(&zx)?;
@@ -213,7 +213,7 @@ entry!(
         check_out("weights", weights)?;
         // SAFETY: NULL or as the header requires.
         let (loss, s) = unsafe { (asked::loss(loss)?, input(context, "similarity", similarity)?) };
-        let (n_x, n_y) = (s.view.rows(), s.view.cols());
+        let (n_x, n_y) = (s.rows, s.cols);
         // SAFETY: as above.
         let positives = unsafe { asked::positives(positives, n_x, n_y)? };
         check_cosines(&s)?;
@@ -304,8 +304,8 @@ entry!(
         unsafe {
             let handle = handle_of(weights)?;
             let v = input(context, "v", v)?;
-            expect(&v, "rows", handle.n_y, v.view.rows())?;
-            let out = output(context, "sv", sv, (handle.n_x, v.view.cols()), Allowed::Wide)?;
+            expect(&v, "rows", handle.n_y, v.rows)?;
+            let out = output(context, "sv", sv, (handle.n_x, v.cols), Allowed::Wide)?;
             out.apart_from(&[&v])?;
             handle.operator.apply(&v, &out)
         }
@@ -323,8 +323,8 @@ entry!(
         unsafe {
             let handle = handle_of(weights)?;
             let u = input(context, "u", u)?;
-            expect(&u, "rows", handle.n_x, u.view.rows())?;
-            let out = output(context, "stu", stu, (handle.n_y, u.view.cols()), Allowed::Wide)?;
+            expect(&u, "rows", handle.n_x, u.rows)?;
+            let out = output(context, "stu", stu, (handle.n_y, u.cols), Allowed::Wide)?;
             out.apart_from(&[&u])?;
             handle.operator.apply_t(&u, &out)
         }
@@ -343,9 +343,9 @@ entry!(
         unsafe {
             let handle = handle_of(weights)?;
             let (x, y) = (input(context, "x", x)?, input(context, "y", y)?);
-            expect(&x, "rows", handle.n_x, x.view.rows())?;
-            expect(&y, "rows", handle.n_y, y.view.rows())?;
-            let out = output(context, "c", c, (x.view.cols(), y.view.cols()), Allowed::Wide)?;
+            expect(&x, "rows", handle.n_x, x.rows)?;
+            expect(&y, "rows", handle.n_y, y.rows)?;
+            let out = output(context, "c", c, (x.cols, y.cols), Allowed::Wide)?;
             out.apart_from(&[&x, &y])?;
             handle.operator.cross(&x, &y, &out)
         }
@@ -366,7 +366,7 @@ entry!(
     ) |context| {
         // SAFETY: NULL or as the header requires.
         let (loss, (zx, zy)) = unsafe { (asked::loss(loss)?, embeddings(context, zx, zy)?) };
-        let (n_x, n_y, r) = (zx.view.rows(), zy.view.rows(), zx.view.cols());
+        let (n_x, n_y, r) = (zx.rows, zy.rows, zx.cols);
         // SAFETY: as above.
         let positives = unsafe { asked::positives(positives, n_x, n_y)? };
         let out = |name, pointer: *const unicon_matrix_t, shape| -> Result<Option<Output<'_>>> {
@@ -407,7 +407,10 @@ fn gradients<B: Backend>(
     positives: &Positives,
     dzx: Option<&Output<'_>>,
     dzy: Option<&Output<'_>>,
-) -> Result<f64> {
+) -> Result<f64>
+where
+    B::Matrix: 'static,
+{
     let (zx, zy) = (backend.load(zx.source())?, backend.load(zy.source())?);
     let s = Similarity::Embeddings(&zx, &zy);
     let weights = backend.weights(s, loss, positives, Negatives::All)?;

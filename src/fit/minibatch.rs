@@ -266,6 +266,8 @@ impl<B: Backend> Descent<'_, B> {
         let per = (count / batch).max(1);
         let total = o.epochs.saturating_mul(per).max(o.min_steps).min(o.max_steps);
         let every = (per / 2).clamp(WINDOW.0, WINDOW.1);
+        // The first steps gain most: they are judged sooner.
+        let first_look = every / 3;
         let began = clock.begin.elapsed().as_secs_f64();
         let (mut epoch, mut pairs, mut window) = (usize::MAX, Vec::new(), Window::default());
         while !state.done {
@@ -292,10 +294,13 @@ impl<B: Backend> Descent<'_, B> {
                 info.status = FitStatus::OutOfTime;
             }
             state.done = value.is_none() || late || state.steps >= total;
-            if window.count > 0 && (state.done || state.steps.is_multiple_of(every)) {
+            let due = state.steps == first_look || state.steps.is_multiple_of(every);
+            if window.count > 0 && (state.done || due) {
                 self.judge(&mut state, &window, &run, info, watch)?;
                 window = Window::default();
-                state.done |= run.held.is_some() && state.stale >= o.patience.max(1);
+                if !state.done && run.held.is_some() && state.stale >= o.patience.max(1) {
+                    (state.done, info.status) = (true, FitStatus::Converged);
+                }
                 if let Some(checkpoint) = run.checkpoint {
                     state.save(checkpoint, self.backend.group(), info)?;
                 }

@@ -13,6 +13,7 @@ mod objective;
 mod options;
 mod partial;
 mod refine;
+mod sampling;
 mod solve;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use minibatch::MinibatchOptions;
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 pub use partial::{PartialFit, Stream};
 pub use refine::{Iterate, RefineOptions, Watch};
+pub use sampling::{SampledCross, sampled_cross};
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};

@@ -3,15 +3,14 @@
 use super::features::{Mapped, upload};
 use super::info::{FitInfo, FitStatus};
 use super::options::{Batches, Factorization, FitOptions, Init};
+use super::sampling::sampled_cross;
 use super::timed;
 use crate::backend::{Backend, Similarity};
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
-use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
 use crate::spectral::{TopR, low_rank_distance};
-use crate::weights::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
@@ -208,7 +207,11 @@ impl<B: Backend> Problem<'_, B> {
             _ => None,
         };
         let (cx, cy) = scaled.as_ref().map_or((x.cross, y.cross), |(x, y)| (x, y));
-        let (c, loss) = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives, info)?;
+        let found = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives)?;
+        info.sampling_error.extend(found.error);
+        info.seconds.statistics += found.seconds.0;
+        info.seconds.weights += found.seconds.1;
+        let (c, loss) = (found.cross, found.loss);
         Ok((c * faer::Scale(1.0 / o.rho), loss))
     }
 
@@ -280,35 +283,6 @@ impl<B: Backend> Problem<'_, B> {
             let zy = self.backend.encode(y, encoders.f2.as_ref())?.0;
             matching_accuracy(self.backend, Similarity::Embeddings(&zx, &zy), positives)
         })
-    }
-}
-
-/// `X^T S Y` and the loss. With sampled negatives both are means over two independent half samples, whose difference
-/// estimates the error that sampling leaves in the mean.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn sampled_cross<B: Backend>(
-    backend: &B,
-    s: Similarity<'_, B::Matrix>,
-    (x, y): (&B::Matrix, &B::Matrix),
-    loss: &Loss,
-    positives: &Positives,
-    negatives: Negatives,
-    info: &mut FitInfo,
-) -> Result<(Mat<f64>, f64)> {
-    let mut one = |negatives: Negatives| {
-        let w = timed(&mut info.seconds.statistics, || backend.weights(s, loss, positives, negatives))?;
-        let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
-        Ok::<_, Error>((c, w.value()))
-    };
-    match negatives.halves() {
-        Some([first, second]) if !matches!(s, Similarity::Zeros(..)) => {
-            let ((a, la), (b, lb)) = (one(first)?, one(second)?);
-            let mean = (&a + &b) * faer::Scale(0.5);
-            let size = mean.norm_l2();
-            info.sampling_error.push(if size > 0.0 { 0.5 * (a - b).norm_l2() / size } else { 0.0 });
-            Ok((mean, 0.5 * (la + lb)))
-        }
-        _ => one(negatives),
     }
 }
 

@@ -26,7 +26,10 @@ pub struct FeatureReport {
 /// [`Error::InvalidArgument`] naming the matrix, row and column of the first value that is NaN, infinite or beyond the
 /// range of `f32`; errors of reading.
 pub fn check_finite(source: &dyn RowSource) -> Result<FeatureReport> {
-    check_finite_as::<f32>(source)
+    match source.examine() {
+        Some(report) => report,
+        None => check_finite_as::<f32>(source),
+    }
 }
 
 /// As [`check_finite`], for values that will be used as `T`.

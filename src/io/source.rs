@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{HostFloat, MatView};
+use super::{FeatureReport, HostFloat, MatView};
 use crate::error::{Error, Result};
 
 /// A matrix whose rows (samples) can be read in any order, from any thread.
@@ -42,6 +42,17 @@ pub trait RowSource: Send + Sync {
         None
     }
 
+    /// What a backend that knows the kind of this source may take a shorter way with.
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        None
+    }
+
+    /// What [`check_finite`](super::check_finite) finds, by a shorter way than reading all rows; none where there is no such
+    /// way or where something is wrong, which reading then locates.
+    fn examine(&self) -> Option<Result<FeatureReport>> {
+        None
+    }
+
     /// The rows that this process can read, where others hold the rest: all of them by default.
     fn held(&self) -> Range<usize> {
         0..self.rows()
@@ -66,6 +77,12 @@ impl<S: RowSource + ?Sized> RowSource for &S {
     }
     fn view(&self) -> Option<MatView<'_>> {
         (**self).view()
+    }
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        (**self).as_any()
+    }
+    fn examine(&self) -> Option<Result<FeatureReport>> {
+        (**self).examine()
     }
     fn held(&self) -> Range<usize> {
         (**self).held()
@@ -93,6 +110,12 @@ impl<S: RowSource + ?Sized> RowSource for Box<S> {
     }
     fn view(&self) -> Option<MatView<'_>> {
         (**self).view()
+    }
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        (**self).as_any()
+    }
+    fn examine(&self) -> Option<Result<FeatureReport>> {
+        (**self).examine()
     }
     fn held(&self) -> Range<usize> {
         (**self).held()

@@ -2,8 +2,8 @@
 
 use super::gemm::gemm_tn;
 use super::matrix::Matrix;
-use super::plan::TILE;
 use super::{Cpu, Meter, add};
+use crate::backend::plan::TILE;
 use crate::comm::Fold;
 use crate::control::Phase;
 use crate::error::Result;

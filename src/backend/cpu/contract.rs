@@ -5,12 +5,12 @@
 
 use super::gemm::{gemm_nn, gemm_tn};
 use super::matrix::Matrix;
-use super::plan::TILE;
 use super::ranks::{Columns, Lookup, PIECE, TileSums, Window};
 use super::simd::AdditiveKind;
 use super::statistics::{ColumnLayers, safe_exponent};
 use super::tiles::{Panel, Scratch, Source, Tiles, product};
 use super::{Cpu, Meter, add};
+use crate::backend::plan::TILE;
 use crate::comm::Fold;
 use crate::control::Phase;
 use crate::error::Result;

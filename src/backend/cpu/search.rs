@@ -2,9 +2,9 @@
 
 use super::Cpu;
 use super::matrix::Matrix;
-use super::plan::Plan;
 use super::ranks::Columns;
 use super::tiles::{Panel, Scratch, Source, Tiles};
+use crate::backend::plan::Plan;
 use crate::backend::{Ties, TopK};
 use crate::control::Phase;
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! Matrices that do not fit in memory: written to nameless files, read back a panel at a time.
 
 use super::Cpu;
-use super::plan::TILE;
+use crate::backend::plan::TILE;
 use crate::error::{Error, Result};
 use crate::io::{PagedMatrix, RowSource};
 use crate::real::Real;

@@ -2,15 +2,15 @@
 
 use super::Cpu;
 use super::contract::additive_kind;
-use super::plan::{Plan, TILE};
 use super::ranks::{PIECE, TileSums};
 use super::tiles::{Scratch, Source, Tiles, product};
+use crate::backend::anchors::{Factors, additive_side, clip_numbers};
+use crate::backend::plan::TILE;
 use crate::control::Phase;
 use crate::error::Result;
-use crate::loss::{EpsBy, Loss, LossKind, log_add_exp};
-use crate::positives::Positives;
+use crate::loss::{EpsBy, LossKind, log_add_exp};
 use crate::real::Real;
-use crate::weights::{Negatives, Side, Weights, additive_anchor, clip_anchor, exceptions_of_row};
+use crate::weights::{Negatives, Side, Weights, exceptions_of_row};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -26,7 +26,8 @@ pub(super) fn safe_exponent<T: Real>() -> f64 {
 impl<T: Real> Cpu<T> {
     pub(super) fn statistics(&self, tiles: &Tiles<'_, T>, negatives: Negatives) -> Result<Weights> {
         let (loss, p) = (tiles.loss, &tiles.positives);
-        let factors = Factors::new(tiles, self)?;
+        let zeros = matches!(tiles.source, Source::Zeros);
+        let factors = self.install(|| Factors::new(&tiles.plan, loss, p, zeros));
         let (rows, cols, loss_rows, loss_cols) = if loss.kind == LossKind::Clip {
             let (log_x, log_y) = self.clip_sums(tiles, &factors)?;
             let (rows, lx) = self.clip_side(tiles, log_x)?;
@@ -216,21 +217,7 @@ impl<T: Real> Cpu<T> {
     fn clip_side(&self, tiles: &Tiles<'_, T>, mut log_neg: Vec<f64>) -> Result<(Side, f64)> {
         let (loss, positives) = (tiles.loss, &tiles.positives);
         let n = positives.n_x();
-        let anchors = self.anchors(tiles, |i, s| {
-            let mut s = s.iter().copied();
-            let pairs: Vec<(f64, f64)> = positives
-                .row(i)
-                .iter()
-                .zip(&mut s)
-                .map(|(&j, s)| (s, loss.eps(i, j as usize, true)))
-                .collect();
-            let log_neg = match s.next() {
-                Some(diagonal) => log_add_exp(log_neg[i], loss.eps_pos.ln() + diagonal / loss.tau),
-                None => log_neg[i],
-            };
-            let (coeff, term) = clip_anchor(loss, n, log_neg, pairs.into_iter());
-            [log_neg, coeff, term]
-        })?;
+        let anchors = self.anchors(tiles, |i, s| clip_numbers(loss, positives, i, log_neg[i], s))?;
         let anchors = self.group.concat(anchors)?;
         let mut coeff = Vec::with_capacity(n);
         let mut value = 0.0;
@@ -288,8 +275,13 @@ impl<T: Real> Cpu<T> {
         let (p, back) = (&tiles.positives, tiles.transposed());
         let (s_rows, s_cols) = (self.pair_similarities(tiles, false)?, self.pair_similarities(&back, false)?);
         let ([psi_x, dpsi_x], [psi_y, dpsi_y]) = self.additive_sums(tiles, factors, &s_rows, &s_cols)?;
-        let (rows, lx) = self.additive_side(tiles, p, s_rows, psi_x, dpsi_x, &factors.x)?;
-        let (cols, ly) = self.additive_side(&back, &back.positives, s_cols, psi_y, dpsi_y, &factors.y)?;
+        let mut diagonal = self.diagonals(tiles)?.into_iter();
+        let next = |_| diagonal.next().unwrap_or(0.0);
+        let (rows, lx) = additive_side(tiles.loss, p, s_rows, [psi_x, dpsi_x], &factors.x, next);
+        let mut diagonal = self.diagonals(&back)?.into_iter();
+        let next = |_| diagonal.next().unwrap_or(0.0);
+        let (cols, ly) =
+            additive_side(tiles.loss, &back.positives, s_cols, [psi_y, dpsi_y], &factors.y, next);
         Ok((rows, cols, lx, ly))
     }
 
@@ -366,42 +358,6 @@ impl<T: Real> Cpu<T> {
         Ok((x, y))
     }
 
-    /// Applies eps and the sampling factor, adds diagonal negatives, and sums the half loss.
-    fn additive_side(
-        &self,
-        tiles: &Tiles<'_, T>,
-        positives: &Positives,
-        s_pos: Vec<f64>,
-        mut psi: Vec<f64>,
-        mut dpsi: Vec<f64>,
-        factor: &[f64],
-    ) -> Result<(Side, f64)> {
-        let loss = tiles.loss;
-        let mut value = 0.0;
-        let mut diagonals = self.diagonals(tiles)?.into_iter();
-        for i in 0..positives.n_x() {
-            let scale = loss.eps_neg * factor.get(i).copied().unwrap_or(1.0);
-            let diagonal = is_apart(loss, positives, i).then(|| diagonals.next().unwrap_or(0.0));
-            let pairs = positives.row_offset(i)..positives.row_offset(i + 1);
-            for e in pairs.clone() {
-                psi[e] *= scale;
-                dpsi[e] *= scale;
-                if let Some(s) = diagonal {
-                    let eps = loss.eps_pos;
-                    psi[e] += eps * loss.psi(s - loss.nu * s_pos[e]);
-                    dpsi[e] += eps * loss.dpsi(s - loss.nu * s_pos[e]);
-                }
-            }
-            let eps = positives.row(i).iter().map(|&j| loss.eps(i, j as usize, true));
-            value += additive_anchor(
-                loss,
-                positives.n_x(),
-                pairs.zip(eps).map(|(e, eps)| (s_pos[e], eps, psi[e])),
-            );
-        }
-        Ok((Side { s_pos, dpsi, ..Side::default() }, value))
-    }
-
     /// `s_ik` of all pairs, anchor by anchor, on every rank; on request with the diagonal's where it is apart.
     pub(super) fn pair_similarities(&self, tiles: &Tiles<'_, T>, diagonal: bool) -> Result<Vec<f64>> {
         let pairs = |i: usize| if diagonal { usize::MAX } else { tiles.positives.row(i).len() };
@@ -419,67 +375,8 @@ impl<T: Real> Cpu<T> {
     }
 }
 
-/// Whether the loss weighs the diagonal pair of anchor `i` apart although it is a negative.
-fn is_apart(loss: &Loss, positives: &Positives, i: usize) -> bool {
-    loss.eps_by == EpsBy::Diagonal && i < positives.n_y() && !positives.contains(i, i)
-}
-
 /// Sums of psi and of psi' over the negatives of every pair.
 type PairSums = [Vec<f64>; 2];
-
-/// How many negatives every anchor sees in dense tiles, and how many times they stand for all of them.
-struct Factors {
-    seen_x: Vec<f64>,
-    seen_y: Vec<f64>,
-    x: Vec<f64>,
-    y: Vec<f64>,
-}
-
-impl Factors {
-    fn new<T: Real>(tiles: &Tiles<'_, T>, cpu: &Cpu<T>) -> Result<Self> {
-        let p = &tiles.positives;
-        let exceptions = |p: &Positives, i: usize| p.row(i).len() + usize::from(is_apart(tiles.loss, p, i));
-        let back = p.transposed();
-        let all_x: Vec<f64> = (0..p.n_x()).map(|i| (p.n_y() - exceptions(p, i)) as f64).collect();
-        let all_y: Vec<f64> = (0..p.n_y()).map(|j| (p.n_x() - exceptions(&back, j)) as f64).collect();
-        if !tiles.plan.is_sampled() || matches!(tiles.source, Source::Zeros) {
-            return Ok(Self { seen_x: all_x, seen_y: all_y, x: Vec::new(), y: Vec::new() });
-        }
-        let seen_x = seen(&tiles.plan, tiles, cpu)?;
-        let back = tiles.transposed();
-        let seen_y = seen(&back.plan, &back, cpu)?;
-        let ratio = |all: &[f64], seen: &[f64]| -> Vec<f64> {
-            all.iter().zip(seen).map(|(a, s)| if *s > 0.0 { a / s } else { 1.0 }).collect()
-        };
-        let (x, y) = (ratio(&all_x, &seen_x), ratio(&all_y, &seen_y));
-        Ok(Self { seen_x, seen_y, x, y })
-    }
-}
-
-/// Negatives that each row of a sampled plan sees.
-fn seen<T: Real>(plan: &Plan, tiles: &Tiles<'_, T>, cpu: &Cpu<T>) -> Result<Vec<f64>> {
-    let counts: Vec<Vec<(usize, f64)>> = cpu.install(|| {
-        (0..plan.panels())
-            .into_par_iter()
-            .map(|p| {
-                let ranges: Vec<_> = plan.tiles(p).collect();
-                let width: usize = ranges.iter().map(|r| r.len()).sum();
-                plan.panel(p)
-                    .map(|position| {
-                        let i = plan.row_id(position);
-                        let hits = ranges.iter().map(|r| tiles.exceptions_in(i, r)).sum::<usize>();
-                        (i, (width - hits) as f64)
-                    })
-                    .collect()
-            })
-            .collect()
-    });
-    let mut out = vec![0.0; tiles.positives.n_x()];
-    for (i, count) in counts.into_iter().flatten() {
-        out[i] = count;
-    }
-    Ok(out)
-}
 
 /// The positives of a tile's columns, one layer at a time: layer `t` holds `-nu s` of every column's `t`-th
 /// positive (0 where a column has fewer; the caller skips those).

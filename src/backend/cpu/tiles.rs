@@ -2,12 +2,13 @@
 
 use super::gemm::gemm_nt;
 use super::matrix::Matrix;
-use super::plan::Plan;
 use super::ranks::Window;
 use super::simd::bf16::{self, LEFT, Packed, RIGHT};
 use crate::backend::Similarity;
+use crate::backend::anchors::for_exceptions_in;
+use crate::backend::plan::Plan;
 use crate::error::Result;
-use crate::loss::{EpsBy, Loss};
+use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use std::ops::Range;
@@ -182,40 +183,13 @@ impl<'a, T: Real> Tiles<'a, T> {
         let n = cols.len();
         for (li, position) in panel.rows.clone().enumerate() {
             let i = self.plan.row_id(position);
-            self.for_exceptions_in(i, cols, |lj| {
+            for_exceptions_in(&self.plan, self.loss, &self.positives, i, cols, |lj| {
                 let entry = &mut scratch.tile[li * n + lj];
                 scratch.masked.push((li, lj, *entry));
                 *entry = T::of(f64::NEG_INFINITY);
             });
         }
         Ok(())
-    }
-
-    /// Calls `f` with the local column of every exception of sample `i` among the column positions `cols`.
-    fn for_exceptions_in(&self, i: usize, cols: &Range<usize>, mut f: impl FnMut(usize)) {
-        let positives =
-            if self.plan.is_sampled() { self.positives.row(i) } else { self.positives.row_in(i, cols) };
-        for &j in positives {
-            let j = self.plan.col_position(j as usize);
-            if cols.contains(&j) {
-                f(j - cols.start);
-            }
-        }
-        if self.loss.eps_by == EpsBy::Diagonal && i < self.positives.n_y() && !self.positives.contains(i, i) {
-            let j = self.plan.col_position(i);
-            if cols.contains(&j) {
-                f(j - cols.start);
-            }
-        }
-    }
-}
-
-impl<T: Real> Tiles<'_, T> {
-    /// How many exceptions sample `i` has among the column positions `cols`.
-    pub(super) fn exceptions_in(&self, i: usize, cols: &Range<usize>) -> usize {
-        let mut count = 0;
-        self.for_exceptions_in(i, cols, |_| count += 1);
-        count
     }
 }
 

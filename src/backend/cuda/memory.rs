@@ -161,6 +161,11 @@ impl<T> View<'_, T> {
         Err(Error::Cuda(format!("internal: {len} elements in a buffer of {}", self.len)))
     }
 
+    /// Memory that is not ours, as its lender describes it.
+    pub(super) fn foreign(ptr: Ptr, len: usize) -> Self {
+        Self { ptr, len, buffer: PhantomData }
+    }
+
     /// No memory: a kernel argument that may be NULL.
     pub(super) fn null() -> Self {
         Self { ptr: 0, len: 0, buffer: PhantomData }

@@ -5,54 +5,49 @@
 //! only what returns numbers to the host waits for it. Partial results are merged in a fixed order, so results are the
 //! same to the bit from run to run on the same device.
 
-#![allow(dead_code)] // Until every operation is there.
-
 mod blas;
+mod contract;
 mod device;
 mod driver;
+mod features;
+mod grid;
+mod host;
 mod kernels;
+mod lent;
+mod matrix;
 mod memory;
+mod negatives;
 mod params;
+mod precision;
 mod probe;
+mod rate;
+mod retrieval;
+mod rows;
 mod solver;
+mod spectral;
+mod statistics;
+mod sweeps;
 
 pub use device::BorrowedStream;
+pub use lent::{LentMatrix, Place};
+pub use matrix::Matrix;
+pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 
 use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
-use crate::control::Control;
-use crate::error::{Error, Result};
+use crate::control::{Control, Phase, Progress};
+use crate::error::Result;
 use crate::io::RowSource;
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::spectral::{SvdMethod, TopR};
 use crate::weights::{Negatives, Weights};
-use device::Device;
+use device::{Device, Event};
 use faer::{Mat, MatRef};
+use matrix::{PANEL, Panels, panels_of};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// How similarities and weights are computed. Sums are always at least fp32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Embeddings and weights in fp16.
-    #[default]
-    Fp16,
-    /// The same in bfloat16: about 8 times less exact, for values beyond fp16's range.
-    Bf16,
-    /// fp32 accuracy: similarities from three products of split embeddings, weights in fp32.
-    Fp32,
-}
-
-impl Mode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fp16 => "fp16",
-            Self::Bf16 => "bf16",
-            Self::Fp32 => "fp32",
-        }
-    }
-}
 
 /// How a device is opened.
 #[derive(Clone, Debug, Default)]
@@ -73,12 +68,6 @@ pub struct Cuda {
     device: Arc<Device>,
     mode: Mode,
     control: Arc<Control>,
-}
-
-/// n-sized data on the device, or on the host where the device has no room for it.
-pub struct Matrix {
-    rows: usize,
-    cols: usize,
 }
 
 impl std::fmt::Debug for Cuda {
@@ -112,6 +101,32 @@ impl Cuda {
         self.device.account.forget_peak();
     }
 
+    /// Reports progress and checks for cancellation.
+    fn report(&self, phase: Phase, done: usize, total: usize) -> Result<()> {
+        self.control.report(Progress { phase, done: done as u64, total: total as u64, loss: f64::NAN })
+    }
+
+    /// Runs `work` and says how many milliseconds the device was busy with what it enqueued.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::Cuda`](crate::Error::Cuda) when the device failed.
+    pub fn timed<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, f32)> {
+        self.device.enter()?;
+        let driver = self.device.driver;
+        let (begin, end) = (Event::new(driver, true)?, Event::new(driver, true)?);
+        let run = || {
+            begin.record(driver, self.device.stream)?;
+            let result = work()?;
+            end.record(driver, self.device.stream)?;
+            end.wait(driver)?;
+            Ok((result, end.since(driver, &begin)?))
+        };
+        let timed = run();
+        begin.release(driver);
+        end.release(driver);
+        timed
+    }
+
     /// Waits until everything enqueued so far has been done.
     ///
     /// # Errors
@@ -120,10 +135,6 @@ impl Cuda {
         self.device.enter()?;
         self.device.synchronize()
     }
-}
-
-fn not_yet<T>(what: &str) -> Result<T> {
-    Err(Error::Unsupported(format!("{what} on CUDA in this build")))
 }
 
 impl Backend for Cuda {
@@ -150,93 +161,186 @@ impl Backend for Cuda {
         }
     }
 
-    fn load(&self, _source: &dyn RowSource) -> Result<Matrix> {
-        not_yet("loading")
+    fn synchronize(&self) -> Result<()> {
+        Self::synchronize(self)
     }
 
-    fn store(&self, _x: &Matrix, _sink: &mut dyn FnMut(usize, &[f64]) -> Result<()>) -> Result<()> {
-        not_yet("storing")
+    fn product_rate(&self) -> Result<Option<f64>> {
+        self.device.enter()?;
+        self.gemm_rate().map(Some)
+    }
+
+    fn load(&self, source: &dyn RowSource) -> Result<Matrix> {
+        self.device.enter()?;
+        self.report(Phase::Features, 0, 1)?;
+        self.load_rows(source)
+    }
+
+    fn store(&self, x: &Matrix, sink: &mut dyn FnMut(usize, &[f64]) -> Result<()>) -> Result<()> {
+        self.device.enter()?;
+        let mut panels = Panels::new(self, x, None)?;
+        let mut values: Vec<f64> = Vec::new();
+        for rows in panels_of(0..x.rows(), PANEL) {
+            let panel = self.device.download(panels.get(rows.clone())?)?;
+            values.clear();
+            values.extend(panel.into_iter().map(f64::from));
+            sink(rows.start, &values)?;
+        }
+        Ok(())
     }
 
     fn shape(&self, x: &Matrix) -> (usize, usize) {
-        (x.rows, x.cols)
+        (x.rows(), x.cols())
     }
 
-    fn rows(&self, _x: &Matrix, _range: Range<usize>) -> Result<Matrix> {
-        not_yet("rows")
+    fn rows(&self, x: &Matrix, range: Range<usize>) -> Result<Matrix> {
+        let ids: Vec<u32> = range.map(|i| i as u32).collect();
+        self.select(x, &ids)
     }
 
-    fn linear(&self, _x: &Matrix, _w: MatRef<'_, f64>) -> Result<Matrix> {
-        not_yet("linear maps")
+    fn linear(&self, x: &Matrix, w: MatRef<'_, f64>) -> Result<Matrix> {
+        self.device.enter()?;
+        self.map_rows(x, w)
     }
 
-    fn encode(&self, _x: &Matrix, _f: MatRef<'_, f64>) -> Result<(Matrix, Vec<f64>)> {
-        not_yet("encoding")
+    fn encode(&self, x: &Matrix, f: MatRef<'_, f64>) -> Result<(Matrix, Vec<f64>)> {
+        self.device.enter()?;
+        self.encode_rows(x, f)
     }
 
-    fn scale_rows(&self, _x: &Matrix, _scale: &[f64]) -> Result<Matrix> {
-        not_yet("scaling")
+    fn scale_rows(&self, x: &Matrix, scale: &[f64]) -> Result<Matrix> {
+        self.device.enter()?;
+        self.scaled_rows(x, scale)
     }
 
-    fn kernel(&self, _kernel: &Kernel, _x: &Matrix, _landmarks: MatRef<'_, f64>) -> Result<Matrix> {
-        not_yet("kernels")
+    fn kernel(&self, kernel: &Kernel, x: &Matrix, landmarks: MatRef<'_, f64>) -> Result<Matrix> {
+        self.device.enter()?;
+        self.kernel_rows(kernel, x, landmarks)
     }
 
-    fn gram(&self, _x: &Matrix) -> Result<Mat<f64>> {
-        not_yet("Gram matrices")
+    fn gram(&self, x: &Matrix) -> Result<Mat<f64>> {
+        self.device.enter()?;
+        self.gram_of(x)
     }
 
     fn weights(
         &self,
-        _s: Similarity<'_, Matrix>,
-        _loss: &Loss,
-        _positives: &Positives,
-        _negatives: Negatives,
+        s: Similarity<'_, Matrix>,
+        loss: &Loss,
+        positives: &Positives,
+        negatives: Negatives,
     ) -> Result<Weights> {
-        not_yet("weights")
+        self.device.enter()?;
+        match s {
+            Similarity::Embeddings(zx, zy) => self.statistics((zx, zy), loss, positives, negatives),
+            // O(n) numbers, or a given matrix.
+            Similarity::Zeros(..) | Similarity::Dense(_) => {
+                self.on_host(s, |host, s| host.weights(s, loss, positives, negatives))
+            }
+        }
     }
 
-    fn cross(&self, _s: Similarity<'_, Matrix>, _w: &Weights, _x: &Matrix, _y: &Matrix) -> Result<Mat<f64>> {
-        not_yet("X^T S Y")
+    fn cross(&self, s: Similarity<'_, Matrix>, w: &Weights, x: &Matrix, y: &Matrix) -> Result<Mat<f64>> {
+        self.device.enter()?;
+        if let Similarity::Dense(_) = s {
+            return self
+                .on_host(s, |host, s| host.cross(s, w, &self.to_host(host, x)?, &self.to_host(host, y)?));
+        }
+        // The narrower side is contracted: 2 n^2 min(d1, d2).
+        if x.cols() < y.cols() {
+            let back = w.transposed();
+            let c = self.contract_both(swapped(s), &back, true, y, x)?;
+            return Ok(c.transpose().to_owned());
+        }
+        self.contract_both(s, w, false, x, y)
     }
 
-    fn apply(&self, _s: Similarity<'_, Matrix>, _w: &Weights, _v: &Matrix) -> Result<Matrix> {
-        not_yet("S V")
+    fn apply(&self, s: Similarity<'_, Matrix>, w: &Weights, v: &Matrix) -> Result<Matrix> {
+        self.device.enter()?;
+        match s {
+            Similarity::Dense(_) => self.on_host(s, |host, s| {
+                let product = host.apply(s, w, &self.to_host(host, v)?)?;
+                self.from_host(host, &product)
+            }),
+            _ => self.contract(s, w, false, v),
+        }
     }
 
-    fn apply_t(&self, _s: Similarity<'_, Matrix>, _w: &Weights, _u: &Matrix) -> Result<Matrix> {
-        not_yet("S^T U")
+    fn apply_t(&self, s: Similarity<'_, Matrix>, w: &Weights, u: &Matrix) -> Result<Matrix> {
+        self.device.enter()?;
+        match s {
+            Similarity::Dense(_) => self.on_host(s, |host, s| {
+                let product = host.apply_t(s, w, &self.to_host(host, u)?)?;
+                self.from_host(host, &product)
+            }),
+            _ => self.contract(swapped(s), &w.transposed(), true, u),
+        }
     }
 
-    fn gradients(&self, _zx: &Matrix, _zy: &Matrix, _w: &Weights) -> Result<(Matrix, Matrix)> {
-        not_yet("gradients")
+    fn gradients(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
+        self.device.enter()?;
+        self.both_gradients(zx, zy, w)
     }
 
-    fn encode_backward(&self, _x: &Matrix, _z: &Matrix, _norms: &[f64], _g: &Matrix) -> Result<Mat<f64>> {
-        not_yet("gradients of encoders")
+    fn encode_backward(&self, x: &Matrix, z: &Matrix, norms: &[f64], g: &Matrix) -> Result<Mat<f64>> {
+        self.device.enter()?;
+        self.project_back(x, z, norms, g)
     }
 
-    fn select(&self, _x: &Matrix, _ids: &[u32]) -> Result<Matrix> {
-        not_yet("selecting rows")
+    fn select(&self, x: &Matrix, ids: &[u32]) -> Result<Matrix> {
+        self.device.enter()?;
+        self.gather(x, ids)
     }
 
-    fn dense(&self, _s: Similarity<'_, Matrix>, _w: &Weights) -> Result<Mat<f64>> {
-        not_yet("S itself")
+    fn dense(&self, s: Similarity<'_, Matrix>, w: &Weights) -> Result<Mat<f64>> {
+        self.device.enter()?;
+        self.on_host(s, |host, s| host.dense(s, w))
     }
 
-    fn hstack(&self, _blocks: &[(f64, &Matrix)]) -> Result<Matrix> {
-        not_yet("stacking")
+    fn top_r(&self, c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
+        self.device.enter()?;
+        self.leading_triplets(c, r, method)
     }
 
-    fn top_k(&self, _queries: &Matrix, _items: &Matrix, _k: usize) -> Result<TopK> {
-        not_yet("search")
+    fn hstack(&self, blocks: &[(f64, &Matrix)]) -> Result<Matrix> {
+        self.device.enter()?;
+        self.side_by_side(blocks)
     }
 
-    fn ranks(&self, _s: Similarity<'_, Matrix>, _positives: &Positives, _ties: Ties) -> Result<Vec<u32>> {
-        not_yet("ranks")
+    fn top_k(&self, queries: &Matrix, items: &Matrix, k: usize) -> Result<TopK> {
+        self.device.enter()?;
+        self.search(queries, items, k)
     }
 
-    fn positive_similarities(&self, _s: Similarity<'_, Matrix>, _positives: &Positives) -> Result<Vec<f64>> {
-        not_yet("similarities of positives")
+    fn ranks(&self, s: Similarity<'_, Matrix>, positives: &Positives, ties: Ties) -> Result<Vec<u32>> {
+        self.device.enter()?;
+        match s {
+            Similarity::Embeddings(zx, zy) => self.rank_positives((zx, zy), positives, ties),
+            Similarity::Zeros(..) | Similarity::Dense(_) => {
+                self.on_host(s, |host, s| host.ranks(s, positives, ties))
+            }
+        }
+    }
+
+    fn positive_similarities(&self, s: Similarity<'_, Matrix>, positives: &Positives) -> Result<Vec<f64>> {
+        self.device.enter()?;
+        match s {
+            Similarity::Embeddings(zx, zy) => {
+                let sides = grid::Sides::new(self, zx, zy)?;
+                Ok(grid::Pairs::new(&sides, &Loss::default(), positives)?.s)
+            }
+            Similarity::Zeros(..) | Similarity::Dense(_) => {
+                self.on_host(s, |host, s| host.positive_similarities(s, positives))
+            }
+        }
+    }
+}
+
+/// The same similarities seen from the other side; not for given ones.
+fn swapped<'a>(s: Similarity<'a, Matrix>) -> Similarity<'a, Matrix> {
+    match s {
+        Similarity::Zeros(n_x, n_y) => Similarity::Zeros(n_y, n_x),
+        Similarity::Embeddings(zx, zy) => Similarity::Embeddings(zy, zx),
+        Similarity::Dense(given) => Similarity::Dense(given),
     }
 }

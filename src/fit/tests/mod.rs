@@ -1,7 +1,9 @@
 //! Tests of what is better than the paper's iteration.
 
+mod best;
 mod gradients;
 mod monotone;
+mod sampling;
 
 use crate::backend::cpu::Cpu;
 use crate::io::HostMatrix;

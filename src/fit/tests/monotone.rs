@@ -3,10 +3,13 @@
 use super::{Sample, many, oracle, pairs};
 use crate::backend::cpu::Cpu;
 use crate::fit::{
-    BestOptions, DampingOptions, Data, FitInfo, FitOptions, Init, Rank, RefineOptions, fit, fit_best,
+    BestOptions, DampingOptions, Data, FitInfo, FitOptions, Init, KernelOptions, Landmarks, Rank,
+    RefineOptions, fit, fit_best,
 };
+use crate::kernel::{Kernel, KernelKind};
 use crate::loss::{Loss, LossKind};
 use crate::real::Real;
+use crate::weights::Negatives;
 use faer::Mat;
 
 fn data(s: &Sample) -> Data<'_> {
@@ -51,6 +54,30 @@ fn damping_and_refinement_descend_for_every_member() {
                 // The loss reported last is the returned encoders'.
                 assert!((info.final_loss.unwrap() - last).abs() < 1e-4 * last.abs().max(1e-3), "{loss:?}");
             }
+        }
+    }
+}
+
+/// Encoders of Nystrom features, and negatives that are sampled, then all: within a sample the loss never rises.
+#[test]
+fn nystrom_encoders_and_samples_descend_too() {
+    for s in [pairs(150, 9, 8, 5, 0.3, 1), many(80, 9, 8, 5, 0.3, 2)] {
+        for loss in losses() {
+            let kernel = KernelOptions::new(Kernel::new(KernelKind::Angular), Landmarks::Count(24));
+            let base = FitOptions { loss, kernel: Some(kernel), whiten: Some(0.1), ..FitOptions::new(4) };
+            let damped = FitOptions { damping: Some(DampingOptions::default()), n_iters: 5, ..base.clone() };
+            falls(&run::<f64>(&s, &damped));
+            let refined = FitOptions { refine: Some(RefineOptions::default()), n_iters: 1, ..base.clone() };
+            falls(&run::<f64>(&s, &refined));
+            let sampled = Negatives::Sampled { per_anchor: 24, seed: 5 };
+            let damped =
+                FitOptions { negatives: sampled, growth: 2.0, exact_last: true, n_iters: 12, ..damped };
+            let info = run::<f64>(&s, &damped);
+            assert_eq!(info.trace.last().unwrap().negatives, None, "{loss:?}");
+            for stage in info.trace.chunk_by(|a, b| a.negatives == b.negatives) {
+                assert!(stage.windows(2).all(|w| w[1].loss <= w[0].loss), "{loss:?} {stage:?}");
+            }
+            assert!(info.trace[0].sampling_error.unwrap() > 0.0);
         }
     }
 }

@@ -1,0 +1,272 @@
+//! The similarity matrix as a device sees it: embeddings of both sides in the order of the plan, the entries that dense
+//! tiles leave out, and which rows meet which columns.
+
+use super::Cuda;
+use super::matrix::{Embedded, Matrix, Order, depth_of};
+use super::memory::Buffer;
+use super::params::{Csr, Embeddings};
+use super::rows::Rows;
+use super::sweeps::{Launch, embeddings};
+use crate::backend::anchors::diagonal_apart;
+use crate::backend::plan::Plan;
+use crate::error::Result;
+use crate::loss::Loss;
+use crate::positives::Positives;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Pairs whose similarities are found in one launch.
+const PAIRS: usize = 1 << 24;
+
+/// A list of columns for every row, on the device.
+pub(super) struct Entries {
+    pub(super) offsets: Buffer<i64>,
+    pub(super) columns: Buffer<i32>,
+}
+
+impl Entries {
+    pub(super) fn new(cuda: &Cuda, lists: &[Vec<i32>], what: &str) -> Result<Self> {
+        let mut offsets = Vec::with_capacity(lists.len() + 1);
+        offsets.push(0i64);
+        let mut total = 0;
+        for list in lists {
+            total += list.len() as i64;
+            offsets.push(total);
+        }
+        let columns = lists.concat();
+        Ok(Self {
+            offsets: cuda.device.upload(&offsets, what)?,
+            columns: cuda.device.upload(&columns, what)?,
+        })
+    }
+
+    pub(super) fn csr(&self) -> Csr {
+        Csr { offsets: self.offsets.view().ptr, columns: self.columns.view().ptr }
+    }
+}
+
+/// What dense tiles leave out of the row of sample `i`, ascending: positives, and the diagonal where it is apart.
+pub(super) fn exceptions(loss: &Loss, positives: &Positives, i: usize) -> Vec<u32> {
+    let mut row = positives.row(i).to_vec();
+    if diagonal_apart(loss, positives, i) {
+        row.insert(row.partition_point(|&j| (j as usize) < i), i as u32);
+    }
+    row
+}
+
+/// Embeddings of both sides by sample, as an operation was given them.
+pub(super) struct Sides<'a> {
+    pub(super) cuda: &'a Cuda,
+    x: Embedded<'a>,
+    y: Embedded<'a>,
+    n: (usize, usize),
+    pub(super) depth: usize,
+}
+
+impl<'a> Sides<'a> {
+    pub(super) fn new(cuda: &'a Cuda, zx: &'a Matrix, zy: &'a Matrix) -> Result<Self> {
+        let (x, y) = (cuda.embedded(zx, None)?, cuda.embedded(zy, None)?);
+        Ok(Self { cuda, x, y, n: (zx.rows(), zy.rows()), depth: depth_of(zx.cols()) })
+    }
+
+    pub(super) fn embeddings(&self, products: usize) -> Result<Embeddings> {
+        let width = 2 * self.depth;
+        let x = Rows::dense(self.x.view(), self.n.0, width)?;
+        embeddings(x, Rows::dense(self.y.view(), self.n.1, width)?, self.depth, products)
+    }
+
+    /// Exact similarities of listed pairs.
+    fn products(&self, rows: &[i32], cols: &[i32]) -> Result<Vec<f64>> {
+        let (device, z) = (&self.cuda.device, self.embeddings(1)?);
+        let mut out = Vec::with_capacity(rows.len());
+        for (rows, cols) in rows.chunks(PAIRS).zip(cols.chunks(PAIRS)) {
+            let (rows, cols) = (device.upload(rows, "pairs")?, device.upload(cols, "pairs")?);
+            let found = device.alloc::<f64>(rows.len(), "similarities of pairs")?;
+            let narrow = self.cuda.mode.narrow();
+            device.pair_products(narrow, z, (rows.view(), cols.view()), found.view())?;
+            out.extend(device.download(found.view())?);
+        }
+        Ok(out)
+    }
+
+    /// Similarities of all positive pairs as the search kernels round them, row by row.
+    pub(super) fn rounded_positives(&self, positives: &Positives, products: usize) -> Result<Vec<f32>> {
+        let (device, z) = (&self.cuda.device, self.embeddings(products)?);
+        let (rows, cols) = listed(positives);
+        let mut out = Vec::with_capacity(rows.len());
+        for (rows, cols) in rows.chunks(PAIRS).zip(cols.chunks(PAIRS)) {
+            let (rows, cols) = (device.upload(rows, "pairs")?, device.upload(cols, "pairs")?);
+            let found = device.alloc::<f32>(rows.len(), "similarities of pairs")?;
+            let narrow = self.cuda.mode.narrow();
+            device.pair_similarities(narrow, z, (rows.view(), cols.view()), found.view())?;
+            out.extend(device.download(found.view())?);
+        }
+        Ok(out)
+    }
+}
+
+/// All positive pairs, row by row.
+fn listed(positives: &Positives) -> (Vec<i32>, Vec<i32>) {
+    let nnz = positives.nnz();
+    let (mut rows, mut cols) = (Vec::with_capacity(nnz), Vec::with_capacity(nnz));
+    for i in 0..positives.n_x() {
+        let row = positives.row(i);
+        rows.extend(row.iter().map(|_| i as i32));
+        cols.extend(row.iter().map(|&j| j as i32));
+    }
+    (rows, cols)
+}
+
+/// Exact similarities of the pairs that tiles leave out.
+pub(super) struct Pairs<'a> {
+    positives: &'a Positives,
+    /// Of positives, row by row.
+    pub(super) s: Vec<f64>,
+    /// Of diagonal pairs, where the loss weighs them apart.
+    diagonal: Vec<f64>,
+}
+
+impl<'a> Pairs<'a> {
+    pub(super) fn new(sides: &Sides<'_>, loss: &Loss, positives: &'a Positives) -> Result<Self> {
+        let (rows, cols) = listed(positives);
+        let s = sides.products(&rows, &cols)?;
+        let apart: Vec<i32> =
+            (0..positives.n_x()).filter(|&i| diagonal_apart(loss, positives, i)).map(|i| i as i32).collect();
+        let mut diagonal = Vec::new();
+        if !apart.is_empty() {
+            diagonal.resize(positives.n_x(), f64::NAN);
+            for (&i, s) in apart.iter().zip(sides.products(&apart, &apart)?) {
+                diagonal[i as usize] = s;
+            }
+        }
+        Ok(Self { positives, s, diagonal })
+    }
+
+    /// The similarity of a listed pair; NaN for any other.
+    pub(super) fn at(&self, i: usize, j: usize) -> f64 {
+        match self.positives.row(i).binary_search(&(j as u32)) {
+            Ok(place) => self.s[self.positives.row_offset(i) + place],
+            Err(_) if i == j => self.diagonal.get(i).copied().unwrap_or(f64::NAN),
+            Err(_) => f64::NAN,
+        }
+    }
+
+    /// Of positives, column by column.
+    pub(super) fn by_column(&self) -> Vec<f64> {
+        let p = self.positives;
+        (0..p.n_y()).flat_map(|j| p.col(j).iter().map(move |&i| self.at(i as usize, j))).collect()
+    }
+}
+
+/// The grid of similarities by position, with everything a sweep needs.
+pub(super) struct Grid<'a> {
+    pub(super) cuda: &'a Cuda,
+    pub(super) plan: Plan,
+    pub(super) loss: &'a Loss,
+    pub(super) positives: Positives,
+    pub(super) order_x: Option<Arc<Order>>,
+    pub(super) order_y: Option<Arc<Order>>,
+    x: Arc<Embedded<'a>>,
+    y: Arc<Embedded<'a>>,
+    pub(super) depth: usize,
+    entries: Entries,
+}
+
+impl<'a> Grid<'a> {
+    pub(super) fn new(
+        cuda: &'a Cuda,
+        (zx, zy): (&'a Matrix, &'a Matrix),
+        loss: &'a Loss,
+        positives: &Positives,
+        plan: Plan,
+    ) -> Result<Self> {
+        let (order_x, order_y) = (cuda.order(plan.x_ids())?, cuda.order(plan.y_ids())?);
+        let x = Arc::new(cuda.embedded(zx, order_x.as_deref())?);
+        let y = Arc::new(cuda.embedded(zy, order_y.as_deref())?);
+        let entries = left_out(cuda, &plan, loss, positives)?;
+        let (positives, depth) = (positives.clone(), depth_of(zx.cols()));
+        Ok(Self { cuda, plan, loss, positives, order_x, order_y, x, y, depth, entries })
+    }
+
+    /// The same grid seen from the other side.
+    pub(super) fn transposed(&self) -> Result<Self> {
+        let (plan, positives) = (self.plan.transposed(), self.positives.transposed());
+        let entries = left_out(self.cuda, &plan, self.loss, &positives)?;
+        Ok(Self {
+            cuda: self.cuda,
+            plan,
+            loss: self.loss,
+            positives,
+            order_x: self.order_y.clone(),
+            order_y: self.order_x.clone(),
+            x: self.y.clone(),
+            y: self.x.clone(),
+            depth: self.depth,
+            entries,
+        })
+    }
+
+    /// Rows that meet the same columns: everything in natural order, or the plan's panels.
+    pub(super) fn visits(&self) -> Vec<(Range<usize>, Vec<Range<usize>>)> {
+        if !self.plan.is_sampled() {
+            return vec![(0..self.positives.n_x(), vec![0..self.positives.n_y()])];
+        }
+        (0..self.plan.panels())
+            .map(|p| {
+                let mut cols: Vec<Range<usize>> = Vec::new();
+                for tile in self.plan.tiles(p) {
+                    match cols.last_mut() {
+                        Some(last) if last.end == tile.start => last.end = tile.end,
+                        _ => cols.push(tile),
+                    }
+                }
+                (self.plan.panel(p), cols)
+            })
+            .collect()
+    }
+
+    /// Products of halves that make a similarity.
+    pub(super) fn products(&self) -> usize {
+        self.cuda.mode.products(self.depth)
+    }
+
+    fn embeddings(&self, products: usize) -> Result<Embeddings> {
+        let width = 2 * self.depth;
+        let x = Rows::dense(self.x.view(), self.positives.n_x(), width)?;
+        embeddings(x, Rows::dense(self.y.view(), self.positives.n_y(), width)?, self.depth, products)
+    }
+
+    /// A launch over rows and columns by position.
+    pub(super) fn launch(&self, rows: Range<usize>, cols: Range<usize>, blocks: usize) -> Result<Launch> {
+        let z = self.embeddings(self.products())?;
+        Ok(Launch::new(z, self.entries.csr(), 0, rows, cols, blocks))
+    }
+
+    /// A launch whose rows stand for the rows `row_of` of the grid.
+    pub(super) fn launch_mapped(
+        &self,
+        row_of: &Buffer<i32>,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        blocks: usize,
+    ) -> Result<Launch> {
+        row_of.view().holds(rows.end)?;
+        let z = self.embeddings(self.products())?;
+        Ok(Launch::new(z, self.entries.csr(), row_of.view().ptr, rows, cols, blocks))
+    }
+}
+
+/// What dense tiles leave out, by position.
+fn left_out(cuda: &Cuda, plan: &Plan, loss: &Loss, positives: &Positives) -> Result<Entries> {
+    let of_row = |position: usize| {
+        let row = exceptions(loss, positives, plan.row_id(position));
+        let mut row: Vec<i32> = row.iter().map(|&j| plan.col_position(j as usize) as i32).collect();
+        if plan.is_sampled() {
+            row.sort_unstable();
+        }
+        row
+    };
+    let lists: Vec<Vec<i32>> = (0..positives.n_x()).into_par_iter().map(of_row).collect();
+    Entries::new(cuda, &lists, "positives")
+}

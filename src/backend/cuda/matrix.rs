@@ -1,0 +1,456 @@
+//! n-sized data: on the device as it was stored or as embeddings, or on the host where the device has no room for it.
+//!
+//! Operations see a matrix through [`Panels`]: some rows at a time, in fp32, on the device, wherever they come from.
+
+use super::Cuda;
+use super::lent::LentMatrix;
+use super::memory::{Buffer, View};
+use super::precision::Narrow;
+use super::rows::Rows;
+use crate::error::{Error, Result};
+use crate::io::{Dtype, RowSource, read_panel};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+/// Rows of a panel: products of so many rows run at full rate, and their sums in fp32 stay exact to about 1e-6.
+pub(super) const PANEL: usize = 4096;
+
+/// n-sized data on the device, or on the host where the device has no room for it: it then passes through in panels.
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    data: Data,
+    /// Largest |element|, once someone needs it.
+    max_abs: OnceLock<f32>,
+}
+
+pub(super) enum Data {
+    /// fp32, rows without gaps.
+    Wide(Buffer<f32>),
+    /// 16-bit features as their file has them, rows without gaps.
+    Narrow(Narrow, Buffer<u16>),
+    /// Unit rows as the sweeps take them (see `Embeddings` in `params.cuh`), with this depth.
+    Embedded(usize, Buffer<u16>),
+    /// fp32 on the host.
+    HostWide(Vec<f32>),
+    /// 16-bit features on the host.
+    HostNarrow(Narrow, Vec<u16>),
+}
+
+impl std::fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = match self.data {
+            Data::Wide(_) => "fp32",
+            Data::Narrow(..) => "16-bit",
+            Data::Embedded(..) => "embeddings",
+            Data::HostWide(_) => "fp32 on the host",
+            Data::HostNarrow(..) => "16-bit on the host",
+        };
+        write!(f, "{} x {} ({place})", self.rows, self.cols)
+    }
+}
+
+/// An order of samples, on both sides: position `p` holds sample `ids[p]`.
+pub(super) struct Order {
+    pub(super) ids: Vec<u32>,
+    pub(super) on_device: Buffer<i32>,
+}
+
+/// Embeddings of one side as the sweeps take them, in position order.
+pub(super) enum Embedded<'a> {
+    /// Those of a matrix.
+    Lent(View<'a, u16>),
+    /// Made for the occasion.
+    Made(Buffer<u16>),
+}
+
+impl Embedded<'_> {
+    pub(super) fn view(&self) -> View<'_, u16> {
+        match self {
+            Self::Lent(view) => *view,
+            Self::Made(buffer) => buffer.view(),
+        }
+    }
+}
+
+/// `r` rounded up to whole steps of the matrix instructions.
+pub(super) fn depth_of(r: usize) -> usize {
+    r.div_ceil(16).max(1) * 16
+}
+
+impl Matrix {
+    pub(super) fn new(rows: usize, cols: usize, data: Data) -> Self {
+        Self { rows, cols, data, max_abs: OnceLock::new() }
+    }
+
+    /// Number of rows (samples).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (features).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether it lies on the device.
+    pub fn on_device(&self) -> bool {
+        !matches!(self.data, Data::HostWide(_) | Data::HostNarrow(..))
+    }
+
+    pub(super) fn data(&self) -> &Data {
+        &self.data
+    }
+}
+
+impl Cuda {
+    /// Whether so many bytes may be taken for good: a quarter of what is left stays for the work.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        bytes <= self.device.available() / 4 * 3
+    }
+
+    pub(super) fn load_rows(&self, source: &dyn RowSource) -> Result<Matrix> {
+        if let Some(lent) = source.as_any().and_then(|s| s.downcast_ref::<LentMatrix>())
+            && let Some(copy) = self.load_lent(lent)?
+        {
+            return Ok(copy);
+        }
+        let (rows, cols) = (source.rows(), source.cols());
+        if rows > i32::MAX as usize || cols > i32::MAX as usize / 2 {
+            return Err(Error::Unsupported(format!("{}: {rows} x {cols} on CUDA", source.name())));
+        }
+        let narrow = match source.view().map(|v| v.dtype()) {
+            Some(Dtype::F16) => Some(Narrow::F16),
+            Some(Dtype::BF16) => Some(Narrow::Bf16),
+            _ => None,
+        };
+        let len = rows * cols;
+        let what = format!("{} ({rows} x {cols})", source.name());
+        let bytes = (len * if narrow.is_some() { 2 } else { 4 }) as u64;
+        let data = match (narrow, self.fits(bytes)) {
+            (None, true) => {
+                let buffer = self.device.alloc::<f32>(len, &what)?;
+                self.device.fill(buffer.view(), cols, &mut |first, out| {
+                    read_panel::<f32>(source, first / cols.max(1), out)
+                })?;
+                Data::Wide(buffer)
+            }
+            (Some(narrow), true) => {
+                let buffer = self.device.alloc::<u16>(len, &what)?;
+                self.device
+                    .fill(buffer.view(), cols, &mut |first, out| read_narrow(narrow, source, first, out))?;
+                Data::Narrow(narrow, buffer)
+            }
+            (None, false) => {
+                let mut values = host_zeros(len, &what)?;
+                read_panel::<f32>(source, 0, &mut values)?;
+                Data::HostWide(values)
+            }
+            (Some(narrow), false) => {
+                let mut values = host_zeros(len, &what)?;
+                read_narrow(narrow, source, 0, &mut values)?;
+                Data::HostNarrow(narrow, values)
+            }
+        };
+        Ok(Matrix::new(rows, cols, data))
+    }
+
+    /// An order on the device; `None` for the natural one.
+    pub(super) fn order(&self, ids: Option<&[u32]>) -> Result<Option<Arc<Order>>> {
+        let Some(ids) = ids else { return Ok(None) };
+        Ok(Some(Arc::new(Order {
+            ids: ids.to_vec(),
+            on_device: self.upload_ids(ids, "an order of samples")?,
+        })))
+    }
+
+    pub(super) fn upload_ids(&self, ids: &[u32], what: &str) -> Result<Buffer<i32>> {
+        // Below 2^31 by the check of `load_rows`, so the bits are the same.
+        self.device.upload::<i32>(bytemuck::cast_slice(ids), what)
+    }
+
+    /// The rows of `x` as embeddings, in an order.
+    pub(super) fn embedded<'a>(&self, x: &'a Matrix, order: Option<&Order>) -> Result<Embedded<'a>> {
+        let depth = depth_of(x.cols);
+        match (&x.data, order) {
+            (Data::Embedded(_, buffer), None) => Ok(Embedded::Lent(buffer.view())),
+            (Data::Embedded(_, buffer), Some(order)) => {
+                let out = self.device.alloc(x.rows * 2 * depth, "shuffled embeddings")?;
+                let from = Rows::dense(buffer.view(), x.rows, 2 * depth)?;
+                self.device.gather_rows(from, order.on_device.view(), out.view())?;
+                Ok(Embedded::Made(out))
+            }
+            _ => {
+                let out = self.device.alloc(x.rows * 2 * depth, "embeddings")?;
+                let mut panels = Panels::new(self, x, order)?;
+                for rows in panels_of(0..x.rows, PANEL) {
+                    let to = out.view().part(rows.start * 2 * depth..rows.end * 2 * depth)?;
+                    let wide = Rows::dense(panels.get(rows.clone())?, rows.len(), x.cols)?;
+                    self.device.split_rows(self.mode.narrow(), wide, depth, to)?;
+                }
+                Ok(Embedded::Made(out))
+            }
+        }
+    }
+
+    /// Largest |element| of `x`, NaN if one is not finite. Waits for the device the first time.
+    pub(super) fn max_abs(&self, x: &Matrix) -> Result<f32> {
+        if let Some(known) = x.max_abs.get() {
+            return Ok(*known);
+        }
+        let merge = |a: f32, b: f32| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) };
+        let finite = |v: f32| if v.is_finite() { v.abs() } else { f32::NAN };
+        let found = match &x.data {
+            // Unit rows.
+            Data::Embedded(..) => 1.0,
+            Data::HostWide(values) => values.par_iter().map(|v| finite(*v)).reduce(|| 0.0, merge),
+            Data::HostNarrow(narrow, values) => {
+                values.par_iter().map(|v| finite(narrow.to_f32(*v))).reduce(|| 0.0, merge)
+            }
+            Data::Wide(_) | Data::Narrow(..) => {
+                let tops = self.device.alloc::<f32>(x.rows, "row maxima")?;
+                let mut panels = Panels::new(self, x, None)?;
+                for rows in panels_of(0..x.rows, PANEL) {
+                    let wide = Rows::dense(panels.get(rows.clone())?, rows.len(), x.cols)?;
+                    self.device.row_max_abs(wide, tops.view().part(rows)?)?;
+                }
+                self.device.download(tops.view())?.into_iter().fold(0.0, merge)
+            }
+        };
+        Ok(*x.max_abs.get_or_init(|| found))
+    }
+
+    /// A new fp32 matrix made panel by panel: `fill(rows, out)` enqueues what writes them. It lies on the host when
+    /// the device has no room.
+    pub(super) fn build(
+        &self,
+        rows: usize,
+        cols: usize,
+        panel: usize,
+        what: &str,
+        fill: &mut dyn FnMut(Range<usize>, View<'_, f32>) -> Result<()>,
+    ) -> Result<Matrix> {
+        let len = rows * cols;
+        if self.fits((len * 4) as u64) {
+            let out = self.device.alloc(len, what)?;
+            for rows in panels_of(0..rows, panel) {
+                fill(rows.clone(), out.view().part(rows.start * cols..rows.end * cols)?)?;
+            }
+            return Ok(Matrix::new(rows, cols, Data::Wide(out)));
+        }
+        let mut out = host_zeros(len, what)?;
+        let scratch = self.device.alloc(panel.min(rows) * cols, what)?;
+        for rows in panels_of(0..rows, panel) {
+            let view = scratch.view().part(0..rows.len() * cols)?;
+            fill(rows.clone(), view)?;
+            self.device.download_to(view, &mut out[rows.start * cols..rows.end * cols])?;
+        }
+        Ok(Matrix::new(rows, cols, Data::HostWide(out)))
+    }
+
+    /// Some rows of `x` by number, in a matrix of the same kind.
+    pub(super) fn gather(&self, x: &Matrix, ids: &[u32]) -> Result<Matrix> {
+        let (cols, what) = (x.cols, "selected rows");
+        let data = match &x.data {
+            Data::Wide(from) => Data::Wide(self.gather_on_device(from, x.rows, cols, ids)?),
+            Data::Narrow(narrow, from) => {
+                Data::Narrow(*narrow, self.gather_on_device(from, x.rows, cols, ids)?)
+            }
+            Data::Embedded(depth, from) => {
+                Data::Embedded(*depth, self.gather_on_device(from, x.rows, 2 * depth, ids)?)
+            }
+            Data::HostWide(from) => {
+                let mut out = host_zeros(ids.len() * cols, what)?;
+                gather_on_host(from, cols, ids, &mut out);
+                if self.fits((out.len() * 4) as u64) {
+                    Data::Wide(self.device.upload(&out, what)?)
+                } else {
+                    Data::HostWide(out)
+                }
+            }
+            Data::HostNarrow(narrow, from) => {
+                let mut out = host_zeros(ids.len() * cols, what)?;
+                gather_on_host(from, cols, ids, &mut out);
+                if self.fits((out.len() * 2) as u64) {
+                    Data::Narrow(*narrow, self.device.upload(&out, what)?)
+                } else {
+                    Data::HostNarrow(*narrow, out)
+                }
+            }
+        };
+        Ok(Matrix::new(ids.len(), cols, data))
+    }
+
+    fn gather_on_device<T>(
+        &self,
+        from: &Buffer<T>,
+        rows: usize,
+        width: usize,
+        ids: &[u32],
+    ) -> Result<Buffer<T>> {
+        let out = self.device.alloc(ids.len() * width, "selected rows")?;
+        let ids = self.upload_ids(ids, "row numbers")?;
+        self.device.gather_rows(Rows::dense(from.view(), rows, width)?, ids.view(), out.view())?;
+        Ok(out)
+    }
+}
+
+/// `range` in pieces of `panel`.
+pub(super) fn panels_of(range: Range<usize>, panel: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(panel.max(1)).map(move |start| start..(start + panel).min(end))
+}
+
+/// Zeros on the host; refused, not aborted, when memory is short.
+fn host_zeros<T: bytemuck::Pod>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(len).map_err(|_| Error::OutOfMemory {
+        what: format!("{what} on the host"),
+        needed: (len * size_of::<T>()) as u64,
+        limit: 0,
+    })?;
+    out.resize(len, T::zeroed());
+    Ok(out)
+}
+
+/// Elements from number `first` on of a source that stores this type.
+fn read_narrow(narrow: Narrow, source: &dyn RowSource, first: usize, out: &mut [u16]) -> Result<()> {
+    let view = source.view();
+    let stored: Option<&[u16]> = match (&view, narrow) {
+        (Some(view), Narrow::F16) => view.as_slice::<f16>().map(bytemuck::cast_slice),
+        (Some(view), Narrow::Bf16) => view.as_slice::<bf16>().map(bytemuck::cast_slice),
+        (None, _) => None,
+    };
+    if let Some(stored) = stored {
+        out.copy_from_slice(&stored[first..first + out.len()]);
+        return Ok(());
+    }
+    // In another order in memory: through fp32, which holds both types exactly.
+    let cols = source.cols().max(1);
+    let mut wide = Vec::new();
+    for (k, part) in out.chunks_mut(PANEL * cols).enumerate() {
+        wide.resize(part.len(), 0.0f32);
+        read_panel::<f32>(source, first / cols + k * PANEL, &mut wide)?;
+        part.iter_mut().zip(&wide).for_each(|(o, v)| *o = narrow.of(*v));
+    }
+    Ok(())
+}
+
+fn gather_on_host<T: Copy>(from: &[T], cols: usize, ids: &[u32], out: &mut [T]) {
+    for (row, &id) in out.chunks_exact_mut(cols.max(1)).zip(ids) {
+        row.copy_from_slice(&from[id as usize * cols..(id as usize + 1) * cols]);
+    }
+}
+
+/// Rows of a matrix in an order, some at a time, in fp32 and without gaps.
+pub(super) struct Panels<'a> {
+    cuda: &'a Cuda,
+    x: &'a Matrix,
+    order: Option<&'a Order>,
+    wide: Option<Buffer<f32>>,
+    narrow: Option<Buffer<u16>>,
+}
+
+impl<'a> Panels<'a> {
+    pub(super) fn new(cuda: &'a Cuda, x: &'a Matrix, order: Option<&'a Order>) -> Result<Self> {
+        Ok(Self { cuda, x, order, wide: None, narrow: None })
+    }
+
+    /// Positions `rows`, valid until the next call.
+    pub(super) fn get(&mut self, rows: Range<usize>) -> Result<View<'_, f32>> {
+        let (x, cols, device) = (self.x, self.x.cols, &self.cuda.device);
+        if rows.end > x.rows {
+            return Err(Error::Cuda(format!("internal: rows {rows:?} of {}", x.rows)));
+        }
+        let len = rows.len() * cols;
+        if let (Data::Wide(buffer), None) = (&x.data, self.order) {
+            return buffer.view().part(rows.start * cols..rows.end * cols);
+        }
+        let wide = room(&mut self.wide, len, self.cuda, "a panel of rows")?;
+        match &x.data {
+            Data::Wide(buffer) => {
+                if let Some(order) = self.order {
+                    let from = Rows::dense(buffer.view(), x.rows, cols)?;
+                    device.gather_rows(from, order.on_device.view().part(rows)?, wide)?;
+                }
+            }
+            Data::HostWide(values) => {
+                let order = self.order;
+                device.fill(wide, cols, &mut |first, out| {
+                    copy_host_rows(values, cols, order, rows.start + first / cols.max(1), out);
+                    Ok(())
+                })?;
+            }
+            Data::Narrow(narrow, buffer) => {
+                let from = match self.order {
+                    None => buffer.view().part(rows.start * cols..rows.end * cols)?,
+                    Some(order) => {
+                        let to = room(&mut self.narrow, len, self.cuda, "a panel of rows")?;
+                        let from = Rows::dense(buffer.view(), x.rows, cols)?;
+                        device.gather_rows(from, order.on_device.view().part(rows.clone())?, to)?;
+                        to
+                    }
+                };
+                device.widen_rows(*narrow, Rows::dense(from, rows.len(), cols)?, 0, wide)?;
+            }
+            Data::HostNarrow(narrow, values) => {
+                let to = room(&mut self.narrow, len, self.cuda, "a panel of rows")?;
+                let order = self.order;
+                device.fill(to, cols, &mut |first, out| {
+                    copy_host_rows(values, cols, order, rows.start + first / cols.max(1), out);
+                    Ok(())
+                })?;
+                device.widen_rows(*narrow, Rows::dense(to, rows.len(), cols)?, 0, wide)?;
+            }
+            Data::Embedded(depth, buffer) => {
+                let width = 2 * depth;
+                let from = match self.order {
+                    None => buffer.view().part(rows.start * width..rows.end * width)?,
+                    Some(order) => {
+                        let to = room(&mut self.narrow, rows.len() * width, self.cuda, "a panel of rows")?;
+                        let from = Rows::dense(buffer.view(), x.rows, width)?;
+                        device.gather_rows(from, order.on_device.view().part(rows.clone())?, to)?;
+                        to
+                    }
+                };
+                let narrow = self.cuda.mode.narrow();
+                device.widen_rows(narrow, Rows::new(from, rows.len(), cols, width)?, *depth, wide)?;
+            }
+        }
+        Ok(wide)
+    }
+}
+
+/// The first `len` elements of a buffer that grows when it must.
+pub(super) fn room<'b, T>(
+    buffer: &'b mut Option<Buffer<T>>,
+    len: usize,
+    cuda: &Cuda,
+    what: &str,
+) -> Result<View<'b, T>> {
+    if buffer.as_ref().is_none_or(|b| b.len() < len) {
+        // The old one first, so that both are never held at once.
+        *buffer = None;
+        *buffer = Some(cuda.device.alloc(len, what)?);
+    }
+    match buffer {
+        Some(buffer) => buffer.view().part(0..len),
+        None => Err(Error::Cuda("internal: no room".into())),
+    }
+}
+
+/// Rows from position `first` on.
+fn copy_host_rows<T: Copy + Send + Sync>(
+    from: &[T],
+    cols: usize,
+    order: Option<&Order>,
+    first: usize,
+    out: &mut [T],
+) {
+    match order {
+        None => out.copy_from_slice(&from[first * cols..first * cols + out.len()]),
+        Some(order) => gather_on_host(from, cols, &order.ids[first..], out),
+    }
+}

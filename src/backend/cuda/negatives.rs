@@ -1,0 +1,434 @@
+//! The negatives' part of `-S` as panels of weights: coefficients by position, scaled by a power of two so that 16-bit
+//! weights keep their digits.
+
+use super::Cuda;
+use super::blas::Operand;
+use super::grid::Grid;
+use super::matrix::{Matrix, Order, Panels, panels_of, room};
+use super::memory::{Buffer, View};
+use super::params::{AdditiveWeights, ClipFused, ClipWeights};
+use super::precision::Mode;
+use super::rows::Rows;
+use super::statistics::SAFE_EXPONENT;
+use super::sweeps::{FUSED_COLS, FUSED_WIDTH};
+use crate::error::Result;
+use crate::loss::LossKind;
+use crate::weights::Weights;
+use std::f64::consts::LOG2_E;
+use std::ops::Range;
+
+/// Rows and columns of a panel of weights: 32 MiB of 16-bit numbers, which the L2 of the large cards keeps between the
+/// kernel that writes them and the product that reads them.
+pub(super) const WEIGHT_ROWS: usize = 4096;
+pub(super) const WEIGHT_COLS: usize = 4096;
+/// Blocks of a launch that writes a panel: two for each multiprocessor of the largest cards.
+const BLOCKS: usize = 256;
+/// Largest weight of a panel, as a power of two: fp16 ends at 2^16.
+const TOP_WEIGHT: f64 = 14.0;
+
+/// Coefficients of the weights, by position.
+enum Coefficients {
+    /// See `ClipWeights` in `params.cuh`.
+    Clip { robust: bool, row: Buffer<f32>, col: Buffer<f32> },
+    /// See `AdditiveWeights`.
+    Additive { rows: AdditiveSide, cols: AdditiveSide },
+}
+
+/// Positives of one side, by position: where each anchor's thresholds begin, the thresholds, and its factor.
+struct AdditiveSide {
+    offsets: Buffer<i64>,
+    threshold: Buffer<f32>,
+    factor: Buffer<f32>,
+}
+
+/// The negatives' part of `-S`, times [`unit`](Self::unit)'s inverse.
+pub(super) struct Negatives<'a> {
+    pub(super) grid: Grid<'a>,
+    coefficients: Coefficients,
+    /// Exponent of the power of two that the panels carry.
+    power: i32,
+}
+
+/// The power of two that brings numbers up to `bound` to [`TOP_WEIGHT`].
+fn power_for(bound: f64) -> i32 {
+    if bound > 0.0 && bound.is_finite() {
+        (TOP_WEIGHT - bound.log2().ceil()).clamp(-60.0, 60.0) as i32
+    } else {
+        0
+    }
+}
+
+impl<'a> Negatives<'a> {
+    pub(super) fn new(grid: Grid<'a>, w: &Weights) -> Result<Self> {
+        let (cuda, plan, loss, p) = (grid.cuda, &grid.plan, grid.loss, &grid.positives);
+        let (n_x, n_y) = (p.n_x() as f64, p.n_y() as f64);
+        let at_x =
+            |f: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..p.n_x()).map(|i| f(plan.row_id(i))).collect() };
+        let at_y =
+            |f: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..p.n_y()).map(|j| f(plan.col_id(j))).collect() };
+        let upload = |v: Vec<f64>| {
+            let v: Vec<f32> = v.into_iter().map(|v| v as f32).collect();
+            cuda.device.upload(&v, "coefficients")
+        };
+        // An anchor's weights sum to at most a share of 1/2n: e^{s_ij/tau} is one of the terms inside its logarithm.
+        let bound = 0.5 / n_x + 0.5 / n_y;
+        let (coefficients, power) = if loss.kind == LossKind::Clip {
+            let log_eps = loss.eps_neg.ln();
+            let a = at_x(&|i| w.rows.coeff[i] + log_eps + w.rows.factor(i).ln());
+            let b = at_y(&|j| w.cols.coeff[j] + log_eps + w.cols.factor(j).ln());
+            let (power, shift) = (power_for(bound), 1.0 / loss.tau);
+            let robust = !a.iter().chain(&b).all(|c| c + shift < SAFE_EXPONENT);
+            let given = |v: Vec<f64>| -> Vec<f64> {
+                let power = f64::from(power);
+                let one = |c: f64| if robust { c * LOG2_E + power } else { (c + shift).exp() * power.exp2() };
+                v.into_iter().map(one).collect()
+            };
+            (Coefficients::Clip { robust, row: upload(given(a))?, col: upload(given(b))? }, power)
+        } else {
+            let most = |side: &[f64]| side.iter().copied().fold(1.0, f64::max);
+            let steepest = match loss.kind {
+                LossKind::Sigmoid => 1.0 / loss.tau,
+                LossKind::TripletSmooth => loss.tau,
+                LossKind::TripletHard | LossKind::Clip => 1.0,
+            };
+            let bound = (0.5 / n_x * most(&w.rows.factor) + 0.5 / n_y * most(&w.cols.factor))
+                * steepest
+                * loss.eps_neg;
+            let power = power_for(bound);
+            let unit = f64::from(power).exp2();
+            let row_factor = upload(at_x(&|i| w.row_scale(i) * loss.eps_neg * w.rows.factor(i) * unit))?;
+            let col_factor = upload(at_y(&|j| w.col_scale(j) * loss.eps_neg * w.cols.factor(j) * unit))?;
+            let side = |n: usize,
+                        pairs: &dyn Fn(usize) -> Range<usize>,
+                        s: &[f64],
+                        factor|
+             -> Result<AdditiveSide> {
+                let (mut offsets, mut threshold) = (vec![0i64], Vec::with_capacity(s.len()));
+                for position in 0..n {
+                    threshold.extend(s[pairs(position)].iter().map(|s| (loss.nu * s) as f32));
+                    offsets.push(threshold.len() as i64);
+                }
+                let offsets = cuda.device.upload(&offsets, "positives")?;
+                Ok(AdditiveSide { offsets, threshold: cuda.device.upload(&threshold, "thresholds")?, factor })
+            };
+            let of_row = |position: usize| {
+                let i = plan.row_id(position);
+                p.row_offset(i)..p.row_offset(i + 1)
+            };
+            let of_col = |position: usize| {
+                let j = plan.col_id(position);
+                p.col_offset(j)..p.col_offset(j + 1)
+            };
+            let rows = side(p.n_x(), &of_row, &w.rows.s_pos, row_factor)?;
+            let cols = side(p.n_y(), &of_col, &w.cols.s_pos, col_factor)?;
+            (Coefficients::Additive { rows, cols }, power)
+        };
+        Ok(Self { grid, coefficients, power })
+    }
+
+    /// What one unit of the panels is worth.
+    pub(super) fn unit(&self) -> f64 {
+        f64::from(-self.power).exp2()
+    }
+
+    /// Scale and shift of clip's exponent.
+    fn exponent(&self, robust: bool) -> (f32, f32) {
+        let scale = LOG2_E / self.grid.loss.tau;
+        (scale as f32, if robust { 0.0 } else { scale as f32 })
+    }
+
+    /// Enqueues the weights of `rows x cols` (positions), rows `ld` apart.
+    fn write_panel(&self, rows: Range<usize>, cols: Range<usize>, panel: &Panel<'_>) -> Result<()> {
+        let (device, mode) = (&self.grid.cuda.device, self.grid.cuda.mode);
+        let l = self.grid.launch(rows, cols, BLOCKS)?;
+        panel.holds(l.rows(), l.cols())?;
+        match &self.coefficients {
+            Coefficients::Clip { robust, row, col } => {
+                let (scale, shift) = self.exponent(*robust);
+                let p = ClipWeights {
+                    sweep: l.sweep,
+                    scale,
+                    shift,
+                    row: row.view().ptr,
+                    col: col.view().ptr,
+                    out: panel.ptr(),
+                    ld_out: panel.ld as i64,
+                };
+                // SAFETY: the grid's sweep, a coefficient for each of its rows and columns, and room for the panel.
+                unsafe { device.clip_weights(mode, *robust, &l, &p) }
+            }
+            Coefficients::Additive { rows, cols } => {
+                let p = AdditiveWeights {
+                    sweep: l.sweep,
+                    tau: self.grid.loss.tau as f32,
+                    margin: self.grid.loss.margin as f32,
+                    row_offsets: rows.offsets.view().ptr,
+                    row_threshold: rows.threshold.view().ptr,
+                    row_factor: rows.factor.view().ptr,
+                    col_offsets: cols.offsets.view().ptr,
+                    col_threshold: cols.threshold.view().ptr,
+                    col_factor: cols.factor.view().ptr,
+                    out: panel.ptr(),
+                    ld_out: panel.ld as i64,
+                };
+                // SAFETY: the grid's sweep, the positives of each of its rows and columns, and room for the panel.
+                unsafe { device.additive_weights(mode, self.grid.loss.kind, &l, &p) }
+            }
+        }
+    }
+
+    /// Whether the fused kernel serves values of this width: it spares the panel where one block holds all of V.
+    pub(super) fn can_fuse(&self, width: usize) -> bool {
+        let cuda = self.grid.cuda;
+        matches!(self.coefficients, Coefficients::Clip { .. })
+            && self.grid.products() == 1
+            && width <= FUSED_WIDTH
+            && !self.grid.plan.is_sampled()
+            && cuda.device.fused_shared(self.grid.depth).is_some()
+    }
+
+    /// Adds `W V` on the rows of `out` (positions `rows`) over the columns `cols`, the first of which has row `first` of
+    /// the values.
+    pub(super) fn add_fused(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        (values, first): (&Values<'_>, usize),
+        out: Rows<'_, f32>,
+    ) -> Result<()> {
+        let Coefficients::Clip { robust, row, col } = &self.coefficients else { return Ok(()) };
+        let (scale, shift) = self.exponent(*robust);
+        for part in aligned(cols.clone(), FUSED_COLS) {
+            let l = self.grid.launch(rows.clone(), part.clone(), 1)?;
+            let values = values.narrow_from(first + part.start - cols.start, part.len())?;
+            let p = ClipFused {
+                sweep: l.sweep,
+                scale,
+                shift,
+                row: row.view().ptr,
+                col: col.view().ptr,
+                // The kernel counts rows of the values as it counts columns of the grid.
+                values: values.view.ptr.wrapping_sub((part.start * values.ld * 2) as u64),
+                ld_values: values.ld as i64,
+                width: out.cols as i32,
+                accumulate: 1,
+                out: out.view.ptr,
+                ld_out: out.ld as i64,
+            };
+            // SAFETY: the grid's sweep, its coefficients, values for each of its columns, and room for its rows.
+            unsafe { self.grid.cuda.device.clip_fused(self.grid.cuda.mode.narrow(), *robust, &p) }?;
+        }
+        Ok(())
+    }
+
+    /// The same by panels and products.
+    pub(super) fn add_products(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        (values, first): (&Values<'_>, usize),
+        out: Rows<'_, f32>,
+        panel: &mut PanelRoom,
+    ) -> Result<()> {
+        let device = &self.grid.cuda.device;
+        for sub in panels_of(rows.clone(), WEIGHT_ROWS) {
+            let to = Operand::f32(out.view.from((sub.start - rows.start) * out.ld)?, out.ld);
+            for part in aligned(cols.clone(), WEIGHT_COLS) {
+                let w = panel.get(self.grid.cuda, sub.len(), part.len())?;
+                self.write_panel(sub.clone(), part.clone(), &w)?;
+                let v = values.operand(first + part.start - cols.start)?;
+                device.multiply((sub.len(), out.cols, part.len()), w.operand(), v, true, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds `W V` to `x_out` and `W^T U` to `y_out` from one panel for both; `u` and `v` by position, all rows.
+    pub(super) fn add_both(
+        &self,
+        (rows, cols): (Range<usize>, Range<usize>),
+        (u, v): (&Values<'_>, &Values<'_>),
+        (x_out, y_out): (Rows<'_, f32>, Rows<'_, f32>),
+        panel: &mut PanelRoom,
+    ) -> Result<()> {
+        let (device, r) = (&self.grid.cuda.device, x_out.cols);
+        let w = panel.get(self.grid.cuda, rows.len(), cols.len())?;
+        self.write_panel(rows.clone(), cols.clone(), &w)?;
+        let to = Operand::f32(x_out.view.from(rows.start * x_out.ld)?, x_out.ld);
+        device.multiply((rows.len(), r, cols.len()), w.operand(), v.operand(cols.start)?, true, to)?;
+        let to = Operand::f32(y_out.view.from(cols.start * y_out.ld)?, y_out.ld);
+        device.multiply((cols.len(), r, rows.len()), w.operand().t(), u.operand(rows.start)?, true, to)
+    }
+}
+
+/// `range` cut at the multiples of `step`: the same pieces however the range was cut before.
+fn aligned(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    (range.start / step..range.end.div_ceil(step))
+        .map(move |k| (k * step).max(range.start)..((k + 1) * step).min(range.end))
+}
+
+/// Memory for a panel of weights, reused from panel to panel.
+#[derive(Default)]
+pub(super) struct PanelRoom {
+    narrow: Option<Buffer<u16>>,
+    wide: Option<Buffer<f32>>,
+}
+
+/// A panel of weights: 16-bit, or fp32 in that mode.
+pub(super) enum Weight<'a> {
+    Narrow(Mode, View<'a, u16>),
+    Wide(View<'a, f32>),
+}
+
+pub(super) struct Panel<'a> {
+    weight: Weight<'a>,
+    ld: usize,
+}
+
+impl PanelRoom {
+    fn get(&mut self, cuda: &Cuda, rows: usize, cols: usize) -> Result<Panel<'_>> {
+        let ld = cols.div_ceil(8) * 8;
+        let weight = if cuda.mode == Mode::Fp32 {
+            Weight::Wide(room(&mut self.wide, rows * ld, cuda, "a panel of weights")?)
+        } else {
+            Weight::Narrow(cuda.mode, room(&mut self.narrow, rows * ld, cuda, "a panel of weights")?)
+        };
+        Ok(Panel { weight, ld })
+    }
+}
+
+impl<'a> Panel<'a> {
+    fn ptr(&self) -> u64 {
+        match &self.weight {
+            Weight::Narrow(_, view) => view.ptr,
+            Weight::Wide(view) => view.ptr,
+        }
+    }
+
+    fn holds(&self, rows: usize, cols: usize) -> Result<()> {
+        let len = if cols > self.ld { usize::MAX } else { rows * self.ld };
+        match &self.weight {
+            Weight::Narrow(_, view) => view.holds(len),
+            Weight::Wide(view) => view.holds(len),
+        }
+    }
+
+    fn operand(&self) -> Operand<'a> {
+        match self.weight {
+            Weight::Narrow(mode, view) => Operand::narrow(view, self.ld, mode.narrow().stored()),
+            Weight::Wide(view) => Operand::f32(view, self.ld),
+        }
+    }
+}
+
+/// What weights are multiplied with: rows of a matrix by position, in the number type of the panels, times a power of two.
+pub(super) struct Values<'a> {
+    place: Place<'a>,
+    ld: usize,
+    mode: Mode,
+    /// What one unit of the values is worth.
+    pub(super) unit: f64,
+}
+
+enum Place<'a> {
+    LentNarrow(View<'a, u16>),
+    LentWide(View<'a, f32>),
+    Narrow(Buffer<u16>),
+    Wide(Buffer<f32>),
+}
+
+impl<'a> Values<'a> {
+    /// Positions `rows` of `v`. Lent where the matrix has them in the right form already.
+    pub(super) fn new(cuda: &Cuda, v: &'a Matrix, order: Option<&Order>, rows: Range<usize>) -> Result<Self> {
+        use super::matrix::Data;
+        let (mode, d) = (cuda.mode, v.cols());
+        let lent = |place, ld| Ok(Self { place, ld, mode, unit: 1.0 });
+        let narrow = mode != Mode::Fp32;
+        match (v.data(), order) {
+            (Data::Embedded(depth, buffer), None) if narrow => {
+                let (depth, view) = (2 * depth, buffer.view());
+                return lent(Place::LentNarrow(view.part(rows.start * depth..rows.end * depth)?), depth);
+            }
+            (Data::Narrow(stored, buffer), None)
+                if narrow && *stored == mode.narrow() && d.is_multiple_of(8) =>
+            {
+                return lent(Place::LentNarrow(buffer.view().part(rows.start * d..rows.end * d)?), d);
+            }
+            (Data::Wide(buffer), None) if !narrow => {
+                return lent(Place::LentWide(buffer.view().part(rows.start * d..rows.end * d)?), d);
+            }
+            _ => {}
+        }
+        let mut panels = Panels::new(cuda, v, order)?;
+        if !narrow {
+            let out = cuda.device.alloc(rows.len() * d, "values in fp32")?;
+            for part in panels_of(rows.clone(), WEIGHT_ROWS) {
+                let to = out.view().from((part.start - rows.start) * d)?;
+                cuda.device.copy(panels.get(part)?, to)?;
+            }
+            return Ok(Self { place: Place::Wide(out), ld: d, mode, unit: 1.0 });
+        }
+        let power = if mode == Mode::Fp16 { value_power(cuda.max_abs(v)?) } else { 0 };
+        let ld = d.div_ceil(8) * 8;
+        let out = cuda.device.alloc(rows.len() * ld, "16-bit values")?;
+        for part in panels_of(rows.clone(), WEIGHT_ROWS) {
+            let to = out.view().part((part.start - rows.start) * ld..(part.end - rows.start) * ld)?;
+            let wide = Rows::dense(panels.get(part.clone())?, part.len(), d)?;
+            cuda.device.narrow_rows(mode.narrow(), wide, f64::from(power).exp2() as f32, to, ld)?;
+        }
+        Ok(Self { place: Place::Narrow(out), ld, mode, unit: f64::from(-power).exp2() })
+    }
+
+    /// From row `first` on, as an operand.
+    fn operand(&self, first: usize) -> Result<Operand<'_>> {
+        let stored = self.mode.narrow().stored();
+        Ok(match &self.place {
+            Place::LentNarrow(view) => Operand::narrow(view.from(first * self.ld)?, self.ld, stored),
+            Place::Narrow(buffer) => Operand::narrow(buffer.view().from(first * self.ld)?, self.ld, stored),
+            Place::LentWide(view) => Operand::f32(view.from(first * self.ld)?, self.ld),
+            Place::Wide(buffer) => Operand::f32(buffer.view().from(first * self.ld)?, self.ld),
+        })
+    }
+
+    /// `count` whole 16-bit rows from row `first` on.
+    fn narrow_from(&self, first: usize, count: usize) -> Result<Rows<'_, u16>> {
+        let view = match &self.place {
+            Place::LentNarrow(view) => *view,
+            Place::Narrow(buffer) => buffer.view(),
+            Place::LentWide(_) | Place::Wide(_) => View::null(),
+        };
+        Rows::dense(view.from(first * self.ld)?, count, self.ld)
+    }
+}
+
+/// The power of two that brings numbers up to `max` to about 2^10 in fp16, which keeps those down to `max / 2^24` normal.
+fn value_power(max: f32) -> i32 {
+    if max > 0.0 && max.is_finite() { 10 - max.log2().ceil() as i32 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_do_not_depend_on_earlier_cuts() {
+        let whole: Vec<_> = aligned(3..25, 10).collect();
+        assert_eq!(whole, [3..10, 10..20, 20..25]);
+        assert_eq!(aligned(3..10, 10).chain(aligned(10..25, 10)).collect::<Vec<_>>(), whole);
+        assert_eq!(aligned(5..5, 10).filter(|r| !r.is_empty()).count(), 0);
+    }
+
+    #[test]
+    fn powers_bring_the_largest_number_near_the_top() {
+        for n in [1.0, 1000.0, 27_593.0, 4e8] {
+            let scaled = 1.0 / n * f64::from(power_for(1.0 / n)).exp2();
+            assert!((8192.0..=16384.0).contains(&scaled), "{n}: {scaled}");
+        }
+        assert_eq!((power_for(0.0), power_for(f64::NAN)), (0, 0));
+        for max in [1e-30f32, 0.37, 1.0, 70000.0, 1e30] {
+            let scaled = max * (value_power(max) as f32).exp2();
+            assert!((512.0..=1024.0).contains(&scaled), "{max}: {scaled}");
+        }
+        assert_eq!((value_power(0.0), value_power(f32::NAN)), (0, 0));
+    }
+}

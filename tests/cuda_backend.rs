@@ -1,0 +1,636 @@
+//! The CUDA backend against the CPU backend in float64: every operation, on the stand-in libraries (`cuda_standin/`), which
+//! run the same kernels on the host. `UNICON_TEST_GPU=1` runs the same tests on a real device instead.
+//!
+//! Tolerances. A similarity of fp16 embeddings is off by up to 2^-11 sqrt(2/r) or so, of bf16 ones by 2^-8, in fp32 mode by
+//! about 4e-7; a weight moves by that over tau. C is a sum over many weights, so its relative error is smaller; the
+//! project's limits for it are 1e-4 (fp16, tau = 0.07) and 2e-6 (fp32 mode), at sizes where sums average (here: hundreds).
+
+#[path = "cuda_standin/mod.rs"]
+mod standin;
+
+use faer::{Mat, MatRef};
+use rand::{Rng, SeedableRng};
+use std::process::Command;
+use std::sync::Arc;
+use unicon::backend::cpu::Cpu;
+use unicon::backend::cuda::{self, Cuda, Mode, Options};
+use unicon::backend::{Backend, Similarity, Ties};
+use unicon::control::Control;
+use unicon::io::HostMatrix;
+use unicon::kernel::{Kernel, KernelKind};
+use unicon::loss::{EpsBy, Loss, LossKind};
+use unicon::positives::Positives;
+use unicon::spectral::{self, SvdMethod};
+use unicon::weights::{Negatives, Weights};
+
+const KINDS: [LossKind; 4] =
+    [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];
+const MODES: [Mode; 3] = [Mode::Fp16, Mode::Bf16, Mode::Fp32];
+
+/// Runs this test again in a process that has the stand-in libraries; `true` in that process.
+fn on_a_device(test: &str) -> bool {
+    if std::env::var_os("UNICON_TEST_GPU").is_some() || std::env::var_os("UNICON_ON_STANDIN").is_some() {
+        return true;
+    }
+    if let Err(e) = unbuilt() {
+        assert!(std::env::var("UNICON_REQUIRE_CUDA").is_err(), "{e}");
+        println!("skipped: {e}; get it with scripts/get-nvcc");
+        return false;
+    }
+    let Some(folder) = standin::libraries() else { return false };
+    let program = std::env::current_exe().expect("this program");
+    let out = Command::new(program)
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("LD_LIBRARY_PATH", folder)
+        .env("UNICON_ON_STANDIN", "1")
+        .output()
+        .expect("this program starts");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+/// Whether the build has kernels: without a driver the answer is another error.
+fn unbuilt() -> Result<(), String> {
+    match cuda::probe() {
+        Err(e) if e.to_string().contains("no CUDA kernels") => Err(e.to_string()),
+        _ => Ok(()),
+    }
+}
+
+fn open(mode: Mode) -> Cuda {
+    Cuda::open(0, Options { mode, ..Options::default() }).unwrap()
+}
+
+fn random(rows: usize, cols: usize, seed: u64) -> Mat<f64> {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    // Numbers of fp32: what is loaded is then the same on every backend.
+    Mat::from_fn(rows, cols, |_, _| f64::from(rng.random_range(-1.0f32..1.0)))
+}
+
+fn source(m: &Mat<f64>) -> HostMatrix {
+    let values = (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect();
+    HostMatrix::from_f64("m", m.nrows(), m.ncols(), values).unwrap()
+}
+
+fn load<B: Backend>(backend: &B, m: &Mat<f64>) -> B::Matrix {
+    backend.load(&source(m)).unwrap()
+}
+
+fn host<B: Backend>(backend: &B, m: &B::Matrix) -> Mat<f64> {
+    let (rows, cols) = backend.shape(m);
+    let mut out = Mat::zeros(rows, cols);
+    backend
+        .store(m, &mut |first, panel| {
+            panel.iter().enumerate().for_each(|(k, v)| out[(first + k / cols, k % cols)] = *v);
+            Ok(())
+        })
+        .unwrap();
+    out
+}
+
+/// Unit rows; some of them belong together, so that similarities reach their whole range.
+fn embeddings<B: Backend>(backend: &B, n: usize, r: usize, seed: u64) -> B::Matrix {
+    let (mut z, shared) = (random(n, r, seed), random(n, r, 77));
+    for i in 0..n {
+        for k in 0..r {
+            z[(i, k)] += (i % 3) as f64 * 0.7 * shared[(i, k)];
+        }
+    }
+    backend.encode(&load(backend, &z), Mat::<f64>::identity(r, r).as_ref()).unwrap().0
+}
+
+/// Ragged positives: some rows have none, one has many.
+fn ragged(n_x: usize, n_y: usize, seed: u64) -> Positives {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let (mut ptr, mut idx) = (vec![0i64], Vec::new());
+    for i in 0..n_x {
+        let count = if i == 1 { n_y / 5 + 1 } else { rng.random_range(0..3usize) };
+        let mut row = rand::seq::index::sample(&mut rng, n_y, count.min(n_y)).into_vec();
+        row.sort_unstable();
+        idx.extend(row.into_iter().map(|j| j as i64));
+        ptr.push(idx.len() as i64);
+    }
+    Positives::from_csr(&ptr, &idx, n_y).unwrap()
+}
+
+fn error(got: MatRef<'_, f64>, want: MatRef<'_, f64>) -> f64 {
+    (got - want).norm_l2() / want.norm_l2().max(f64::MIN_POSITIVE)
+}
+
+fn near(what: &str, got: &Mat<f64>, want: &Mat<f64>, limit: f64) {
+    let error = error(got.as_ref(), want.as_ref());
+    assert!(error <= limit, "{what}: {error:e} above {limit:e}");
+}
+
+#[test]
+fn features() {
+    if !on_a_device("features") {
+        return;
+    }
+    let cpu = Cpu::<f64>::new(1).unwrap();
+    for mode in MODES {
+        let gpu = open(mode);
+        assert!(gpu.describe().starts_with("cuda:0, "));
+        let (x, w) = (random(301, 37, 1), random(19, 37, 2));
+        let (a, b) = (load(&gpu, &x), load(&cpu, &x));
+        assert_eq!(host(&gpu, &a), x);
+        assert_eq!(gpu.shape(&a), (301, 37));
+        assert_eq!(host(&gpu, &gpu.rows(&a, 7..300).unwrap()), host(&cpu, &cpu.rows(&b, 7..300).unwrap()));
+        let ids = [300, 0, 5, 5, 17];
+        assert_eq!(host(&gpu, &gpu.select(&a, &ids).unwrap()), host(&cpu, &cpu.select(&b, &ids).unwrap()));
+        // Sums of 37 products in fp32.
+        let both = |f: &dyn Fn() -> Mat<f64>, g: &dyn Fn() -> Mat<f64>, limit: f64, what: &str| {
+            near(&format!("{what} in {mode:?}"), &f(), &g(), limit);
+        };
+        let linear = (gpu.linear(&a, w.as_ref()).unwrap(), cpu.linear(&b, w.as_ref()).unwrap());
+        both(&|| host(&gpu, &linear.0), &|| host(&cpu, &linear.1), 3e-7, "linear");
+        let scale: Vec<f64> = (0..301).map(|i| if i == 3 { 0.0 } else { 0.5 + i as f64 }).collect();
+        let scaled = (gpu.scale_rows(&a, &scale).unwrap(), cpu.scale_rows(&b, &scale).unwrap());
+        both(&|| host(&gpu, &scaled.0), &|| host(&cpu, &scaled.1), 2e-7, "scaled");
+        both(&|| gpu.gram(&a).unwrap(), &|| cpu.gram(&b).unwrap(), 1e-6, "gram");
+        let stacked = (
+            gpu.hstack(&[(2.0, &a), (0.5, &linear.0), (1.0, &a)]).unwrap(),
+            cpu.hstack(&[(2.0, &b), (0.5, &linear.1), (1.0, &b)]).unwrap(),
+        );
+        both(&|| host(&gpu, &stacked.0), &|| host(&cpu, &stacked.1), 3e-7, "stacked");
+        let points = random(23, 37, 3);
+        for kind in [
+            KernelKind::Linear,
+            KernelKind::Cosine,
+            KernelKind::Angular,
+            KernelKind::Arccos,
+            KernelKind::ExpCosine,
+            KernelKind::Rbf,
+            KernelKind::Matern,
+        ] {
+            let kernel =
+                Kernel { gamma: 0.1, beta: 1.5, lengthscale: 2.0, cos_clamp: 1e-5, ..Kernel::new(kind) };
+            let k = (
+                gpu.kernel(&kernel, &a, points.as_ref()).unwrap(),
+                cpu.kernel(&kernel, &b, points.as_ref()).unwrap(),
+            );
+            both(&|| host(&gpu, &k.0), &|| host(&cpu, &k.1), 1e-7, "kernel");
+        }
+        // A zero row and a tiny one; 22 bits of an embedding, 16 in bfloat16.
+        let mut x = x.clone();
+        for k in 0..37 {
+            x[(4, k)] = 0.0;
+            x[(5, k)] *= 1e-13;
+        }
+        let (a, b) = (load(&gpu, &x), load(&cpu, &x));
+        let ((za, na), (zb, nb)) = (gpu.encode(&a, w.as_ref()).unwrap(), cpu.encode(&b, w.as_ref()).unwrap());
+        let digits = if mode == Mode::Bf16 { 2e-5 } else { 4e-7 };
+        both(&|| host(&gpu, &za), &|| host(&cpu, &zb), digits, "encoded");
+        assert!(na.iter().zip(&nb).all(|(a, b)| (a - b).abs() <= 1e-6 * b), "lengths");
+        assert_eq!(na[4], 0.0);
+        let g = random(301, 19, 5);
+        let (ga, gb) = (load(&gpu, &g), load(&cpu, &g));
+        both(
+            &|| gpu.encode_backward(&a, &za, &na, &ga).unwrap(),
+            &|| cpu.encode_backward(&b, &zb, &nb, &gb).unwrap(),
+            if mode == Mode::Bf16 { 1e-4 } else { 2e-6 },
+            "encoder gradient",
+        );
+        let again = gpu.select(&za, &ids).unwrap();
+        both(
+            &|| host(&gpu, &again),
+            &|| host(&cpu, &cpu.select(&zb, &ids).unwrap()),
+            digits,
+            "selected embeddings",
+        );
+        // 16-bit files keep their type, and their values, in every mode.
+        let exact = Mat::from_fn(40, 11, |i, j| f64::from(half::f16::from_f64(x[(i, j)])));
+        let bits: Vec<half::f16> = (0..40)
+            .flat_map(|i| (0..11).map(move |j| (i, j)))
+            .map(|(i, j)| half::f16::from_f64(exact[(i, j)]))
+            .collect();
+        let view = unicon::io::MatView::from_slice(&bits, 40, 11).unwrap();
+        let narrow = gpu.load(&view).unwrap();
+        assert_eq!(host(&gpu, &narrow), exact);
+        assert_eq!(host(&gpu, &gpu.select(&narrow, &[39, 0]).unwrap())[(0, 10)], exact[(39, 10)]);
+        assert_eq!(gpu.memory().0 > 0, true);
+        drop((a, za, ga, again, narrow, linear, scaled, stacked));
+    }
+}
+
+/// All results of the operator on one backend.
+struct Results {
+    loss: f64,
+    c: Mat<f64>,
+    wide: Mat<f64>,
+    sv: Mat<f64>,
+    stu: Mat<f64>,
+    gx: Mat<f64>,
+    gy: Mat<f64>,
+}
+
+struct Case<'a> {
+    loss: Loss,
+    positives: &'a Positives,
+    r: usize,
+    negatives: Negatives,
+}
+
+fn run<B: Backend>(backend: &B, case: &Case<'_>) -> Results {
+    let (n_x, n_y) = (case.positives.n_x(), case.positives.n_y());
+    let (zx, zy) = (embeddings(backend, n_x, case.r, 1), embeddings(backend, n_y, case.r, 2));
+    let s = Similarity::Embeddings(&zx, &zy);
+    let w = backend.weights(s, &case.loss, case.positives, case.negatives).unwrap();
+    // Related to the embeddings, as features are.
+    let x = load(backend, &random(n_x, 24, 3));
+    let y = load(backend, &random(n_y, 17, 4));
+    // Wider than the fused kernel serves.
+    let wide = load(backend, &random(n_y, 140, 5));
+    let (gx, gy) = backend.gradients(&zx, &zy, &w).unwrap();
+    Results {
+        loss: w.value(),
+        c: backend.cross(s, &w, &x, &y).unwrap(),
+        wide: backend.cross(s, &w, &load(backend, &random(n_x, 150, 6)), &wide).unwrap(),
+        sv: host(backend, &backend.apply(s, &w, &y).unwrap()),
+        stu: host(backend, &backend.apply_t(s, &w, &x).unwrap()),
+        gx: host(backend, &gx),
+        gy: host(backend, &gy),
+    }
+}
+
+/// Relative errors: of the loss, and the largest of all products.
+fn compare(gpu: &Cuda, case: &Case<'_>) -> (f64, f64) {
+    let (got, want) = (run(gpu, case), run(&Cpu::<f64>::new(1).unwrap(), case));
+    let pairs = [
+        (&got.c, &want.c),
+        (&got.wide, &want.wide),
+        (&got.sv, &want.sv),
+        (&got.stu, &want.stu),
+        (&got.gx, &want.gx),
+        (&got.gy, &want.gy),
+    ];
+    let errors = pairs.map(|(a, b)| {
+        assert!(!a.has_nan(), "NaN");
+        error(a.as_ref(), b.as_ref())
+    });
+    let worst = errors.iter().copied().fold(0.0, f64::max);
+    if std::env::var_os("UNICON_SHOW").is_some() {
+        eprintln!("{:?} {:?} {errors:?}", gpu.mode(), case.loss.kind);
+    }
+    ((got.loss - want.loss).abs() / want.loss.abs().max(1e-3), worst)
+}
+
+fn check(gpu: &Cuda, case: &Case<'_>, loss_limit: f64, limit: f64) {
+    let (loss, products) = compare(gpu, case);
+    let what = format!(
+        "{:?} {:?} tau {} {}x{} {:?}",
+        gpu.mode(),
+        case.loss.kind,
+        case.loss.tau,
+        case.positives.n_x(),
+        case.positives.n_y(),
+        case.negatives
+    );
+    assert!(loss <= loss_limit, "loss of {what}: {loss:e} above {loss_limit:e}");
+    assert!(products <= limit, "products of {what}: {products:e} above {limit:e}");
+}
+
+#[test]
+fn the_operator_has_the_errors_it_may_have() {
+    if !on_a_device("the_operator_has_the_errors_it_may_have") {
+        return;
+    }
+    // The project's limits at tau = 0.07, on what a fit does: paired features and the encoders of one spectral update.
+    let n = 500;
+    let latent = random(n, 12, 1);
+    let noisy =
+        |d: usize, seed: u64| &latent * random(12, d, seed) + random(n, d, seed + 1) * faer::Scale(0.5);
+    let (x, y) = (noisy(40, 2), noisy(33, 4));
+    let (x, y) = [x, y].map(|m| Mat::from_fn(n, m.ncols(), |i, j| f64::from(m[(i, j)] as f32))).into();
+    let (positives, loss) = (Positives::diagonal(n), Loss::clip(0.07));
+    fn update<B: Backend>(
+        b: &B,
+        x: &Mat<f64>,
+        y: &Mat<f64>,
+        p: &Positives,
+        loss: &Loss,
+    ) -> (f64, Mat<f64>, Mat<f64>) {
+        let (x, y, zeros) = (load(b, x), load(b, y), Similarity::Zeros(p.n_x(), p.n_y()));
+        let w = b.weights(zeros, loss, p, Negatives::All).unwrap();
+        let c = b.cross(zeros, &w, &x, &y).unwrap();
+        let top = b.top_r(c.as_ref(), 10, SvdMethod::Full).unwrap();
+        let (zx, zy) =
+            (b.encode(&x, top.u.transpose()).unwrap().0, b.encode(&y, top.v.transpose()).unwrap().0);
+        let s = Similarity::Embeddings(&zx, &zy);
+        let w = b.weights(s, loss, p, Negatives::All).unwrap();
+        (w.value(), c, b.cross(s, &w, &x, &y).unwrap())
+    }
+    let want = update(&Cpu::<f64>::new(1).unwrap(), &x, &y, &positives, &loss);
+    for (mode, limit) in [(Mode::Fp16, 1e-4), (Mode::Fp32, 2e-6), (Mode::Bf16, 1e-3)] {
+        let got = update(&open(mode), &x, &y, &positives, &loss);
+        near("first C", &got.1, &want.1, 2e-6);
+        near("C", &got.2, &want.2, limit);
+        assert!((got.0 - want.0).abs() <= limit * want.0.abs(), "{mode:?}: {} {}", got.0, want.0);
+        if std::env::var_os("UNICON_SHOW").is_some() {
+            eprintln!("{mode:?} C {:e}", error(got.2.as_ref(), want.2.as_ref()));
+        }
+    }
+    // Features that have nothing to do with the embeddings, so that rounding does not average out.
+    let positives = Positives::diagonal(400);
+    let case = Case { loss, positives: &positives, r: 33, negatives: Negatives::All };
+    check(&open(Mode::Fp16), &case, 1e-4, 3e-4);
+    check(&open(Mode::Fp32), &case, 1e-6, 2e-6);
+    check(&open(Mode::Bf16), &case, 1e-3, 2.5e-3);
+}
+
+#[test]
+fn every_loss_relation_and_temperature() {
+    if !on_a_device("every_loss_relation_and_temperature") {
+        return;
+    }
+    let relations = [
+        Positives::diagonal(150),
+        ragged(140, 270, 3),
+        Positives::from_groups(
+            &(0..200).map(|i| i % 40).collect::<Vec<_>>(),
+            &(0..90).map(|i| i % 43).collect::<Vec<_>>(),
+        )
+        .unwrap(),
+    ];
+    for mode in MODES {
+        let gpu = open(mode);
+        // What one rounding of an embedding does to a similarity.
+        let rounding = match mode {
+            Mode::Fp16 => 5e-5,
+            Mode::Bf16 => 4e-4,
+            Mode::Fp32 => 5e-7,
+        };
+        for (k, kind) in KINDS.into_iter().enumerate() {
+            for (t, tau) in [1.0, 0.2, 0.05, 0.01].into_iter().enumerate() {
+                let positives = &relations[(k + t) % 3];
+                let eps_by = if t % 2 == 1 { EpsBy::Diagonal } else { EpsBy::Positives };
+                let loss = Loss { eps_by, eps_pos: 0.7, eps_neg: 1.3, ..Loss::new(kind, tau).with_nu(1.5) };
+                let case = Case { loss, positives, r: 9 + 17 * t, negatives: Negatives::All };
+                // A hinge counts: an entry within rounding of its kink may fall on either side.
+                let kink = if kind == LossKind::TripletHard { 6e-3 } else { 0.0 };
+                let storage = if mode == Mode::Fp32 { 0.0 } else { 4e-4 };
+                let storage = if mode == Mode::Bf16 { 8.0 * storage } else { storage };
+                let limit = 4.0 * rounding / tau + storage + kink + 2e-6;
+                check(&gpu, &case, 2.0 * rounding / tau + 1e-6, limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn sampled_negatives_are_the_same_sample() {
+    if !on_a_device("sampled_negatives_are_the_same_sample") {
+        return;
+    }
+    let gpu = open(Mode::Fp32);
+    for kind in KINDS {
+        for positives in [Positives::diagonal(230), ragged(150, 260, 8)] {
+            let loss = Loss::new(kind, 0.3).with_nu(1.2);
+            let negatives = Negatives::Sampled { per_anchor: 40, seed: 3 };
+            let limit = if kind == LossKind::TripletHard { 3e-3 } else { 1e-5 };
+            check(&gpu, &Case { loss, positives: &positives, r: 6, negatives }, 1e-6, limit);
+        }
+    }
+}
+
+#[test]
+fn given_similarities_and_none() {
+    if !on_a_device("given_similarities_and_none") {
+        return;
+    }
+    let (gpu, cpu) = (open(Mode::Fp16), Cpu::<f64>::new(1).unwrap());
+    for kind in KINDS {
+        for eps_by in [EpsBy::Positives, EpsBy::Diagonal] {
+            let loss = Loss { eps_by, eps_pos: 0.7, ..Loss::new(kind, 0.3).with_nu(1.5) };
+            let positives = ragged(90, 130, 1);
+            let (x, y) = (random(90, 5, 1), random(130, 7, 2));
+            let given = random(90, 130, 3);
+            fn all<B: Backend>(
+                b: &B,
+                s: Similarity<'_, B::Matrix>,
+                loss: &Loss,
+                p: &Positives,
+                x: &Mat<f64>,
+                y: &Mat<f64>,
+            ) -> (Weights, [Mat<f64>; 4]) {
+                let w = b.weights(s, loss, p, Negatives::All).unwrap();
+                let (x, y) = (load(b, x), load(b, y));
+                let c = b.cross(s, &w, &x, &y).unwrap();
+                let back = b.cross(s, &w, &y_like(b, &x), &y).unwrap();
+                let (sv, stu) = (b.apply(s, &w, &y).unwrap(), b.apply_t(s, &w, &x).unwrap());
+                (w, [c, back, host(b, &sv), host(b, &stu)])
+            }
+            fn y_like<B: Backend>(b: &B, x: &B::Matrix) -> B::Matrix {
+                b.hstack(&[(1.0, x), (0.5, x)]).unwrap()
+            }
+            let (dense_gpu, dense_cpu) = (load(&gpu, &given), load(&cpu, &given));
+            let zeros = (Similarity::Zeros(90, 130), Similarity::Zeros(90, 130));
+            for (a, b) in [zeros, (Similarity::Dense(&dense_gpu), Similarity::Dense(&dense_cpu))] {
+                let (wa, ra) = all(&gpu, a, &loss, &positives, &x, &y);
+                let (wb, rb) = all(&cpu, b, &loss, &positives, &x, &y);
+                assert!((wa.value() - wb.value()).abs() <= 1e-12 * wb.value().abs());
+                // Products in fp32 of numbers that cancel.
+                ra.iter().zip(&rb).for_each(|(a, b)| near("given similarities", a, b, 2e-6));
+                near("S", &gpu.dense(a, &wa).unwrap(), &cpu.dense(b, &wb).unwrap(), 1e-12);
+                let (pa, pb) = (
+                    gpu.positive_similarities(a, &positives).unwrap(),
+                    cpu.positive_similarities(b, &positives).unwrap(),
+                );
+                assert_eq!(pa, pb);
+                assert_eq!(
+                    gpu.ranks(a, &positives, Ties::LowerIndex).unwrap(),
+                    cpu.ranks(b, &positives, Ties::LowerIndex).unwrap()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn retrieval() {
+    if !on_a_device("retrieval") {
+        return;
+    }
+    let cpu = Cpu::<f64>::new(1).unwrap();
+    for mode in [Mode::Fp16, Mode::Fp32] {
+        let gpu = open(mode);
+        // Items 5 and 9 are the same as item 2: exact ties.
+        let mut items = random(260, 20, 1);
+        for k in 0..20 {
+            items[(5, k)] = items[(2, k)];
+            items[(9, k)] = items[(2, k)];
+        }
+        let queries = random(150, 20, 2);
+        let unit = |m: &Mat<f64>| {
+            let identity = Mat::<f64>::identity(20, 20);
+            (
+                gpu.encode(&load(&gpu, m), identity.as_ref()).unwrap().0,
+                cpu.encode(&load(&cpu, m), identity.as_ref()).unwrap().0,
+            )
+        };
+        let ((qa, qb), (ia, ib)) = (unit(&queries), unit(&items));
+        for k in [1, 7, 300] {
+            let (a, b) = (gpu.top_k(&qa, &ia, k).unwrap(), cpu.top_k(&qb, &ib, k).unwrap());
+            assert_eq!(a.k, b.k);
+            // Scores to fp32's digits; an order may differ only where scores are that close.
+            for (place, (x, y)) in a.scores.iter().zip(&b.scores).enumerate() {
+                assert!((x - y).abs() < 2e-6, "place {place}: {x} {y}");
+            }
+            let same = a.indices.iter().zip(&b.indices).filter(|(x, y)| x == y).count();
+            assert!(same as f64 > 0.99 * a.indices.len() as f64, "{same} of {}", a.indices.len());
+            for list in a.indices.chunks(a.k).filter(|l| l.len() == 260) {
+                let place = |j: u32| list.iter().position(|&i| i == j).unwrap();
+                assert!(place(2) < place(5) && place(5) < place(9));
+            }
+        }
+        let positives = ragged(150, 260, 4);
+        for ties in [Ties::LowerIndex, Ties::Shared] {
+            let a = gpu.ranks(Similarity::Embeddings(&qa, &ia), &positives, ties).unwrap();
+            let b = cpu.ranks(Similarity::Embeddings(&qb, &ib), &positives, ties).unwrap();
+            let close = a.iter().zip(&b).filter(|(a, b)| a.abs_diff(**b) > 1).count();
+            let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+            assert!(close == 0 && equal >= 148, "{equal} equal, {close} far");
+        }
+        // Rows that equal the duplicate: rank 0 of item 2, 1 of item 5 by index, 0 shared.
+        let (da, _) = unit(&Mat::from_fn(1, 20, |_, k| items[(2, k)]));
+        let rank = |item: i64, ties: Ties| {
+            let p = Positives::from_csr(&[0, 1], &[item], 260).unwrap();
+            gpu.ranks(Similarity::Embeddings(&da, &ia), &p, ties).unwrap()[0]
+        };
+        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::LowerIndex)), [0, 1, 2]);
+        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::Shared)), [0, 0, 0]);
+        let s = (
+            gpu.positive_similarities(Similarity::Embeddings(&qa, &ia), &positives).unwrap(),
+            cpu.positive_similarities(Similarity::Embeddings(&qb, &ib), &positives).unwrap(),
+        );
+        assert!(s.0.iter().zip(&s.1).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+}
+
+#[test]
+fn triplets() {
+    if !on_a_device("triplets") {
+        return;
+    }
+    let gpu = open(Mode::Fp16);
+    for (m, n) in [(130, 101), (101, 140)] {
+        let (u, v) = (random(m, 100, 1), random(n, 100, 2));
+        let scaled = Mat::from_fn(m, 100, |i, j| u[(i, j)] * 0.7f64.powi(j as i32));
+        let c = &scaled * v.transpose();
+        let exact = spectral::top_r(c.as_ref(), 8, SvdMethod::Full).unwrap();
+        for method in [SvdMethod::Full, SvdMethod::randomized(3)] {
+            let got = gpu.top_r(c.as_ref(), 8, method).unwrap();
+            assert!(got.all.len() >= 8);
+            for k in 0..8 {
+                assert!((exact.s[k] - got.s[k]).abs() < 1e-9 * exact.s[0], "{method:?} {k}");
+            }
+            let of = |t: &spectral::TopR| Mat::from_fn(m, 8, |i, j| t.u[(i, j)] * t.s[j]) * t.v.transpose();
+            near("U S V^T", &of(&got), &of(&exact), 1e-7);
+            let q = got.u.transpose() * &got.u - Mat::<f64>::identity(8, 8);
+            assert!(q.norm_max() < 1e-9, "{:e}", q.norm_max());
+        }
+        // A rank-deficient matrix goes to the host, and bad arguments fail as there.
+        let low = random(m, 3, 4) * random(3, n, 5);
+        let got = gpu.top_r(low.as_ref(), 6, SvdMethod::Full).unwrap();
+        assert!((got.u.transpose() * &got.u - Mat::<f64>::identity(6, 6)).norm_max() < 1e-10);
+        assert!(gpu.top_r(low.as_ref(), 0, SvdMethod::Full).unwrap_err().to_string().starts_with("rank"));
+    }
+}
+
+#[test]
+fn equal_bits_from_run_to_run_and_from_the_host() {
+    if !on_a_device("equal_bits_from_run_to_run_and_from_the_host") {
+        return;
+    }
+    // Rows of x are several panels (of 4,096); its features take 3.3 MB.
+    let (n_x, n_y, d) = (13_000, 130, 64);
+    let (x, y) = (random(n_x, d, 1), random(n_y, 9, 2));
+    let positives = ragged(n_x, n_y, 5);
+    let results = |limit: Option<u64>, on_device: bool| {
+        let gpu = Cuda::open(0, Options { memory_limit: limit, ..Options::default() }).unwrap();
+        let (zx, _) = gpu.encode(&load(&gpu, &x), random(8, d, 3).as_ref()).unwrap();
+        let (zy, _) = gpu.encode(&load(&gpu, &y), random(8, 9, 4).as_ref()).unwrap();
+        let (a, b) = (load(&gpu, &x), load(&gpu, &y));
+        assert_eq!(a.on_device(), on_device, "{:?}", gpu.memory());
+        let s = Similarity::Embeddings(&zx, &zy);
+        let w = gpu.weights(s, &Loss::clip(0.1), &positives, Negatives::All).unwrap();
+        let zeros = Similarity::Zeros(n_x, n_y);
+        let w0 = gpu.weights(zeros, &Loss::clip(0.1), &positives, Negatives::All).unwrap();
+        let sampled = Negatives::Sampled { per_anchor: 60, seed: 1 };
+        let ws = gpu.weights(s, &Loss::clip(0.1), &positives, sampled).unwrap();
+        let out = (
+            w.value().to_bits(),
+            gpu.cross(s, &w, &a, &b).unwrap(),
+            gpu.cross(zeros, &w0, &a, &b).unwrap(),
+            gpu.cross(s, &ws, &a, &b).unwrap(),
+            host(&gpu, &gpu.apply_t(s, &w, &a).unwrap()),
+            gpu.gram(&a).unwrap(),
+            host(&gpu, &gpu.linear(&a, random(9, d, 4).as_ref()).unwrap()),
+        );
+        drop((zx, zy, a, b));
+        assert_eq!(gpu.memory().0, 0, "everything is given back");
+        assert!(limit.is_none_or(|l| gpu.memory().1 <= l), "{:?}", gpu.memory());
+        out
+    };
+    let first = results(None, true);
+    assert!(first == results(None, true), "two runs differ");
+    // Too little to hold the features beside the work, enough for the work.
+    let limit = std::env::var("UNICON_LIMIT").map_or(5_100_000, |v| v.parse().unwrap());
+    assert!(first == results(Some(limit), false), "streamed features give other bits");
+}
+
+#[test]
+fn memory_is_limited_and_its_end_is_said() {
+    if !on_a_device("memory_is_limited_and_its_end_is_said") {
+        return;
+    }
+    let gpu = Cuda::open(0, Options { memory_limit: Some(1 << 20), ..Options::default() }).unwrap();
+    let small = load(&gpu, &Mat::zeros(1000, 100));
+    assert_eq!(gpu.memory(), (400_000, 400_000));
+    // Too large to stay on the device: it waits on the host.
+    let large = load(&gpu, &Mat::zeros(1000, 300));
+    assert!(small.on_device() && !large.on_device());
+    // Embeddings must be on the device.
+    let wide = random(1, 300, 1);
+    let error = gpu.encode(&load(&gpu, &Mat::zeros(20_000, 300)), wide.as_ref()).unwrap_err().to_string();
+    assert!(error.starts_with("out of memory: ") && error.contains("1048576"), "{error}");
+    drop((small, large));
+    assert_eq!(gpu.memory().0, 0);
+}
+
+#[test]
+fn cancelling_stops_between_panels() {
+    if !on_a_device("cancelling_stops_between_panels") {
+        return;
+    }
+    let control = Arc::new(Control::default());
+    let gpu = Cuda::open(0, Options { control: control.clone(), ..Options::default() }).unwrap();
+    let (zx, zy) = (embeddings(&gpu, 300, 8, 1), embeddings(&gpu, 300, 8, 2));
+    control.cancel();
+    let s = Similarity::Embeddings(&zx, &zy);
+    let result = gpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(300), Negatives::All);
+    assert!(matches!(result, Err(unicon::Error::Cancelled)));
+    control.reset();
+    assert!(gpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(300), Negatives::All).is_ok());
+}
+
+#[test]
+fn numbers_that_are_not_numbers_are_not_hidden() {
+    if !on_a_device("numbers_that_are_not_numbers_are_not_hidden") {
+        return;
+    }
+    let gpu = open(Mode::Fp16);
+    let mut x = random(140, 6, 1);
+    x[(7, 3)] = f64::NAN;
+    let identity = Mat::<f64>::identity(6, 6);
+    let (zx, norms) = gpu.encode(&load(&gpu, &x), identity.as_ref()).unwrap();
+    assert!(norms[7].is_nan() && norms[8].is_finite());
+    let zy = embeddings(&gpu, 140, 6, 2);
+    let positives = Positives::diagonal(140);
+    let loss = Loss::clip(0.1);
+    let w = gpu.weights(Similarity::Embeddings(&zx, &zy), &loss, &positives, Negatives::All).unwrap();
+    assert!(w.value().is_nan() && w.rows.log_neg[7].is_nan() && w.rows.log_neg[8].is_finite());
+    // Row 7 is a negative of every column but its own.
+    assert!(w.cols.log_neg.iter().enumerate().all(|(j, v)| v.is_nan() == (j != 7)));
+}

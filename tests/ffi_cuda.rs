@@ -1,0 +1,48 @@
+//! CUDA contexts of the C ABI, from C, on the stand-in libraries (`cuda_standin/`), which run the kernels on the host.
+//! `UNICON_TEST_GPU=1` runs the same program on a real device instead.
+
+#[path = "cuda_standin/mod.rs"]
+#[allow(dead_code)]
+mod standin;
+
+mod ffi;
+
+use ffi::{STRICT, built, have, root, run};
+use std::process::Command;
+
+#[test]
+fn a_cuda_context_does_what_a_cpu_context_does() {
+    if !have("gcc", "gcc") {
+        return;
+    }
+    if let Err(e) = unicon::backend::cuda::probe()
+        && e.to_string().contains("no CUDA kernels")
+    {
+        assert!(std::env::var("UNICON_REQUIRE_CUDA").is_err(), "{e}");
+        println!("skipped: {e}; get it with scripts/get-nvcc");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["libunicon.so", "libunicon.so.1"] {
+        std::os::unix::fs::symlink(built().join("libunicon.so"), dir.path().join(name)).unwrap();
+    }
+    let real = std::env::var_os("UNICON_TEST_GPU").is_some();
+    let folder = if real { None } else { standin::libraries() };
+    if !real && folder.is_none() {
+        return;
+    }
+    let exe = dir.path().join("cuda");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=c11", "-g"]).args(STRICT).arg("-I").arg(root().join("include"));
+    gcc.arg(root().join("tests/ffi/cuda.c")).arg("-o").arg(&exe).arg("-L").arg(dir.path()).arg("-lunicon");
+    match &folder {
+        Some(folder) => gcc.arg(folder.join("libcuda.so.1")),
+        None => gcc.arg("-l:libcuda.so.1"),
+    };
+    run(gcc.args(["-lm", "-lpthread"]));
+    let mut program = Command::new(&exe);
+    let mut paths = vec![dir.path().to_path_buf()];
+    paths.extend(folder);
+    paths.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()));
+    print!("{}", run(program.env("LD_LIBRARY_PATH", std::env::join_paths(paths).unwrap())));
+}
