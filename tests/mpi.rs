@@ -1,7 +1,7 @@
 //! The program as several processes under `mpirun`: the same results as one process, and an end with a reason whatever
 //! happens to one of them. Ranks are oversubscribed, one compute thread each.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use unicon::io::write_npy;
@@ -200,7 +200,7 @@ fn ranks_of(mpirun: u32) -> Vec<i32> {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|s| s.split_whitespace().nth(1)?.parse::<u32>().ok());
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        if parent == Some(mpirun) && exe == PathBuf::from(UNICON) {
+        if parent == Some(mpirun) && exe == Path::new(UNICON) {
             found.push(pid);
         }
     }
@@ -294,4 +294,75 @@ fn several_processes_that_cannot_be_connected_are_an_error() {
         serde_json::from_slice(&Command::new(UNICON).args(["info", "--json"]).output().unwrap().stdout)
             .unwrap();
     assert_eq!(info["mpi"], cfg!(feature = "mpi"));
+}
+
+#[test]
+fn scaling_is_measured_against_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &str| {
+        let out = Command::new(UNICON).args(args.split_whitespace()).arg("--json").output().unwrap();
+        assert!(out.status.success(), "{args}: {}", text(&out.stderr));
+        out.stdout
+    };
+    let (json, svg) = (dir.path().join("scaling.json"), dir.path().join("scaling.svg"));
+    let sizes = "--sizes 1,2,3 --scaling-n 2048 --scaling-d 64 --scaling-rank 16 --scaling-repeat 1";
+    let out = run(&format!("bench --scaling {sizes} --scaling-svg {}", svg.display()));
+    std::fs::write(&json, &out).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 6);
+    for p in points {
+        let of = |name: &str| p[name].as_f64().unwrap();
+        let parts = of("compute") + of("moving") + of("waiting") - of("hidden");
+        assert!((parts - of("seconds")).abs() < 1e-6 && of("efficiency") > 0.0, "{p}");
+        let (got, expected) = (of("received"), of("predicted"));
+        assert!(got <= 2.0 * expected && expected <= 2.0 * got, "{p}");
+        assert_eq!(got == 0.0, of("ranks") == 1.0, "{p}");
+    }
+    assert!(std::fs::read_to_string(&svg).unwrap().starts_with("<svg"));
+    // What was measured is what a plan is made of.
+    let plan =
+        |args: &str| serde_json::from_slice::<serde_json::Value>(&run(&format!("plan {args}"))).unwrap();
+    let measured = plan(&format!("--n 1e6 --rank 16 --ranks 4 --rates {}", json.display()));
+    assert_eq!(measured["rates"]["flops"], report["rates"]["flops"]);
+    let cluster =
+        |ranks: u32| plan(&format!("--n 1e9 --gpus {ranks} --rank 128 --negatives 4096"))["plan"].clone();
+    let (few, many) = (cluster(8), cluster(64));
+    for part in ["read_seconds", "pass1_seconds", "pass2_seconds"] {
+        let ratio = few[part].as_f64().unwrap() / many[part].as_f64().unwrap();
+        assert!((ratio - 8.0).abs() < 1e-6, "{part}: {ratio}");
+    }
+}
+
+/// The C program that passes its own communicator, against itself on one rank.
+#[test]
+fn a_c_program_brings_its_own_communicator() {
+    if !mpi() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("fit");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let library = Path::new(UNICON).parent().unwrap();
+    let mut compile = Command::new("mpicc");
+    compile.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"]).arg(&program);
+    compile.arg(root.join("ffi-examples/mpi/fit.c")).arg("-I").arg(root.join("include"));
+    compile.arg(library.join("libunicon.so")).arg(format!("-Wl,-rpath,{}", library.display())).arg("-lm");
+    // The library goes by its SONAME.
+    let soname = dir.path().join("libunicon.so.1");
+    std::os::unix::fs::symlink(library.join("libunicon.so"), &soname).unwrap();
+    let out = compile.output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let run = |ranks: usize| {
+        let model = dir.path().join(format!("{ranks}.safetensors"));
+        let mut command = mpirun(ranks, &format!("exec {} 2300 {}", program.display(), model.display()));
+        command.env("LD_LIBRARY_PATH", dir.path());
+        let out = wait(command.spawn().unwrap());
+        assert!(out.status.success(), "{ranks} ranks: {}", text(&out.stderr));
+        (tensors(&model), text(&out.stdout).rsplit(' ').next().unwrap_or_default().to_string())
+    };
+    let alone = run(1);
+    for ranks in [2, 4] {
+        assert!(run(ranks) == alone, "{ranks} ranks");
+    }
 }

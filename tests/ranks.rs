@@ -329,3 +329,36 @@ fn a_rank_that_dies_in_any_phase_ends_all() {
         }
     }
 }
+
+#[test]
+fn a_checkpoint_resumes_on_another_number_of_ranks() {
+    use std::ops::ControlFlow;
+    use unicon::control::Phase;
+    let dir = tempfile::tempdir().unwrap();
+    let n = 1600;
+    let (x, y) = (features(n, 12, 7), features(n, 10, 8));
+    let positives = Positives::diagonal(n);
+    let data = Data { x: &x, y: &y, positives: &positives };
+    let refine = RefineOptions { max_steps: 5, tol: 0.0, ..RefineOptions::default() };
+    let of = |checkpoint| FitOptions { refine: Some(refine.clone()), checkpoint, ..FitOptions::new(6) };
+    let (model, info) = fit(&Cpu::<f32>::new(1).unwrap(), data, None, &of(None)).unwrap();
+    let options = of(Some(dir.path().join("state")));
+    let run = |size: usize, stop: bool| {
+        threads::run(size, |group| {
+            let cpu = Cpu::<f32>::new(1).unwrap().with_group(group.clone());
+            // All ranks are asked to stop, as a batch system does.
+            cpu.control().set_hook(Some(Box::new(move |p| match p.phase {
+                Phase::Iteration if stop && p.total == 5 && p.done == 2 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            })));
+            group.conclude(fit(&cpu, data, None, &options))
+        })
+    };
+    assert!(run(2, true).iter().all(|r| matches!(r, Err(unicon::Error::Cancelled))));
+    assert!(dir.path().join("state").exists());
+    for resumed in run(3, false) {
+        let (other, other_info) = resumed.unwrap();
+        assert!(model_bits(&other) == model_bits(&model));
+        assert_eq!(other_info.final_loss, info.final_loss);
+    }
+}

@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
     if program.command.spreads() || group.is_first() {
         done = Session::new(program.globals, job).and_then(|session| program.command.run(&session));
     }
-    let others = group.finish(done.as_ref().err().map(|e| whole(e)).as_deref());
+    let others = group.finish(done.as_ref().err().map(whole).as_deref());
     let failure = match (done, others) {
         (Ok(()), Ok(())) => return ExitCode::SUCCESS,
         (Err(e), _) => e,

@@ -104,7 +104,7 @@ mod tests {
                 for rank in 0..ranks {
                     let rows = layout.of(rank);
                     assert_eq!(rows.start, next);
-                    assert!(rows.is_empty() || rows.start % layout.block() == 0);
+                    assert!(rows.is_empty() || rows.start.is_multiple_of(layout.block()));
                     for i in [rows.start, rows.end.saturating_sub(1)] {
                         assert!(!rows.contains(&i) || layout.owner(i) == rank);
                     }

@@ -2,7 +2,7 @@
 //!
 //! Work is cut into panels of 512 rows that run in parallel; what panels produce is added in a fixed order, so results
 //! depend neither on the number of threads nor on the number of ranks. With several ranks a matrix holds some of the
-//! rows on each; columns stream past all of them in order ([`ranks`]).
+//! rows on each; columns stream past all of them in order (`ranks.rs`).
 
 mod backward;
 mod contract;
@@ -84,6 +84,8 @@ impl Meter {
 }
 
 /// Adds the second sum to the first.
+// A `Fold` adds values of one type, here vectors.
+#[allow(clippy::ptr_arg)]
 fn add(a: &mut Vec<f64>, b: Vec<f64>) {
     a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
 }

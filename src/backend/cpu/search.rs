@@ -13,6 +13,8 @@ use crate::positives::Positives;
 use crate::real::Real;
 use crate::weights::Negatives;
 
+/// A row's best positive, its similarity and column, and how many wrong items stand before it.
+type Standing<T> = (Option<(T, usize)>, u32);
 /// The items of a query, best first.
 type Best<T> = Vec<(T, u32)>;
 
@@ -80,7 +82,7 @@ impl<T: Real> Cpu<T> {
         };
         let zx = zx.as_ref();
         // The best positive of every row and the wrong items before it.
-        let mut states: Vec<Vec<(Option<(T, usize)>, u32)>> =
+        let mut states: Vec<Vec<Standing<T>>> =
             panels.clone().map(|p| vec![(None, 0); plan.panel(p).len()]).collect();
         // Where all columns are here, one visit does both.
         let at_once = self.group.is_single() && items.iter().all(|m| m.is_resident());
@@ -94,7 +96,7 @@ impl<T: Real> Cpu<T> {
                 usize::MAX,
                 &mut states,
                 |states, columns, meter| {
-                    let work = |p: usize, state: &mut Vec<(Option<(T, usize)>, u32)>| {
+                    let work = |p: usize, state: &mut Vec<Standing<T>>| {
                         let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
                         let panel = tiles.panel(p, zx, &mut rows_z)?;
                         if stage == 0 {
@@ -122,7 +124,7 @@ fn count_before<T: Real>(
     columns: &Columns<'_, T>,
     panel: &Panel<'_, T>,
     scratch: &mut Scratch<T>,
-    state: &mut [(Option<(T, usize)>, u32)],
+    state: &mut [Standing<T>],
     ties: Ties,
 ) -> Result<()> {
     for range in tiles.plan.tiles_in(p, &columns.range) {
@@ -150,7 +152,7 @@ fn best_positives<T: Real>(
     columns: &Columns<'_, T>,
     panel: &Panel<'_, T>,
     scratch: &mut Scratch<T>,
-    state: &mut [(Option<(T, usize)>, u32)],
+    state: &mut [Standing<T>],
 ) -> Result<()> {
     for range in tiles.plan.tiles_in(p, &columns.range) {
         if panel.rows.clone().all(|i| tiles.positives.row_in(i, &range).is_empty()) {
