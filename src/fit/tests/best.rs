@@ -171,7 +171,10 @@ fn a_good_start_is_taken_and_a_bad_one_is_not() {
     let mut o = BestOptions { powers: vec![1000.0], ..small(Rank::Fixed(5)) };
     o.refine.max_steps = 0;
     let spectral = run(&s, &o).0;
-    assert!(same(&run(&s, &BestOptions { start: Some(good.clone()), ..o.clone() }).0, &good));
+    let taken = run(&s, &BestOptions { start: Some(good.clone()), ..o.clone() }).0;
+    // It goes into whitened coordinates and back: rounding of two products in float64.
+    let (a, b) = (&taken.components[0].x.matrix, &good.components[0].x.matrix);
+    assert!((a - b).norm_l2() < 1e-9 * b.norm_l2());
     let mut bad = good;
     bad.components[0].x.matrix.fill(0.0);
     assert!(same(&run(&s, &BestOptions { start: Some(bad), ..o }).0, &spectral));
