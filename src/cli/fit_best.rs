@@ -83,7 +83,7 @@ pub fn history(trace: &[TracePoint], report: &mut Report) {
         return;
     }
     let every = trace.len().div_ceil(SHOWN);
-    let shown = trace.iter().enumerate().filter(|(k, _)| (trace.len() - 1 - k) % every == 0);
+    let shown = trace.iter().enumerate().filter(|(k, _)| (trace.len() - 1 - k).is_multiple_of(every));
     let optional = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| format!("{v:.4}"));
     let cells = |(k, t): (usize, &TracePoint)| {
         vec![

@@ -161,6 +161,12 @@ impl Backend for Cuda {
         }
     }
 
+    /// A panel of weights, and the partial sums of pass 1 with their maxima.
+    fn workspace(&self) -> u64 {
+        let weight = if self.mode == Mode::Fp32 { 4 } else { 2 };
+        (negatives::WEIGHT_ROWS * negatives::WEIGHT_COLS * weight + 8 * statistics::COLUMN_PARTS) as u64
+    }
+
     fn synchronize(&self) -> Result<()> {
         Self::synchronize(self)
     }

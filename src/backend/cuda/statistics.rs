@@ -20,7 +20,7 @@ pub(super) const SAFE_EXPONENT: f64 = 40.0;
 /// Blocks of a launch that sums: a few for each multiprocessor of the largest cards.
 const BLOCKS: usize = 1024;
 /// Partial column sums of a launch, which bound its rows.
-const COLUMN_PARTS: usize = 1 << 24;
+pub(super) const COLUMN_PARTS: usize = 1 << 24;
 /// Rows of a launch of additive sums.
 const PAIR_PANEL: usize = 1 << 16;
 
