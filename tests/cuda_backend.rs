@@ -209,7 +209,7 @@ fn features() {
         let narrow = gpu.load(&view).unwrap();
         assert_eq!(host(&gpu, &narrow), exact);
         assert_eq!(host(&gpu, &gpu.select(&narrow, &[39, 0]).unwrap())[(0, 10)], exact[(39, 10)]);
-        assert_eq!(gpu.memory().0 > 0, true);
+        assert!(gpu.memory().0 > 0);
         drop((a, za, ga, again, narrow, linear, scaled, stacked));
     }
 }

@@ -2,7 +2,6 @@
 //! `UNICON_TEST_GPU=1` runs the same program on a real device instead.
 
 #[path = "cuda_standin/mod.rs"]
-#[allow(dead_code)]
 mod standin;
 
 mod ffi;
