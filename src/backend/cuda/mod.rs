@@ -80,7 +80,7 @@ impl Cuda {
     /// Opens a device.
     ///
     /// # Errors
-    /// As [`probe`], and [`Error::NoDevice`] when there is no such device or it is older than compute capability 8.0.
+    /// As [`probe`], and [`NoDevice`](crate::Error::NoDevice) when there is no such device or it is older than compute capability 8.0.
     pub fn open(device: u32, options: Options) -> Result<Self> {
         let Options { mode, stream, memory_limit, control } = options;
         Ok(Self { device: Device::open(device, stream, memory_limit)?, mode, control })
@@ -109,7 +109,7 @@ impl Cuda {
     /// Runs `work` and says how many milliseconds the device was busy with what it enqueued.
     ///
     /// # Errors
-    /// Those of `work`; [`Error::Cuda`](crate::Error::Cuda) when the device failed.
+    /// Those of `work`; [`Cuda`](crate::Error::Cuda)(crate::Error::Cuda) when the device failed.
     pub fn timed<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, f32)> {
         self.device.enter()?;
         let driver = self.device.driver;
@@ -130,7 +130,7 @@ impl Cuda {
     /// Waits until everything enqueued so far has been done.
     ///
     /// # Errors
-    /// [`Error::Cuda`] when some of it failed.
+    /// [`Cuda`](crate::Error::Cuda) when some of it failed.
     pub fn synchronize(&self) -> Result<()> {
         self.device.enter()?;
         self.device.synchronize()
