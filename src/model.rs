@@ -115,7 +115,12 @@ impl Model {
         self.components.first().map_or(0, |c| encoder(c, side).input_dim())
     }
 
-    /// Width of the embeddings.
+    /// Dimension of the shared space of each component.
+    pub fn rank(&self) -> usize {
+        self.components.first().map_or(0, |c| c.x.matrix.nrows())
+    }
+
+    /// Width of the embeddings: the components' side by side.
     pub fn embedding_dim(&self) -> usize {
         self.components.iter().map(|c| c.x.matrix.nrows()).sum()
     }

@@ -287,7 +287,8 @@ mod tests {
         let one = plan(&million(), &rates).unwrap();
         let eight = plan(&Job { ranks: 8.0, ..million() }, &rates).unwrap();
         assert!(eight.pass2_seconds < one.pass2_seconds / 7.9);
-        assert!(eight.memory_bytes < one.memory_bytes / 5.0);
+        // 200 of the 4,100 MB are numbers per row, which every rank holds.
+        assert!(eight.memory_bytes < one.memory_bytes / 4.0);
         assert!(eight.traffic_bytes > 7.0 / 8.0 * 1e6 * 2.0 * (128.0 + 896.0));
         let sampled = plan(&Job { negatives: Some(4096.0), ranks: 8.0, ..million() }, &rates).unwrap();
         assert!(sampled.seconds < eight.seconds && sampled.traffic_bytes < eight.traffic_bytes);

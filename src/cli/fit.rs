@@ -447,7 +447,7 @@ fn report(
     report.value("d1", d1)?;
     report.value("d2", d2)?;
     report.value("pairs", pairs)?;
-    report.value("rank", model.embedding_dim())?;
+    report.value("rank", model.rank())?;
     report.value("loss_def", model.loss)?;
     report.value("info", info)?;
     let warning = if info.trace.is_empty() { rising_loss(info) } else { None };

@@ -267,7 +267,8 @@ fn run<B: Backend>(
     let bound = backend.shape(mx).1.min(backend.shape(my).1);
     let widest = match options.rank {
         Rank::Fixed(r) if r > bound => {
-            return Err(Error::invalid("rank", format!("at most the number of features, {bound}"), r));
+            let what = if options.kernel.is_some() { "the number of features," } else { "min(d1, d2) =" };
+            return Err(Error::invalid("rank", format!("at most {what} {bound}"), r));
         }
         Rank::Fixed(r) => r,
         _ => bound,
