@@ -148,7 +148,10 @@ pub(super) fn driver() -> Result<&'static Driver> {
         let mut version = 0;
         // SAFETY: writes one integer; does not need an initialised driver.
         let known = unsafe { (driver.cuDriverGetVersion)(&mut version) } == 0;
-        if known && version < CUDA_VERSION {
+        if !known {
+            return Err("the NVIDIA driver does not tell its version".into());
+        }
+        if version < CUDA_VERSION {
             let (major, minor) = (version / 1000, version % 1000 / 10);
             return Err(format!("the NVIDIA driver is for CUDA {major}.{minor}, 13.0 or newer is needed"));
         }
