@@ -343,7 +343,7 @@ fn a_c_program_brings_its_own_communicator() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("fit");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let library = Path::new(UNICON).parent().unwrap();
+    let library = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
     let mut compile = Command::new("mpicc");
     compile.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"]).arg(&program);
     compile.arg(root.join("ffi-examples/mpi/fit.c")).arg("-I").arg(root.join("include"));

@@ -235,7 +235,9 @@ impl Folder {
         std::fs::write(self.lab.path("block.rs"), body).unwrap();
         let rlibs = std::fs::read_dir(built()).unwrap().map(|e| e.unwrap().path()).filter(|p| {
             let name = p.file_name().unwrap().to_string_lossy().into_owned();
-            name.starts_with("libunicon") && name.ends_with(".rlib")
+            // Not one of another crate, such as the instrumented library of the fuzz targets.
+            name.strip_prefix("libunicon").is_some_and(|rest| rest.starts_with(['.', '-']))
+                && name.ends_with(".rlib")
         });
         let rlib =
             rlibs.max_by_key(|p| p.metadata().unwrap().modified().unwrap()).expect("the library is built");
