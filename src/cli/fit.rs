@@ -268,7 +268,7 @@ impl SolverArgs {
 
     /// The preset that was asked for or that the options imply; the exact kernel has no preset best.
     fn preset(&self, kernel: &KernelFitArgs) -> Preset {
-        let implied = self.of_the_iteration().is_some() || kernel.exact;
+        let implied = self.of_the_iteration().is_some() || kernel.exact || kernel.landmark_rows.is_some();
         self.preset.unwrap_or(if implied { Preset::Global } else { Preset::Best })
     }
 

@@ -13,7 +13,7 @@ use super::info::{Chosen, FitInfo};
 use super::minibatch::{self, Descent, MinibatchOptions};
 use super::moments::{Choice, Moments, choose, leading};
 use super::objective::Alignment;
-use super::options::{Factorization, FitOptions, KernelOptions};
+use super::options::{Factorization, FitOptions, KernelOptions, Landmarks};
 use super::refine::{Clock, Held, Iterate, RefineOptions, Run, Watch, refine};
 use super::solve::Encoders;
 use super::{Data, check_data, timed};
@@ -134,12 +134,35 @@ impl BestOptions {
             }
         }
         if self.sample == Some(0) {
-            return Err(Error::invalid("sample", "at least 1 negative per row", 0));
+            return Err(Error::invalid("negatives", "at least 1 per row", 0));
         }
-        if self.kernel.as_ref().is_some_and(|k| k.landmarks == super::Landmarks::Exact) {
+        if let Some(kernel) = &self.kernel {
+            kernel.validate()?;
+        }
+        if self.kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
             return Err(Error::Unsupported("the preset `best` on the exact kernel: use landmarks".into()));
         }
         Ok(())
+    }
+
+    /// The same on the rows that are not held back: at most as many landmarks as there are of them.
+    fn on_rows(&self, data: Data<'_>, left: usize) -> Result<Self> {
+        let mut options = self.clone();
+        match options.kernel.as_mut().map(|k| &mut k.landmarks) {
+            Some(Landmarks::Count(m)) => {
+                let n = data.x.rows().min(data.y.rows());
+                if *m > n {
+                    return Err(Error::invalid("landmarks", format!("at most the number of rows, {n}"), m));
+                }
+                *m = left.min(*m);
+            }
+            Some(Landmarks::Rows(_)) => {
+                let what = "landmarks by row while rows are held back: give validation rows";
+                return Err(Error::Unsupported(what.into()));
+            }
+            _ => {}
+        }
+        Ok(options)
     }
 
     /// Stages of L-BFGS: a sample, another of four times its size, and all on request, or where there is nothing else.
@@ -210,6 +233,7 @@ pub fn fit_best_watched<B: Backend>(
             let (hx, hy) = (Rows::new(data.x, s.held.0.clone())?, Rows::new(data.y, s.held.1.clone())?);
             let train = data.positives.subset(&s.train.0, &s.train.1);
             let held = data.positives.subset(&s.held.0, &s.held.1);
+            let options = &options.on_rows(data, s.train.0.len().min(s.train.1.len()))?;
             let chosen = Chosen { held_back: (s.held.0.len(), s.held.1.len()), ..Chosen::default() };
             info.chosen = Some(chosen);
             let train = Data { x: &tx, y: &ty, positives: &train };

@@ -104,6 +104,16 @@ impl KernelOptions {
     pub fn new(kernel: Kernel, landmarks: Landmarks) -> Self {
         Self { kernel, landmarks, ridge: 1e-6 }
     }
+
+    /// Checks every value that does not depend on the data.
+    pub(super) fn validate(&self) -> Result<()> {
+        self.kernel.validate()?;
+        match &self.landmarks {
+            Landmarks::Count(0) => Err(Error::invalid("landmarks", "at least 1", 0)),
+            Landmarks::Rows(rows) if rows.is_empty() => Err(Error::invalid("landmarks", "at least 1 row", 0)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Options of a fit. [`FitOptions::new`] gives the defaults; every field is checked before any work.
@@ -244,14 +254,7 @@ impl FitOptions {
             return Err(Error::Unsupported("damping with a ridge on F1^T F2".into()));
         }
         if let Some(k) = &self.kernel {
-            k.kernel.validate()?;
-            match &k.landmarks {
-                Landmarks::Count(0) => return Err(Error::invalid("landmarks", "at least 1", 0)),
-                Landmarks::Rows(rows) if rows.is_empty() => {
-                    return Err(Error::invalid("landmarks", "at least 1 row", 0));
-                }
-                _ => {}
-            }
+            k.validate()?;
             if self.batches.is_some() && k.landmarks != Landmarks::Exact {
                 let what = "mini-batches with Nystrom landmarks: use the exact kernel per batch";
                 return Err(Error::Unsupported(what.into()));
