@@ -101,8 +101,8 @@ fn any_call_that_fails_is_an_error_in_one_line() {
     for (name, count) in &calls {
         for which in [1, *count] {
             // Waiting for what has been done can fail while a device is closed, too.
-            let closing =
-                which == *count && ["cuStreamSynchronize", "cuCtxSetCurrent"].contains(&name.as_str());
+            let closing = which == *count
+                && ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSetCurrent"].contains(&name.as_str());
             let plan = format!("{name}:{which}");
             let out = fit(&folder, work.path(), &[("UNICON_STANDIN_FAIL", plan.clone())]);
             let said = String::from_utf8_lossy(&out.stderr).into_owned();
