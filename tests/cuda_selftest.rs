@@ -98,20 +98,28 @@ fn any_call_that_fails_is_an_error_in_one_line() {
         .filter(|(name, _)| name.starts_with("cu") && !releases.iter().any(|r| name.contains(r)))
         .collect();
     assert!(calls.len() > 15, "{calls:?}");
+    let mut wrong = Vec::new();
     for (name, count) in &calls {
         for which in [1, *count] {
-            // Waiting for what has been done can fail while a device is closed, too.
-            let closing = which == *count
-                && ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSetCurrent"].contains(&name.as_str());
+            // Waiting for what has been done can fail while a device is closed, too. Where nobody knows how much memory is
+            // free, none is assumed: features stay on the host, and the fit goes on.
+            let closing = ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSetCurrent"];
+            let survived = name == "cuMemGetInfo_v2" || (which == *count && closing.contains(&name.as_str()));
             let plan = format!("{name}:{which}");
             let out = fit(&folder, work.path(), &[("UNICON_STANDIN_FAIL", plan.clone())]);
             let said = String::from_utf8_lossy(&out.stderr).into_owned();
             let code = out.status.code();
-            assert!(code == Some(1) || (closing && code == Some(0)), "{plan}: {code:?} {}", text(&out));
-            assert!(code == Some(0) || said.trim_end().lines().count() == 1, "{plan}: {said}");
-            assert!(!said.contains("panicked"), "{plan}: {said}");
+            let right = match code {
+                Some(0) => survived,
+                Some(1) => said.trim_end().lines().count() == 1 && !said.contains("panicked"),
+                _ => false,
+            };
+            if !right {
+                wrong.push(format!("{plan}: {code:?} {said}"));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
