@@ -162,11 +162,15 @@ impl Weights {
     }
 }
 
+/// Whether the loss weighs the diagonal pair of anchor `i` apart although it is a negative.
+pub(crate) fn diagonal_apart(loss: &Loss, positives: &Positives, i: usize) -> bool {
+    loss.eps_by == EpsBy::Diagonal && i < positives.n_y() && !positives.contains(i, i)
+}
+
 /// The pairs of row `i` that dense tiles leave out: its positives, and the diagonal where `eps_by` singles it out.
 pub fn exceptions_of_row(loss: &Loss, positives: &Positives, i: usize) -> impl Iterator<Item = usize> {
     let row = positives.row(i);
-    let extra =
-        (loss.eps_by == EpsBy::Diagonal && i < positives.n_y() && !positives.contains(i, i)).then_some(i);
+    let extra = diagonal_apart(loss, positives, i).then_some(i);
     row.iter().map(|&j| j as usize).chain(extra)
 }
 

@@ -2,9 +2,9 @@
 //! shared by the backends.
 
 use super::plan::Plan;
-use crate::loss::{EpsBy, Loss, log_add_exp};
+use crate::loss::{Loss, log_add_exp};
 use crate::positives::Positives;
-use crate::weights::{Side, additive_anchor, clip_anchor};
+use crate::weights::{Side, additive_anchor, clip_anchor, diagonal_apart};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -55,11 +55,6 @@ pub(super) fn additive_side(
         value += additive_anchor(loss, positives.n_x(), pairs);
     }
     (Side { s_pos, dpsi, ..Side::default() }, value)
-}
-
-/// Whether the loss weighs the diagonal pair of anchor `i` apart although it is a negative.
-pub(super) fn diagonal_apart(loss: &Loss, positives: &Positives, i: usize) -> bool {
-    loss.eps_by == EpsBy::Diagonal && i < positives.n_y() && !positives.contains(i, i)
 }
 
 /// Calls `f` with the column position (counted from `cols.start`) of every entry of sample `i` that dense tiles leave out

@@ -59,98 +59,46 @@ pub trait RowSource: Send + Sync {
     }
 }
 
-impl<S: RowSource + ?Sized> RowSource for &S {
-    fn rows(&self) -> usize {
-        (**self).rows()
-    }
-    fn cols(&self) -> usize {
-        (**self).cols()
-    }
-    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
-        (**self).read_rows(start, out)
-    }
-    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
-        (**self).read_rows_f64(start, out)
-    }
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-    fn view(&self) -> Option<MatView<'_>> {
-        (**self).view()
-    }
-    fn as_any(&self) -> Option<&dyn std::any::Any> {
-        (**self).as_any()
-    }
-    fn examine(&self) -> Option<Result<FeatureReport>> {
-        (**self).examine()
-    }
-    fn held(&self) -> Range<usize> {
-        (**self).held()
-    }
-    fn paged(&self) -> Option<Arc<dyn RowSource>> {
-        (**self).paged()
-    }
+/// A source behind a pointer: every method is that of the source.
+macro_rules! forward {
+    ($pointer:ty) => {
+        impl<S: RowSource + ?Sized> RowSource for $pointer {
+            fn rows(&self) -> usize {
+                (**self).rows()
+            }
+            fn cols(&self) -> usize {
+                (**self).cols()
+            }
+            fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
+                (**self).read_rows(start, out)
+            }
+            fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
+                (**self).read_rows_f64(start, out)
+            }
+            fn name(&self) -> &str {
+                (**self).name()
+            }
+            fn view(&self) -> Option<MatView<'_>> {
+                (**self).view()
+            }
+            fn paged(&self) -> Option<Arc<dyn RowSource>> {
+                (**self).paged()
+            }
+            fn as_any(&self) -> Option<&dyn std::any::Any> {
+                (**self).as_any()
+            }
+            fn examine(&self) -> Option<Result<FeatureReport>> {
+                (**self).examine()
+            }
+            fn held(&self) -> Range<usize> {
+                (**self).held()
+            }
+        }
+    };
 }
-
-impl<S: RowSource + ?Sized> RowSource for Box<S> {
-    fn rows(&self) -> usize {
-        (**self).rows()
-    }
-    fn cols(&self) -> usize {
-        (**self).cols()
-    }
-    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
-        (**self).read_rows(start, out)
-    }
-    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
-        (**self).read_rows_f64(start, out)
-    }
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-    fn view(&self) -> Option<MatView<'_>> {
-        (**self).view()
-    }
-    fn as_any(&self) -> Option<&dyn std::any::Any> {
-        (**self).as_any()
-    }
-    fn examine(&self) -> Option<Result<FeatureReport>> {
-        (**self).examine()
-    }
-    fn held(&self) -> Range<usize> {
-        (**self).held()
-    }
-    fn paged(&self) -> Option<Arc<dyn RowSource>> {
-        (**self).paged()
-    }
-}
-
-impl<S: RowSource + ?Sized> RowSource for Arc<S> {
-    fn rows(&self) -> usize {
-        (**self).rows()
-    }
-    fn cols(&self) -> usize {
-        (**self).cols()
-    }
-    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
-        (**self).read_rows(start, out)
-    }
-    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
-        (**self).read_rows_f64(start, out)
-    }
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-    fn view(&self) -> Option<MatView<'_>> {
-        (**self).view()
-    }
-    fn held(&self) -> Range<usize> {
-        (**self).held()
-    }
-    fn paged(&self) -> Option<Arc<dyn RowSource>> {
-        (**self).paged()
-    }
-}
+forward!(&S);
+forward!(Box<S>);
+forward!(Arc<S>);
 
 /// Checks a request for `len` values from row `start` against a source's shape; returns the number of rows asked for.
 pub(crate) fn check_request(source: &(impl RowSource + ?Sized), start: usize, len: usize) -> Result<usize> {

@@ -7,11 +7,11 @@ use super::memory::Buffer;
 use super::params::{Csr, Embeddings};
 use super::rows::Rows;
 use super::sweeps::{Launch, embeddings};
-use crate::backend::anchors::diagonal_apart;
 use crate::backend::plan::Plan;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::weights::{diagonal_apart, exceptions_of_row};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,10 +48,8 @@ impl Entries {
 
 /// What dense tiles leave out of the row of sample `i`, ascending: positives, and the diagonal where it is apart.
 pub(super) fn exceptions(loss: &Loss, positives: &Positives, i: usize) -> Vec<u32> {
-    let mut row = positives.row(i).to_vec();
-    if diagonal_apart(loss, positives, i) {
-        row.insert(row.partition_point(|&j| (j as usize) < i), i as u32);
-    }
+    let mut row: Vec<u32> = exceptions_of_row(loss, positives, i).map(|j| j as u32).collect();
+    row.sort_unstable();
     row
 }
 

@@ -5,12 +5,12 @@ use super::matrix::{Matrix, panels_of};
 use super::memory::{Buffer, View};
 use super::params::{AdditiveSums, ClipStats};
 use super::{Cuda, Phase};
-use crate::backend::anchors::{Factors, additive_side, clip_numbers, diagonal_apart};
+use crate::backend::anchors::{Factors, additive_side, clip_numbers};
 use crate::backend::plan::Plan;
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 use crate::positives::Positives;
-use crate::weights::{Negatives, Side, Weights};
+use crate::weights::{Negatives, Side, Weights, diagonal_apart};
 use rayon::prelude::*;
 
 /// Below this temperature a constant shift cannot keep `e^{s/tau}` in the range of fp32.
