@@ -15,6 +15,7 @@
 mod group;
 pub mod launch;
 mod layout;
+pub mod local;
 pub mod rendezvous;
 mod rows;
 mod sums;
