@@ -4,7 +4,7 @@
 #[path = "processes/mod.rs"]
 mod processes;
 
-use processes::{LIMIT, UNICON, complaints, data, signal, tensors, text, wait};
+use processes::{LIMIT, UNICON, data, signal, tensors, text, wait};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -193,8 +193,11 @@ fn a_killed_rank_takes_the_job_down_and_leaves_no_model() {
         signal(ranks[k % 3], "KILL");
         let begin = Instant::now();
         let out = wait(child);
+        let said = text(&out.stderr);
         assert!(!out.status.success());
         assert!(begin.elapsed() < Duration::from_secs(30), "{:?} after {delay} ms", begin.elapsed());
+        // mpirun itself says which; before MPI has started it knows no more than that one has ended.
+        assert!(delay == 0 || said.contains(&format!("process rank {}", k % 3)), "{said}");
         assert!(!model.exists());
     }
 }
@@ -237,6 +240,10 @@ fn scaling_is_measured_against_the_plan() {
         let (got, expected) = (of("received"), of("predicted"));
         assert!(got <= 2.0 * expected && expected <= 2.0 * got, "{p}");
         assert_eq!(got == 0.0, of("ranks") == 1.0, "{p}");
+        // The share of the rows, in one process: what all ranks hold is what there is.
+        let held: u64 = p["memory"]["held"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap()).sum();
+        assert_eq!(held as f64, of("n") * 4.0 * 2.0 * (64.0 + 16.0), "{p}");
+        assert_eq!(p["memory"]["resident"].as_array().unwrap().len(), usize::from(of("ranks") == 1.0));
     }
     assert!(std::fs::read_to_string(&svg).unwrap().starts_with("<svg"));
     // What was measured is what a plan is made of.

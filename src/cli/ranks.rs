@@ -144,6 +144,12 @@ pub fn peak_resident() -> u64 {
     line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| 1024 * kib)
 }
 
+/// Makes the peak of [`peak_resident`] what there is now, where the kernel can.
+pub fn forget_peak_resident() {
+    // Without it the peak is that of the whole run, which is no error.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 const NO_MPI: &str = "started them, but this program was built without MPI (cargo feature `mpi`)";
 
 /// Why these ranks cannot be connected, and what to do.

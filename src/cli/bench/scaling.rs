@@ -1,6 +1,7 @@
 //! `unicon bench --scaling`: how one spectral update shares out over ranks.
 
 use crate::cli::output::{self, Report};
+use crate::cli::ranks::{forget_peak_resident, peak_resident};
 use crate::cli::session::Session;
 use anyhow::Result;
 use rand::{Rng, SeedableRng};
@@ -12,7 +13,7 @@ use unicon::backend::{Backend, Similarity};
 use unicon::comm::{Group, threads};
 use unicon::io::RowSource;
 use unicon::loss::Loss;
-use unicon::plan::{self, Rates, sum_parts, update_traffic};
+use unicon::plan::{self, Rates, update_traffic};
 use unicon::positives::Positives;
 use unicon::report::svg::{Axis, Chart, Series};
 use unicon::weights::Negatives;
@@ -108,11 +109,24 @@ struct Point {
     most: f64,
     /// Bytes the model of `unicon plan` expects a rank to receive.
     predicted: f64,
+    memory: Memory,
+    /// Bytes of memory the model expects of a rank.
+    predicted_memory: f64,
     /// Time of one rank against time of these, per work.
     efficiency: f64,
 }
 
-fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<Vec<Sample>> {
+/// The most memory that the ranks had during the measurement of a size, in bytes, rank by rank.
+#[derive(Clone, Default, Serialize)]
+struct Memory {
+    /// n-sized data.
+    held: Vec<u64>,
+    /// Of the whole process, as its kernel counts it; empty where ranks share a process.
+    resident: Vec<u64>,
+}
+
+fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<(Vec<Sample>, Memory)> {
+    forget_peak_resident();
     let cpu = Cpu::<f32>::new(threads)?.with_group(group.clone());
     let source = |seed| Noise { rows: n, cols: args.scaling_d, seed };
     let (x, y) = (cpu.load(&source(1))?, cpu.load(&source(2))?);
@@ -154,16 +168,23 @@ fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<Vec<Sa
             out.push(Sample { seconds, pass1, pass2, compute, moving, waiting, hidden, received });
         }
     }
-    Ok(out)
+    let held = group.concat(vec![cpu.memory().1])?;
+    let mut resident = group.concat(vec![peak_resident()])?;
+    if group.transport() == "threads" {
+        resident.clear();
+    }
+    Ok((out, Memory { held, resident }))
 }
 
 /// Measures `n` pairs on so many ranks; none on ranks that do not take part.
 fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -> Result<Point> {
-    let mut samples = if job.is_single() {
+    let (mut samples, memory) = if job.is_single() && ranks == 1 {
+        measure(job, 1, n, args)?
+    } else if job.is_single() {
         let all = threads::run(ranks, |group| group.conclude(measure(&group, 1, n, args)));
-        all.into_iter().next().unwrap_or_else(|| Ok(Vec::new()))?
+        all.into_iter().next().unwrap_or_else(|| Ok(Default::default()))?
     } else if ranks == 1 {
-        let alone = if job.is_first() { measure(&Group::default(), 1, n, args)? } else { Vec::new() };
+        let alone = if job.is_first() { measure(&Group::default(), 1, n, args)? } else { Default::default() };
         job.barrier()?;
         alone
     } else {
@@ -179,12 +200,16 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
         negatives: None,
         updates: 2.0,
         gradients: 0.0,
+        whiten: false,
+        final_loss: false,
         ranks: ranks as f64,
     };
-    let (one, two) = update_traffic(&shape, 4.0, sum_parts(n as f64, ranks as f64));
+    let (one, two) = update_traffic(&shape, 4.0);
+    let planned = plan::plan(&shape, &Rates::of("cpu")?)?;
     let (least, most) = (of(0).seconds, of(samples.len().saturating_sub(1)).seconds);
     let median = of(samples.len() / 2);
-    Ok(Point { mode, ranks, n, median, least, most, predicted: one + two, efficiency: 1.0 })
+    let (predicted, predicted_memory) = (one + two, planned.memory_bytes + planned.replicated_bytes);
+    Ok(Point { mode, ranks, n, median, least, most, predicted, memory, predicted_memory, efficiency: 1.0 })
 }
 
 /// Rates that the measurement implies, for `unicon plan --rates`.
@@ -259,6 +284,8 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
             share(p.median.hidden, p),
             output::bytes(p.median.received as u64),
             output::bytes(p.predicted as u64),
+            p.memory.resident.iter().max().map_or("-".into(), |b| output::bytes(*b)),
+            output::bytes(p.predicted_memory as u64),
         ]
     };
     let header = [
@@ -272,6 +299,8 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
         "waiting",
         "hidden",
         "received",
+        "model",
+        "resident",
         "model",
     ];
     report.table(&header, points.iter().map(row).collect());
