@@ -67,12 +67,17 @@ impl Meeting {
     ///
     /// # Errors
     /// [`Error::Comm`] naming a rank that has not come within [`patience`], or has died on the way; what `bytes` says;
-    /// [`Error::Io`] where no card can be posted.
+    /// [`Error::Io`] where no card can be posted; [`Error::Unsupported`] for ranks on several machines without a place.
     pub fn join(launch: &Launch, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
-        Self::at(&place(launch), launch.rank, launch.size, bytes)
+        Self::at(&place(launch)?, launch.rank, launch.size, bytes)
     }
 
-    fn at(place: &Path, rank: usize, size: usize, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
+    pub(super) fn at(
+        place: &Path,
+        rank: usize,
+        size: usize,
+        bytes: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
         let card = Card { number: drawn(), size, machine: machine(), ..Card::default() };
         let others = (0..size).map(|_| None).collect();
         let (held, machines) = (Vec::new(), Vec::new());
@@ -97,6 +102,11 @@ impl Meeting {
             meeting.others[k] = meeting.read(k).filter(|(card, ..)| card.locked).map(|(_, _, file)| file);
         }
         Ok(meeting)
+    }
+
+    /// This rank, and the number of ranks.
+    pub fn rank(&self) -> (usize, usize) {
+        (self.rank, self.size)
     }
 
     /// What rank 0 had to tell.
@@ -297,7 +307,7 @@ fn path(place: &Path, rank: usize) -> PathBuf {
 }
 
 /// Where the ranks of a job meet.
-fn place(launch: &Launch) -> PathBuf {
+fn place(launch: &Launch) -> Result<PathBuf> {
     let named = |text: &str| {
         // FNV-1a: the same on every machine and in every build.
         let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -309,7 +319,11 @@ fn place(launch: &Launch) -> PathBuf {
             if !launch.job.is_empty() {
                 place.push(format!(".{}", named(&launch.job)));
             }
-            PathBuf::from(place)
+            Ok(PathBuf::from(place))
+        }
+        None if launch.local_size.is_some_and(|here| here < launch.size) => {
+            let what = "set UNICON_RENDEZVOUS to a file name on a disk that all machines share";
+            Err(Error::Unsupported(format!("ranks on several machines have no place to meet: {what}")))
         }
         None => {
             let job = match launch.job.as_str() {
@@ -317,7 +331,7 @@ fn place(launch: &Launch) -> PathBuf {
                 job => job.to_string(),
             };
             let user = std::fs::metadata("/proc/self").map_or(0, |m| m.uid());
-            std::env::temp_dir().join(format!("unicon-{user}-{}", named(&job)))
+            Ok(std::env::temp_dir().join(format!("unicon-{user}-{}", named(&job))))
         }
     }
 }
