@@ -158,6 +158,8 @@ fn ranks_without_mpi_agree_with_one_process_bit_for_bit() {
         let ranks = report(&wait_all(children))["ranks"].clone();
         assert_eq!((&ranks["launcher"], &ranks["transport"]), (&launcher.into(), &"local".into()));
         assert_eq!(ranks["size"], size);
+        let places: Vec<[usize; 2]> = serde_json::from_value(ranks["local"].clone()).unwrap();
+        assert_eq!(places, (0..size).map(|rank| [rank, size]).collect::<Vec<_>>());
         let counted = |name: &str| {
             let of = |t: &serde_json::Value| t[name].as_u64().unwrap();
             ranks["traffic"].as_array().unwrap().iter().map(of).sum::<u64>()
@@ -330,7 +332,7 @@ fn a_fit_goes_on_with_another_number_of_ranks() {
             signal(children[1].id(), "KILL");
             killed += 1;
         }
-        let ended = wait_all(children.drain(..).collect());
+        let ended = wait_all(children);
         assert!(ended.iter().any(|o| !o.status.success()) && !lab.path("model").exists());
     }
     assert_eq!(killed, 2, "the fit was too quick");
