@@ -80,9 +80,10 @@ impl Local {
         }
         let path = PathBuf::from(OsStr::from_bytes(meeting.bytes()));
         let mut local = Self { rank, size, peers: (0..size).map(|_| None).collect(), meeting };
-        local.connect(&path)?;
+        // Not all may have seen yet that the meeting is complete: they are told.
+        local.connect(&path).inspect_err(|e| local.meeting.fail(e))?;
         // All are connected when this is done: nobody needs the folder any more.
-        local.allgather(&[1], &mut vec![0; size])?;
+        local.allgather(&[1], &mut vec![0; size]).inspect_err(|e| local.meeting.fail(e))?;
         drop(folder);
         Ok(local)
     }
@@ -106,7 +107,7 @@ impl Local {
                     Ok(stream) => break stream,
                     // It is not there yet.
                     Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                        self.look(begin, k)?;
+                        self.look_early(begin, k)?;
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     Err(e) => return Err(Error::io(at(k), e)),
@@ -120,7 +121,7 @@ impl Local {
                 match listener.accept() {
                     Ok((stream, _)) => break stream,
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                        self.look(begin, missing)?;
+                        self.look_early(begin, missing)?;
                         let mut fds = [PollFd::new(&listener, PollFlags::IN)];
                         wait(&mut fds, ROUND)?;
                     }
@@ -156,6 +157,15 @@ impl Local {
             return Err(Error::Comm(format!("rank {rank} has not answered in {seconds:.1} s")));
         }
         Ok(())
+    }
+
+    /// The same before all are connected, when nobody may leave.
+    fn look_early(&self, begin: Instant, rank: usize) -> Result<()> {
+        self.look(begin, rank)?;
+        match self.meeting.left() {
+            Some(rank) => Err(self.closed(rank)),
+            None => Ok(()),
+        }
     }
 
     /// Why a rank's socket is closed: it has died, or another has, or it has left.
