@@ -812,8 +812,8 @@ typedef struct unicon_trace_point {
     double score;        /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
     int64_t negatives;   /**< Negatives per row that the loss saw; 0: all. */
     int64_t evaluations; /**< Evaluations of loss and gradient so far. */
-    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two halves of the
-                                sample; else NaN. */
+    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two half
+                                samples; NaN where it was not. */
 } unicon_trace_point_t;
 
 /**
@@ -855,7 +855,7 @@ typedef struct unicon_fit_info {
     int64_t n_trace;              /**< Out: points that there are. */
     int64_t evaluations;          /**< Out: evaluations of loss and gradient by damping and refinement. */
     double sampling_error;        /**< Out: |C - C_exact| / |C_exact| of the last update with sampled negatives, estimated from two
-                                       halves of the sample; NaN without one. */
+                                       half samples; NaN without one. */
     double whiten;                /**< Out: the shrinkage that unicon_fit_best() chose; else the one asked for, -1 for none. */
     double power;                 /**< Out: the power of the singular values in each encoder, chosen or asked for. */
     double tau;                   /**< Out: the temperature, chosen or asked for. */

@@ -418,7 +418,6 @@ impl<B: Backend> Solver<'_, B> {
             maps: Some((&self.maps.0, &self.maps.1)),
             rank: self.rank,
             seconds: Default::default(),
-            sampling_error: None,
         }
     }
 

@@ -28,7 +28,8 @@ pub struct TracePoint {
     pub evaluations: usize,
     /// Mean reciprocal rank on the validation rows, mean of both directions.
     pub score: Option<f64>,
-    /// With sampled negatives, the relative error they leave in the gradient, estimated from two half samples.
+    /// With sampled negatives, the relative error they leave in the gradient, estimated from two half samples: at every
+    /// step of damping, at the first of each sample in refinement.
     #[serde(default)]
     pub sampling_error: Option<f64>,
 }

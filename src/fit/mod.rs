@@ -187,7 +187,6 @@ fn fit_one<B: Backend>(
                 maps: None,
                 rank: options.rank,
                 seconds: Seconds::default(),
-                sampling_error: None,
             };
             let held = validation.map(|(x, y, positives)| Held { x, y, positives });
             let start = alignment.variables(&encoders);

@@ -235,6 +235,9 @@ fn observe<B: Backend>(
     watch: Watch<'_>,
 ) -> Result<()> {
     let encoders = f.encoders(&state.lbfgs.x);
+    // It doubles the cost of an iterate: the first of a sample stands for all.
+    let first = info.trace.last().is_none_or(|t| t.negatives != f.negatives.per_anchor());
+    let sampling_error = if first { f.sampling_error(&state.lbfgs.x, &state.lbfgs.gradient)? } else { None };
     let mut score = None;
     if let Some(held) = held {
         let value = held.score(f.backend, &encoders)?;
@@ -251,13 +254,10 @@ fn observe<B: Backend>(
     info.trace.push(TracePoint {
         seconds,
         loss: state.lbfgs.value,
-        negatives: match f.negatives {
-            Negatives::All => None,
-            Negatives::Sampled { per_anchor, .. } => Some(per_anchor),
-        },
+        negatives: f.negatives.per_anchor(),
         evaluations: state.lbfgs.evaluations,
         score,
-        sampling_error: f.sampling_error,
+        sampling_error,
     });
     info.loss.push(state.lbfgs.value);
     watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss: state.lbfgs.value })

@@ -60,7 +60,6 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
         maps: None,
         rank,
         seconds: Seconds::default(),
-        sampling_error: None,
     };
     let value = |e: &Encoders| {
         let mut f = alignment();
