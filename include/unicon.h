@@ -913,7 +913,7 @@ typedef struct unicon_best_options {
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows to use; NULL (default): drawn with `seed`. Rows are counted among
                                          those that are not held back. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    const double *whiten;           /**< Candidate shrinkages, each >= 0; NULL (default): 1, 0.3, 0.1, 0.03, 0.01, 0.001. */
+    const double *whiten;           /**< Candidate shrinkages, each >= 0; NULL (default): 10, 3, 1, 0.3, 0.1, 0.03, 0.01, 0.001. */
     int64_t n_whiten;               /**< Length of `whiten`; 0 for NULL. */
     const double *powers;           /**< Candidate powers of the singular values in each encoder, >= 0; NULL (default): 0, 1/2, 1, 2. */
     int64_t n_powers;               /**< Length of `powers`; 0 for NULL. */
@@ -930,6 +930,10 @@ typedef struct unicon_best_options {
     uint64_t seed;                  /**< Of everything random, default 0. */
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
+    const double *widths;           /**< Candidate widths of the kernels rbf (gamma = 1/width^2) and matern32 (lengthscale = width), each > 0,
+                                         in median distances between the rows of a side; 0.5, 1, 2, 4 are worth trying. NULL (default): the
+                                         kernel's own parameter. */
+    int64_t n_widths;               /**< Length of `widths`; 0 for NULL. */
 } unicon_best_options_t;
 
 /** Sets every field to its default. @return as unicon_context_options_init(). */

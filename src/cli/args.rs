@@ -159,12 +159,12 @@ pub struct KernelArgs {
     /// Of exp-cosine: exp(beta cos).
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub beta: f64,
-    /// Of rbf: exp(-gamma |a - b|^2).
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    pub gamma: f64,
-    /// Of matern.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    pub lengthscale: f64,
+    /// Of rbf: exp(-gamma |a - b|^2) [default: 1; preset best: chosen].
+    #[arg(long, allow_negative_numbers = true)]
+    pub gamma: Option<f64>,
+    /// Of matern [default: 1; preset best: chosen].
+    #[arg(long, allow_negative_numbers = true)]
+    pub lengthscale: Option<f64>,
     /// Cosines are clamped to +-(1 - C) [default: 0; preset paper 1e-5].
     #[arg(long, value_name = "C", allow_negative_numbers = true)]
     pub cos_clamp: Option<f64>,
@@ -175,8 +175,8 @@ impl KernelArgs {
     pub fn build(&self, kind: KernelKind, cos_clamp: f64) -> Result<Kernel> {
         let kernel = Kernel {
             beta: self.beta,
-            gamma: self.gamma,
-            lengthscale: self.lengthscale,
+            gamma: self.gamma.unwrap_or(1.0),
+            lengthscale: self.lengthscale.unwrap_or(1.0),
             cos_clamp: self.cos_clamp.unwrap_or(cos_clamp),
             ..Kernel::new(kind)
         };

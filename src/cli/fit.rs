@@ -297,6 +297,11 @@ impl SolverArgs {
 }
 
 impl KernelFitArgs {
+    /// Whether the kernel's width is given.
+    pub fn has_own_width(&self) -> bool {
+        self.kernel.gamma.is_some() || self.kernel.lengthscale.is_some()
+    }
+
     /// The kernel, where one is asked for.
     pub fn build(&self, preset: Preset, batched: bool, n: usize) -> Result<Option<KernelOptions>> {
         let Some(kind) = self.kernel.kernel else { return Ok(None) };

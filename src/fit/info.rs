@@ -43,6 +43,8 @@ pub struct Chosen {
     pub power: f64,
     /// Temperature.
     pub tau: f64,
+    /// Width of rbf and matern kernels, in median distances; none where it was not to be chosen.
+    pub width: Option<f64>,
     /// Rank.
     pub rank: usize,
     /// Every candidate tried: `(whiten, power, validation score)`.
