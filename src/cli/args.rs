@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 use unicon::Error;
+use unicon::fit::Data;
 use unicon::io::{self, RowSource};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{Loss, LossKind};
@@ -147,6 +148,64 @@ impl LossArgs {
         };
         loss.validate()?;
         Ok((loss, auto))
+    }
+}
+
+/// Rows that judge, beside those that train.
+#[derive(clap::Args)]
+pub struct ValidationArgs {
+    /// Validation features of side x.
+    #[arg(long, value_name = "MATRIX", requires = "val_y")]
+    val_x: Option<String>,
+    /// Validation features of side y.
+    #[arg(long, value_name = "MATRIX", requires = "val_x")]
+    val_y: Option<String>,
+    /// Group ids of the validation rows of x.
+    #[arg(long, value_name = "NPY", requires_all = ["val_groups_y", "val_x"], conflicts_with = "val_pos_indptr")]
+    val_groups_x: Option<PathBuf>,
+    /// Group ids of the validation rows of y.
+    #[arg(long, value_name = "NPY", requires = "val_groups_x")]
+    val_groups_y: Option<PathBuf>,
+    /// Matches of the validation rows, as --pos-indptr.
+    #[arg(long, value_name = "NPY", requires_all = ["val_pos_indices", "val_x"])]
+    val_pos_indptr: Option<PathBuf>,
+    /// Matches of the validation rows, as --pos-indices.
+    #[arg(long, value_name = "NPY", requires = "val_pos_indptr")]
+    val_pos_indices: Option<PathBuf>,
+}
+
+/// Features of both sides and who matches whom.
+pub struct Pairs {
+    pub x: Box<dyn RowSource>,
+    pub y: Box<dyn RowSource>,
+    pub positives: Positives,
+}
+
+impl Pairs {
+    /// Opens features and reads their matches.
+    pub fn open(x: &str, y: &str, positives: &PositivesArgs) -> Result<Self> {
+        let (x, y) = (open(x)?, open(y)?);
+        let positives = positives.read(&x, &y)?;
+        Ok(Self { x, y, positives })
+    }
+
+    /// As the solvers take them.
+    pub fn data(&self) -> Data<'_> {
+        Data { x: &self.x, y: &self.y, positives: &self.positives }
+    }
+}
+
+impl ValidationArgs {
+    /// The rows, where some are given.
+    pub fn open(&self) -> Result<Option<Pairs>> {
+        let (Some(x), Some(y)) = (&self.val_x, &self.val_y) else { return Ok(None) };
+        let positives = PositivesArgs {
+            groups_x: self.val_groups_x.clone(),
+            groups_y: self.val_groups_y.clone(),
+            pos_indptr: self.val_pos_indptr.clone(),
+            pos_indices: self.val_pos_indices.clone(),
+        };
+        Pairs::open(x, y, &positives).map(Some)
     }
 }
 
