@@ -1,15 +1,13 @@
 //! The program as several processes under `mpirun`: the same results as one process, and an end with a reason whatever
 //! happens to one of them. Ranks are oversubscribed, one compute thread each.
 
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-use unicon::io::write_npy;
-use unicon::model::Model;
+#[path = "processes/mod.rs"]
+mod processes;
 
-const UNICON: &str = env!("CARGO_BIN_EXE_unicon");
-/// No run here takes more than a few seconds; one that takes this long hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+use processes::{LIMIT, UNICON, data, signal, tensors, text, wait};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Whether MPI can be tested; says what is missing, and fails where nothing may be.
 fn mpi() -> bool {
@@ -36,22 +34,6 @@ fn mpirun(ranks: usize, script: &str) -> Command {
     command
 }
 
-fn wait(mut child: Child) -> Output {
-    let begin = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if begin.elapsed() > LIMIT {
-            child.kill().unwrap();
-            panic!("hangs: {:?}", child.wait_with_output().unwrap());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    child.wait_with_output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 /// Runs `unicon args` as one process, or under mpirun as so many; returns what it printed.
 fn unicon(ranks: usize, args: &str) -> serde_json::Value {
     let args = format!("{args} --threads 1 --device cpu --json");
@@ -67,33 +49,6 @@ fn unicon(ranks: usize, args: &str) -> serde_json::Value {
     assert!(out.status.success(), "{ranks} ranks, {args}: {}", text(&out.stderr));
     // One rank prints, one object.
     serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&out.stdout)))
-}
-
-/// Correlated sides in shards of very different sizes.
-fn data(dir: &Path, n: usize) -> (String, String) {
-    let value = |i: usize, j: usize| ((i * 37 + j * 101 + i * j) as f32 * 0.7).sin();
-    for (side, d, cuts) in
-        [("x", 24, [0, 1, n / 2, n / 2 + 30, n]), ("y", 20, [0, n / 3, n / 3 + 513, n - 1, n])]
-    {
-        let folder = dir.join(side);
-        std::fs::create_dir_all(&folder).unwrap();
-        for (k, cut) in cuts.windows(2).enumerate() {
-            let rows =
-                (cut[0]..cut[1]).flat_map(|i| (0..d).map(move |j| value(i, j) + 0.3 * value(i + d, j + 3)));
-            let values: Vec<f32> = rows.collect();
-            write_npy(folder.join(format!("part-{k}.npy")), &[cut[1] - cut[0], d], &values).unwrap();
-        }
-    }
-    let path = |side: &str| dir.join(side).display().to_string();
-    (path("x"), path("y"))
-}
-
-fn tensors(path: &Path) -> Vec<u64> {
-    let model = Model::load(path).unwrap();
-    let matrices = model.components.iter().flat_map(|c| [&c.x.matrix, &c.y.matrix]);
-    matrices
-        .flat_map(|m| (0..m.ncols()).flat_map(move |j| (0..m.nrows()).map(move |i| m[(i, j)].to_bits())))
-        .collect()
 }
 
 #[test]
@@ -193,10 +148,10 @@ fn what_fails_on_one_rank_ends_all_with_its_name_and_reason() {
 }
 
 /// Processes of this program below a process.
-fn ranks_of(mpirun: u32) -> Vec<i32> {
+fn ranks_of(mpirun: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|s| s.split_whitespace().nth(1)?.parse::<u32>().ok());
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
@@ -208,13 +163,8 @@ fn ranks_of(mpirun: u32) -> Vec<i32> {
     found
 }
 
-fn signal(pid: i32, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
-    assert!(sent.success());
-}
-
 /// Starts a fit that would run for minutes, waits until all ranks are there and `delay` has passed.
-fn long_fit(dir: &Path, model: &Path, delay: Duration) -> (Child, Vec<i32>) {
+fn long_fit(dir: &Path, model: &Path, delay: Duration) -> (Child, Vec<u32>) {
     let (x, y) = data(dir, 6000);
     let options =
         format!("--rank 12 --iters 100000 --tau 0.1 --threads 1 --device cpu --out {}", model.display());
@@ -243,8 +193,11 @@ fn a_killed_rank_takes_the_job_down_and_leaves_no_model() {
         signal(ranks[k % 3], "KILL");
         let begin = Instant::now();
         let out = wait(child);
+        let said = text(&out.stderr);
         assert!(!out.status.success());
         assert!(begin.elapsed() < Duration::from_secs(30), "{:?} after {delay} ms", begin.elapsed());
+        // mpirun itself says which; before MPI has started it knows no more than that one has ended.
+        assert!(delay == 0 || said.contains(&format!("process rank {}", k % 3)), "{said}");
         assert!(!model.exists());
     }
 }
@@ -263,37 +216,6 @@ fn interrupting_one_rank_ends_all() {
     assert!(!out.status.success() && !model.exists());
     let line = said.lines().find(|l| l.starts_with("unicon:")).unwrap_or_default();
     assert!(line.starts_with("unicon: rank ") && line.contains("cancelled"), "{said}");
-}
-
-#[test]
-fn several_processes_that_cannot_be_connected_are_an_error() {
-    // What torchrun sets; and what mpirun sets, for a build without MPI.
-    let mut launchers = vec![["RANK", "WORLD_SIZE"]];
-    if !cfg!(feature = "mpi") {
-        launchers.push(["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"]);
-    }
-    for [rank, size] in launchers {
-        let run = |off: bool| {
-            let mut command = Command::new(UNICON);
-            command.args(["info", "--json"]).env(rank, "1").env(size, "2");
-            if off {
-                command.env("UNICON_LAUNCHER", "none");
-            }
-            command.output().unwrap()
-        };
-        let out = run(false);
-        let said = text(&out.stderr);
-        assert_eq!(out.status.code(), Some(1), "{said}");
-        assert!(
-            said.contains("2 ranks") && said.contains("mpirun -n 2") && said.lines().count() == 1,
-            "{said}"
-        );
-        assert!(run(true).status.success());
-    }
-    let info: serde_json::Value =
-        serde_json::from_slice(&Command::new(UNICON).args(["info", "--json"]).output().unwrap().stdout)
-            .unwrap();
-    assert_eq!(info["mpi"], cfg!(feature = "mpi"));
 }
 
 #[test]
@@ -318,6 +240,12 @@ fn scaling_is_measured_against_the_plan() {
         let (got, expected) = (of("received"), of("predicted"));
         assert!(got <= 2.0 * expected && expected <= 2.0 * got, "{p}");
         assert_eq!(got == 0.0, of("ranks") == 1.0, "{p}");
+        assert!((0.0..=1.0).contains(&of("predicted_share")), "{p}");
+        assert_eq!(of("predicted_share") > 0.0, of("ranks") > 1.0, "{p}");
+        // The share of the rows, in one process: what all ranks hold is what there is.
+        let held: u64 = p["memory"]["held"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap()).sum();
+        assert_eq!(held as f64, of("n") * 4.0 * 2.0 * (64.0 + 16.0), "{p}");
+        assert_eq!(p["memory"]["resident"].as_array().unwrap().len(), usize::from(of("ranks") == 1.0));
     }
     assert!(std::fs::read_to_string(&svg).unwrap().starts_with("<svg"));
     // What was measured is what a plan is made of.

@@ -22,6 +22,8 @@ const TAG: i32 = 77;
 pub struct Mpi {
     rank: usize,
     size: usize,
+    /// This rank's place among those of this machine.
+    pub local_rank: usize,
     /// Ranks on this machine.
     pub local_size: usize,
     _universe: Held,
@@ -45,12 +47,13 @@ impl Mpi {
             .ok_or_else(|| Error::Comm("MPI has been started already".into()))?;
         let world = universe.world();
         let (rank, size) = (world.rank(), world.size());
-        let local_size = world.split_shared(rank).size();
+        let here = world.split_shared(rank);
         let count = |n: i32| usize::try_from(n).unwrap_or(1);
         Ok(Self {
             rank: count(rank),
             size: count(size),
-            local_size: count(local_size).max(1),
+            local_rank: count(here.rank()),
+            local_size: count(here.size()).max(1),
             _universe: Held(universe),
         })
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use std::io::Write;
 
 /// A command's result: what `--json` prints, and the tables and lines people see.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Report {
     json: Map<String, Value>,
     text: Vec<String>,

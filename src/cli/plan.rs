@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use unicon::plan::{Job, Rates, plan};
 
-/// Predicts time, memory and traffic of a fit from its size, before it is started.
+/// Predicts time, memory and traffic of a fit from its size, before it is started: of `unicon fit --preset global`, linear
+/// or with as many kernel features as columns, from zeros.
 ///
 /// Rates are those of a named device, or measured ones: `unicon bench --scaling --json` writes them as `rates`.
 #[derive(clap::Args)]
@@ -35,6 +36,12 @@ pub struct Args {
     /// Evaluations of loss and gradient of a refinement.
     #[arg(long, value_parser = number, default_value = "0", value_name = "N")]
     gradients: f64,
+    /// Whiten both sides first.
+    #[arg(long)]
+    whiten: bool,
+    /// Without the loss of the result, as `unicon fit --no-final-loss`.
+    #[arg(long)]
+    no_final_loss: bool,
     /// Number of GPUs, one a rank.
     #[arg(long, value_parser = count, conflicts_with = "ranks")]
     gpus: Option<f64>,
@@ -51,11 +58,12 @@ pub struct Args {
 }
 
 fn number(s: &str) -> std::result::Result<f64, String> {
-    s.parse().ok().filter(|v: &f64| v.is_finite() && *v >= 0.0).ok_or_else(|| "expected a number >= 0".into())
+    let whole = |v: &f64| v.is_finite() && *v >= 0.0 && v.fract() == 0.0;
+    s.parse().ok().filter(whole).ok_or_else(|| "expected a whole number >= 0".into())
 }
 
 fn count(s: &str) -> std::result::Result<f64, String> {
-    number(s).ok().filter(|v| *v >= 1.0).ok_or_else(|| "expected a number >= 1".into())
+    number(s).ok().filter(|v| *v >= 1.0).ok_or_else(|| "expected a whole number >= 1".into())
 }
 
 /// The named device's rates, with those in the file instead where it has any.
@@ -78,6 +86,35 @@ fn rates(args: &Args) -> Result<Rates> {
     Ok(rates)
 }
 
+/// What the figures rest on, in words.
+fn assumptions(args: &Args, job: &Job, rates: &Rates) -> Vec<String> {
+    let device = args.on.as_deref().unwrap_or(if args.gpus.is_some() { "h200" } else { "cpu" });
+    let whose = match &args.rates {
+        Some(path) => format!("{}, else those of {device}", path.display()),
+        None => format!(
+            "{device}, nominal: measure yours with `unicon bench --scaling --json`, give them with --rates"
+        ),
+    };
+    let negatives = job.negatives.map_or("all".to_string(), |m| format!("{m:.0} sampled"));
+    let rank = if rates.overlap { "GPU" } else { "core" };
+    vec![
+        format!(
+            "rates of {whose}: {:.0} Gflop/s and {:.2e} exp/s a {rank}, {}/s between ranks, {}/s of reading a rank",
+            rates.flops / 1e9,
+            rates.exps,
+            output::bytes(rates.link as u64),
+            output::bytes(rates.read as u64)
+        ),
+        format!(
+            "counted: preset global from zeros, {:.0} updates, {negatives} negatives, one positive a row, numbers of {:.0} bytes; \
+             one rank a {rank}, all at the same speed",
+            job.updates, rates.bytes
+        ),
+        "not counted: starting, writing the model, validation; SVDs, which take d^3; a second pass 1 where tau < 0.015"
+            .to_string(),
+    ]
+}
+
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let rates = rates(&args)?;
     let job = Job {
@@ -88,35 +125,41 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         negatives: args.negatives,
         updates: args.iters,
         gradients: args.gradients,
+        whiten: args.whiten,
+        final_loss: !args.no_final_loss,
         ranks: args.gpus.or(args.ranks).unwrap_or(1.0),
     };
     let p = plan(&job, &rates)?;
-    let fits = p.memory_bytes <= rates.memory;
+    let fits = p.fits(&rates);
+    let assumptions = assumptions(&args, &job, &rates);
     let mut report = Report::new("plan");
     report.value("job", job)?;
     report.value("rates", rates)?;
     report.value("plan", p)?;
     report.value("fits", fits)?;
+    report.value("assumptions", &assumptions)?;
     let row = |name: &str, value: String| (name.to_string(), value);
+    let bytes = |b: f64| output::bytes(b as u64);
     let verdict = if fits { "fits" } else { "does not fit: more ranks, or --memory-limit" };
+    let share = 100.0 * p.comm_seconds / p.seconds;
     report.list(vec![
         row("reading", time(p.read_seconds)),
+        row("whitening", time(p.whiten_seconds)),
         row("encoding", time(p.encode_seconds)),
         row("pass 1, statistics", time(p.pass1_seconds)),
         row("pass 2, X^T S Y or gradients", time(p.pass2_seconds)),
-        row("communication, most of it beside the passes", time(p.comm_seconds)),
+        row("communication, most of it beside the passes", format!("{} ({share:.1}%)", time(p.comm_seconds))),
         row("in all", time(p.seconds)),
-        row("received by a rank", output::bytes(p.traffic_bytes as u64)),
+        row("received by a rank", bytes(p.traffic_bytes)),
         row(
-            "memory of a rank",
-            format!(
-                "{} of {}: {verdict}",
-                output::bytes(p.memory_bytes as u64),
-                output::bytes(rates.memory as u64)
-            ),
+            "memory of a rank, its share",
+            format!("{} of {}: {verdict}", bytes(p.memory_bytes), bytes(rates.memory)),
         ),
+        row("on every rank in host memory, numbers per row", bytes(p.replicated_bytes)),
+        row("pages of mapped files, given back when needed", bytes(p.mapped_bytes)),
         row("matrix products", format!("{:.3e} flop", p.flop)),
     ]);
+    assumptions.into_iter().for_each(|line| report.line(line));
     session.print(&report)
 }
 

@@ -1,9 +1,12 @@
 //! The ranks that a launcher started.
 
-#[cfg(feature = "mpi")]
+use super::output;
+use serde::Serialize;
+use std::fmt;
 use std::sync::Arc;
-use unicon::comm::Group;
-use unicon::comm::launch::{Launch, TORCHRUN, detect};
+use unicon::comm::launch::{Launch, detect};
+use unicon::comm::local::Local;
+use unicon::comm::{Group, Traffic};
 use unicon::{Error, Result};
 
 /// The ranks this process belongs to, and how many of them share this machine.
@@ -11,65 +14,153 @@ use unicon::{Error, Result};
 pub struct Job {
     /// All ranks.
     pub group: Group,
+    /// This rank's place among those of this machine.
+    pub local_rank: usize,
     /// Ranks on this machine, this one included.
     pub local_size: usize,
+    /// Who started them; none: a process on its own.
+    pub launcher: Option<&'static str>,
 }
 
 impl Job {
     /// A process on its own.
     pub fn alone() -> Self {
-        Self { group: Group::default(), local_size: 1 }
+        Self { group: Group::default(), local_rank: 0, local_size: 1, launcher: None }
     }
 
-    /// Joins the ranks that the launcher of this process started.
+    /// Joins the ranks that the launcher of this process started: through MPI where both the launcher and this build have
+    /// it, else through sockets of this machine. `UNICON_TRANSPORT` (`mpi` or `local`) decides otherwise.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when there are several and this build, or what they were started with, cannot connect
-    /// them: computing the same thing several times is never what was meant.
+    /// them: computing the same thing several times is never what was meant. [`Error::Comm`] naming a rank that does not
+    /// come.
     pub fn join() -> Result<Self> {
-        match detect(|name| std::env::var(name).ok()) {
-            Some(launch) => Self::connect(&launch),
-            None => Ok(Self::alone()),
+        let Some(launch) = detect(|name| std::env::var(name).ok())? else { return Ok(Self::alone()) };
+        let wish = std::env::var("UNICON_TRANSPORT").unwrap_or_default();
+        match wish.as_str() {
+            "" if launch.mpi && cfg!(feature = "mpi") => Self::mpi(&launch, true),
+            "" | "local" => Self::local(&launch),
+            "mpi" => Self::mpi(&launch, false),
+            _ => Err(Error::invalid("UNICON_TRANSPORT", "mpi or local", wish)),
         }
     }
 
+    /// Through MPI. Ranks that MPI does not know of each other, for the launcher has started none, may be connected on
+    /// this machine.
     #[cfg(feature = "mpi")]
-    fn connect(launch: &Launch) -> Result<Self> {
+    fn mpi(launch: &Launch, or_local: bool) -> Result<Self> {
         use unicon::comm::Comm;
-        if launch.launcher == TORCHRUN {
-            return Err(Error::Unsupported(without(
-                launch,
-                "starts no MPI, which ranks on CPUs talk through",
-            )));
-        }
         let mpi = super::mpi::Mpi::start()?;
-        if mpi.size() != launch.size {
-            let found = format!("started them, but MPI finds {} of them", mpi.size());
-            return Err(Error::Comm(format!(
-                "{}; is this program built with the MPI that it runs under? With srun, try --mpi=pmix",
-                without(launch, &found)
-            )));
+        match mpi.size() {
+            found if found == launch.size => {
+                let (local_rank, local_size) = (mpi.local_rank, mpi.local_size);
+                let launcher = Some(launch.launcher);
+                Ok(Self { group: Group::new(Arc::new(mpi)), local_rank, local_size, launcher })
+            }
+            1 if or_local && launch.local_size == Some(launch.size) => Self::local(launch),
+            found => {
+                let found = format!("started them, but MPI finds {found} of them");
+                let text = without(launch, &found);
+                Err(Error::Comm(format!(
+                    "{text}; is this program built with the MPI that it runs under? With srun, try --mpi=pmix"
+                )))
+            }
         }
-        let local_size = mpi.local_size;
-        Ok(Self { group: Group::new(Arc::new(mpi)), local_size })
     }
 
     #[cfg(not(feature = "mpi"))]
-    fn connect(launch: &Launch) -> Result<Self> {
-        let why = match launch.launcher {
-            TORCHRUN => "starts no MPI, which ranks on CPUs talk through",
-            _ => "started them, but this program was built without MPI (cargo feature `mpi`)",
-        };
-        Err(Error::Unsupported(without(launch, why)))
+    fn mpi(launch: &Launch, _: bool) -> Result<Self> {
+        Err(Error::Unsupported(without(launch, NO_MPI)))
+    }
+
+    /// Through sockets of this machine.
+    fn local(launch: &Launch) -> Result<Self> {
+        if let Some(here) = launch.local_size.filter(|&here| here < launch.size) {
+            let why = if launch.mpi { NO_MPI } else { "starts no MPI" };
+            let why =
+                format!("{why}, which ranks on CPUs of several machines talk through (here are {here})");
+            return Err(Error::Unsupported(without(launch, &why)));
+        }
+        let local = Local::join(launch)?;
+        let (local_rank, local_size) = local.place();
+        let launcher = Some(launch.launcher);
+        Ok(Self { group: Group::new(Arc::new(local)), local_rank, local_size, launcher })
     }
 }
 
+/// What a job had to do: the figures of every rank, in order.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    launcher: &'static str,
+    transport: String,
+    size: usize,
+    /// The place of a rank among those of its machine, and how many these are.
+    local: Vec<[u64; 2]>,
+    /// The most bytes of memory the process had at any time.
+    resident_bytes: Vec<u64>,
+    traffic: Vec<Traffic>,
+}
+
+impl Job {
+    /// The figures of all ranks so far; none of a process on its own. All ranks must ask.
+    ///
+    /// # Errors
+    /// [`Error::Comm`].
+    pub fn figures(&self) -> Result<Option<Figures>> {
+        let Some(launcher) = self.launcher else { return Ok(None) };
+        let traffic = self.group.traffic();
+        let local = self.group.concat(vec![[self.local_rank as u64, self.local_size as u64]])?;
+        let resident_bytes = self.group.concat(vec![peak_resident()])?;
+        let traffic = self.group.concat(vec![traffic])?;
+        let (transport, size) = (self.group.transport().to_string(), self.group.size());
+        Ok(Some(Figures { launcher, transport, size, local, resident_bytes, traffic }))
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = |of: fn(&Traffic) -> f64| self.traffic.iter().map(of).fold(0.0, f64::max);
+        let resident = self.resident_bytes.iter().max().copied().unwrap_or(0);
+        let how = match self.transport.as_str() {
+            "local" => "sockets of this machine",
+            "mpi" => "MPI",
+            other => other,
+        };
+        write!(
+            f,
+            "{} ranks of {}, through {how}; at most {} resident, {} received, {:.2} s waited and {:.2} s moving data",
+            self.size,
+            self.launcher,
+            output::bytes(resident),
+            output::bytes(most(|t| t.received as f64) as u64),
+            most(|t| t.waiting),
+            most(|t| t.moving)
+        )
+    }
+}
+
+/// The most bytes of memory this process has had, as its kernel counts them; 0 where it does not.
+pub fn peak_resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| 1024 * kib)
+}
+
+/// Makes the peak of [`peak_resident`] what there is now, where the kernel can.
+pub fn forget_peak_resident() {
+    // Without it the peak is that of the whole run, which is no error.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+const NO_MPI: &str = "started them, but this program was built without MPI (cargo feature `mpi`)";
+
 /// Why these ranks cannot be connected, and what to do.
 fn without(launch: &Launch, why: &str) -> String {
+    let (size, launcher) = (launch.size, launch.launcher);
     format!(
-        "{} ranks: {} {why}; start one process, or mpirun -n {} with a build that has MPI, or set UNICON_LAUNCHER=none for \
-         independent jobs",
-        launch.size, launch.launcher, launch.size
+        "{size} ranks: {launcher} {why}; use mpirun -n {size} or srun with a build that has MPI, or start them on one machine, \
+         or set UNICON_LAUNCHER=none for independent jobs"
     )
 }
 
@@ -78,9 +169,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_connected_says_why_and_what_to_do() {
-        let launch = Launch { launcher: TORCHRUN, rank: 1, size: 2 };
-        let text = Job::connect(&launch).unwrap_err().to_string();
-        assert!(text.contains("torchrun starts no MPI") && text.contains("mpirun -n 2"), "{text}");
+    fn ranks_on_several_machines_are_told_what_to_do() {
+        let variables = [("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")];
+        let read = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_string());
+        let launch = detect(read).unwrap().unwrap();
+        let text = Job::local(&launch).unwrap_err().to_string();
+        assert!(text.contains("torchrun starts no MPI") && text.contains("mpirun -n 4 or srun"), "{text}");
     }
 }

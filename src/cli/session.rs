@@ -301,12 +301,19 @@ impl Session {
         self.control.set_hook(None);
     }
 
-    /// Prints a command's result, once.
+    /// Prints a command's result, once, with what the ranks had to do for it.
     pub fn print(&self, report: &Report) -> Result<()> {
-        if !self.is_first() {
-            return Ok(());
+        let ranks = self.job.figures()?;
+        match ranks {
+            _ if !self.is_first() => Ok(()),
+            None => output::print(report, self.globals.json),
+            Some(ranks) => {
+                let mut report = report.clone();
+                report.line(ranks.to_string());
+                report.value("ranks", ranks)?;
+                output::print(&report, self.globals.json)
+            }
         }
-        output::print(report, self.globals.json)
     }
 }
 

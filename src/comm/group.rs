@@ -3,7 +3,7 @@
 use super::sums::{Fold, Part};
 use super::{Comm, Single};
 use crate::error::{Error, Result};
-use bytemuck::{Pod, cast_slice, cast_slice_mut};
+use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -29,7 +29,8 @@ enum End {
 }
 
 /// What was moved, and how long it took this rank.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable, serde::Serialize)]
+#[repr(C)]
 pub struct Traffic {
     /// Bytes sent to other ranks.
     pub sent: u64,

@@ -1,6 +1,7 @@
 //! `unicon bench --scaling`: how one spectral update shares out over ranks.
 
 use crate::cli::output::{self, Report};
+use crate::cli::ranks::{forget_peak_resident, peak_resident};
 use crate::cli::session::Session;
 use anyhow::Result;
 use rand::{Rng, SeedableRng};
@@ -12,7 +13,7 @@ use unicon::backend::{Backend, Similarity};
 use unicon::comm::{Group, threads};
 use unicon::io::RowSource;
 use unicon::loss::Loss;
-use unicon::plan::{self, Rates, sum_parts, update_traffic};
+use unicon::plan::{self, Rates, update_traffic};
 use unicon::positives::Positives;
 use unicon::report::svg::{Axis, Chart, Series};
 use unicon::weights::Negatives;
@@ -108,11 +109,28 @@ struct Point {
     most: f64,
     /// Bytes the model of `unicon plan` expects a rank to receive.
     predicted: f64,
+    memory: Memory,
+    /// Bytes of memory the model expects of a rank.
+    predicted_memory: f64,
     /// Time of one rank against time of these, per work.
     efficiency: f64,
+    /// Share of the time that moving data took of the slowest rank, beside computation or not.
+    share: f64,
+    /// The same as the model has it, with the rates of this run.
+    predicted_share: f64,
 }
 
-fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<Vec<Sample>> {
+/// The most memory that the ranks had during the measurement of a size, in bytes, rank by rank.
+#[derive(Clone, Default, Serialize)]
+struct Memory {
+    /// n-sized data.
+    held: Vec<u64>,
+    /// Of the whole process, as its kernel counts it; empty where ranks share a process.
+    resident: Vec<u64>,
+}
+
+fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<(Vec<Sample>, Memory)> {
+    forget_peak_resident();
     let cpu = Cpu::<f32>::new(threads)?.with_group(group.clone());
     let source = |seed| Noise { rows: n, cols: args.scaling_d, seed };
     let (x, y) = (cpu.load(&source(1))?, cpu.load(&source(2))?);
@@ -154,16 +172,23 @@ fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<Vec<Sa
             out.push(Sample { seconds, pass1, pass2, compute, moving, waiting, hidden, received });
         }
     }
-    Ok(out)
+    let held = group.concat(vec![cpu.memory().1])?;
+    let mut resident = group.concat(vec![peak_resident()])?;
+    if group.transport() == "threads" {
+        resident.clear();
+    }
+    Ok((out, Memory { held, resident }))
 }
 
 /// Measures `n` pairs on so many ranks; none on ranks that do not take part.
 fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -> Result<Point> {
-    let mut samples = if job.is_single() {
+    let (mut samples, memory) = if job.is_single() && ranks == 1 {
+        measure(job, 1, n, args)?
+    } else if job.is_single() {
         let all = threads::run(ranks, |group| group.conclude(measure(&group, 1, n, args)));
-        all.into_iter().next().unwrap_or_else(|| Ok(Vec::new()))?
+        all.into_iter().next().unwrap_or_else(|| Ok(Default::default()))?
     } else if ranks == 1 {
-        let alone = if job.is_first() { measure(&Group::default(), 1, n, args)? } else { Vec::new() };
+        let alone = if job.is_first() { measure(&Group::default(), 1, n, args)? } else { Default::default() };
         job.barrier()?;
         alone
     } else {
@@ -171,7 +196,32 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
     };
     samples.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let of = |k: usize| samples.get(k).copied().unwrap_or_default();
-    let shape = plan::Job {
+    let shape = shape(ranks, n, args);
+    let (one, two) = update_traffic(&shape, 4.0);
+    let planned = plan::plan(&shape, &Rates::of("cpu")?)?;
+    let (least, most) = (of(0).seconds, of(samples.len().saturating_sub(1)).seconds);
+    let median = of(samples.len() / 2);
+    let (predicted, predicted_memory) = (one + two, planned.memory_bytes + planned.replicated_bytes);
+    let share = median.moving / median.seconds;
+    Ok(Point {
+        mode,
+        ranks,
+        n,
+        median,
+        least,
+        most,
+        predicted,
+        memory,
+        predicted_memory,
+        efficiency: 1.0,
+        share,
+        predicted_share: 0.0,
+    })
+}
+
+/// The job of which one exact update is measured.
+fn shape(ranks: usize, n: usize, args: &Args) -> plan::Job {
+    plan::Job {
         n_x: n as f64,
         n_y: n as f64,
         d: (args.scaling_d as f64, args.scaling_d as f64),
@@ -179,12 +229,17 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
         negatives: None,
         updates: 2.0,
         gradients: 0.0,
+        whiten: false,
+        final_loss: false,
         ranks: ranks as f64,
-    };
-    let (one, two) = update_traffic(&shape, 4.0, sum_parts(n as f64, ranks as f64));
-    let (least, most) = (of(0).seconds, of(samples.len().saturating_sub(1)).seconds);
-    let median = of(samples.len() / 2);
-    Ok(Point { mode, ranks, n, median, least, most, predicted: one + two, efficiency: 1.0 })
+    }
+}
+
+/// Of one exact update with these rates: seconds of moving data, of all seconds.
+fn predicted_share(p: &Point, rates: &Rates, args: &Args) -> Tried<f64> {
+    let planned = plan::plan(&shape(p.ranks, p.n, args), rates)?;
+    let moving = p.predicted / rates.link;
+    Ok(moving / (planned.pass1_seconds + planned.pass2_seconds).max(moving))
 }
 
 /// Rates that the measurement implies, for `unicon plan --rates`.
@@ -241,10 +296,14 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
     report.value("transport", transport)?;
     report.value("d", args.scaling_d)?;
     report.value("rank", args.scaling_rank)?;
-    report.value("points", &points)?;
-    if let Some(alone) = points.first().filter(|_| session.is_first()) {
-        report.value("rates", rates(alone, widest, args)?)?;
+    let rates = points.first().map(|alone| rates(alone, widest, args)).transpose()?;
+    if let Some(rates) = rates.filter(|_| session.is_first()) {
+        for p in &mut points {
+            p.predicted_share = predicted_share(p, &rates, args)?;
+        }
+        report.value("rates", rates)?;
     }
+    report.value("points", &points)?;
     let share = |v: f64, p: &Point| format!("{:.3}", v / p.median.seconds);
     let row = |p: &Point| {
         vec![
@@ -255,10 +314,13 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
             format!("{:.3}", p.efficiency),
             share(p.median.compute, p),
             share(p.median.moving, p),
+            output::three(p.predicted_share),
             share(p.median.waiting, p),
             share(p.median.hidden, p),
             output::bytes(p.median.received as u64),
             output::bytes(p.predicted as u64),
+            p.memory.resident.iter().max().map_or("-".into(), |b| output::bytes(*b)),
+            output::bytes(p.predicted_memory as u64),
         ]
     };
     let header = [
@@ -269,9 +331,12 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
         "efficiency",
         "compute",
         "moving",
+        "model",
         "waiting",
         "hidden",
         "received",
+        "model",
+        "resident",
         "model",
     ];
     report.table(&header, points.iter().map(row).collect());

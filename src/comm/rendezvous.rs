@@ -1,0 +1,446 @@
+//! Where ranks that nothing connects yet meet: files beside one another, one a rank.
+//!
+//! Every rank posts a card `PLACE.RANK` and reads those of the others. Rank 0 names on its own the cards it has seen, by
+//! numbers that were drawn for this meeting; a rank that finds its number there has found the right rank 0, and says so.
+//! When all have said so, the meeting is complete. Cards that an earlier job left behind know no number of this one.
+//!
+//! A rank holds a lock on its card as long as it lives. The kernel drops the lock at the end of the process, however
+//! it comes, so that the others see who is gone. A rank that leaves in order empties its card first and removes it.
+//!
+//! `PLACE` is `UNICON_RENDEZVOUS`, which ranks on several machines need on a disk that they share; without it, a name in
+//! the temporary folder made of the user and what the launcher calls the job, else of the parent process.
+
+use super::launch::Launch;
+use super::patience;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The longest card that is read: that of rank 0 names all others.
+const LONGEST: u64 = 1 << 24;
+
+/// What a rank says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Card {
+    /// Drawn for this meeting.
+    number: u64,
+    /// Ranks that are to meet.
+    size: usize,
+    /// The machine, as its kernel knows itself.
+    machine: String,
+    /// Whether the rank holds a lock as long as it lives: not every file system has locks.
+    locked: bool,
+    /// Of others: the number of the rank 0 that they have found.
+    found: Option<u64>,
+    /// Of rank 0: the numbers of all ranks, in order, once it has seen them.
+    seen: Vec<u64>,
+    /// Of rank 0, when complete: the machines of all ranks, in order.
+    machines: Vec<String>,
+    /// Of rank 0: what it has to tell the others.
+    bytes: Vec<u8>,
+    /// Of rank 0: why there will be no meeting.
+    failure: Option<String>,
+}
+
+/// Ranks that have met. The files are there until it is dropped.
+#[derive(Debug)]
+pub struct Meeting {
+    place: PathBuf,
+    rank: usize,
+    size: usize,
+    card: Card,
+    /// All versions of this rank's card, locked, the last one last. Others may just be looking at an older one.
+    held: Vec<File>,
+    /// The cards of the others, once complete.
+    others: Vec<Option<File>>,
+    machines: Vec<String>,
+    bytes: Vec<u8>,
+}
+
+impl Meeting {
+    /// Meets the other ranks of `launch`. All get the `bytes` of rank 0, which only rank 0 makes.
+    ///
+    /// # Errors
+    /// [`Error::Comm`] naming a rank that has not come within [`patience`], or has died on the way; what `bytes` says;
+    /// [`Error::Io`] where no card can be posted; [`Error::Unsupported`] for ranks on several machines without a place.
+    pub fn join(launch: &Launch, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
+        Self::at(&place(launch)?, launch.rank, launch.size, bytes)
+    }
+
+    pub(super) fn at(
+        place: &Path,
+        rank: usize,
+        size: usize,
+        bytes: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let card = Card { number: drawn(), size, machine: machine(), ..Card::default() };
+        let others = (0..size).map(|_| None).collect();
+        let (held, machines) = (Vec::new(), Vec::new());
+        let mut meeting =
+            Self { place: place.to_path_buf(), rank, size, card, held, others, machines, bytes: Vec::new() };
+        meeting.post()?;
+        if rank > 0 {
+            meeting.follow()?;
+        } else if let Err(e) = meeting.lead(bytes) {
+            // The others wait for this rank: it tells them before it leaves.
+            meeting.card.failure = Some(match &e {
+                Error::Comm(text) => text.clone(),
+                e => format!("rank 0: {e}"),
+            });
+            if meeting.post().is_ok() {
+                meeting.linger();
+            }
+            return Err(e);
+        }
+        // One that is not there any more has left. Without locks there is nothing to watch.
+        for k in (0..size).filter(|&k| k != rank) {
+            meeting.others[k] = meeting.read(k).filter(|(card, ..)| card.locked).map(|(_, _, file)| file);
+        }
+        Ok(meeting)
+    }
+
+    /// This rank, and the number of ranks.
+    pub fn rank(&self) -> (usize, usize) {
+        (self.rank, self.size)
+    }
+
+    /// What rank 0 had to tell.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// This rank's place among those of its machine, and their number.
+    pub fn local(&self) -> (usize, usize) {
+        let own = &self.card.machine;
+        let here = |machines: &[String]| machines.iter().filter(|m| *m == own).count();
+        (here(&self.machines[..self.rank]), here(&self.machines))
+    }
+
+    /// The first rank that has ended without leaving in order. It costs a system call a rank.
+    pub fn dead(&self) -> Option<usize> {
+        let died = |file: &File| !is_held(file) && file.metadata().is_ok_and(|m| m.len() > 0);
+        (0..self.size).find(|&k| self.others[k].as_ref().is_some_and(died))
+    }
+
+    /// Writes this rank's card beside its place, locked, and puts it there.
+    fn post(&mut self) -> Result<()> {
+        let path = path(&self.place, self.rank);
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let bad = |e| Error::io(&path, e);
+        // 0600: the user's own.
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(bad)?;
+        self.card.locked = file.as_file().try_lock().is_ok();
+        let text = serde_json::to_vec(&self.card).map_err(|e| bad(e.into()))?;
+        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(bad)?;
+        self.held.push(file.persist(&path).map_err(|e| bad(e.error))?);
+        Ok(())
+    }
+
+    /// The card of a rank, and whether the rank lives; none where there is none of a meeting like this.
+    fn read(&self, rank: usize) -> Option<(Card, bool, File)> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path(&self.place, rank))
+            .ok()?;
+        let owner = self.held.last().and_then(|own| own.metadata().ok()).map(|m| m.uid());
+        let meta = file.metadata().ok().filter(|m| m.is_file() && m.len() <= LONGEST)?;
+        if owner != Some(meta.uid()) {
+            return None;
+        }
+        let mut text = Vec::new();
+        (&file).read_to_end(&mut text).ok()?;
+        let card: Card = serde_json::from_slice(&text).ok().filter(|card: &Card| card.size == self.size)?;
+        let lives = !card.locked || is_held(&file);
+        Some((card, lives, file))
+    }
+
+    /// Rank 0's side.
+    fn lead(&mut self, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+        let mut watch = Watch::new(self.size);
+        let mut bytes = Some(bytes);
+        loop {
+            let mut cards = Vec::new();
+            for k in 1..self.size {
+                cards.push(watch.see(k, self.read(k))?);
+            }
+            let there: Vec<&Card> = cards.iter().flatten().collect();
+            if there.len() + 1 == self.size {
+                let own = std::iter::once(self.card.number);
+                let seen: Vec<u64> = own.chain(there.iter().map(|card| card.number)).collect();
+                if seen != self.card.seen {
+                    // Made when all are there: a failure is one that all hear of.
+                    if let Some(bytes) = bytes.take() {
+                        self.card.bytes = bytes()?;
+                    }
+                    self.card.seen = seen;
+                    self.post()?;
+                } else if there.iter().all(|card| card.found == Some(self.card.number)) {
+                    let own = std::iter::once(self.card.machine.clone());
+                    self.machines = own.chain(there.iter().map(|card| card.machine.clone())).collect();
+                    self.card.machines = self.machines.clone();
+                    self.bytes = self.card.bytes.clone();
+                    return self.post();
+                }
+            }
+            let missing = (1..self.size).find(|&k| cards[k - 1].is_none()).unwrap_or(0);
+            watch.wait(missing, &self.place)?;
+        }
+    }
+
+    /// The side of the other ranks.
+    fn follow(&mut self) -> Result<()> {
+        let mut watch = Watch::new(self.size);
+        loop {
+            let first = self.read(0);
+            if let Some((Card { failure: Some(text), number, seen, .. }, ..)) = &first
+                && (watch.has_seen(0, *number) || seen.contains(&self.card.number))
+            {
+                return Err(Error::Comm(text.clone()));
+            }
+            let first =
+                watch.see(0, first)?.filter(|card| card.seen.get(self.rank) == Some(&self.card.number));
+            match first {
+                Some(card) if card.machines.len() == self.size => {
+                    self.machines = card.machines;
+                    self.bytes = card.bytes;
+                    return Ok(());
+                }
+                Some(card) if self.card.found != Some(card.number) => {
+                    self.card.found = Some(card.number);
+                    self.post()?;
+                }
+                _ => watch.wait(0, &self.place)?,
+            }
+        }
+    }
+
+    /// Leaves the others some time to read the last card.
+    fn linger(&self) {
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until
+            && (1..self.size).any(|k| self.read(k).is_some_and(|(_, lives, _)| lives))
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        let path = path(&self.place, self.rank);
+        // Somebody else's card in this place stays.
+        let inode = |m: std::fs::Metadata| (m.dev(), m.ino());
+        let own = self.held.last().and_then(|own| own.metadata().ok()).map(inode);
+        let mine = own.is_some() && std::fs::symlink_metadata(&path).ok().map(inode) == own;
+        // What cannot be told or removed now can only stay as it is.
+        if let Some(own) = self.held.last() {
+            let _ = own.set_len(0);
+        }
+        if mine {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+/// Who has been seen, and how long to wait for the rest.
+struct Watch {
+    seen: Vec<Option<u64>>,
+    begin: Instant,
+    nap: Duration,
+}
+
+impl Watch {
+    fn new(size: usize) -> Self {
+        Self { seen: vec![None; size], begin: Instant::now(), nap: Duration::from_millis(1) }
+    }
+
+    fn has_seen(&self, rank: usize, number: u64) -> bool {
+        self.seen[rank] == Some(number)
+    }
+
+    /// The card of a rank that lives; an error when it lived before.
+    fn see(&mut self, rank: usize, card: Option<(Card, bool, File)>) -> Result<Option<Card>> {
+        match (card, self.seen[rank]) {
+            (Some((card, true, _)), _) => {
+                self.seen[rank] = Some(card.number);
+                Ok(Some(card))
+            }
+            (_, Some(_)) => Err(Error::Comm(format!("rank {rank} ended before all ranks had met"))),
+            (_, None) => Ok(None),
+        }
+    }
+
+    fn wait(&mut self, rank: usize, place: &Path) -> Result<()> {
+        let waited = self.begin.elapsed();
+        if waited > patience() {
+            let (seconds, place) = (waited.as_secs_f64(), place.display());
+            return Err(Error::Comm(format!("rank {rank} has not come to {place} in {seconds:.1} s")));
+        }
+        std::thread::sleep(self.nap);
+        self.nap = (self.nap * 2).min(Duration::from_millis(20));
+        Ok(())
+    }
+}
+
+/// Whether somebody holds a lock on the file; also where that cannot be told.
+fn is_held(file: &File) -> bool {
+    match file.try_lock_shared() {
+        Ok(()) => {
+            // What follows does not depend on it: the lock goes with the file at the latest.
+            let _ = file.unlock();
+            false
+        }
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
+    }
+}
+
+fn path(place: &Path, rank: usize) -> PathBuf {
+    let mut name = place.as_os_str().to_owned();
+    name.push(format!(".{rank}"));
+    PathBuf::from(name)
+}
+
+/// Where the ranks of a job meet.
+fn place(launch: &Launch) -> Result<PathBuf> {
+    let named = |text: &str| {
+        // FNV-1a: the same on every machine and in every build.
+        let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3);
+        format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+    };
+    match std::env::var_os("UNICON_RENDEZVOUS").filter(|p| !p.is_empty()) {
+        Some(mut place) => {
+            // Jobs that know their names do not get into each other's way.
+            if !launch.job.is_empty() {
+                place.push(format!(".{}", named(&launch.job)));
+            }
+            Ok(PathBuf::from(place))
+        }
+        None if launch.local_size.is_some_and(|here| here < launch.size) => {
+            let what = "set UNICON_RENDEZVOUS to a file name on a disk that all machines share";
+            Err(Error::Unsupported(format!("ranks on several machines have no place to meet: {what}")))
+        }
+        None => {
+            let job = match launch.job.as_str() {
+                "" => format!("parent={}", std::os::unix::process::parent_id()),
+                job => job.to_string(),
+            };
+            let user = std::fs::metadata("/proc/self").map_or(0, |m| m.uid());
+            Ok(std::env::temp_dir().join(format!("unicon-{user}-{}", named(&job))))
+        }
+    }
+}
+
+/// A number that no other process draws.
+fn drawn() -> u64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.write_u128(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos()));
+    hasher.finish()
+}
+
+/// This machine's name for as long as it runs.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).ok().map(|s| s.trim().to_string());
+    read("/proc/sys/kernel/random/boot_id").or_else(|| read("/etc/hostname")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ranks as threads: locks belong to open files, not to processes.
+    fn meet(place: &Path, size: usize) -> Vec<Meeting> {
+        std::thread::scope(|scope| {
+            let join =
+                |rank| scope.spawn(move || Meeting::at(place, rank, size, || Ok(b"id".repeat(64))).unwrap());
+            let handles: Vec<_> = (0..size).map(join).collect();
+            handles.into_iter().map(|h| h.join().unwrap()).collect()
+        })
+    }
+
+    fn files(dir: &Path) -> usize {
+        std::fs::read_dir(dir).unwrap().count()
+    }
+
+    #[test]
+    fn all_get_the_bytes_of_the_first_and_leave_nothing() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let met = meet(&dir.path().join("job"), 4);
+        assert!(met.iter().all(|m| m.bytes() == b"id".repeat(64)));
+        assert_eq!(met.iter().map(Meeting::local).collect::<Vec<_>>(), [(0, 4), (1, 4), (2, 4), (3, 4)]);
+        assert!(met.iter().all(|m| m.dead().is_none()));
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        drop(met);
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn who_ends_without_leaving_is_seen_and_who_leaves_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut met = meet(&dir.path().join("job"), 3);
+        drop(met.pop());
+        assert!(met.iter().all(|m| m.dead().is_none()));
+        // As the end of a process does it: the files are closed, nothing else.
+        met[1].held.clear();
+        assert_eq!(met[0].dead(), Some(1));
+    }
+
+    #[test]
+    fn cards_of_earlier_jobs_are_not_taken_for_this_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("job");
+        // A job of which all cards were left behind: as if killed, and as on a file system without locks.
+        for locked in [true, false] {
+            let mut old = meet(&place, 3);
+            for m in &mut old {
+                let mut card: Card =
+                    serde_json::from_slice(&std::fs::read(path(&place, m.rank)).unwrap()).unwrap();
+                card.locked = locked;
+                card.bytes = b"old".to_vec();
+                std::fs::write(path(&place, m.rank), serde_json::to_vec(&card).unwrap()).unwrap();
+                m.held.clear();
+            }
+            // Rank 2 is late: rank 0 may well have taken the old one for it.
+            let met = std::thread::scope(|scope| {
+                let place = &place;
+                let join = |rank: usize| {
+                    scope.spawn(move || {
+                        std::thread::sleep(Duration::from_millis(100 * rank as u64));
+                        Meeting::at(place, rank, 3, || Ok(b"new".to_vec())).unwrap()
+                    })
+                };
+                let handles: Vec<_> = (0..3).map(join).collect();
+                handles.into_iter().map(|h| h.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert!(met.iter().all(|m| m.bytes() == b"new" && m.dead().is_none()));
+            drop((old, met));
+            assert_eq!(files(dir.path()), 0);
+        }
+    }
+
+    #[test]
+    fn a_first_rank_that_fails_tells_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = &dir.path().join("job");
+        let said = std::thread::scope(|scope| {
+            let join = |rank: usize| {
+                let bytes = || Err(Error::NoDevice("none here".into()));
+                scope.spawn(move || Meeting::at(place, rank, 3, bytes).unwrap_err().to_string())
+            };
+            let handles: Vec<_> = (0..3).map(join).collect();
+            handles.into_iter().map(|h| h.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(said[0], "no device: none here");
+        assert!(said[1..].iter().all(|s| s.contains("rank 0")), "{said:?}");
+        assert_eq!(files(dir.path()), 0);
+    }
+}
