@@ -191,10 +191,7 @@ impl Context {
     pub(super) fn device_of(&self, group: &Group) -> Result<Device> {
         match &self.device {
             Device::Cpu(cpu) => Ok(Device::Cpu(cpu.clone().with_group(group.clone()))),
-            Device::Cuda(cuda) if group.is_single() => Ok(Device::Cuda(cuda.clone())),
-            Device::Cuda(_) => {
-                Err(Error::Unsupported("communicator: CUDA contexts over several ranks in this build".into()))
-            }
+            Device::Cuda(cuda) => Ok(Device::Cuda(cuda.clone().with_group(group.clone()))),
         }
     }
 

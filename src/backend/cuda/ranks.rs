@@ -378,7 +378,6 @@ impl Cuda {
                         (own.len(), d),
                         out.view(),
                     )?;
-                    unit = -1.0;
                 }
             }
             Dense::Negatives(negatives) => {
