@@ -269,7 +269,7 @@ typedef struct unicon_allocator {
  * that fails takes the others along: they return ::UNICON_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
  * rank count for all. Every other function works on what it is given, on one rank. On a CUDA context the
  * model depends on the number of ranks by rounding only (1e-6 of its norm), is the same to the bit on all ranks and from run to run, and the
- * callbacks are given host memory: the library takes data off the device and back.
+ * callbacks are given host memory, except those of unicon_communicator_nccl(): data leaves the device and comes back.
  *
  * `send_recv` and `allgather` must not wait for ever for a rank that is gone. `allreduce_sum` is not called in this version: sums are made of the
  * other two in a fixed order.
@@ -298,7 +298,7 @@ typedef struct unicon_communicator {
  *
  * NCCL is not linked: its functions are looked up in the libnccl that the process has loaded already, as it
  * must have to own an `ncclComm_t`. The NCCL communicator is borrowed and must outlive every context that uses
- * it. The callbacks serve device memory only.
+ * it. The callbacks serve device memory only, so that the context must be a CUDA one.
  * @param nccl_comm an `ncclComm_t`.
  * @param[out] communicator filled in.
  * @return ::UNICON_UNSUPPORTED if no NCCL is loaded, ::UNICON_CUDA if NCCL refuses. Text: per thread.

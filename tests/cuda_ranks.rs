@@ -271,10 +271,10 @@ fn sampled_negatives() {
     if !on_a_device("sampled_negatives") {
         return;
     }
-    for (k, loss) in losses().into_iter().enumerate() {
+    for (k, loss) in losses().into_iter().skip(1).enumerate() {
         let (shape, positives) = match k % 2 {
             0 => ((N, N), Positives::diagonal(N)),
-            _ => ((530, 700), ragged(530, 700)),
+            _ => ((300, 420), ragged(300, 420)),
         };
         let case = Case { shape, positives, loss, negatives: SAMPLED, start: "embeddings" };
         check(&case, Mode::Fp32, if k == 0 { &[3] } else { &[2] });

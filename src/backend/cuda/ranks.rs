@@ -23,6 +23,7 @@ use crate::loss::log_add_exp;
 use crate::spectral::TopR;
 use crate::weights::Weights;
 use faer::{Mat, MatRef};
+use std::ffi::c_void;
 use std::ops::Range;
 
 /// Rows that come past at once.
@@ -79,6 +80,27 @@ fn interleave<T: Copy>(
 }
 
 impl Cuda {
+    /// A step of a transport that moves device memory only: `call(sent, received, stream)` with a copy of `sent` and room
+    /// for `received` on the device.
+    ///
+    /// # Errors
+    /// Those of `call`; [`Error::Comm`] when the other ranks do not come within [`patience`](crate::comm::patience);
+    /// [`Error::OutOfMemory`] and [`Error::Cuda`] of the device.
+    pub fn through_device(
+        &self,
+        sent: &[u8],
+        received: &mut [u8],
+        call: impl FnOnce(*const c_void, *mut c_void, *mut c_void) -> Result<()>,
+    ) -> Result<()> {
+        self.device.enter()?;
+        let out = self.device.upload(sent, "bytes for other ranks")?;
+        let back = self.device.alloc::<u8>(received.len(), "bytes of other ranks")?;
+        let address = |ptr: u64| std::ptr::with_exposed_provenance_mut::<c_void>(ptr as usize);
+        call(address(out.view().ptr).cast_const(), address(back.view().ptr), self.device.stream.cast())?;
+        self.device.synchronize_within_patience()?;
+        self.device.download_to(back.view(), received)
+    }
+
     /// How the rows of a matrix of `n` are shared out.
     pub(super) fn layout(&self, n: usize) -> Layout {
         Layout::new(n, TILE, self.group.rank(), self.group.size())
