@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use unicon::backend::cpu::Cpu;
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::data::{LatentFactor, Splits, digits};
-use unicon::fit::{BestOptions, Data, FitOptions, KernelOptions, Landmarks, Rank, fit, fit_best};
+use unicon::fit::{BestOptions, Data, FitOptions, KernelOptions, Landmarks, Rank, WIDTHS, fit, fit_best};
 use unicon::io::{RowSource, Rows};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
@@ -43,7 +43,9 @@ fn synthetic(backend: &Cpu<f32>, data: &Splits, kernel: Option<KernelKind>, seed
     let train = Data { x: &data.train.x, y: &data.train.y, positives: &train };
     let held = Data { x: &data.val.x, y: &data.val.y, positives: &held };
     let landmarks = |k| KernelOptions::new(Kernel::new(k), Landmarks::Count(512.min(n)));
-    let best = BestOptions { kernel: kernel.map(landmarks), seed, ..BestOptions::new(Rank::Fixed(RANK)) };
+    let widths = WIDTHS.to_vec();
+    let best =
+        BestOptions { kernel: kernel.map(landmarks), widths, seed, ..BestOptions::new(Rank::Fixed(RANK)) };
     let ours = fit_best(backend, train, Some(held), &best)?.0;
     let exact = |k| KernelOptions::new(Kernel::new(k), Landmarks::Exact);
     let paper = FitOptions { kernel: kernel.map(exact), n_iters: 5, seed, ..FitOptions::new(RANK) };

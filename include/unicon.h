@@ -814,8 +814,8 @@ typedef struct unicon_trace_point {
     double score;        /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
     int64_t negatives;   /**< Negatives per row that the loss saw; 0: all. */
     int64_t evaluations; /**< Evaluations of loss and gradient so far. */
-    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two halves of the
-                                sample; else NaN. */
+    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two half
+                                samples; NaN where it was not. */
 } unicon_trace_point_t;
 
 /**
@@ -857,7 +857,7 @@ typedef struct unicon_fit_info {
     int64_t n_trace;              /**< Out: points that there are. */
     int64_t evaluations;          /**< Out: evaluations of loss and gradient by damping and refinement. */
     double sampling_error;        /**< Out: |C - C_exact| / |C_exact| of the last update with sampled negatives, estimated from two
-                                       halves of the sample; NaN without one. */
+                                       half samples; NaN without one. */
     double whiten;                /**< Out: the shrinkage that unicon_fit_best() chose; else the one asked for, -1 for none. */
     double power;                 /**< Out: the power of the singular values in each encoder, chosen or asked for. */
     double tau;                   /**< Out: the temperature, chosen or asked for. */
@@ -915,7 +915,7 @@ typedef struct unicon_best_options {
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows to use; NULL (default): drawn with `seed`. Rows are counted among
                                          those that are not held back. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    const double *whiten;           /**< Candidate shrinkages, each >= 0; NULL (default): 1, 0.3, 0.1, 0.03, 0.01, 0.001. */
+    const double *whiten;           /**< Candidate shrinkages, each >= 0; NULL (default): 10, 3, 1, 0.3, 0.1, 0.03, 0.01, 0.001. */
     int64_t n_whiten;               /**< Length of `whiten`; 0 for NULL. */
     const double *powers;           /**< Candidate powers of the singular values in each encoder, >= 0; NULL (default): 0, 1/2, 1, 2. */
     int64_t n_powers;               /**< Length of `powers`; 0 for NULL. */
@@ -932,6 +932,10 @@ typedef struct unicon_best_options {
     uint64_t seed;                  /**< Of everything random, default 0. */
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
+    const double *widths;           /**< Candidate widths of the kernels rbf (gamma = 1/width^2) and matern32 (lengthscale = width), each > 0,
+                                         in median distances between the rows of a side; 0.5, 1, 2, 4 are worth trying. NULL (default): the
+                                         kernel's own parameter. */
+    int64_t n_widths;               /**< Length of `widths`; 0 for NULL. */
 } unicon_best_options_t;
 
 /** Sets every field to its default. @return as unicon_context_options_init(). */

@@ -368,6 +368,11 @@ public:
         powers_ = std::move(candidates);
         return *this;
     }
+    /** Candidate widths of rbf and matern kernels, in median distances. */
+    BestOptions &widths(std::vector<double> candidates) {
+        widths_ = std::move(candidates);
+        return *this;
+    }
     unicon_best_options_t get(std::exception_ptr *thrown) const {
         unicon_best_options_t raw = Options::get(thrown);
         if (!whiten_.empty()) {
@@ -378,13 +383,17 @@ public:
             raw.powers = powers_.data();
             raw.n_powers = static_cast<int64_t>(powers_.size());
         }
+        if (!widths_.empty()) {
+            raw.widths = widths_.data();
+            raw.n_widths = static_cast<int64_t>(widths_.size());
+        }
         if (minibatch_) raw.minibatch = detail::pointer(minibatch_);
         return raw;
     }
 
 private:
     std::optional<Minibatch> minibatch_;
-    std::vector<double> whiten_, powers_;
+    std::vector<double> whiten_, powers_, widths_;
 };
 
 /** @} */

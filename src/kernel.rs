@@ -52,6 +52,20 @@ impl Kernel {
         Self { kind, beta: 1.0, gamma: 1.0, lengthscale: 1.0, cos_clamp: 0.0 }
     }
 
+    /// Whether it depends on distances as multiples of a width.
+    pub fn has_width(&self) -> bool {
+        matches!(self.kind, KernelKind::Rbf | KernelKind::Matern)
+    }
+
+    /// The same with this width, > 0: `gamma = 1/width^2`, or the lengthscale.
+    pub fn of_width(self, width: f64) -> Self {
+        match self.kind {
+            KernelKind::Rbf => Self { gamma: width.powi(-2), ..self },
+            KernelKind::Matern => Self { lengthscale: width, ..self },
+            _ => self,
+        }
+    }
+
     /// Checks the parameters.
     ///
     /// # Errors

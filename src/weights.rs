@@ -33,12 +33,22 @@ pub enum Negatives {
 }
 
 impl Negatives {
-    /// Two independent samples of half the size: their mean stands for the whole, half their difference estimates the
-    /// error of that mean. None where nothing is sampled, or too little to halve.
+    /// The size of the sample of an anchor; none: all.
+    pub fn per_anchor(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Sampled { per_anchor, .. } => Some(per_anchor),
+        }
+    }
+
+    /// Two samples of half the size, independent of each other and of this one, which show the error that sampling
+    /// leaves. None where nothing is sampled, or too little to halve.
     pub fn halves(self) -> Option<[Self; 2]> {
         let Self::Sampled { per_anchor: m @ 2.., seed } = self else { return None };
         let per_anchor = m.div_ceil(2);
-        Some([0, 1].map(|k| Self::Sampled { per_anchor, seed: seed.wrapping_mul(2).wrapping_add(k) }))
+        // Seeds that nobody picks by counting.
+        let apart = |k: u64| seed ^ k.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Some([1, 2].map(|k| Self::Sampled { per_anchor, seed: apart(k) }))
     }
 }
 

@@ -240,6 +240,8 @@ fn scaling_is_measured_against_the_plan() {
         let (got, expected) = (of("received"), of("predicted"));
         assert!(got <= 2.0 * expected && expected <= 2.0 * got, "{p}");
         assert_eq!(got == 0.0, of("ranks") == 1.0, "{p}");
+        assert!((0.0..=1.0).contains(&of("predicted_share")), "{p}");
+        assert_eq!(of("predicted_share") > 0.0, of("ranks") > 1.0, "{p}");
         // The share of the rows, in one process: what all ranks hold is what there is.
         let held: u64 = p["memory"]["held"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap()).sum();
         assert_eq!(held as f64, of("n") * 4.0 * 2.0 * (64.0 + 16.0), "{p}");

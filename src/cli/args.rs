@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 use unicon::Error;
+use unicon::fit::Data;
 use unicon::io::{self, RowSource};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{Loss, LossKind};
@@ -150,6 +151,64 @@ impl LossArgs {
     }
 }
 
+/// Rows that judge, beside those that train.
+#[derive(clap::Args)]
+pub struct ValidationArgs {
+    /// Validation features of side x.
+    #[arg(long, value_name = "MATRIX", requires = "val_y")]
+    val_x: Option<String>,
+    /// Validation features of side y.
+    #[arg(long, value_name = "MATRIX", requires = "val_x")]
+    val_y: Option<String>,
+    /// Group ids of the validation rows of x.
+    #[arg(long, value_name = "NPY", requires_all = ["val_groups_y", "val_x"], conflicts_with = "val_pos_indptr")]
+    val_groups_x: Option<PathBuf>,
+    /// Group ids of the validation rows of y.
+    #[arg(long, value_name = "NPY", requires = "val_groups_x")]
+    val_groups_y: Option<PathBuf>,
+    /// Matches of the validation rows, as --pos-indptr.
+    #[arg(long, value_name = "NPY", requires_all = ["val_pos_indices", "val_x"])]
+    val_pos_indptr: Option<PathBuf>,
+    /// Matches of the validation rows, as --pos-indices.
+    #[arg(long, value_name = "NPY", requires = "val_pos_indptr")]
+    val_pos_indices: Option<PathBuf>,
+}
+
+/// Features of both sides and who matches whom.
+pub struct Pairs {
+    pub x: Box<dyn RowSource>,
+    pub y: Box<dyn RowSource>,
+    pub positives: Positives,
+}
+
+impl Pairs {
+    /// Opens features and reads their matches.
+    pub fn open(x: &str, y: &str, positives: &PositivesArgs) -> Result<Self> {
+        let (x, y) = (open(x)?, open(y)?);
+        let positives = positives.read(&x, &y)?;
+        Ok(Self { x, y, positives })
+    }
+
+    /// As the solvers take them.
+    pub fn data(&self) -> Data<'_> {
+        Data { x: &self.x, y: &self.y, positives: &self.positives }
+    }
+}
+
+impl ValidationArgs {
+    /// The rows, where some are given.
+    pub fn open(&self) -> Result<Option<Pairs>> {
+        let (Some(x), Some(y)) = (&self.val_x, &self.val_y) else { return Ok(None) };
+        let positives = PositivesArgs {
+            groups_x: self.val_groups_x.clone(),
+            groups_y: self.val_groups_y.clone(),
+            pos_indptr: self.val_pos_indptr.clone(),
+            pos_indices: self.val_pos_indices.clone(),
+        };
+        Pairs::open(x, y, &positives).map(Some)
+    }
+}
+
 /// A kernel and its parameters.
 #[derive(clap::Args)]
 pub struct KernelArgs {
@@ -159,12 +218,12 @@ pub struct KernelArgs {
     /// Of exp-cosine: exp(beta cos).
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub beta: f64,
-    /// Of rbf: exp(-gamma |a - b|^2).
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    pub gamma: f64,
-    /// Of matern.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    pub lengthscale: f64,
+    /// Of rbf: exp(-gamma |a - b|^2) [default: 1; preset best: chosen].
+    #[arg(long, allow_negative_numbers = true)]
+    pub gamma: Option<f64>,
+    /// Of matern [default: 1; preset best: chosen].
+    #[arg(long, allow_negative_numbers = true)]
+    pub lengthscale: Option<f64>,
     /// Cosines are clamped to +-(1 - C) [default: 0; preset paper 1e-5].
     #[arg(long, value_name = "C", allow_negative_numbers = true)]
     pub cos_clamp: Option<f64>,
@@ -175,8 +234,8 @@ impl KernelArgs {
     pub fn build(&self, kind: KernelKind, cos_clamp: f64) -> Result<Kernel> {
         let kernel = Kernel {
             beta: self.beta,
-            gamma: self.gamma,
-            lengthscale: self.lengthscale,
+            gamma: self.gamma.unwrap_or(1.0),
+            lengthscale: self.lengthscale.unwrap_or(1.0),
             cos_clamp: self.cos_clamp.unwrap_or(cos_clamp),
             ..Kernel::new(kind)
         };

@@ -1,6 +1,6 @@
 //! `unicon compare`.
 
-use super::args::{self, LossArgs, PositivesArgs};
+use super::args::{self, LossArgs, Pairs, PositivesArgs, ValidationArgs};
 use super::output::{self, Report};
 use super::session::{Session, on_backend};
 use anyhow::Result;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use unicon::backend::Ties;
 use unicon::compare::{AdamOptions, CompareOptions, compare, plot, ranked};
-use unicon::fit::{BestOptions, Data, Rank};
+use unicon::fit::{BestOptions, Rank};
 use unicon::io::AtomicFile;
 
 /// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam), the
@@ -26,18 +26,8 @@ pub struct Args {
     y: String,
     #[command(flatten)]
     positives: PositivesArgs,
-    /// Validation features of side x; they choose and stop the preset best.
-    #[arg(long, value_name = "MATRIX", requires = "val_y")]
-    val_x: Option<String>,
-    /// Validation features of side y.
-    #[arg(long, value_name = "MATRIX", requires = "val_x")]
-    val_y: Option<String>,
-    /// Matches of the validation rows, as --pos-indptr.
-    #[arg(long, value_name = "NPY", requires_all = ["val_pos_indices", "val_x"])]
-    val_pos_indptr: Option<PathBuf>,
-    /// Matches of the validation rows, as --pos-indices.
-    #[arg(long, value_name = "NPY", requires = "val_pos_indptr")]
-    val_pos_indices: Option<PathBuf>,
+    #[command(flatten)]
+    validation: ValidationArgs,
     /// Test features of side x.
     #[arg(long, value_name = "MATRIX")]
     test_x: String,
@@ -110,32 +100,22 @@ impl Args {
 }
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
-    let csr = |indptr: &Option<PathBuf>, indices: &Option<PathBuf>| PositivesArgs {
-        pos_indptr: indptr.clone(),
-        pos_indices: indices.clone(),
+    let pairs = Pairs::open(&args.x, &args.y, &args.positives)?;
+    let test = PositivesArgs {
+        pos_indptr: args.test_pos_indptr.clone(),
+        pos_indices: args.test_pos_indices.clone(),
         ..PositivesArgs::default()
     };
-    let (x, y) = (args::open(&args.x)?, args::open(&args.y)?);
-    let positives = args.positives.read(&x, &y)?;
-    let (tx, ty) = (args::open(&args.test_x)?, args::open(&args.test_y)?);
-    let test = csr(&args.test_pos_indptr, &args.test_pos_indices).read(&tx, &ty)?;
-    let validation = match (&args.val_x, &args.val_y) {
-        (Some(vx), Some(vy)) => {
-            let (vx, vy) = (args::open(vx)?, args::open(vy)?);
-            let relation = csr(&args.val_pos_indptr, &args.val_pos_indices).read(&vx, &vy)?;
-            Some((vx, vy, relation))
-        }
-        _ => None,
-    };
-    let validation = validation.as_ref().map(|(x, y, positives)| Data { x, y, positives });
+    let test = Pairs::open(&args.test_x, &args.test_y, &test)?;
+    let validation = args.validation.open()?;
+    let validation = validation.as_ref().map(Pairs::data);
     let options = args.options(session.seed())?;
     for path in args.out.iter().chain(&args.plot) {
         drop(AtomicFile::create(path)?);
     }
-    let data = Data { x: &x, y: &y, positives: &positives };
-    let test = Data { x: &tx, y: &ty, positives: &test };
-    let comparison =
-        on_backend!(session, |backend| { compare(backend, data, validation, test, &options, &mut |_| ())? });
+    let comparison = on_backend!(session, |backend| {
+        compare(backend, pairs.data(), validation, test.data(), &options, &mut |_| ())?
+    });
     if let Some(path) = &args.plot {
         write(path, &plot::svg(&comparison))?;
     }

@@ -1,6 +1,6 @@
 //! `unicon fit`.
 
-use super::args::{self, KernelArgs, LossArgs, PositivesArgs, RankChoice};
+use super::args::{self, KernelArgs, LossArgs, Pairs, PositivesArgs, RankChoice, ValidationArgs};
 use super::fit_best;
 use super::output::{self, Report};
 use super::session::{Session, on_backend};
@@ -14,7 +14,7 @@ use unicon::fit::{
     Batches, DampingOptions, Data, Factorization, FitInfo, FitOptions, FitStatus, Init, KernelOptions,
     Landmarks, RefineOptions, fit,
 };
-use unicon::io::{AtomicFile, RowSource, read_index_vector};
+use unicon::io::{AtomicFile, read_index_vector};
 use unicon::model::Model;
 use unicon::spectral::SvdMethod;
 use unicon::weights::Negatives;
@@ -55,26 +55,10 @@ struct DataArgs {
     /// Features of side y, n_y x d2.
     #[arg(long, value_name = "MATRIX")]
     y: String,
-    /// Validation features of side x.
-    #[arg(long, value_name = "MATRIX", requires = "val_y")]
-    val_x: Option<String>,
-    /// Validation features of side y.
-    #[arg(long, value_name = "MATRIX", requires = "val_x")]
-    val_y: Option<String>,
+    #[command(flatten)]
+    validation: ValidationArgs,
     #[command(flatten)]
     positives: PositivesArgs,
-    /// Group ids of the validation rows of x.
-    #[arg(long, value_name = "NPY", requires_all = ["val_groups_y", "val_x"], conflicts_with = "val_pos_indptr")]
-    val_groups_x: Option<PathBuf>,
-    /// Group ids of the validation rows of y.
-    #[arg(long, value_name = "NPY", requires = "val_groups_x")]
-    val_groups_y: Option<PathBuf>,
-    /// Matches of the validation rows, as --pos-indptr.
-    #[arg(long, value_name = "NPY", requires_all = ["val_pos_indices", "val_x"])]
-    val_pos_indptr: Option<PathBuf>,
-    /// Matches of the validation rows, as --pos-indices.
-    #[arg(long, value_name = "NPY", requires = "val_pos_indptr")]
-    val_pos_indices: Option<PathBuf>,
 }
 
 /// How to align. What is not given has the preset's value.
@@ -297,6 +281,11 @@ impl SolverArgs {
 }
 
 impl KernelFitArgs {
+    /// Whether the kernel's width is given.
+    pub fn has_own_width(&self) -> bool {
+        self.kernel.gamma.is_some() || self.kernel.lengthscale.is_some()
+    }
+
     /// The kernel, where one is asked for.
     pub fn build(&self, preset: Preset, batched: bool, n: usize) -> Result<Option<KernelOptions>> {
         let Some(kind) = self.kernel.kernel else { return Ok(None) };
@@ -381,26 +370,11 @@ impl Args {
 }
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
-    let (x, y) = (args::open(&args.data.x)?, args::open(&args.data.y)?);
-    let positives = args.data.positives.read(&x, &y)?;
-    let data = Data { x: &x, y: &y, positives: &positives };
-    let validation = match (&args.data.val_x, &args.data.val_y) {
-        (Some(x), Some(y)) => Some((args::open(x)?, args::open(y)?)),
-        _ => None,
-    };
-    let relation = PositivesArgs {
-        groups_x: args.data.val_groups_x.clone(),
-        groups_y: args.data.val_groups_y.clone(),
-        pos_indptr: args.data.val_pos_indptr.clone(),
-        pos_indices: args.data.val_pos_indices.clone(),
-    };
-    let validation_positives = match &validation {
-        Some((x, y)) => Some(relation.read(x, y)?),
-        None => None,
-    };
-    let validation = validation.as_ref().zip(validation_positives.as_ref());
-    let validation = validation.map(|((x, y), positives)| Data { x, y, positives });
-    let (n, seed) = (x.rows().min(y.rows()), session.seed());
+    let pairs = Pairs::open(&args.data.x, &args.data.y, &args.data.positives)?;
+    let data = pairs.data();
+    let validation = args.data.validation.open()?;
+    let validation = validation.as_ref().map(Pairs::data);
+    let (n, seed) = (data.x.rows().min(data.y.rows()), session.seed());
     let preset = args.solver.preset(&args.kernel);
     let best = match preset {
         Preset::Best => Some(fit_best::options(&args.solver, &args.loss, &args.kernel, n, seed)?),
@@ -426,6 +400,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     if session.is_first() {
         model.save(&args.out)?;
     }
+    let Data { x, y, positives } = data;
     let shape = (x.rows(), y.rows(), x.cols(), y.cols());
     session.print(&report(&args, preset, &model, &info, &device, shape, positives.nnz())?)
 }

@@ -6,7 +6,7 @@ use super::output::{self, Report};
 use anyhow::Result;
 use std::path::Path;
 use unicon::Error;
-use unicon::fit::{BestOptions, FitInfo, FitStatus, Landmarks, Rank, TracePoint};
+use unicon::fit::{BestOptions, Chosen, FitInfo, FitStatus, Landmarks, Rank, TracePoint, WIDTHS};
 use unicon::model::Model;
 
 /// Steps of the history that people see.
@@ -33,6 +33,7 @@ pub fn options(
     let defaults = BestOptions::new(rank);
     let mut refine = defaults.refine.clone();
     refine.max_steps = solver.refine.unwrap_or(refine.max_steps);
+    let widths = if kernel.has_own_width() { Vec::new() } else { WIDTHS.to_vec() };
     let kernel = kernel.build(Preset::Best, false, n)?;
     if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
         return Err(Error::Unsupported("--exact with the preset best: use --landmarks".into()).into());
@@ -43,6 +44,7 @@ pub fn options(
         whiten: if solver.whiten.is_empty() { defaults.whiten } else { solver.whiten.clone() },
         refine,
         kernel,
+        widths,
         sample: solver.negatives,
         exact: solver.exact_last,
         start: solver.start.as_deref().map(Model::load).transpose()?,
@@ -59,10 +61,9 @@ pub fn describe(info: &FitInfo, report: &mut Report) -> Vec<(String, String)> {
     let row = |name: &str, value: String| (name.to_string(), value);
     let mut rows = Vec::new();
     if let Some(c) = &info.chosen {
-        rows.push(row(
-            "chosen",
-            format!("whiten {}, power {}, tau {}, rank {}", c.whiten, c.power, c.tau, c.rank),
-        ));
+        let width = c.width.map_or_else(String::new, |w| format!(", kernel width {w} median distances"));
+        let Chosen { whiten, power, tau, rank, .. } = c;
+        rows.push(row("chosen", format!("whiten {whiten}, power {power}, tau {tau}, rank {rank}{width}")));
         if c.held_back.0 > 0 {
             rows.push(row("held back to judge", format!("{} of x, {} of y", c.held_back.0, c.held_back.1)));
         }

@@ -95,6 +95,8 @@ pub struct Figures {
     launcher: &'static str,
     transport: String,
     size: usize,
+    /// The place of a rank among those of its machine, and how many these are.
+    local: Vec<[u64; 2]>,
     /// The most bytes of memory the process had at any time.
     resident_bytes: Vec<u64>,
     traffic: Vec<Traffic>,
@@ -108,10 +110,11 @@ impl Job {
     pub fn figures(&self) -> Result<Option<Figures>> {
         let Some(launcher) = self.launcher else { return Ok(None) };
         let traffic = self.group.traffic();
+        let local = self.group.concat(vec![[self.local_rank as u64, self.local_size as u64]])?;
         let resident_bytes = self.group.concat(vec![peak_resident()])?;
         let traffic = self.group.concat(vec![traffic])?;
         let (transport, size) = (self.group.transport().to_string(), self.group.size());
-        Ok(Some(Figures { launcher, transport, size, resident_bytes, traffic }))
+        Ok(Some(Figures { launcher, transport, size, local, resident_bytes, traffic }))
     }
 }
 

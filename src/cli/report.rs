@@ -1,6 +1,6 @@
 //! `unicon report`.
 
-use super::args::{self, PositivesArgs};
+use super::args::{Pairs, PositivesArgs, ValidationArgs};
 use super::encoding::embed;
 use super::eval::TiesArg;
 use super::output::{self, Report};
@@ -9,9 +9,8 @@ use anyhow::Result;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use unicon::io::{AtomicFile, RowSource};
+use unicon::io::AtomicFile;
 use unicon::model::{Model, Side};
-use unicon::positives::Positives;
 use unicon::report::{Measured, Page, look, measure, page};
 
 /// Writes a page that shows an alignment: recall, similarities, weights, a map, and how the fit went.
@@ -31,24 +30,8 @@ pub struct Args {
     y: String,
     #[command(flatten)]
     positives: PositivesArgs,
-    /// Features of side x of further rows to show beside.
-    #[arg(long, value_name = "MATRIX", requires = "val_y")]
-    val_x: Option<String>,
-    /// Features of side y of further rows to show beside.
-    #[arg(long, value_name = "MATRIX", requires = "val_x")]
-    val_y: Option<String>,
-    /// Group ids of the further rows of x.
-    #[arg(long, value_name = "NPY", requires_all = ["val_groups_y", "val_x"], conflicts_with = "val_pos_indptr")]
-    val_groups_x: Option<PathBuf>,
-    /// Group ids of the further rows of y.
-    #[arg(long, value_name = "NPY", requires = "val_groups_x")]
-    val_groups_y: Option<PathBuf>,
-    /// Matches of the further rows, as --pos-indptr.
-    #[arg(long, value_name = "NPY", requires_all = ["val_pos_indices", "val_x"])]
-    val_pos_indptr: Option<PathBuf>,
-    /// Matches of the further rows, as --pos-indices.
-    #[arg(long, value_name = "NPY", requires = "val_pos_indptr")]
-    val_pos_indices: Option<PathBuf>,
+    #[command(flatten)]
+    validation: ValidationArgs,
     /// The values of k in the table.
     #[arg(long, value_delimiter = ',', default_value = "1,5,10", value_name = "K,K,..")]
     k: Vec<usize>,
@@ -64,24 +47,13 @@ pub struct Args {
 }
 
 /// A set of rows, opened.
-type Set = (&'static str, Box<dyn RowSource>, Box<dyn RowSource>, Positives);
+type Set = (&'static str, Pairs);
 
 impl Args {
     fn sets(&self) -> Result<Vec<Set>> {
-        let (x, y) = (args::open(&self.x)?, args::open(&self.y)?);
-        let positives = self.positives.read(&x, &y)?;
-        let mut sets: Vec<Set> = vec![("evaluated", x, y, positives)];
-        if let (Some(x), Some(y)) = (&self.val_x, &self.val_y) {
-            let relation = PositivesArgs {
-                groups_x: self.val_groups_x.clone(),
-                groups_y: self.val_groups_y.clone(),
-                pos_indptr: self.val_pos_indptr.clone(),
-                pos_indices: self.val_pos_indices.clone(),
-            };
-            let (x, y) = (args::open(x)?, args::open(y)?);
-            let positives = relation.read(&x, &y)?;
-            sets.push(("validation", x, y, positives));
-        }
+        let evaluated = Pairs::open(&self.x, &self.y, &self.positives)?;
+        let mut sets: Vec<Set> = vec![("evaluated", evaluated)];
+        sets.extend(self.validation.open()?.map(|pairs| ("validation", pairs)));
         Ok(sets)
     }
 
@@ -101,7 +73,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let mut measured: Vec<(&str, Measured)> = Vec::new();
     let looked = on_backend!(session, |backend| {
         let mut looked = None;
-        for (name, x, y, positives) in &sets {
+        for (name, Pairs { x, y, positives }) in &sets {
             let (zx, zero_x) = embed(session, backend, &model, Side::X, x)?;
             let (zy, zero_y) = embed(session, backend, &model, Side::Y, y)?;
             let z = (&zx, &zy);

@@ -10,7 +10,9 @@ use super::rendezvous::Meeting;
 use super::{Comm, patience};
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::OsStr;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -58,24 +60,30 @@ impl Local {
     /// [`Error::Unsupported`] when they are not all on this machine; [`Error::Comm`] naming a rank that has not come
     /// within [`patience`] or has died; [`Error::Io`].
     pub fn join(launch: &Launch) -> Result<Self> {
-        let (rank, size) = (launch.rank, launch.size);
         let mut folder = None;
         let meeting = Meeting::join(launch, || {
             let made = private_folder()?;
-            let path = made.path().as_os_str().as_encoded_bytes().to_vec();
+            let path = made.path().as_os_str().as_bytes().to_vec();
             folder = Some(made);
             Ok(path)
         })?;
+        Self::with(meeting, folder)
+    }
+
+    /// Connects ranks that have met; the `folder` is that of rank 0, which all were told.
+    fn with(meeting: Meeting, folder: Option<TempDir>) -> Result<Self> {
+        let (rank, size) = meeting.rank();
         let (_, here) = meeting.local();
         if here < size {
             let what = format!("{size} ranks of which {here} are on the machine of rank {rank}");
             return Err(Error::Unsupported(format!("{what}: only ranks on one machine connect without MPI")));
         }
-        let path = String::from_utf8_lossy(meeting.bytes()).into_owned();
+        let path = PathBuf::from(OsStr::from_bytes(meeting.bytes()));
         let mut local = Self { rank, size, peers: (0..size).map(|_| None).collect(), meeting };
-        local.connect(Path::new(&path))?;
+        // Not all may have seen yet that the meeting is complete: they are told.
+        local.connect(&path).inspect_err(|e| local.meeting.fail(e))?;
         // All are connected when this is done: nobody needs the folder any more.
-        local.allgather(&[1], &mut vec![0; size])?;
+        local.allgather(&[1], &mut vec![0; size]).inspect_err(|e| local.meeting.fail(e))?;
         drop(folder);
         Ok(local)
     }
@@ -99,7 +107,7 @@ impl Local {
                     Ok(stream) => break stream,
                     // It is not there yet.
                     Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                        self.look(begin, k)?;
+                        self.look_early(begin, k)?;
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     Err(e) => return Err(Error::io(at(k), e)),
@@ -113,7 +121,7 @@ impl Local {
                 match listener.accept() {
                     Ok((stream, _)) => break stream,
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                        self.look(begin, missing)?;
+                        self.look_early(begin, missing)?;
                         let mut fds = [PollFd::new(&listener, PollFlags::IN)];
                         wait(&mut fds, ROUND)?;
                     }
@@ -149,6 +157,15 @@ impl Local {
             return Err(Error::Comm(format!("rank {rank} has not answered in {seconds:.1} s")));
         }
         Ok(())
+    }
+
+    /// The same before all are connected, when nobody may leave.
+    fn look_early(&self, begin: Instant, rank: usize) -> Result<()> {
+        self.look(begin, rank)?;
+        match self.meeting.left() {
+            Some(rank) => Err(self.closed(rank)),
+            None => Ok(()),
+        }
     }
 
     /// Why a rank's socket is closed: it has died, or another has, or it has left.
@@ -310,5 +327,96 @@ impl Comm for Local {
             }
         }
         self.drive(&mut outgoing, &mut incoming)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::Group;
+    use std::sync::Arc;
+
+    /// Runs `f` as so many ranks, each a thread with its own sockets.
+    fn run<R: Send>(size: usize, f: impl Fn(Local) -> R + Sync) -> Vec<R> {
+        let dir = tempfile::tempdir().unwrap();
+        let place = &dir.path().join("job");
+        let out = std::thread::scope(|scope| {
+            let f = &f;
+            let start = |rank: usize| {
+                scope.spawn(move || {
+                    let mut folder = None;
+                    let meeting = Meeting::at(place, rank, size, || {
+                        let made = private_folder()?;
+                        let path = made.path().as_os_str().as_bytes().to_vec();
+                        folder = Some(made);
+                        Ok(path)
+                    });
+                    f(Local::with(meeting.unwrap(), folder).unwrap())
+                })
+            };
+            let handles: Vec<_> = (0..size).map(start).collect();
+            handles.into_iter().map(|h| h.join().unwrap()).collect()
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        out
+    }
+
+    #[test]
+    fn messages_larger_than_any_buffer_pass_each_other() {
+        // Far more than a socket holds: all send before anybody has read.
+        let bytes = |k: usize| (0..(5 << 20) + k).map(|i| (i * 7 + k) as u8).collect::<Vec<u8>>();
+        let ok = run(3, |local| {
+            let (me, to, from) = (local.rank(), (local.rank() + 1) % 3, (local.rank() + 2) % 3);
+            let mut got = vec![0; bytes(from).len()];
+            local.send_recv(&bytes(me), to, &mut got, from).unwrap();
+            assert_eq!(got, bytes(from));
+            // One direction only, and all to all.
+            match me {
+                0 => local.send_recv(&bytes(0), 1, &mut [], 2).unwrap(),
+                1 => {
+                    let mut got = vec![0; bytes(0).len()];
+                    local.send_recv(&[], 0, &mut got, 0).unwrap();
+                    assert_eq!(got, bytes(0));
+                }
+                _ => {}
+            }
+            let mut all = vec![0; 3 << 20];
+            local.allgather(&vec![me as u8; 1 << 20], &mut all).unwrap();
+            (0..3).all(|k| all[k << 20..(k + 1) << 20].iter().all(|&v| v == k as u8))
+        });
+        assert_eq!(ok, [true; 3]);
+    }
+
+    #[test]
+    fn groups_work_over_it() {
+        let out = run(4, |local| {
+            let g = Group::new(Arc::new(local));
+            let all = g.allgather(&vec![g.rank() as u32; g.rank()]).unwrap();
+            let same = g.same(g.rank() as f64 + 0.5).unwrap();
+            let out = (0..4).map(|k| vec![(10 * g.rank() + k) as u64; k]).collect();
+            let back = g.exchange(out).unwrap();
+            assert!((0..4).all(|k| back[k] == vec![(10 * k + g.rank()) as u64; g.rank()]));
+            g.conclude(Ok((all, same))).unwrap()
+        });
+        let expected = (0..4).map(|k| vec![k as u32; k]).collect::<Vec<_>>();
+        assert!(out.iter().all(|(all, same)| *all == expected && *same == 0.5));
+    }
+
+    #[test]
+    fn a_message_of_another_length_is_an_error() {
+        let said = run(2, |local| match local.rank() {
+            0 => local.send_recv(&[1, 2, 3], 1, &mut [], 1).map_err(|e| e.to_string()),
+            _ => local.send_recv(&[], 0, &mut [0; 2], 0).map_err(|e| e.to_string()),
+        });
+        assert_eq!(said[1], Err("communicator: expected 2 bytes from rank 0, got 3".into()));
+    }
+
+    #[test]
+    fn who_has_left_is_named() {
+        let said = run(3, |local| match local.rank() {
+            2 => String::new(),
+            me => local.send_recv(&[me as u8], 1 - me, &mut [0], 2).unwrap_err().to_string(),
+        });
+        assert!(said[..2].iter().all(|s| s == "communicator: rank 2 has left"), "{said:?}");
     }
 }

@@ -9,8 +9,11 @@
 //! |---|---|
 //! | [`Single`] | one rank |
 //! | [`threads::ranks`] | ranks that are threads of one process: tests, benches |
+//! | [`local::Local`] | processes of one machine, whatever started them |
 //! | MPI, in the program (cargo feature `mpi`) | processes on one or many machines |
 //! | the caller's callbacks, through the C ABI | any other |
+//!
+//! [`launch`] reads what a launcher says to its processes; [`rendezvous`] is where those meet that nothing connects yet.
 
 mod group;
 pub mod launch;

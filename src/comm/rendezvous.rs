@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 /// The longest card that is read: that of rank 0 names all others.
 const LONGEST: u64 = 1 << 24;
 
+/// How long after rank 0 the others give up, and how long rank 0 waits for them to read why it does.
+const LATER: Duration = Duration::from_secs(2);
+
 /// What a rank says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Card {
@@ -67,12 +70,17 @@ impl Meeting {
     ///
     /// # Errors
     /// [`Error::Comm`] naming a rank that has not come within [`patience`], or has died on the way; what `bytes` says;
-    /// [`Error::Io`] where no card can be posted.
+    /// [`Error::Io`] where no card can be posted; [`Error::Unsupported`] for ranks on several machines without a place.
     pub fn join(launch: &Launch, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
-        Self::at(&place(launch), launch.rank, launch.size, bytes)
+        Self::at(&place(launch)?, launch.rank, launch.size, bytes)
     }
 
-    fn at(place: &Path, rank: usize, size: usize, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
+    pub(super) fn at(
+        place: &Path,
+        rank: usize,
+        size: usize,
+        bytes: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
         let card = Card { number: drawn(), size, machine: machine(), ..Card::default() };
         let others = (0..size).map(|_| None).collect();
         let (held, machines) = (Vec::new(), Vec::new());
@@ -81,22 +89,19 @@ impl Meeting {
         meeting.post()?;
         if rank > 0 {
             meeting.follow()?;
-        } else if let Err(e) = meeting.lead(bytes) {
-            // The others wait for this rank: it tells them before it leaves.
-            meeting.card.failure = Some(match &e {
-                Error::Comm(text) => text.clone(),
-                e => format!("rank 0: {e}"),
-            });
-            if meeting.post().is_ok() {
-                meeting.linger();
-            }
-            return Err(e);
+        } else {
+            meeting.lead(bytes).inspect_err(|e| meeting.fail(e))?;
         }
         // One that is not there any more has left. Without locks there is nothing to watch.
         for k in (0..size).filter(|&k| k != rank) {
             meeting.others[k] = meeting.read(k).filter(|(card, ..)| card.locked).map(|(_, _, file)| file);
         }
         Ok(meeting)
+    }
+
+    /// This rank, and the number of ranks.
+    pub fn rank(&self) -> (usize, usize) {
+        (self.rank, self.size)
     }
 
     /// What rank 0 had to tell.
@@ -115,6 +120,12 @@ impl Meeting {
     pub fn dead(&self) -> Option<usize> {
         let died = |file: &File| !is_held(file) && file.metadata().is_ok_and(|m| m.len() > 0);
         (0..self.size).find(|&k| self.others[k].as_ref().is_some_and(died))
+    }
+
+    /// The first rank that has left in order.
+    pub fn left(&self) -> Option<usize> {
+        let left = |file: &File| !is_held(file) && file.metadata().is_ok_and(|m| m.len() == 0);
+        (0..self.size).find(|&k| self.others[k].as_ref().is_some_and(left))
     }
 
     /// Writes this rank's card beside its place, locked, and puts it there.
@@ -152,7 +163,7 @@ impl Meeting {
 
     /// Rank 0's side.
     fn lead(&mut self, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
-        let mut watch = Watch::new(self.size);
+        let mut watch = Watch::new(self.size, patience());
         let mut bytes = Some(bytes);
         loop {
             let mut cards = Vec::new();
@@ -185,11 +196,12 @@ impl Meeting {
 
     /// The side of the other ranks.
     fn follow(&mut self) -> Result<()> {
-        let mut watch = Watch::new(self.size);
+        // Rank 0 is the one that gives up, and says why.
+        let mut watch = Watch::new(self.size, patience() + LATER);
         loop {
             let first = self.read(0);
-            if let Some((Card { failure: Some(text), number, seen, .. }, ..)) = &first
-                && (watch.has_seen(0, *number) || seen.contains(&self.card.number))
+            if let Some((Card { failure: Some(text), number, seen, .. }, lives, _)) = &first
+                && (*lives || watch.has_seen(0, *number) || seen.contains(&self.card.number))
             {
                 return Err(Error::Comm(text.clone()));
             }
@@ -210,13 +222,38 @@ impl Meeting {
         }
     }
 
-    /// Leaves the others some time to read the last card.
-    fn linger(&self) {
-        let until = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < until
-            && (1..self.size).any(|k| self.read(k).is_some_and(|(_, lives, _)| lives))
-        {
-            std::thread::sleep(Duration::from_millis(10));
+    /// Rank 0 tells the others why it does not go on, and leaves them some time to read it: of use while some may not have
+    /// seen yet that the meeting is complete. What other ranks meet, rank 0 sees too.
+    pub fn fail(&mut self, error: &Error) {
+        if self.rank > 0 {
+            return;
+        }
+        self.card.failure = Some(match error {
+            Error::Comm(text) => text.clone(),
+            e => format!("rank 0: {e}"),
+        });
+        // Where nothing can be posted, they see this rank leave.
+        if self.post().is_err() {
+            return;
+        }
+        let until = Instant::now() + LATER;
+        let mut came: Vec<bool> = (0..self.size).map(|k| k == 0 || self.card.seen.len() > k).collect();
+        loop {
+            let mut waits = false;
+            for k in 1..self.size {
+                let lives = match self.read(k) {
+                    Some((_, lives, _)) => {
+                        came[k] |= lives;
+                        lives
+                    }
+                    None => false,
+                };
+                waits |= lives || !came[k];
+            }
+            if !waits || Instant::now() > until {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -242,12 +279,13 @@ impl Drop for Meeting {
 struct Watch {
     seen: Vec<Option<u64>>,
     begin: Instant,
+    patience: Duration,
     nap: Duration,
 }
 
 impl Watch {
-    fn new(size: usize) -> Self {
-        Self { seen: vec![None; size], begin: Instant::now(), nap: Duration::from_millis(1) }
+    fn new(size: usize, patience: Duration) -> Self {
+        Self { seen: vec![None; size], begin: Instant::now(), patience, nap: Duration::from_millis(1) }
     }
 
     fn has_seen(&self, rank: usize, number: u64) -> bool {
@@ -268,7 +306,7 @@ impl Watch {
 
     fn wait(&mut self, rank: usize, place: &Path) -> Result<()> {
         let waited = self.begin.elapsed();
-        if waited > patience() {
+        if waited > self.patience {
             let (seconds, place) = (waited.as_secs_f64(), place.display());
             return Err(Error::Comm(format!("rank {rank} has not come to {place} in {seconds:.1} s")));
         }
@@ -297,7 +335,7 @@ fn path(place: &Path, rank: usize) -> PathBuf {
 }
 
 /// Where the ranks of a job meet.
-fn place(launch: &Launch) -> PathBuf {
+fn place(launch: &Launch) -> Result<PathBuf> {
     let named = |text: &str| {
         // FNV-1a: the same on every machine and in every build.
         let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -309,7 +347,11 @@ fn place(launch: &Launch) -> PathBuf {
             if !launch.job.is_empty() {
                 place.push(format!(".{}", named(&launch.job)));
             }
-            PathBuf::from(place)
+            Ok(PathBuf::from(place))
+        }
+        None if launch.local_size.is_some_and(|here| here < launch.size) => {
+            let what = "set UNICON_RENDEZVOUS to a file name on a disk that all machines share";
+            Err(Error::Unsupported(format!("ranks on several machines have no place to meet: {what}")))
         }
         None => {
             let job = match launch.job.as_str() {
@@ -317,7 +359,7 @@ fn place(launch: &Launch) -> PathBuf {
                 job => job.to_string(),
             };
             let user = std::fs::metadata("/proc/self").map_or(0, |m| m.uid());
-            std::env::temp_dir().join(format!("unicon-{user}-{}", named(&job)))
+            Ok(std::env::temp_dir().join(format!("unicon-{user}-{}", named(&job))))
         }
     }
 }

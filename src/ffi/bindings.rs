@@ -1310,12 +1310,14 @@ pub struct unicon_best_options {
     pub seed: u64,
     pub progress: unicon_progress_fn,
     pub progress_user: *mut ::core::ffi::c_void,
+    pub widths: *const f64,
+    pub n_widths: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of unicon_best_options",
-    ][::core::mem::size_of::<unicon_best_options>() - 176usize];
+    ][::core::mem::size_of::<unicon_best_options>() - 192usize];
     [
         "Alignment of unicon_best_options",
     ][::core::mem::align_of::<unicon_best_options>() - 8usize];
@@ -1391,6 +1393,12 @@ const _: () = {
     [
         "Offset of field: unicon_best_options::progress_user",
     ][::core::mem::offset_of!(unicon_best_options, progress_user) - 168usize];
+    [
+        "Offset of field: unicon_best_options::widths",
+    ][::core::mem::offset_of!(unicon_best_options, widths) - 176usize];
+    [
+        "Offset of field: unicon_best_options::n_widths",
+    ][::core::mem::offset_of!(unicon_best_options, n_widths) - 184usize];
 };
 pub type unicon_best_options_t = unicon_best_options;
 unsafe extern "C" {

@@ -335,6 +335,7 @@ pub(super) unsafe fn best(
             powers: given("options.powers", raw.powers, raw.n_powers, defaults.powers)?,
             refine: refine(raw.refine, raw.seed)?,
             kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge })?,
+            widths: given("options.widths", raw.widths, raw.n_widths, defaults.widths)?,
             minibatch: minibatch(raw.minibatch)?,
             sample: some("options.n_negatives", raw.n_negatives)?,
             exact: boolean("options.exact", raw.exact)?,

@@ -114,7 +114,9 @@ versioned!(
         budget,
         seed,
         progress,
-        progress_user
+        progress_user,
+        widths,
+        n_widths
     ],
     super::options::default_best
 );

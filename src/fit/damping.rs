@@ -5,6 +5,7 @@
 
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::refine::Clock;
+use super::sampling::sampling_error;
 use super::solve::{Encoders, Problem};
 use super::timed;
 use crate::backend::{Backend, Similarity};
@@ -83,16 +84,16 @@ fn size(s: &[f64]) -> f64 {
     s.iter().map(|s| s * s).sum::<f64>().sqrt()
 }
 
-/// Embeddings of both sides with their norms, and what pass 1 said of them: of all negatives, or of two half samples.
+/// Embeddings of both sides with their norms, and what pass 1 said of them.
 struct At<M> {
     zx: (M, Vec<f64>),
     zy: (M, Vec<f64>),
-    w: Vec<Weights>,
+    w: Weights,
 }
 
 impl<M> At<M> {
     fn value(&self) -> f64 {
-        self.w.iter().map(Weights::value).sum::<f64>() / self.w.len() as f64
+        self.w.value()
     }
 }
 
@@ -103,16 +104,14 @@ impl<B: Backend> Problem<'_, B> {
             Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), e.f2.as_ref())?))
         })?;
         let s = Similarity::Embeddings(&zx.0, &zy.0);
-        let samples = negatives.halves().map_or_else(|| vec![negatives], |h| h.to_vec());
         let w = timed(&mut info.seconds.statistics, || {
-            let one = |n| self.backend.weights(s, &self.options.loss, self.positives, n);
-            samples.into_iter().map(one).collect::<Result<Vec<_>>>()
+            self.backend.weights(s, &self.options.loss, self.positives, negatives)
         })?;
         info.evaluations += 1;
         Ok(At { zx, zy, w })
     }
 
-    /// `C` at embeddings. Of half samples it is the mean, with its estimated relative error.
+    /// `C` at embeddings; of sampled negatives with its estimated relative error.
     fn gradient(&self, at: &At<B::Matrix>) -> Result<(Mat<f64>, Option<f64>)> {
         let (backend, s) = (self.backend, Similarity::Embeddings(&at.zx.0, &at.zy.0));
         let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
@@ -124,18 +123,9 @@ impl<B: Backend> Problem<'_, B> {
             false => None,
         };
         let (x, y) = scaled.as_ref().map_or((&self.x.cross, &self.y.cross), |(x, y)| (x, y));
-        let parts = at.w.iter().map(|w| backend.cross(s, w, x, y)).collect::<Result<Vec<_>>>()?;
-        Ok(match &parts[..] {
-            [a, b] => {
-                let mean = (a + b) * faer::Scale(0.5);
-                let error = 0.5 * (a - b).norm_l2() / mean.norm_l2();
-                (mean, Some(error).filter(|e| e.is_finite()))
-            }
-            _ => {
-                let none = || Error::Numerical("no weights to build C from".into());
-                (parts.into_iter().next().ok_or_else(none)?, None)
-            }
-        })
+        let c = backend.cross(s, &at.w, x, y)?;
+        let error = sampling_error(backend, s, (x, y), &at.w, &c)?;
+        Ok((c, error))
     }
 
     /// The damped iteration from encoders, at most `n_iters` steps. A sample of negatives is fixed until its loss is as
@@ -224,10 +214,7 @@ impl<B: Backend> Problem<'_, B> {
         info.trace.push(TracePoint {
             seconds: clock.begin.elapsed().as_secs_f64(),
             loss: at.value(),
-            negatives: match negatives {
-                Negatives::All => None,
-                Negatives::Sampled { per_anchor, .. } => Some(per_anchor),
-            },
+            negatives: negatives.per_anchor(),
             evaluations: info.evaluations,
             ..TracePoint::default()
         });

@@ -100,6 +100,26 @@ pub(crate) fn nystrom<B: Backend>(
     whitened(backend, phi, map, whiten)
 }
 
+/// Rows whose distances stand for all.
+const DISTANCE_ROWS: usize = 256;
+
+/// The median distance between rows; 1 where most are equal.
+pub(crate) fn median_distance<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    x: &B::Matrix,
+    seed: u64,
+) -> Result<f64> {
+    let n = source.rows();
+    let rows = landmark_rows(&Landmarks::Count(n.min(DISTANCE_ROWS)), n, seed)?;
+    let points = host_rows(backend, source, Some(x), &rows)?;
+    let distance = |i: usize, j: usize| (points.row(i) - points.row(j)).norm_l2();
+    let mut all: Vec<f64> =
+        (0..rows.len()).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| distance(i, j)).collect();
+    all.sort_unstable_by(f64::total_cmp);
+    Ok(all.get(all.len() / 2).copied().filter(|d| *d > 0.0).unwrap_or(1.0))
+}
+
 /// The exact kernel solver's features: `n x n`.
 pub(crate) fn exact<B: Backend>(
     backend: &B,

@@ -28,7 +28,8 @@ pub struct TracePoint {
     pub evaluations: usize,
     /// Mean reciprocal rank on the validation rows, mean of both directions.
     pub score: Option<f64>,
-    /// With sampled negatives, the relative error they leave in the gradient, estimated from two half samples.
+    /// With sampled negatives, the relative error they leave in the gradient, estimated from two half samples: at every
+    /// step of damping, at the first of each sample in refinement.
     #[serde(default)]
     pub sampling_error: Option<f64>,
 }
@@ -42,6 +43,8 @@ pub struct Chosen {
     pub power: f64,
     /// Temperature.
     pub tau: f64,
+    /// Width of rbf and matern kernels, in median distances; none where it was not to be chosen.
+    pub width: Option<f64>,
     /// Rank.
     pub rank: usize,
     /// Every candidate tried: `(whiten, power, validation score)`.

@@ -335,7 +335,7 @@ impl<B: Backend> Descent<'_, B> {
                 }
             }
             info.seconds.validation += begin.elapsed().as_secs_f64();
-            score = Some(value);
+            score = Some(value.min(1.0));
             if state.best.as_ref().is_none_or(|(best, _)| value > *best) {
                 (state.best, state.stale) = (Some((value, encoders.clone())), 0);
             } else {

@@ -18,7 +18,7 @@ mod solve;
 #[cfg(test)]
 mod tests;
 
-pub use best::{BestOptions, Rank, fit_best, fit_best_watched};
+pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
 pub use damping::DampingOptions;
 pub(crate) use features::{download, host, upload};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
@@ -187,9 +187,8 @@ fn fit_one<B: Backend>(
                 maps: None,
                 rank: options.rank,
                 seconds: Seconds::default(),
-                sampling_error: None,
             };
-            let held = validation.map(|(x, y, positives)| Held { x, y, positives });
+            let held = validation.map(|(x, y, positives)| Held { x, y, positives, loss: &options.loss });
             let start = alignment.variables(&encoders);
             let watch: Watch<'_> = &mut |_| Ok(());
             let shape = (backend.shape(x.embed()), backend.shape(y.embed()), data.positives.nnz());

@@ -116,12 +116,13 @@ pub(super) fn leading(e: &Encoders, rank: usize) -> Encoders {
 pub(super) struct Choice {
     pub(super) lambda: f64,
     pub(super) power: f64,
+    pub(super) score: f64,
     pub(super) top: TopR,
     pub(super) candidates: Vec<(f64, f64, f64)>,
 }
 
 /// Chooses shrinkage and power on rows rotated into the eigenbases. The shrinkage is searched uphill from neighbour to
-/// neighbour, from the middle, for the balanced split of the singular values; then the other splits are tried. `trial`
+/// neighbour, from two starts, for the balanced split of the singular values; then the other splits are tried. `trial`
 /// is the rank that they are judged at, `widest` the number of triplets that may be used.
 pub(super) fn choose<B: Backend>(
     backend: &B,
@@ -137,7 +138,7 @@ pub(super) fn choose<B: Backend>(
         let e = leading(&Encoders::split(top, Factorization::Power(power)), trial);
         let e = moments.on_rotated(lambda, &e);
         let score = timed(&mut info.seconds.validation, || judge.score(backend, &e))?;
-        candidates.push((lambda, power, score));
+        candidates.push((lambda, power, score.min(1.0)));
         Ok::<_, Error>(score)
     };
     let usual = powers.iter().copied().find(|p| *p == 0.5).unwrap_or(powers[0]);
@@ -145,7 +146,7 @@ pub(super) fn choose<B: Backend>(
     lambdas.sort_by(|a, b| b.total_cmp(a));
     lambdas.dedup();
     let mut tried: Vec<Option<(f64, TopR)>> = lambdas.iter().map(|_| None).collect();
-    let mut next = vec![lambdas.len() / 3, 2 * lambdas.len() / 3];
+    let mut next = vec![lambdas.len() / 4, 3 * lambdas.len() / 4];
     next.dedup();
     let best = loop {
         let solved = timed(&mut info.seconds.spectral, || {
@@ -173,5 +174,5 @@ pub(super) fn choose<B: Backend>(
             (highest, power) = (value, p);
         }
     }
-    Ok(Choice { lambda, power, top, candidates })
+    Ok(Choice { lambda, power, score: highest, top, candidates })
 }

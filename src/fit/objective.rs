@@ -1,6 +1,7 @@
 //! The loss as a function of both encoders, with its exact gradient through the row normalisation.
 
 use super::info::Seconds;
+use super::sampling::{relative_error, share};
 use super::solve::Encoders;
 use super::timed;
 use crate::backend::Backend;
@@ -23,8 +24,6 @@ pub(crate) struct Alignment<'a, B: Backend> {
     pub(crate) maps: Option<(&'a Mat<f64>, &'a Mat<f64>)>,
     pub(crate) rank: usize,
     pub(crate) seconds: Seconds,
-    /// With sampled negatives, the relative error they left in the latest gradient, from two half samples.
-    pub(crate) sampling_error: Option<f64>,
 }
 
 impl<B: Backend> Alignment<'_, B> {
@@ -72,12 +71,39 @@ impl<B: Backend> Alignment<'_, B> {
     }
 }
 
+/// Embeddings, and the norms that they were divided by.
+type Embedded<M> = (M, Vec<f64>);
+
 impl<B: Backend> Alignment<'_, B> {
+    /// Both sides' embeddings under the encoders of variables.
+    fn embed(&mut self, v: &[f64]) -> Result<(Embedded<B::Matrix>, Embedded<B::Matrix>)> {
+        let (backend, (x, y)) = (self.backend, (self.x, self.y));
+        let e = self.encoders(v);
+        timed(&mut self.seconds.encode, || {
+            Ok((backend.encode(x, e.f1.as_ref())?, backend.encode(y, e.f2.as_ref())?))
+        })
+    }
+
+    /// With sampled negatives, the estimated relative error that they leave in the `gradient` at `v`. Takes as long as
+    /// the gradient.
+    pub(crate) fn sampling_error(&mut self, v: &[f64], gradient: &[f64]) -> Result<Option<f64>> {
+        let Some([first, second]) = self.negatives.halves() else { return Ok(None) };
+        let (zx, zy) = self.embed(v)?;
+        let (a, b) = (self.at(&zx, &zy, first)?, self.at(&zx, &zy, second)?);
+        let (g1, g2) = self.parts(gradient);
+        Ok(relative_error(
+            &[g1, g2],
+            &[a.1.as_ref(), a.2.as_ref()],
+            &[b.1.as_ref(), b.2.as_ref()],
+            share(self.negatives, self.positives),
+        ))
+    }
+
     /// Value and gradient in both encoders at embeddings, over some negatives.
     fn at(
         &mut self,
-        (zx, norms_x): &(B::Matrix, Vec<f64>),
-        (zy, norms_y): &(B::Matrix, Vec<f64>),
+        (zx, norms_x): &Embedded<B::Matrix>,
+        (zy, norms_y): &Embedded<B::Matrix>,
         negatives: Negatives,
     ) -> Result<(f64, Mat<f64>, Mat<f64>)> {
         let (backend, seconds) = (self.backend, &mut self.seconds);
@@ -97,24 +123,8 @@ impl<B: Backend> Alignment<'_, B> {
 
 impl<B: Backend> Objective for Alignment<'_, B> {
     fn evaluate(&mut self, v: &[f64], gradient: &mut [f64]) -> Result<f64> {
-        let (backend, (x, y)) = (self.backend, (self.x, self.y));
-        let e = self.encoders(v);
-        let (zx, zy) = timed(&mut self.seconds.encode, || {
-            Ok::<_, crate::Error>((backend.encode(x, e.f1.as_ref())?, backend.encode(y, e.f2.as_ref())?))
-        })?;
-        self.sampling_error = None;
-        let (value, g1, g2) = match self.negatives.halves() {
-            None => self.at(&zx, &zy, self.negatives)?,
-            Some([first, second]) => {
-                let (a, b) = (self.at(&zx, &zy, first)?, self.at(&zx, &zy, second)?);
-                let mean = |a: &Mat<f64>, b: &Mat<f64>| (a + b) * faer::Scale(0.5);
-                let (g1, g2) = (mean(&a.1, &b.1), mean(&a.2, &b.2));
-                let size = g1.norm_l2().hypot(g2.norm_l2());
-                let difference = (&a.1 - &b.1).norm_l2().hypot((&a.2 - &b.2).norm_l2());
-                self.sampling_error = (size > 0.0).then(|| 0.5 * difference / size);
-                (0.5 * (a.0 + b.0), g1, g2)
-            }
-        };
+        let (zx, zy) = self.embed(v)?;
+        let (value, g1, g2) = self.at(&zx, &zy, self.negatives)?;
         let (first, second) = gradient.split_at_mut(g1.nrows() * g1.ncols());
         Self::write(g1.as_ref(), first);
         Self::write(g2.as_ref(), second);

@@ -8,6 +8,7 @@ use crate::backend::{Backend, Similarity, Ties};
 use crate::comm::Group;
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
+use crate::loss::Loss;
 use crate::optim::{Lbfgs, Pair, Step};
 use crate::positives::Positives;
 use crate::weights::Negatives;
@@ -65,10 +66,13 @@ pub(crate) struct Held<'a, M> {
     pub(crate) x: &'a M,
     pub(crate) y: &'a M,
     pub(crate) positives: &'a Positives,
+    /// What decides between encoders that rank every pair first.
+    pub(crate) loss: &'a Loss,
 }
 
 impl<M> Held<'_, M> {
     /// Mean reciprocal rank of the best positive, mean of both directions: smoother than Recall@1 and of the same mind.
+    /// Where all are first it is above 1, the more the lower their loss: few rows are soon all found.
     pub(crate) fn score<B: Backend<Matrix = M>>(&self, backend: &B, e: &Encoders) -> Result<f64> {
         let zx = backend.encode(self.x, e.f1.as_ref())?.0;
         let zy = backend.encode(self.y, e.f2.as_ref())?.0;
@@ -78,7 +82,13 @@ impl<M> Held<'_, M> {
             &self.positives.transposed(),
             Ties::LowerIndex,
         )?;
-        Ok(0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back)))
+        let score = 0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back));
+        if score < 1.0 {
+            return Ok(score);
+        }
+        let s = Similarity::Embeddings(&zx, &zy);
+        let loss = backend.weights(s, self.loss, self.positives, Negatives::All)?.value();
+        Ok(1.0 + 1.0 / (1.0 + loss.exp()))
     }
 }
 
@@ -235,10 +245,13 @@ fn observe<B: Backend>(
     watch: Watch<'_>,
 ) -> Result<()> {
     let encoders = f.encoders(&state.lbfgs.x);
+    // It doubles the cost of an iterate: the first of a sample stands for all.
+    let first = info.trace.last().is_none_or(|t| t.negatives != f.negatives.per_anchor());
+    let sampling_error = if first { f.sampling_error(&state.lbfgs.x, &state.lbfgs.gradient)? } else { None };
     let mut score = None;
     if let Some(held) = held {
         let value = held.score(f.backend, &encoders)?;
-        score = Some(value);
+        score = Some(value.min(1.0));
         if state.best.as_ref().is_none_or(|(best, _)| value > *best) {
             state.best = Some((value, state.lbfgs.x.clone()));
             state.stale = 0;
@@ -251,13 +264,10 @@ fn observe<B: Backend>(
     info.trace.push(TracePoint {
         seconds,
         loss: state.lbfgs.value,
-        negatives: match f.negatives {
-            Negatives::All => None,
-            Negatives::Sampled { per_anchor, .. } => Some(per_anchor),
-        },
+        negatives: f.negatives.per_anchor(),
         evaluations: state.lbfgs.evaluations,
         score,
-        sampling_error: f.sampling_error,
+        sampling_error,
     });
     info.loss.push(state.lbfgs.value);
     watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss: state.lbfgs.value })

@@ -334,8 +334,8 @@ class Context:
         """The fit that needs no tuning. Returns (Model, FitInfo).
 
         r is a number, "auto", or a share of the energy below 1. Shrinkage, power and, with tau="auto", the temperature are chosen on
-        the validation pairs, or on a tenth of the rows that is held back. loss, tau, kernel, landmarks, whiten and powers
-        (lists of candidates), refine, minibatch, n_negatives, exact, final_loss, checkpoint, budget and seed are options.
+        the validation pairs, or on a tenth of the rows that is held back. loss, tau, kernel, landmarks, whiten, powers and
+        widths (lists of candidates), refine, minibatch, n_negatives, exact, final_loss, checkpoint, budget and seed are options.
         """
         raw, keep = best_options(_lib, _check, r, options)
         room = raw.r if raw.r > 0 else min(np.shape(x)[1], np.shape(y)[1])

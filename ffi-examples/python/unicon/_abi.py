@@ -165,6 +165,8 @@ class BestOptions(Structure):
         ("seed", c_uint64),
         ("progress", ProgressFn),
         ("progress_user", c_void_p),
+        ("widths", c_void_p),
+        ("n_widths", c_int64),
     ]
 
 

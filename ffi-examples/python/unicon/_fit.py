@@ -92,7 +92,7 @@ def best_options(lib, check, r, options):
     elif tau is not None:
         raise TypeError('tau: expected "auto"; a temperature is part of the loss')
     _common(raw, options, keep)
-    for name in ("whiten", "powers"):
+    for name in ("whiten", "powers", "widths"):
         value = options.pop(name, None)
         if value is not None:
             value = np.atleast_1d(np.ascontiguousarray(value, dtype=np.float64))

@@ -1,8 +1,9 @@
 //! From gradients of embeddings to the gradient of their encoder.
 
+use super::Cpu;
 use super::gemm::gemm_tn;
 use super::matrix::Matrix;
-use super::{Cpu, Meter, add};
+use super::panels::{Meter, add};
 use crate::backend::plan::TILE;
 use crate::comm::Fold;
 use crate::control::Phase;

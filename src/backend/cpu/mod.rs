@@ -9,6 +9,8 @@ mod contract;
 pub mod gemm;
 mod matrix;
 mod memory;
+mod negated;
+mod panels;
 mod ranks;
 mod search;
 pub mod simd;
@@ -20,10 +22,10 @@ pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
-use crate::backend::plan::{Plan, TILE};
+use crate::backend::plan::TILE;
 use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
 use crate::comm::{Fold, Group};
-use crate::control::{Control, Phase, Progress};
+use crate::control::{Control, Phase};
 use crate::error::{Error, Result};
 use crate::io::{RowSource, check_rows};
 use crate::kernel::Kernel;
@@ -34,6 +36,7 @@ use crate::spectral::{self, SvdMethod, TopR};
 use crate::weights::{Negatives, Weights};
 use faer::{Mat, MatRef};
 use gemm::{gemm_nn, gemm_nt, gemm_tn};
+use panels::{Meter, add};
 use rayon::prelude::*;
 use spill::{Spill, bytes};
 use std::marker::PhantomData;
@@ -41,7 +44,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tiles::{Source, Tiles};
+use tiles::Source;
 
 /// The CPU backend computing in `T`.
 #[derive(Debug)]
@@ -61,33 +64,6 @@ impl<T> Clone for Cpu<T> {
         let (group, spill) = (self.group.clone(), self.spill.clone());
         Self { pool, control, account, group, spill, bf16: self.bf16, real: PhantomData }
     }
-}
-
-/// Where the panels of a visit stand in the whole, for progress: part `done` of `of`.
-struct Meter {
-    phase: Phase,
-    done: usize,
-    of: usize,
-    /// Whoever calls reports.
-    quiet: bool,
-}
-
-impl Meter {
-    /// The panels are the whole.
-    fn whole(phase: Phase) -> Self {
-        Self { phase, done: 0, of: 1, quiet: false }
-    }
-
-    fn quiet(phase: Phase) -> Self {
-        Self { phase, done: 0, of: 1, quiet: true }
-    }
-}
-
-/// Adds the second sum to the first.
-// A `Fold` adds values of one type, here vectors.
-#[allow(clippy::ptr_arg)]
-fn add(a: &mut Vec<f64>, b: Vec<f64>) {
-    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
 }
 
 impl<T: Real> Cpu<T> {
@@ -172,116 +148,10 @@ impl<T: Real> Cpu<T> {
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.pool.install(f)
     }
-
-    /// Zeros in the rows that this rank holds of `rows`.
-    fn zeros(&self, rows: usize, cols: usize) -> Result<Matrix<T>> {
-        Matrix::zeros(rows, cols, self.layout(rows, TILE).own(), &self.account)
-    }
-
-    fn report(&self, phase: Phase, done: usize, total: usize) -> Result<()> {
-        let progress = Progress { phase, done: done as u64, total: total as u64, loss: f64::NAN };
-        self.control.report(progress)
-    }
-
-    /// Runs `work` on every panel and its state in parallel, a wave of one panel a thread at a time, and `fold`s the
-    /// results in panel order on the calling thread. Reports progress and checks for cancellation between waves.
-    fn for_panels<S: Send, A: Send>(
-        &self,
-        meter: &Meter,
-        panels: Range<usize>,
-        states: &mut [S],
-        work: impl Fn(usize, &mut S) -> Result<A> + Sync,
-        mut fold: impl FnMut(A) -> Result<()>,
-    ) -> Result<()> {
-        let wave = self.threads();
-        let total = panels.len();
-        for (k, states) in states.chunks_mut(wave).enumerate() {
-            let first = panels.start + k * wave;
-            let parts: Vec<Result<A>> = if states.len() == 1 {
-                states.iter_mut().map(|state| work(first, state)).collect()
-            } else {
-                self.install(|| {
-                    states.par_iter_mut().enumerate().map(|(i, state)| work(first + i, state)).collect()
-                })
-            };
-            for part in parts {
-                fold(part?)?;
-            }
-            if !meter.quiet {
-                let done = meter.done * total + ((k + 1) * wave).min(total);
-                self.report(meter.phase, done, meter.of * total)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A new matrix of `rows x cols` made panel by panel: `fill(rows, panel)`.
-    fn build(
-        &self,
-        rows: usize,
-        cols: usize,
-        fill: impl Fn(Range<usize>, &mut [T]) -> Result<()> + Sync,
-    ) -> Result<Matrix<T>> {
-        let own = self.layout(rows, TILE).own();
-        if let Some(spill) = &self.spill
-            && self.account.read().0 + bytes::<T>(own.len(), cols) > spill.resident()
-        {
-            let file = self.fill_file(spill, own.clone(), cols, fill)?;
-            return Ok(Matrix::in_file(rows, own.clone(), file, own.start));
-        }
-        let mut out = self.zeros(rows, cols)?;
-        let first = own.start;
-        if cols > 0 {
-            self.install(|| {
-                out.data_mut().par_chunks_mut(TILE * cols).enumerate().try_for_each(|(p, panel)| {
-                    let start = first + p * TILE;
-                    fill(start..start + panel.len() / cols, panel)
-                })
-            })?;
-        }
-        Ok(out)
-    }
-
-    fn tiles<'a>(
-        &self,
-        s: Similarity<'a, Matrix<T>>,
-        loss: &'a Loss,
-        positives: &Positives,
-        negatives: Negatives,
-    ) -> Tiles<'a, T> {
-        // At zero all negatives are alike: there is nothing to sample.
-        let negatives = if matches!(s, Similarity::Zeros(..)) { Negatives::All } else { negatives };
-        let plan = Plan::new(positives.n_x(), positives.n_y(), negatives);
-        Tiles { source: Source::new(s), loss, positives: positives.clone(), plan, bf16: self.bf16 }
-    }
 }
 
 /// Rows of a Gram matrix that are computed at once.
 const GRAM_BLOCK: usize = 128;
-
-impl<T: Real> Cpu<T> {
-    /// A small host matrix as row-major `T`: that of rank 0, should the ranks' processors have rounded differently.
-    fn agreed(&self, w: MatRef<'_, f64>) -> Result<Vec<T>> {
-        let entries = |i: usize| (0..w.ncols()).map(move |j| T::of(w[(i, j)]));
-        let mut out: Vec<T> = (0..w.nrows()).flat_map(entries).collect();
-        self.group.broadcast(0, &mut out)?;
-        Ok(out)
-    }
-
-    /// The same similarities, explicit ones on every rank as a whole.
-    fn whole<'a>(
-        &self,
-        s: Similarity<'a, Matrix<T>>,
-        hold: &'a mut Option<Matrix<T>>,
-    ) -> Result<Similarity<'a, Matrix<T>>> {
-        match s {
-            Similarity::Dense(s) if !self.group.is_single() => {
-                Ok(Similarity::Dense(hold.insert(self.complete(s)?)))
-            }
-            s => Ok(s),
-        }
-    }
-}
 
 impl<T: Real> Backend for Cpu<T> {
     type Matrix = Matrix<T>;

@@ -1,8 +1,9 @@
 //! Rows that other ranks hold, or that are in a file: fetched by number, or streamed past in order.
 
+use super::Cpu;
 use super::matrix::Matrix;
+use super::panels::Meter;
 use super::tiles::Tiles;
-use super::{Cpu, Meter};
 use crate::backend::plan::{Plan, TILE};
 use crate::comm::{Fold, Layout, Part};
 use crate::control::Phase;

@@ -1,7 +1,7 @@
 //! Pass 1: sums over negatives of every row and column, the loss and the coefficients of `S(gamma)`.
 
 use super::Cpu;
-use super::contract::additive_kind;
+use super::negated::additive_kind;
 use super::ranks::{PIECE, TileSums};
 use super::tiles::{Scratch, Source, Tiles, product};
 use crate::backend::anchors::{Factors, additive_side, clip_numbers};

@@ -114,6 +114,10 @@ struct Point {
     predicted_memory: f64,
     /// Time of one rank against time of these, per work.
     efficiency: f64,
+    /// Share of the time that moving data took of the slowest rank, beside computation or not.
+    share: f64,
+    /// The same as the model has it, with the rates of this run.
+    predicted_share: f64,
 }
 
 /// The most memory that the ranks had during the measurement of a size, in bytes, rank by rank.
@@ -192,7 +196,32 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
     };
     samples.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let of = |k: usize| samples.get(k).copied().unwrap_or_default();
-    let shape = plan::Job {
+    let shape = shape(ranks, n, args);
+    let (one, two) = update_traffic(&shape, 4.0);
+    let planned = plan::plan(&shape, &Rates::of("cpu")?)?;
+    let (least, most) = (of(0).seconds, of(samples.len().saturating_sub(1)).seconds);
+    let median = of(samples.len() / 2);
+    let (predicted, predicted_memory) = (one + two, planned.memory_bytes + planned.replicated_bytes);
+    let share = median.moving / median.seconds;
+    Ok(Point {
+        mode,
+        ranks,
+        n,
+        median,
+        least,
+        most,
+        predicted,
+        memory,
+        predicted_memory,
+        efficiency: 1.0,
+        share,
+        predicted_share: 0.0,
+    })
+}
+
+/// The job of which one exact update is measured.
+fn shape(ranks: usize, n: usize, args: &Args) -> plan::Job {
+    plan::Job {
         n_x: n as f64,
         n_y: n as f64,
         d: (args.scaling_d as f64, args.scaling_d as f64),
@@ -203,13 +232,14 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
         whiten: false,
         final_loss: false,
         ranks: ranks as f64,
-    };
-    let (one, two) = update_traffic(&shape, 4.0);
-    let planned = plan::plan(&shape, &Rates::of("cpu")?)?;
-    let (least, most) = (of(0).seconds, of(samples.len().saturating_sub(1)).seconds);
-    let median = of(samples.len() / 2);
-    let (predicted, predicted_memory) = (one + two, planned.memory_bytes + planned.replicated_bytes);
-    Ok(Point { mode, ranks, n, median, least, most, predicted, memory, predicted_memory, efficiency: 1.0 })
+    }
+}
+
+/// Of one exact update with these rates: seconds of moving data, of all seconds.
+fn predicted_share(p: &Point, rates: &Rates, args: &Args) -> Tried<f64> {
+    let planned = plan::plan(&shape(p.ranks, p.n, args), rates)?;
+    let moving = p.predicted / rates.link;
+    Ok(moving / (planned.pass1_seconds + planned.pass2_seconds).max(moving))
 }
 
 /// Rates that the measurement implies, for `unicon plan --rates`.
@@ -266,10 +296,14 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
     report.value("transport", transport)?;
     report.value("d", args.scaling_d)?;
     report.value("rank", args.scaling_rank)?;
-    report.value("points", &points)?;
-    if let Some(alone) = points.first().filter(|_| session.is_first()) {
-        report.value("rates", rates(alone, widest, args)?)?;
+    let rates = points.first().map(|alone| rates(alone, widest, args)).transpose()?;
+    if let Some(rates) = rates.filter(|_| session.is_first()) {
+        for p in &mut points {
+            p.predicted_share = predicted_share(p, &rates, args)?;
+        }
+        report.value("rates", rates)?;
     }
+    report.value("points", &points)?;
     let share = |v: f64, p: &Point| format!("{:.3}", v / p.median.seconds);
     let row = |p: &Point| {
         vec![
@@ -280,6 +314,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
             format!("{:.3}", p.efficiency),
             share(p.median.compute, p),
             share(p.median.moving, p),
+            output::three(p.predicted_share),
             share(p.median.waiting, p),
             share(p.median.hidden, p),
             output::bytes(p.median.received as u64),
@@ -296,6 +331,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
         "efficiency",
         "compute",
         "moving",
+        "model",
         "waiting",
         "hidden",
         "received",

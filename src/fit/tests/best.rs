@@ -6,16 +6,18 @@ use crate::backend::cpu::Cpu;
 use crate::fit::info::Seconds;
 use crate::fit::minibatch::{self, Descent};
 use crate::fit::objective::Alignment;
-use crate::fit::refine::{Clock, Run, refine};
+use crate::fit::refine::{Clock, Held, Run, refine};
 use crate::fit::solve::Encoders;
 use crate::fit::{
     BestOptions, Data, FitInfo, FitStatus, KernelOptions, Landmarks, MinibatchOptions, Rank, RefineOptions,
-    fit_best,
+    WIDTHS, fit_best,
 };
+use crate::io::HostMatrix;
 use crate::kernel::{Kernel, KernelKind};
 use crate::loss::{Loss, LossKind};
-use crate::model::Model;
+use crate::model::{Encoder, Model};
 use crate::optim::Objective;
+use crate::positives::Positives;
 use crate::weights::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
@@ -60,7 +62,6 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
         maps: None,
         rank,
         seconds: Seconds::default(),
-        sampling_error: None,
     };
     let value = |e: &Encoders| {
         let mut f = alignment();
@@ -208,4 +209,45 @@ fn a_checkpoint_continues_every_phase_bit_for_bit() {
     // A state of another fit is refused.
     let other = BestOptions { checkpoint: Some(dir.path().join("3.state")), seed: 9, ..o };
     assert!(fit_best(&oracle(), data(&s), None, &other).is_err());
+}
+
+/// With `gamma = 1` the Gram matrix of these rows is close to the identity, and nothing carries over to other rows.
+#[test]
+fn a_kernels_width_is_chosen_in_median_distances() {
+    let s = pairs(400, 30, 20, 6, 1.0, 12);
+    let kernel = KernelOptions::new(Kernel::new(KernelKind::Rbf), Landmarks::Count(100));
+    let own = BestOptions { kernel: Some(kernel), ..BestOptions::new(Rank::Fixed(6)) };
+    let chosen = BestOptions { widths: WIDTHS.to_vec(), ..own.clone() };
+    let ((_, before), (model, after)) = (run(&s, &own), run(&s, &chosen));
+    let score = |info: &FitInfo| info.trace.iter().filter_map(|t| t.score).fold(0.0, f64::max);
+    assert!(score(&after) > 2.0 * score(&before), "{} {}", score(&after), score(&before));
+    let width = after.chosen.unwrap().width.unwrap();
+    assert_eq!((WIDTHS.contains(&width), before.chosen.unwrap().width), (true, None));
+    let [c] = &model.components[..] else { panic!("one component") };
+    let gamma = |e: &Encoder| e.map.as_ref().unwrap().kernel.gamma;
+    // Distances between rows `z A + e`, z and e standard normal: 2 (6 + 1) d in the mean.
+    for (gamma, d) in [(gamma(&c.x), 30.0f64), (gamma(&c.y), 20.0)] {
+        let unit = gamma.powf(-0.5) / width;
+        assert!((unit / (14.0 * d).sqrt() - 1.0).abs() < 0.2, "{unit} {d}");
+    }
+    // A kernel without a width has nothing to choose.
+    let angular = KernelOptions::new(Kernel::new(KernelKind::Angular), Landmarks::Count(100));
+    let angular = run(&s, &BestOptions { kernel: Some(angular), ..chosen }).1;
+    assert_eq!(angular.chosen.unwrap().width, None);
+}
+
+#[test]
+fn among_encoders_that_find_every_pair_the_loss_decides() {
+    let backend = oracle();
+    let rows = |d: [f64; 4]| backend.load(&HostMatrix::from_f64("z", 2, 2, d.to_vec()).unwrap()).unwrap();
+    let (positives, loss) = (Positives::diagonal(2), Loss::clip(0.07));
+    let unit = || Mat::from_fn(2, 2, |i, j| f64::from(u8::from(i == j)));
+    let score = |y: [f64; 4]| {
+        let held = Held { x: &rows([1.0, 0.0, 0.0, 1.0]), y: &rows(y), positives: &positives, loss: &loss };
+        held.score(&backend, &Encoders { f1: unit(), f2: unit() }).unwrap()
+    };
+    let (apart, close, wrong) =
+        (score([1.0, 0.0, 0.0, 1.0]), score([0.8, 0.6, 0.6, 0.8]), score([0.0, 1.0, 1.0, 0.0]));
+    assert!(apart > close && close > 1.0 && apart <= 2.0, "{apart} {close}");
+    assert_eq!(wrong, 0.5);
 }

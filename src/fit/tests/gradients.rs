@@ -34,7 +34,6 @@ fn check(data: &Sample, loss: Loss, mapped: bool, negatives: Negatives) {
         maps: mapped.then_some((&maps.0, &maps.1)),
         rank: r,
         seconds: Seconds::default(),
-        sampling_error: None,
     };
     let v = f.variables(&start);
     let mut gradient = vec![0.0; v.len()];

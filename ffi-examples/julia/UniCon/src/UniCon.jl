@@ -367,11 +367,11 @@ struct KernelUniCon
 end
 
 """
-    BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten, powers, options...)
+    BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten, powers, widths, options...)
 
 The solver that needs no tuning: whitening, one spectral update and a refinement on sampled negatives, with the shrinkage, the power
 and, with `tau = :auto`, the temperature chosen on validation pairs, or on a tenth of the samples that is held back. `r` is a number, `:auto`,
-or a share of the energy below 1. `whiten` and `powers` are vectors of candidates. `options` are the other fields of
+or a share of the energy below 1. `whiten`, `powers` and `widths` are vectors of candidates. `options` are the other fields of
 `unicon_best_options_t`: `refine` ([`Refine`](@ref)), `minibatch` ([`Minibatch`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`.
 """
 struct BestUniCon
@@ -380,11 +380,11 @@ struct BestUniCon
     tau::Union{Nothing,Symbol}
     kernel::Union{Nothing,Kernel}
     landmarks::Union{Nothing,Int,Vector{Int64}}
-    candidates::Tuple{Vector{Float64},Vector{Float64}}
+    candidates::NTuple{3,Vector{Float64}}
     options::Dict{Symbol,Any}
-    function BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten = Float64[], powers = Float64[], options...)
+    function BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten = Float64[], powers = Float64[], widths = Float64[], options...)
         tau in (nothing, :auto) || throw(ArgumentError("tau: expected :auto; a temperature is part of the loss"))
-        candidates = (Vector{Float64}(whiten), Vector{Float64}(powers))
+        candidates = map(Vector{Float64}, (whiten, powers, widths))
         return new(r, loss, tau, kernel, from_zero(landmarks), candidates, Dict{Symbol,Any}(options))
     end
 end
@@ -452,9 +452,10 @@ function fit_options(solver::BestUniCon)
     end
     raw.tau_auto = solver.tau === :auto
     solver.kernel === nothing || (raw.kernel = pointer_from_objref(solver.kernel.raw))
-    whiten, powers = solver.candidates
+    whiten, powers, widths = solver.candidates
     isempty(whiten) || ((raw.whiten, raw.n_whiten) = (pointer(whiten), length(whiten)))
     isempty(powers) || ((raw.powers, raw.n_powers) = (pointer(powers), length(powers)))
+    isempty(widths) || ((raw.widths, raw.n_widths) = (pointer(widths), length(widths)))
     set_landmarks!(raw, solver.landmarks)
     return set!(raw, solver.options)
 end

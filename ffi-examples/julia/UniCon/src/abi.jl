@@ -151,6 +151,8 @@ mutable struct BestOptions_t
     seed::UInt64
     progress::Ptr{Cvoid}
     progress_user::Ptr{Cvoid}
+    widths::Ptr{Float64}
+    n_widths::Int64
     BestOptions_t() = new()
 end
 

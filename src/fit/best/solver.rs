@@ -1,0 +1,149 @@
+//! What descends from the spectral step: on mini-batches, then by L-BFGS.
+
+use super::BestOptions;
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::fit::Data;
+use crate::fit::checkpoint::Checkpoint;
+use crate::fit::info::FitInfo;
+use crate::fit::minibatch::{self, Descent, MinibatchOptions};
+use crate::fit::moments::Moments;
+use crate::fit::objective::Alignment;
+use crate::fit::refine::{Clock, Held, RefineOptions, Run, Watch, refine};
+use crate::fit::solve::Encoders;
+use crate::loss::Loss;
+use crate::weights::Negatives;
+use faer::Mat;
+
+/// Temperatures that are tried.
+const TAUS: [f64; 5] = [0.03, 0.05, 0.07, 0.1, 0.2];
+/// Steps that judge a temperature: of L-BFGS, and of mini-batches.
+const TAU_STEPS: (usize, usize) = (3, 32);
+
+/// What descends: the data in solver features and everything chosen for it.
+pub(super) struct Solver<'a, B: Backend> {
+    pub(super) backend: &'a B,
+    pub(super) x: &'a B::Matrix,
+    pub(super) y: &'a B::Matrix,
+    pub(super) data: Data<'a>,
+    pub(super) options: &'a BestOptions,
+    pub(super) lambda: f64,
+    pub(super) moments: &'a Moments,
+    pub(super) maps: &'a (Mat<f64>, Mat<f64>),
+    pub(super) rank: usize,
+}
+
+impl<B: Backend> Solver<'_, B> {
+    /// `F = A W`.
+    pub(super) fn folded(&self, a: &Encoders) -> Encoders {
+        Encoders { f1: &a.f1 * &self.maps.0, f2: &a.f2 * &self.maps.1 }
+    }
+
+    /// What a checkpoint must agree on.
+    pub(super) fn print(&self) -> String {
+        let (o, p) = (self.options, self.data.positives);
+        let (minibatch, refine, stages) = (o.descent(p), &o.refine, (o.sample, o.exact));
+        format!("{minibatch:?} {refine:?} {stages:?} {} {} {} {}", p.n_x(), p.n_y(), p.nnz(), o.seed)
+    }
+
+    pub(super) fn alignment(&self, loss: Loss) -> Alignment<'_, B> {
+        Alignment {
+            backend: self.backend,
+            x: self.x,
+            y: self.y,
+            positives: self.data.positives,
+            loss,
+            negatives: Negatives::All,
+            maps: Some((&self.maps.0, &self.maps.1)),
+            rank: self.rank,
+            seconds: Default::default(),
+        }
+    }
+
+    /// The loss with the temperature that judges best after a few steps from `start`.
+    pub(super) fn temperature(
+        &self,
+        start: &Encoders,
+        held: &Held<'_, B::Matrix>,
+        clock: Clock,
+        info: &mut FitInfo,
+    ) -> Result<Loss> {
+        let (mut best, mut chosen) = (f64::NEG_INFINITY, self.options.loss);
+        let minibatch = self.options.minibatch.map(|m| MinibatchOptions {
+            epochs: 1,
+            min_steps: 0,
+            max_steps: TAU_STEPS.1,
+            ..m
+        });
+        let refine = RefineOptions { max_steps: TAU_STEPS.0, ..self.options.refine.clone() };
+        let options = BestOptions { minibatch, refine, sample: None, exact: false, ..self.options.clone() };
+        let short = Solver { options: &options, ..*self };
+        for tau in TAUS {
+            let loss = Loss { tau, ..self.options.loss };
+            let mut part = FitInfo::default();
+            let e = short.descend(start.clone(), loss, None, clock, None, &mut part, &mut |_| Ok(()))?;
+            let score = held.score(self.backend, &e)?;
+            info.evaluations += part.evaluations;
+            if score > best {
+                (best, chosen) = (score, loss);
+            }
+            if clock.spent(self.backend.group())? {
+                break;
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Descends from encoders `A` of whitened features: on mini-batches where there are enough rows, then by L-BFGS
+    /// where that is asked for or nothing was done yet.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn descend(
+        &self,
+        start: Encoders,
+        loss: Loss,
+        judge: Option<&Held<'_, B::Matrix>>,
+        clock: Clock,
+        checkpoint: Option<&Checkpoint>,
+        info: &mut FitInfo,
+        watch: Watch<'_>,
+    ) -> Result<Encoders> {
+        let (o, positives) = (self.options, self.data.positives);
+        let minibatch = o.descent(positives);
+        let refining = match checkpoint {
+            Some(c) => c.load(self.backend.group(), "refine")?.is_some(),
+            None => false,
+        };
+        let mut start = start;
+        let mut encoders = None;
+        if let Some(options) = minibatch
+            && !refining
+        {
+            let metric = self.moments.metric(self.lambda);
+            let descent = Descent {
+                backend: self.backend,
+                x: self.x,
+                y: self.y,
+                positives,
+                loss,
+                metric: (&metric.0, &metric.1),
+                options,
+                seed: o.seed,
+            };
+            let size = |a: &Mat<f64>| a.norm_l2().powi(2);
+            let sizes = (size(&start.f1), size(&start.f2));
+            let run = minibatch::Run { held: judge, clock, checkpoint };
+            let e = descent.run(&self.folded(&start), sizes, run, info, watch)?;
+            start = self.moments.unwhiten(&e, self.lambda);
+            encoders = Some(e);
+        }
+        let refinement = RefineOptions { stages: o.stages(minibatch.is_some()), ..o.refine.clone() };
+        let wanted = !refinement.stages.is_empty() && refinement.max_steps > 0;
+        if wanted && (encoders.is_none() || !clock.spent(self.backend.group())?) {
+            let f = self.alignment(loss);
+            let variables = f.variables(&start);
+            let run = Run { held: judge, options: &refinement, clock, checkpoint };
+            return refine(f, variables, run, info, watch);
+        }
+        Ok(encoders.unwrap_or_else(|| self.folded(&start)))
+    }
+}

@@ -1,0 +1,179 @@
+//! The spectral step: features of both sides, their moments, and what is chosen from them.
+
+use super::{BestOptions, Rank};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::fit::features::{self, Mapped};
+use crate::fit::held::split;
+use crate::fit::info::FitInfo;
+use crate::fit::moments::{Choice, Moments, choose, leading};
+use crate::fit::options::{Factorization, KernelOptions, Landmarks};
+use crate::fit::refine::{Clock, Held};
+use crate::fit::solve::Encoders;
+use crate::fit::{Data, timed};
+use crate::io::{RowSource, Rows};
+use faer::Mat;
+
+/// Rank at which shrinkages are compared.
+const TRIAL_RANK: usize = 128;
+/// A smaller rank is preferred when its score is within this of the best.
+const RANK_TOLERANCE: f64 = 0.005;
+/// Rows that kernel widths are compared on.
+const WIDTH_ROWS: usize = 2048;
+
+/// One side's features, and held ones.
+pub(super) struct SideData<M> {
+    pub(super) mapped: Mapped<M>,
+    pub(super) held: Option<M>,
+}
+
+impl<M> SideData<M> {
+    /// The rows that judge: held ones, or where there are none those that train.
+    pub(super) fn judging(&self) -> &M {
+        self.held.as_ref().unwrap_or(&self.mapped.cross)
+    }
+}
+
+fn load_side<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    held: Option<&dyn RowSource>,
+    (options, width): (&BestOptions, Option<f64>),
+    info: &mut FitInfo,
+) -> Result<SideData<B::Matrix>> {
+    let x = timed(&mut info.seconds.load, || backend.load(source))?;
+    let mapped = timed(&mut info.seconds.features, || match &options.kernel {
+        Some(k) => {
+            let mut k = k.clone();
+            if let Some(width) = width {
+                let unit = features::median_distance(backend, source, &x, options.seed)?;
+                k.kernel = k.kernel.of_width(width * unit);
+            }
+            features::nystrom(backend, source, &x, &k, options.seed, None)
+        }
+        None => features::linear(backend, x, None),
+    })?;
+    let held = match held {
+        Some(h) => {
+            let raw = timed(&mut info.seconds.load, || backend.load(h))?;
+            Some(mapped.map.apply(backend, &raw)?.unwrap_or(raw))
+        }
+        None => None,
+    };
+    Ok(SideData { mapped, held })
+}
+
+/// Where descent starts, and what was chosen on the way.
+pub(super) struct Spectral<M> {
+    pub(super) x: SideData<M>,
+    pub(super) y: SideData<M>,
+    pub(super) moments: Moments,
+    pub(super) choice: Choice,
+    pub(super) rank: usize,
+    /// Encoders of whitened features, of that rank.
+    pub(super) encoders: Encoders,
+}
+
+/// The best spectral step by validation score; `width` is that of the kernels, in median distances.
+pub(super) fn spectral<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    validation: Option<Data<'_>>,
+    (options, width): (&BestOptions, Option<f64>),
+    clock: &Clock,
+    info: &mut FitInfo,
+) -> Result<Spectral<B::Matrix>> {
+    let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width), info)?;
+    let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width), info)?;
+    let (mx, my) = (&x.mapped.cross, &y.mapped.cross);
+    let bound = backend.shape(mx).1.min(backend.shape(my).1);
+    let widest = match options.rank {
+        Rank::Fixed(r) if r > bound => {
+            let what = if options.kernel.is_some() { "the number of features," } else { "min(d1, d2) =" };
+            return Err(Error::invalid("rank", format!("at most {what} {bound}"), r));
+        }
+        Rank::Fixed(r) => r,
+        _ => bound,
+    };
+    let moments = Moments::new(backend, mx, my, &options.loss, data.positives, info)?;
+    let rotated = timed(&mut info.seconds.validation, || {
+        let on = |h: &B::Matrix, q: &Mat<f64>| backend.linear(h, q.transpose());
+        Ok::<_, Error>((on(x.judging(), &moments.x.0)?, on(y.judging(), &moments.y.0)?))
+    })?;
+    let positives = validation.map_or(data.positives, |v| v.positives);
+    let judge = Held { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
+    // Choices of shrinkage hardly depend on the rank.
+    let lists = (&options.whiten[..], &options.powers[..]);
+    let choice = choose(backend, &moments, &judge, lists, (widest.min(TRIAL_RANK), widest), clock, info)?;
+    let all = Encoders::split(&choice.top, Factorization::Power(choice.power));
+    let rank = timed(&mut info.seconds.validation, || match options.rank {
+        Rank::Fixed(r) => Ok(r),
+        Rank::Energy(share) => Ok(by_energy(&choice.top.all, share)),
+        Rank::Auto => {
+            let mut ranks: Vec<usize> = (2..).map(|k| 1 << k).take_while(|&r| r < bound).collect();
+            ranks.push(bound);
+            let on = |r: usize| moments.on_rotated(choice.lambda, &leading(&all, r));
+            let scores: Vec<f64> =
+                ranks.iter().map(|&r| judge.score(backend, &on(r))).collect::<Result<_>>()?;
+            let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - RANK_TOLERANCE;
+            Ok::<_, Error>(ranks.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(bound, |(&r, _)| r))
+        }
+    })?;
+    let encoders = leading(&all, rank);
+    Ok(Spectral { x, y, moments, choice, rank, encoders })
+}
+
+/// The kernels' width with the best spectral step; none where there are no widths to choose from.
+pub(super) fn width<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    validation: Option<Data<'_>>,
+    options: &BestOptions,
+    clock: &Clock,
+    info: &mut FitInfo,
+) -> Result<Option<f64>> {
+    let Some(kernel) = options.kernel.as_ref().filter(|k| k.kernel.has_width()) else { return Ok(None) };
+    let [first, rest @ ..] = &options.widths[..] else { return Ok(None) };
+    let mut best = (f64::NEG_INFINITY, *first);
+    if rest.is_empty() {
+        return Ok(Some(*first));
+    }
+    let some = match data.x.rows() > WIDTH_ROWS {
+        true => split(data.positives, WIDTH_ROWS, options.seed).held,
+        false => ((0..data.x.rows()).collect(), (0..data.y.rows()).collect()),
+    };
+    let (x, y) = (Rows::new(data.x, some.0.clone())?, Rows::new(data.y, some.1.clone())?);
+    let positives = data.positives.subset(&some.0, &some.1);
+    let data = Data { x: &x, y: &y, positives: &positives };
+    let count = match &kernel.landmarks {
+        Landmarks::Count(m) => *m,
+        Landmarks::Rows(rows) => rows.len(),
+        Landmarks::Exact => x.rows(),
+    };
+    let landmarks = Landmarks::Count(count.min(x.rows()).min(y.rows()));
+    let kernel = Some(KernelOptions { landmarks, ..kernel.clone() });
+    let options = BestOptions { kernel, ..options.clone() };
+    for &width in &options.widths {
+        let found = spectral(backend, data, validation, (&options, Some(width)), clock, info)?;
+        if found.choice.score > best.0 {
+            best = (found.choice.score, width);
+        }
+        if clock.spent(backend.group())? {
+            break;
+        }
+    }
+    Ok(Some(best.1))
+}
+
+/// The smallest rank whose squared singular values make up `share` of all.
+fn by_energy(values: &[f64], share: f64) -> usize {
+    let total: f64 = values.iter().map(|v| v * v).sum();
+    let mut sum = 0.0;
+    for (k, v) in values.iter().enumerate() {
+        sum += v * v;
+        if sum >= share * total {
+            return k + 1;
+        }
+    }
+    values.len().max(1)
+}
