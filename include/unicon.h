@@ -267,7 +267,9 @@ typedef struct unicon_allocator {
  * `y_groups`, and `indptr` with `indices`, whose columns count over all ranks. Validation pairs and a warm start are whole and the
  * same everywhere, as is the model that every rank gets; it does not depend on the number of ranks, not even in its last bit. A rank
  * that fails takes the others along: they return ::UNICON_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
- * rank count for all. Every other function works on what it is given, on one rank. CUDA contexts have a single rank in this version.
+ * rank count for all. Every other function works on what it is given, on one rank. On a CUDA context the
+ * model depends on the number of ranks by rounding only (1e-6 of its norm), is the same to the bit on all ranks and from run to run, and the
+ * callbacks are given host memory, except those of unicon_communicator_nccl(): data leaves the device and comes back.
  *
  * `send_recv` and `allgather` must not wait for ever for a rank that is gone. `allreduce_sum` is not called in this version: sums are made of the
  * other two in a fixed order.
@@ -296,7 +298,7 @@ typedef struct unicon_communicator {
  *
  * NCCL is not linked: its functions are looked up in the libnccl that the process has loaded already, as it
  * must have to own an `ncclComm_t`. The NCCL communicator is borrowed and must outlive every context that uses
- * it. The callbacks serve device memory only.
+ * it. The callbacks serve device memory only, so that the context must be a CUDA one.
  * @param nccl_comm an `ncclComm_t`.
  * @param[out] communicator filled in.
  * @return ::UNICON_UNSUPPORTED if no NCCL is loaded, ::UNICON_CUDA if NCCL refuses. Text: per thread.

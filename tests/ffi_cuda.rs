@@ -9,8 +9,8 @@ mod ffi;
 use ffi::{STRICT, built, have, root, run};
 use std::process::Command;
 
-#[test]
-fn a_cuda_context_does_what_a_cpu_context_does() {
+/// Compiles a C program of `ffi/` against the library and the stand-ins, and runs it.
+fn c_program(name: &str, source: &str, only_on_standin: bool) {
     if !have("gcc", "gcc") {
         return;
     }
@@ -25,15 +25,15 @@ fn a_cuda_context_does_what_a_cpu_context_does() {
     for name in ["libunicon.so", "libunicon.so.1"] {
         std::os::unix::fs::symlink(built().join("libunicon.so"), dir.path().join(name)).unwrap();
     }
-    let real = std::env::var_os("UNICON_TEST_GPU").is_some();
+    let real = std::env::var_os("UNICON_TEST_GPU").is_some() && !only_on_standin;
     let folder = if real { None } else { standin::libraries() };
     if !real && folder.is_none() {
         return;
     }
-    let exe = dir.path().join("cuda");
+    let exe = dir.path().join(name);
     let mut gcc = Command::new("gcc");
-    gcc.args(["-std=c11", "-g"]).args(STRICT).arg("-I").arg(root().join("include"));
-    gcc.arg(root().join("tests/ffi/cuda.c")).arg("-o").arg(&exe).arg("-L").arg(dir.path()).arg("-lunicon");
+    gcc.args(["-std=c11", "-g", "-rdynamic"]).args(STRICT).arg("-I").arg(root().join("include"));
+    gcc.arg(root().join(source)).arg("-o").arg(&exe).arg("-L").arg(dir.path()).arg("-lunicon");
     match &folder {
         Some(folder) => gcc.arg(folder.join("libcuda.so.1")),
         None => gcc.arg("-l:libcuda.so.1"),
@@ -44,4 +44,15 @@ fn a_cuda_context_does_what_a_cpu_context_does() {
     paths.extend(folder);
     paths.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()));
     print!("{}", run(program.env("LD_LIBRARY_PATH", std::env::join_paths(paths).unwrap())));
+}
+
+#[test]
+fn a_cuda_context_does_what_a_cpu_context_does() {
+    c_program("cuda", "tests/ffi/cuda.c", false);
+}
+
+#[test]
+fn cuda_contexts_fit_over_ranks() {
+    // Its NCCL is its own, and reads device memory from the host.
+    c_program("cuda_ranks", "tests/ffi/cuda_ranks.c", true);
 }

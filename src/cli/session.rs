@@ -28,7 +28,7 @@ pub struct Globals {
     /// Seed of everything random.
     #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Everywhere")]
     seed: u64,
-    /// Where to compute: auto, cpu or cuda:N.
+    /// Where to compute: auto, cpu, cuda or cuda:N. Of several ranks on a machine each takes the next device of cuda.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
     device: DeviceChoice,
     /// Arithmetic: on the CPU f32, f64 or bf16, on CUDA fp16, bf16 or f32 [default: CPU f32, CUDA fp16; weights and gram f64].
@@ -58,7 +58,8 @@ pub enum DeviceChoice {
     /// The fastest device there is.
     Auto,
     Cpu,
-    Cuda(u32),
+    /// The device with this number; none: the one that falls to this rank.
+    Cuda(Option<u32>),
 }
 
 impl FromStr for DeviceChoice {
@@ -68,12 +69,12 @@ impl FromStr for DeviceChoice {
         match s {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(None)),
             _ => s
                 .strip_prefix("cuda:")
                 .and_then(|n| n.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| "expected auto, cpu or cuda:N".into()),
+                .map(|n| Self::Cuda(Some(n)))
+                .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".into()),
         }
     }
 }
@@ -196,23 +197,26 @@ impl Session {
     /// The device the arguments ask for. This is the only place that knows which devices exist.
     pub fn open_device(&self) -> Result<Device> {
         match self.globals.device {
-            DeviceChoice::Cuda(_) if !self.job.group.is_single() => {
-                let what = "--device cuda with several ranks: ranks compute on CPUs (--device cpu)";
-                Err(Error::Unsupported(what.into()).into())
+            DeviceChoice::Auto if self.globals.memory_limit.is_some() => self.open_cpu(),
+            DeviceChoice::Cuda(Some(n)) if self.job.local_size > 1 => {
+                let expected = format!("cuda, for {} ranks share this machine", self.job.local_size);
+                Err(Error::invalid("--device", expected, format!("cuda:{n}")).into())
             }
-            DeviceChoice::Auto if !self.job.group.is_single() || self.globals.memory_limit.is_some() => {
-                self.open_cpu()
+            DeviceChoice::Cuda(Some(n)) => Ok(Device::Cuda(self.open_cuda(n)?)),
+            DeviceChoice::Cuda(None) => {
+                let devices = usable_devices().context("--device cuda")?;
+                // Without a usable one: the first says why.
+                let own = self.job.local_rank % devices.len().max(1);
+                Ok(Device::Cuda(self.open_cuda(devices.get(own).copied().unwrap_or(0))?))
             }
-            DeviceChoice::Cuda(n) => Ok(Device::Cuda(self.open_cuda(n)?)),
-            // Without a device, and for arithmetic that only a CPU has, the CPU does.
+            // Without a device of its own on every rank, and for arithmetic that only a CPU has, the CPU does.
             DeviceChoice::Auto if self.globals.precision != Some(Precision::F64) => {
-                match cuda::probe()
-                    .ok()
-                    .and_then(|devices| devices.into_iter().find(cuda::DeviceInfo::usable))
-                {
-                    Some(device) => Ok(Device::Cuda(self.open_cuda(device.ordinal)?)),
-                    None => self.open_cpu(),
+                let devices = usable_devices().unwrap_or_default();
+                let own = devices.get(self.job.local_rank).copied();
+                if self.job.group.any(own.is_none())? {
+                    return self.open_cpu();
                 }
+                own.map_or_else(|| self.open_cpu(), |n| Ok(Device::Cuda(self.open_cuda(n)?)))
             }
             DeviceChoice::Auto | DeviceChoice::Cpu => self.open_cpu(),
         }
@@ -249,14 +253,16 @@ impl Session {
             }
         };
         let options = cuda::Options { mode, control: self.control.clone(), ..cuda::Options::default() };
-        Cuda::open(ordinal, options).with_context(|| format!("--device cuda:{ordinal}"))
+        let cuda = Cuda::open(ordinal, options).with_context(|| format!("--device cuda:{ordinal}"))?;
+        Ok(cuda.with_group(self.job.group.clone()))
     }
 
     /// The float64 CPU backend, for commands that are about exact values.
     pub fn oracle(&self, command: &str) -> Result<Cpu<f64>> {
         if let DeviceChoice::Cuda(n) = self.globals.device {
             let expected = format!("cpu or auto, for `unicon {command}` computes in float64 on the CPU");
-            return Err(Error::invalid("--device", expected, format!("cuda:{n}")).into());
+            let got = n.map_or_else(|| "cuda".to_string(), |n| format!("cuda:{n}"));
+            return Err(Error::invalid("--device", expected, got).into());
         }
         Ok(Cpu::with(self.globals.threads, None, self.control.clone())?)
     }
@@ -315,6 +321,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Numbers of the devices that can be used.
+fn usable_devices() -> Result<Vec<u32>> {
+    Ok(cuda::probe()?.iter().filter(|d| d.usable()).map(|d| d.ordinal).collect())
 }
 
 /// Cores that the machine has, whether or not this process may use them.

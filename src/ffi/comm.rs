@@ -3,6 +3,7 @@
 use super::bindings::*;
 use super::entry;
 use super::matrix::check_out;
+use crate::backend::cuda::Cuda;
 use crate::comm::Comm;
 use crate::error::{Error, Result};
 use std::ffi::{CStr, c_int, c_void};
@@ -32,6 +33,100 @@ impl Communicator {
             return Err(Error::invalid("communicator", "all three functions", "NULL"));
         }
         Ok(Self { raw: *raw })
+    }
+
+    /// Whether the callbacks are NCCL's, which take device memory only.
+    pub(super) fn is_nccl(&self) -> bool {
+        let ours: Gather = nccl_allgather;
+        self.raw.allgather.is_some_and(|f| f as usize == ours as usize)
+    }
+
+    fn moved(&self, sent: usize, to: usize, received: usize, from: usize, at: At) -> Result<()> {
+        let Some(function) = self.raw.send_recv else { return done("send_recv", -1) };
+        let rank = |k: usize| i32::try_from(k).unwrap_or(-1);
+        let (out, back) = (bytes_of(sent), bytes_of(received));
+        // SAFETY: the caller's function by its contract: memory of these sizes, where `at` says it is.
+        done("send_recv", unsafe {
+            function(
+                self.raw.user,
+                at.sent,
+                out,
+                rank(to),
+                at.received,
+                back,
+                rank(from),
+                at.device,
+                at.stream,
+            )
+        })
+    }
+
+    fn gathered(&self, sent: usize, at: At) -> Result<()> {
+        let Some(function) = self.raw.allgather else { return done("allgather", -1) };
+        // SAFETY: as above; `received` holds that many bytes of every rank.
+        done("allgather", unsafe {
+            function(self.raw.user, at.sent, at.received, bytes_of(sent), at.device, at.stream)
+        })
+    }
+}
+
+type Gather = unsafe extern "C" fn(Pointer, *const c_void, Pointer, i64, i32, Pointer) -> i32;
+
+/// Where a callback finds its bytes.
+struct At {
+    sent: *const c_void,
+    received: Pointer,
+    device: i32,
+    stream: Pointer,
+}
+
+impl At {
+    fn host(sent: &[u8], received: &mut [u8]) -> Self {
+        let device = UNICON_DEVICE_CPU as i32;
+        Self {
+            sent: sent.as_ptr().cast(),
+            received: received.as_mut_ptr().cast(),
+            device,
+            stream: null_mut(),
+        }
+    }
+
+    fn device(sent: *const c_void, received: Pointer, stream: Pointer) -> Self {
+        Self { sent, received, device: UNICON_DEVICE_CUDA as i32, stream }
+    }
+}
+
+/// A communicator whose callbacks take device memory only: every message passes through that of a CUDA context.
+#[derive(Debug)]
+pub(super) struct OnDevice {
+    pub(super) inner: Communicator,
+    pub(super) cuda: Cuda,
+}
+
+impl Comm for OnDevice {
+    fn rank(&self) -> usize {
+        self.inner.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.inner.size()
+    }
+
+    fn name(&self) -> &str {
+        "nccl"
+    }
+
+    fn send_recv(&self, sent: &[u8], to: usize, received: &mut [u8], from: usize) -> Result<()> {
+        let len = received.len();
+        self.cuda.through_device(sent, received, |out, back, stream| {
+            self.inner.moved(sent.len(), to, len, from, At::device(out, back, stream))
+        })
+    }
+
+    fn allgather(&self, sent: &[u8], received: &mut [u8]) -> Result<()> {
+        self.cuda.through_device(sent, received, |out, back, stream| {
+            self.inner.gathered(sent.len(), At::device(out, back, stream))
+        })
     }
 }
 
@@ -63,25 +158,12 @@ impl Comm for Communicator {
     }
 
     fn send_recv(&self, sent: &[u8], to: usize, received: &mut [u8], from: usize) -> Result<()> {
-        let Some(function) = self.raw.send_recv else { return done("send_recv", -1) };
-        let rank = |k: usize| i32::try_from(k).unwrap_or(-1);
-        let (out, back) = (bytes_of(sent.len()), bytes_of(received.len()));
-        let (from_here, to_here) = (sent.as_ptr().cast(), received.as_mut_ptr().cast());
-        let host = UNICON_DEVICE_CPU as i32;
-        // SAFETY: the caller's function by its contract: host memory of these sizes, no stream.
-        done("send_recv", unsafe {
-            function(self.raw.user, from_here, out, rank(to), to_here, back, rank(from), host, null_mut())
-        })
+        let at = At::host(sent, received);
+        self.moved(sent.len(), to, received.len(), from, at)
     }
 
     fn allgather(&self, sent: &[u8], received: &mut [u8]) -> Result<()> {
-        let Some(function) = self.raw.allgather else { return done("allgather", -1) };
-        let (from_here, to_here) = (sent.as_ptr().cast(), received.as_mut_ptr().cast());
-        let host = UNICON_DEVICE_CPU as i32;
-        // SAFETY: as above; `received` holds that many bytes of every rank.
-        done("allgather", unsafe {
-            function(self.raw.user, from_here, to_here, bytes_of(sent.len()), host, null_mut())
-        })
+        self.gathered(sent.len(), At::host(sent, received))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The context: a device, its threads, its limits, and the text of the last failure.
 
 use super::bindings::*;
-use super::comm::Communicator;
+use super::comm::{Communicator, OnDevice};
 use super::matrix::check_out;
 use super::memory::Allocator;
 use super::structs::{init, read_or_default};
@@ -157,6 +157,9 @@ impl Context {
         };
         let control = Arc::new(Control::default());
         let device = Device::open(options, control.clone())?;
+        if communicator.is_some_and(|c| c.is_nccl()) && matches!(device, Device::Cpu(_)) {
+            return Err(Error::Unsupported("communicator: NCCL's on a CPU context".into()));
+        }
         let error = Mutex::new(String::new());
         let (busy, borrowed_stream) = (AtomicBool::new(false), !options.stream.is_null());
         Ok(Self { busy, control, error, device, borrowed_stream, communicator })
@@ -184,17 +187,20 @@ impl Context {
 
     /// The ranks that this context is one of; anew for every call, so that a failed one does not end the next.
     pub(super) fn group(&self) -> Group {
-        self.communicator.map_or_else(Group::default, |c| Group::new(Arc::new(c)))
+        match (self.communicator, &self.device) {
+            (None, _) => Group::default(),
+            (Some(inner), Device::Cuda(cuda)) if inner.is_nccl() => {
+                Group::new(Arc::new(OnDevice { inner, cuda: cuda.clone() }))
+            }
+            (Some(c), _) => Group::new(Arc::new(c)),
+        }
     }
 
     /// The device as one of the ranks.
     pub(super) fn device_of(&self, group: &Group) -> Result<Device> {
         match &self.device {
             Device::Cpu(cpu) => Ok(Device::Cpu(cpu.clone().with_group(group.clone()))),
-            Device::Cuda(cuda) if group.is_single() => Ok(Device::Cuda(cuda.clone())),
-            Device::Cuda(_) => {
-                Err(Error::Unsupported("communicator: CUDA contexts over several ranks in this build".into()))
-            }
+            Device::Cuda(cuda) => Ok(Device::Cuda(cuda.clone().with_group(group.clone()))),
         }
     }
 

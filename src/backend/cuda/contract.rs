@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of a block: long enough for the panels, and 100 MiB of fp32 at 768 columns.
-const BLOCK: usize = 8 * WEIGHT_ROWS;
+pub(super) const BLOCK: usize = 8 * WEIGHT_ROWS;
 /// Partial column sums of a panel.
 const SUM_PARTS: usize = 64;
 
@@ -34,11 +34,61 @@ struct Operator<'a> {
     cols: usize,
 }
 
-enum Dense<'a> {
+pub(super) enum Dense<'a> {
     /// Of embeddings.
     Negatives(Box<Negatives<'a>>),
     /// All similarities are 0: `-(alpha_i + beta_j)`.
     Flat { alpha: Buffer<f64>, beta: Vec<f64> },
+}
+
+/// What is to be added to the dense part at an entry `(i, j)` that it leaves out or has wrong.
+type Exception<'a> = Box<dyn Fn(usize, usize) -> f64 + Sync + 'a>;
+
+impl<'a> Dense<'a> {
+    /// The dense part in one orientation (see [`Operator::new`]) and its exceptions.
+    pub(super) fn new(
+        cuda: &'a Cuda,
+        s: Similarity<'a, Matrix>,
+        w: &'a Weights,
+        transposed: bool,
+    ) -> Result<(Self, Exception<'a>)> {
+        let p = &w.positives;
+        match s {
+            Similarity::Embeddings(zx, zy) => {
+                let sides = Sides::new(cuda, zx, zy)?;
+                let pairs = Pairs::new(&sides, &w.loss, p)?;
+                let plan = match transposed {
+                    false => Plan::new(p.n_x(), p.n_y(), w.negatives),
+                    true => Plan::new(p.n_y(), p.n_x(), w.negatives).transposed(),
+                };
+                let grid = Grid::new(cuda, (zx, zy), &w.loss, p, plan)?;
+                let value = Box::new(move |i, j| w.exception(i, j, pairs.at(i, j)));
+                Ok((Self::Negatives(Box::new(Negatives::new(grid, w)?)), value))
+            }
+            // Other similarities are the host's, which `Cuda` has seen to.
+            Similarity::Zeros(..) | Similarity::Dense(_) => {
+                let (mut alpha, mut beta) = w.at_zero();
+                alpha.iter_mut().chain(&mut beta).for_each(|v| *v *= w.loss.eps_neg);
+                let dense =
+                    Self::Flat { alpha: cuda.device.upload(&alpha, "coefficients")?, beta: beta.clone() };
+                Ok((dense, Box::new(move |i, j| w.exception(i, j, 0.0) + alpha[i] + beta[j])))
+            }
+        }
+    }
+
+    pub(super) fn order_x(&self) -> Option<&Order> {
+        match self {
+            Self::Negatives(negatives) => negatives.grid.order_x.as_deref(),
+            Self::Flat { .. } => None,
+        }
+    }
+
+    pub(super) fn order_y(&self) -> Option<&Order> {
+        match self {
+            Self::Negatives(negatives) => negatives.grid.order_y.as_deref(),
+            Self::Flat { .. } => None,
+        }
+    }
 }
 
 impl<'a> Operator<'a> {
@@ -54,26 +104,8 @@ impl<'a> Operator<'a> {
             let values: Vec<Vec<f32>> = lists.par_iter().enumerate().map(of_row).collect();
             cuda.device.upload(&values.concat(), "coefficients of positives")
         };
-        let (dense, coefficient) = match s {
-            Similarity::Embeddings(zx, zy) => {
-                let sides = Sides::new(cuda, zx, zy)?;
-                let pairs = Pairs::new(&sides, &w.loss, p)?;
-                let coefficient = coefficients(&|i, j| w.exception(i, j, pairs.at(i, j)))?;
-                let plan = match transposed {
-                    false => Plan::new(p.n_x(), p.n_y(), w.negatives),
-                    true => Plan::new(p.n_y(), p.n_x(), w.negatives).transposed(),
-                };
-                let grid = Grid::new(cuda, (zx, zy), &w.loss, p, plan)?;
-                (Dense::Negatives(Box::new(Negatives::new(grid, w)?)), coefficient)
-            }
-            // Other similarities are the host's, which `Cuda` has seen to.
-            Similarity::Zeros(..) | Similarity::Dense(_) => {
-                let (mut alpha, mut beta) = w.at_zero();
-                alpha.iter_mut().chain(&mut beta).for_each(|v| *v *= w.loss.eps_neg);
-                let coefficient = coefficients(&|i, j| w.exception(i, j, 0.0) + alpha[i] + beta[j])?;
-                (Dense::Flat { alpha: cuda.device.upload(&alpha, "coefficients")?, beta }, coefficient)
-            }
-        };
+        let (dense, value) = Dense::new(cuda, s, w, transposed)?;
+        let coefficient = coefficients(&*value)?;
         let lists: Vec<Vec<i32>> =
             lists.into_iter().map(|l| l.into_iter().map(|j| j as i32).collect()).collect();
         let entries = Entries::new(cuda, &lists, "positives")?;
@@ -81,28 +113,7 @@ impl<'a> Operator<'a> {
     }
 
     fn order_x(&self) -> Option<&Order> {
-        match &self.dense {
-            Dense::Negatives(negatives) => negatives.grid.order_x.as_deref(),
-            Dense::Flat { .. } => None,
-        }
-    }
-
-    /// What the flat part needs of `V`: its column sums, and those weighted by beta.
-    fn flat_sums(&self, v: &Matrix) -> Result<Option<Buffer<f64>>> {
-        let Dense::Flat { beta, .. } = &self.dense else { return Ok(None) };
-        let (device, d) = (&self.cuda.device, v.cols());
-        let beta = device.upload(beta, "coefficients")?;
-        let sums = device.alloc::<f64>(2 * d, "column sums")?;
-        let scratch = device.alloc::<f64>(SUM_PARTS * d, "partial column sums")?;
-        device.zero(sums.view())?;
-        let mut panels = Panels::new(self.cuda, v, None)?;
-        for rows in panels_of(0..v.rows(), PANEL) {
-            let x = Rows::dense(panels.get(rows.clone())?, rows.len(), d)?;
-            let weight = beta.view().part(rows)?;
-            device.column_sums(x, None, SUM_PARTS, scratch.view(), sums.view())?;
-            device.column_sums(x, Some(weight), SUM_PARTS, scratch.view(), sums.view().from(d)?)?;
-        }
-        Ok(Some(sums))
+        self.dense.order_x()
     }
 
     /// Enqueues `S V` on the positions `rows` of the operator into `out`. `values` is `V` as the panels take it, where it
@@ -129,7 +140,7 @@ impl<'a> Operator<'a> {
                 for values in self.chunks(v, values) {
                     let (cols, values) = values?;
                     unit = values.get().unit;
-                    self.add_negatives(negatives, rows.clone(), cols, values.get(), panel, out)?;
+                    negatives.add(rows.clone(), cols, values.get(), panel, out)?;
                 }
                 negatives.unit() * unit
             }
@@ -147,47 +158,10 @@ impl<'a> Operator<'a> {
         panels_of(0..self.cols, step).map(move |cols| match values {
             Some(values) => Ok((cols, Chunk::Lent(values))),
             None => {
-                let order = match &self.dense {
-                    Dense::Negatives(negatives) => negatives.grid.order_y.as_deref(),
-                    Dense::Flat { .. } => None,
-                };
-                let values = Values::new(self.cuda, v, order, cols.clone())?;
+                let values = Values::new(self.cuda, v, self.dense.order_y(), cols.clone())?;
                 Ok((cols, Chunk::Made(Box::new(values))))
             }
         })
-    }
-
-    /// Adds the product of the negatives on `rows` with the values of `cols`.
-    fn add_negatives(
-        &self,
-        negatives: &Negatives<'_>,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        values: &Values<'_>,
-        panel: &mut PanelRoom,
-        out: Rows<'_, f32>,
-    ) -> Result<()> {
-        for (visited, ranges) in negatives.grid.visits() {
-            let both = visited.start.max(rows.start)..visited.end.min(rows.end);
-            if both.is_empty() {
-                continue;
-            }
-            let to = out.view.from((both.start - rows.start) * out.ld)?;
-            let to = Rows::new(to, both.len(), out.cols, out.ld)?;
-            for range in ranges {
-                let part = range.start.max(cols.start)..range.end.min(cols.end);
-                if part.is_empty() {
-                    continue;
-                }
-                let values = (values, part.start - cols.start);
-                if negatives.can_fuse(out.cols) {
-                    negatives.add_fused(both.clone(), part, values, to)?;
-                } else {
-                    negatives.add_products(both.clone(), part, values, to, panel)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// `out <- alpha out + (entries x V)` on the positions `rows`.
@@ -270,6 +244,24 @@ impl<'a> Chunk<'a> {
 }
 
 impl Cuda {
+    /// What a flat operator needs of the rows of `V` that are here: their column sums, and those weighted by beta.
+    pub(super) fn flat_sums(&self, dense: &Dense<'_>, v: &Matrix) -> Result<Option<Buffer<f64>>> {
+        let Dense::Flat { beta, .. } = dense else { return Ok(None) };
+        let (device, d) = (&self.device, v.cols());
+        let beta = device.upload(&beta[v.held()], "coefficients")?;
+        let sums = device.alloc::<f64>(2 * d, "column sums")?;
+        let scratch = device.alloc::<f64>(SUM_PARTS * d, "partial column sums")?;
+        device.zero(sums.view())?;
+        let mut panels = Panels::new(self, v, None)?;
+        for rows in panels_of(0..v.rows(), PANEL) {
+            let x = Rows::dense(panels.get(rows.clone())?, rows.len(), d)?;
+            let weight = beta.view().part(rows)?;
+            device.column_sums(x, None, SUM_PARTS, scratch.view(), sums.view())?;
+            device.column_sums(x, Some(weight), SUM_PARTS, scratch.view(), sums.view().from(d)?)?;
+        }
+        Ok(Some(sums))
+    }
+
     /// `S V`; with `transposed`, of similarities and weights that were.
     pub(super) fn contract(
         &self,
@@ -279,7 +271,7 @@ impl Cuda {
         v: &Matrix,
     ) -> Result<Matrix> {
         let op = Operator::new(self, s, w, transposed)?;
-        let (values, sums, d) = (op.values(v)?, op.flat_sums(v)?, v.cols());
+        let (values, sums, d) = (op.values(v)?, self.flat_sums(&op.dense, v)?, v.cols());
         let mut panel = PanelRoom::default();
         let block = op.block_rows(v);
         let by_position = self.build(op.rows, d, block, "S V", &mut |rows, out| {
@@ -304,7 +296,7 @@ impl Cuda {
         y: &Matrix,
     ) -> Result<Mat<f64>> {
         let op = Operator::new(self, s, w, transposed)?;
-        let (values, sums) = (op.values(y)?, op.flat_sums(y)?);
+        let (values, sums) = (op.values(y)?, self.flat_sums(&op.dense, y)?);
         let (d1, d2) = (x.cols(), y.cols());
         let mut panel = PanelRoom::default();
         let mut x_rows = Panels::new(self, x, op.order_x())?;
@@ -434,7 +426,7 @@ impl Operator<'_> {
 }
 
 /// Position of each sample from the sample of each position.
-fn inverse(ids: &[u32]) -> Vec<u32> {
+pub(super) fn inverse(ids: &[u32]) -> Vec<u32> {
     let mut positions = vec![0; ids.len()];
     for (position, &id) in ids.iter().enumerate() {
         positions[id as usize] = position as u32;

@@ -6,10 +6,12 @@ use super::kernels::Kernels;
 use super::memory::{Account, Pinned, Pool};
 use super::probe::{DeviceInfo, device_info, probe};
 use super::solver::Eigen;
+use crate::comm::patience;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUcontext, CUevent, CUstream};
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// A stream that belongs to the caller: work goes there in order, and it is never destroyed here.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,27 @@ impl Device {
     pub(super) fn enter(&self) -> Result<()> {
         // SAFETY: the context is retained until `drop`.
         self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.cuCtxSetCurrent)(self.context) })
+    }
+
+    /// As [`synchronize`](Self::synchronize) where other ranks' devices take part: no longer than [`patience`].
+    pub(super) fn synchronize_within_patience(&self) -> Result<()> {
+        const NOT_READY: i32 = 600;
+        let (begin, mut nap) = (Instant::now(), Duration::from_micros(5));
+        loop {
+            // SAFETY: the stream lives as long as the device.
+            let status = unsafe { (self.driver.cuStreamQuery)(self.stream) };
+            if status != NOT_READY {
+                return self.driver.check("cuStreamQuery", status);
+            }
+            if begin.elapsed() > patience() {
+                let waited = begin.elapsed().as_secs_f64();
+                return Err(Error::Comm(format!(
+                    "the other ranks' devices have not answered in {waited:.0} s"
+                )));
+            }
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(Duration::from_micros(200));
+        }
     }
 
     /// Waits for everything on the stream, and reports what went wrong in it.

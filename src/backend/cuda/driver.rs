@@ -75,6 +75,7 @@ library!(
     fn cuStreamCreate(*mut CUstream, c_uint);
     fn cuStreamDestroy_v2(CUstream);
     fn cuStreamSynchronize(CUstream);
+    fn cuStreamQuery(CUstream);
     fn cuEventCreate(*mut CUevent, c_uint);
     fn cuEventDestroy_v2(CUevent);
     fn cuEventRecord(CUevent, CUstream);

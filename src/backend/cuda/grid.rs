@@ -169,6 +169,8 @@ pub(super) struct Grid<'a> {
     y: Arc<Embedded<'a>>,
     pub(super) depth: usize,
     entries: Entries,
+    /// Row positions of this rank.
+    pub(super) own: Range<usize>,
 }
 
 impl<'a> Grid<'a> {
@@ -183,8 +185,9 @@ impl<'a> Grid<'a> {
         let x = Arc::new(cuda.embedded(zx, order_x.as_deref())?);
         let y = Arc::new(cuda.embedded(zy, order_y.as_deref())?);
         let entries = left_out(cuda, &plan, loss, positives)?;
-        let (positives, depth) = (positives.clone(), depth_of(zx.cols()));
-        Ok(Self { cuda, plan, loss, positives, order_x, order_y, x, y, depth, entries })
+        let (positives, depth, own) =
+            (positives.clone(), depth_of(zx.cols()), cuda.positions_of(&plan).own());
+        Ok(Self { cuda, plan, loss, positives, order_x, order_y, x, y, depth, entries, own })
     }
 
     /// The same grid seen from the other side.
@@ -193,6 +196,7 @@ impl<'a> Grid<'a> {
         let entries = left_out(self.cuda, &plan, self.loss, &positives)?;
         Ok(Self {
             cuda: self.cuda,
+            own: self.cuda.positions_of(&plan).own(),
             plan,
             loss: self.loss,
             positives,
@@ -205,13 +209,15 @@ impl<'a> Grid<'a> {
         })
     }
 
-    /// Rows that meet the same columns: everything in natural order, or the plan's panels.
+    /// Rows of this rank that meet the same columns: everything in natural order, or the plan's panels, which no two ranks
+    /// share.
     pub(super) fn visits(&self) -> Vec<(Range<usize>, Vec<Range<usize>>)> {
         if !self.plan.is_sampled() {
             let all = std::iter::once(0..self.positives.n_y()).collect();
-            return vec![(0..self.positives.n_x(), all)];
+            return vec![(self.own.clone(), all)];
         }
         (0..self.plan.panels())
+            .filter(|&p| self.own.contains(&self.plan.panel(p).start))
             .map(|p| {
                 let mut cols: Vec<Range<usize>> = Vec::new();
                 for tile in self.plan.tiles(p) {

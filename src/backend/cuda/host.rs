@@ -13,17 +13,18 @@ type Host = cpu::Matrix<f64>;
 impl Cuda {
     /// The CPU backend that stands in.
     pub(super) fn host(&self) -> Result<Cpu<f64>> {
-        Cpu::with(0, None, self.control.clone())
+        Ok(Cpu::with(0, None, self.control.clone())?.with_group(self.group.clone()))
     }
 
     /// A matrix on the host.
     pub(super) fn to_host(&self, host: &Cpu<f64>, x: &Matrix) -> Result<Host> {
-        let mut values = Vec::with_capacity(x.rows() * x.cols());
+        let rows = x.all_rows();
+        let mut values = Vec::with_capacity(rows * x.cols());
         self.store(x, &mut |_, rows| {
             values.extend_from_slice(rows);
             Ok(())
         })?;
-        host.load(&HostMatrix::from_f64("matrix", x.rows(), x.cols(), values)?)
+        host.load(&HostMatrix::from_f64("matrix", rows, x.cols(), values)?)
     }
 
     /// A matrix from the host.
@@ -33,7 +34,7 @@ impl Cuda {
             values.extend_from_slice(rows);
             Ok(())
         })?;
-        self.load_rows(&HostMatrix::from_f64("matrix", x.rows(), x.cols(), values)?)
+        self.load_share(&HostMatrix::from_f64("matrix", x.rows(), x.cols(), values)?)
     }
 
     /// Runs `f` with a similarity on the host.

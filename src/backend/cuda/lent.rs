@@ -210,7 +210,8 @@ impl LentMatrix {
     pub fn take(&self, from: &Matrix) -> Result<bool> {
         let Data::Wide(buffer) = from.data() else { return Ok(false) };
         let same = (from.rows(), from.cols()) == (self.place.rows, self.place.cols);
-        if !same || self.place.dtype != Dtype::F32 || !self.is_dense() {
+        // A rank's rows are handed out by all ranks together.
+        if !same || from.is_share() || self.place.dtype != Dtype::F32 || !self.is_dense() {
             return Ok(false);
         }
         self.device().enter()?;

@@ -24,6 +24,10 @@ pub struct Matrix {
     data: Data,
     /// Largest |element|, once someone needs it.
     max_abs: OnceLock<f32>,
+    /// Which rows of how many these are; none: all there are.
+    share: Option<(Range<usize>, usize)>,
+    /// The rows of all ranks, once a pass needs them: of embeddings only.
+    whole: OnceLock<Box<Matrix>>,
 }
 
 pub(super) enum Data {
@@ -76,6 +80,14 @@ impl Embedded<'_> {
             Self::Made(buffer) => buffer.view(),
         }
     }
+
+    /// The rows, if they were made.
+    pub(super) fn into_buffer(self) -> Option<Buffer<u16>> {
+        match self {
+            Self::Lent(_) => None,
+            Self::Made(buffer) => Some(buffer),
+        }
+    }
 }
 
 /// `r` rounded up to whole steps of the matrix instructions.
@@ -85,10 +97,40 @@ pub(super) fn depth_of(r: usize) -> usize {
 
 impl Matrix {
     pub(super) fn new(rows: usize, cols: usize, data: Data) -> Self {
-        Self { rows, cols, data, max_abs: OnceLock::new() }
+        Self { rows, cols, data, max_abs: OnceLock::new(), share: None, whole: OnceLock::new() }
     }
 
-    /// Number of rows (samples).
+    /// The same rows as those numbered `held` of `all`.
+    pub(super) fn held_as(self, held: Range<usize>, all: usize) -> Self {
+        debug_assert_eq!(held.len(), self.rows);
+        Self { share: Some((held, all)), ..self }
+    }
+
+    /// The same rows as what stands beside the rows of `x`.
+    pub(super) fn beside(self, x: &Self) -> Self {
+        Self { share: x.share.clone(), ..self }
+    }
+
+    /// The numbers of the rows that are here.
+    pub fn held(&self) -> Range<usize> {
+        self.share.as_ref().map_or(0..self.rows, |(held, _)| held.clone())
+    }
+
+    /// Rows on all ranks.
+    pub fn all_rows(&self) -> usize {
+        self.share.as_ref().map_or(self.rows, |(_, all)| *all)
+    }
+
+    pub(super) fn whole(&self) -> &OnceLock<Box<Matrix>> {
+        &self.whole
+    }
+
+    /// Takes the largest |element| from whoever knows it.
+    pub(super) fn bounded(self, max_abs: f32) -> Self {
+        Self { max_abs: max_abs.into(), ..self }
+    }
+
+    /// Number of rows (samples) that are here: of several ranks each holds some.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -105,6 +147,15 @@ impl Matrix {
 
     pub(super) fn data(&self) -> &Data {
         &self.data
+    }
+
+    pub(super) fn into_data(self) -> Data {
+        self.data
+    }
+
+    /// Whether these are one rank's rows of several.
+    pub(super) fn is_share(&self) -> bool {
+        self.share.is_some()
     }
 }
 

@@ -20,6 +20,7 @@ mod negatives;
 mod params;
 mod precision;
 mod probe;
+mod ranks;
 mod rate;
 mod retrieval;
 mod rows;
@@ -35,6 +36,7 @@ pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 
 use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
+use crate::comm::Group;
 use crate::control::{Control, Phase, Progress};
 use crate::error::Result;
 use crate::io::RowSource;
@@ -68,6 +70,7 @@ pub struct Cuda {
     device: Arc<Device>,
     mode: Mode,
     control: Arc<Control>,
+    group: Group,
 }
 
 impl std::fmt::Debug for Cuda {
@@ -83,7 +86,19 @@ impl Cuda {
     /// As [`probe`], and [`NoDevice`](crate::Error::NoDevice) when there is no such device or it is older than compute capability 8.0.
     pub fn open(device: u32, options: Options) -> Result<Self> {
         let Options { mode, stream, memory_limit, control } = options;
-        Ok(Self { device: Device::open(device, stream, memory_limit)?, mode, control })
+        let device = Device::open(device, stream, memory_limit)?;
+        Ok(Self { device, mode, control, group: Group::default() })
+    }
+
+    /// The same device as that of one of the ranks of `group`: its matrices hold some of the rows, and every operation is a
+    /// collective, which all ranks call in the same order with the same arguments.
+    ///
+    /// Ranks may share a device. Their data passes through the host, where the group's transport moves it. Results do not
+    /// depend on the number of ranks beyond rounding: sums over rows in fp32 are cut elsewhere, so `C` differs by about
+    /// 1e-7 of its norm and a log-sum by about 1e-6. With one number of ranks they are the same to the bit from run to
+    /// run, and on all ranks.
+    pub fn with_group(self, group: Group) -> Self {
+        Self { group, ..self }
     }
 
     /// What was opened.
@@ -99,6 +114,21 @@ impl Cuda {
     /// Makes the peak of [`Backend::memory`] what is held now.
     pub fn forget_peak(&self) {
         self.device.account.forget_peak();
+    }
+
+    /// `X^T S Y`, contracting `Y` first, on one rank or several.
+    fn contract_pair(
+        &self,
+        s: Similarity<'_, Matrix>,
+        w: &Weights,
+        transposed: bool,
+        x: &Matrix,
+        y: &Matrix,
+    ) -> Result<Mat<f64>> {
+        match self.group.is_single() {
+            true => self.contract_both(s, w, transposed, x, y),
+            false => self.contract_both_shared(s, w, transposed, x, y),
+        }
     }
 
     /// Reports progress and checks for cancellation.
@@ -142,7 +172,12 @@ impl Backend for Cuda {
 
     fn describe(&self) -> String {
         let DeviceInfo { ordinal, name, capability: (major, minor), .. } = &self.device.info;
-        format!("cuda:{ordinal}, {name} (compute capability {major}.{minor}), {}", self.mode.name())
+        let mut text =
+            format!("cuda:{ordinal}, {name} (compute capability {major}.{minor}), {}", self.mode.name());
+        if !self.group.is_single() {
+            text += &format!(", one of {} ranks ({})", self.group.size(), self.group.transport());
+        }
+        text
     }
 
     fn control(&self) -> &Control {
@@ -151,6 +186,14 @@ impl Backend for Cuda {
 
     fn memory(&self) -> (u64, u64) {
         self.device.account.read()
+    }
+
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
+        self.screen_share(source)
     }
 
     fn arithmetic(&self) -> Arithmetic {
@@ -179,11 +222,14 @@ impl Backend for Cuda {
     fn load(&self, source: &dyn RowSource) -> Result<Matrix> {
         self.device.enter()?;
         self.report(Phase::Features, 0, 1)?;
-        self.load_rows(source)
+        self.load_share(source)
     }
 
     fn store(&self, x: &Matrix, sink: &mut dyn FnMut(usize, &[f64]) -> Result<()>) -> Result<()> {
         self.device.enter()?;
+        if !self.group.is_single() {
+            return self.store_share(x, sink);
+        }
         let mut panels = Panels::new(self, x, None)?;
         let mut values: Vec<f64> = Vec::new();
         for rows in panels_of(0..x.rows(), PANEL) {
@@ -196,7 +242,7 @@ impl Backend for Cuda {
     }
 
     fn shape(&self, x: &Matrix) -> (usize, usize) {
-        (x.rows(), x.cols())
+        (x.all_rows(), x.cols())
     }
 
     fn rows(&self, x: &Matrix, range: Range<usize>) -> Result<Matrix> {
@@ -206,22 +252,22 @@ impl Backend for Cuda {
 
     fn linear(&self, x: &Matrix, w: MatRef<'_, f64>) -> Result<Matrix> {
         self.device.enter()?;
-        self.map_rows(x, w)
+        Ok(self.map_rows(x, self.agreed(w)?.as_ref())?.beside(x))
     }
 
     fn encode(&self, x: &Matrix, f: MatRef<'_, f64>) -> Result<(Matrix, Vec<f64>)> {
         self.device.enter()?;
-        self.encode_rows(x, f)
+        self.encode_rows(x, self.agreed(f)?.as_ref())
     }
 
     fn scale_rows(&self, x: &Matrix, scale: &[f64]) -> Result<Matrix> {
         self.device.enter()?;
-        self.scaled_rows(x, scale)
+        Ok(self.scaled_rows(x, scale)?.beside(x))
     }
 
     fn kernel(&self, kernel: &Kernel, x: &Matrix, landmarks: MatRef<'_, f64>) -> Result<Matrix> {
         self.device.enter()?;
-        self.kernel_rows(kernel, x, landmarks)
+        Ok(self.kernel_rows(kernel, x, self.agreed(landmarks)?.as_ref())?.beside(x))
     }
 
     fn gram(&self, x: &Matrix) -> Result<Mat<f64>> {
@@ -238,7 +284,10 @@ impl Backend for Cuda {
     ) -> Result<Weights> {
         self.device.enter()?;
         match s {
-            Similarity::Embeddings(zx, zy) => self.statistics((zx, zy), loss, positives, negatives),
+            Similarity::Embeddings(zx, zy) => {
+                let whole = (self.complete(zx)?, self.complete(zy)?);
+                self.statistics(whole, loss, positives, negatives)
+            }
             // O(n) numbers, or a given matrix.
             Similarity::Zeros(..) | Similarity::Dense(_) => {
                 self.on_host(s, |host, s| host.weights(s, loss, positives, negatives))
@@ -255,10 +304,10 @@ impl Backend for Cuda {
         // The narrower side is contracted: 2 n^2 min(d1, d2).
         if x.cols() < y.cols() {
             let back = w.transposed();
-            let c = self.contract_both(swapped(s), &back, true, y, x)?;
+            let c = self.contract_pair(swapped(s), &back, true, y, x)?;
             return Ok(c.transpose().to_owned());
         }
-        self.contract_both(s, w, false, x, y)
+        self.contract_pair(s, w, false, x, y)
     }
 
     fn apply(&self, s: Similarity<'_, Matrix>, w: &Weights, v: &Matrix) -> Result<Matrix> {
@@ -268,6 +317,7 @@ impl Backend for Cuda {
                 let product = host.apply(s, w, &self.to_host(host, v)?)?;
                 self.load_host(host, &product)
             }),
+            _ if !self.group.is_single() => self.contract_shared(s, w, false, v),
             _ => self.contract(s, w, false, v),
         }
     }
@@ -279,12 +329,16 @@ impl Backend for Cuda {
                 let product = host.apply_t(s, w, &self.to_host(host, u)?)?;
                 self.load_host(host, &product)
             }),
+            _ if !self.group.is_single() => self.contract_shared(swapped(s), &w.transposed(), true, u),
             _ => self.contract(swapped(s), &w.transposed(), true, u),
         }
     }
 
     fn gradients(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
         self.device.enter()?;
+        if !self.group.is_single() {
+            return self.gradients_shared(zx, zy, w);
+        }
         self.both_gradients(zx, zy, w)
     }
 
@@ -295,7 +349,7 @@ impl Backend for Cuda {
 
     fn select(&self, x: &Matrix, ids: &[u32]) -> Result<Matrix> {
         self.device.enter()?;
-        self.gather(x, ids)
+        self.select_rows(x, ids)
     }
 
     fn dense(&self, s: Similarity<'_, Matrix>, w: &Weights) -> Result<Mat<f64>> {
@@ -305,23 +359,36 @@ impl Backend for Cuda {
 
     fn top_r(&self, c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
         self.device.enter()?;
-        self.leading_triplets(c, r, method)
+        if self.group.is_single() {
+            return self.leading_triplets(c, r, method);
+        }
+        let found = self.group.is_first().then(|| self.leading_triplets(c, r, method)).transpose()?;
+        self.agreed_triplets(found, (c.nrows(), c.ncols()))
     }
 
     fn hstack(&self, blocks: &[(f64, &Matrix)]) -> Result<Matrix> {
         self.device.enter()?;
-        self.side_by_side(blocks)
+        let made = self.side_by_side(blocks)?;
+        Ok(match blocks.first() {
+            Some((_, first)) => made.beside(first),
+            None => made,
+        })
     }
 
     fn top_k(&self, queries: &Matrix, items: &Matrix, k: usize) -> Result<TopK> {
         self.device.enter()?;
-        self.search(queries, items, k)
+        let items = self.complete(items)?;
+        self.join_lists(self.search(queries, items, k)?)
     }
 
     fn ranks(&self, s: Similarity<'_, Matrix>, positives: &Positives, ties: Ties) -> Result<Vec<u32>> {
         self.device.enter()?;
         match s {
-            Similarity::Embeddings(zx, zy) => self.rank_positives((zx, zy), positives, ties),
+            Similarity::Embeddings(zx, zy) => {
+                let own = self.layout(positives.n_x()).own();
+                let whole = (self.complete(zx)?, self.complete(zy)?);
+                self.group.concat(self.rank_positives(whole, positives, ties, own)?)
+            }
             Similarity::Zeros(..) | Similarity::Dense(_) => {
                 self.on_host(s, |host, s| host.ranks(s, positives, ties))
             }
@@ -332,7 +399,7 @@ impl Backend for Cuda {
         self.device.enter()?;
         match s {
             Similarity::Embeddings(zx, zy) => {
-                let sides = grid::Sides::new(self, zx, zy)?;
+                let sides = grid::Sides::new(self, self.complete(zx)?, self.complete(zy)?)?;
                 Ok(grid::Pairs::new(&sides, &Loss::default(), positives)?.s)
             }
             Similarity::Zeros(..) | Similarity::Dense(_) => {

@@ -187,6 +187,38 @@ impl<'a> Negatives<'a> {
             && cuda.device.fused_shared(self.grid.depth).is_some()
     }
 
+    /// Adds the product of the weights on `rows` with the values of `cols`.
+    pub(super) fn add(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        values: &Values<'_>,
+        panel: &mut PanelRoom,
+        out: Rows<'_, f32>,
+    ) -> Result<()> {
+        for (visited, ranges) in self.grid.visits() {
+            let both = visited.start.max(rows.start)..visited.end.min(rows.end);
+            if both.is_empty() {
+                continue;
+            }
+            let to = out.view.from((both.start - rows.start) * out.ld)?;
+            let to = Rows::new(to, both.len(), out.cols, out.ld)?;
+            for range in ranges {
+                let part = range.start.max(cols.start)..range.end.min(cols.end);
+                if part.is_empty() {
+                    continue;
+                }
+                let values = (values, part.start - cols.start);
+                if self.can_fuse(out.cols) {
+                    self.add_fused(both.clone(), part, values, to)?;
+                } else {
+                    self.add_products(both.clone(), part, values, to, panel)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Adds `W V` on the rows of `out` (positions `rows`) over the columns `cols`, the first of which has row `first` of
     /// the values.
     pub(super) fn add_fused(

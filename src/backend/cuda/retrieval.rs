@@ -61,11 +61,13 @@ impl Cuda {
         Ok(out)
     }
 
+    /// Of the rows `own`; both sides are whole.
     pub(super) fn rank_positives(
         &self,
         (zx, zy): (&Matrix, &Matrix),
         positives: &Positives,
         ties: Ties,
+        own: std::ops::Range<usize>,
     ) -> Result<Vec<u32>> {
         let (device, n, m) = (&self.device, positives.n_x(), positives.n_y());
         let sides = Sides::new(self, zx, zy)?;
@@ -92,7 +94,7 @@ impl Cuda {
         let (best, best_index) =
             (device.upload(&best, "best positives")?, device.upload(&best_index, "best positives")?);
         let ranks = device.alloc::<i32>(n, "ranks")?;
-        for rows in panels_of(0..n, ROWS) {
+        for rows in panels_of(own.clone(), ROWS) {
             let l = Launch::new(z, entries.csr(), 0, rows.clone(), 0..m, BLOCKS);
             let parts = device.alloc::<i32>(l.row_parts() * l.rows(), "partial counts")?;
             let p = Ranks {
@@ -106,10 +108,10 @@ impl Cuda {
             device.merge_counts(parts.view(), l.row_parts(), ranks.view().part(rows.clone())?)?;
             self.report(Phase::Retrieval, rows.end, n)?;
         }
-        let ranks = device.download(ranks.view())?;
+        let ranks = device.download(ranks.view().part(own.clone())?)?;
         let of_row =
             |(i, rank): (usize, i32)| if positives.row(i).is_empty() { u32::MAX } else { rank as u32 };
-        Ok(ranks.into_iter().enumerate().map(of_row).collect())
+        Ok(own.zip(ranks).map(of_row).collect())
     }
 }
 

@@ -91,7 +91,7 @@ impl Cuda {
         Ok((by_sample(x, &x_id, &factors.x), by_sample(y, &y_id, &factors.y)))
     }
 
-    /// `log sum e^{s/tau}` over the visited negatives, by position.
+    /// `log sum e^{s/tau}` over the visited negatives of all ranks, by position.
     fn clip_log_sums(&self, grid: &Grid<'_>, robust: bool) -> Result<(Vec<f64>, Vec<f64>)> {
         let (device, (n_x, n_y)) = (&self.device, (grid.positives.n_x(), grid.positives.n_y()));
         let scale = std::f64::consts::LOG2_E / grid.loss.tau;
@@ -126,7 +126,8 @@ impl Cuda {
                 }
             }
         }
-        Ok((device.download(log_x.view())?, device.download(log_y.view())?))
+        let (x, y) = (device.download(log_x.view().part(grid.own.clone())?)?, device.download(log_y.view())?);
+        Ok((self.group.concat(x)?, self.merge_logs(y)?))
     }
 
     /// `sum_neg psi(s_ij - nu s_ik)` and of psi' for every pair of the grid's rows, row by row; eps not yet applied.
@@ -162,7 +163,12 @@ impl Cuda {
                 }
             }
         }
-        let found = [device.download(psi.view())?, device.download(dpsi.view())?];
+        let own = pairs.first[grid.own.start]..pairs.first[grid.own.end];
+        let mut found =
+            [device.download(psi.view().part(own.clone())?)?, device.download(dpsi.view().part(own)?)?];
+        for sums in &mut found {
+            *sums = self.group.concat(std::mem::take(sums))?;
+        }
         Ok(found.map(|sums| {
             let mut out = vec![0.0; p.nnz()];
             pairs.of.iter().zip(sums).for_each(|(&e, sum)| out[e] = sum);

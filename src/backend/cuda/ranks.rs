@@ -1,0 +1,604 @@
+//! Several ranks, each with a device of its own: rows that other ranks hold, and sums over all of them.
+//!
+//! Rows are shared out as on the CPU ([`Layout`]). Pass 1 runs on this rank's rows of the similarities against the
+//! embeddings of all ranks, which are gathered once and kept; pass 2 on the same rows, with the values of the columns
+//! coming past in pieces. Data leaves the device through the host, where the group's transport moves it. What ranks have
+//! summed is added in rank order: equal from run to run with one number of ranks, and equal on all ranks.
+
+use super::blas::Operand;
+use super::contract::{BLOCK, Dense, inverse};
+use super::grid::{Entries, exceptions};
+use super::matrix::{Data, Matrix, PANEL, Panels, depth_of, panels_of};
+use super::memory::Buffer;
+use super::negatives::{PanelRoom, Values};
+use super::precision::Narrow;
+use super::rows::{AddEntries, EntryValues, Rows};
+use super::{Cuda, Phase};
+use crate::backend::plan::{Plan, TILE};
+use crate::backend::{Similarity, TopK};
+use crate::comm::{Fold, Layout, Part};
+use crate::error::{Error, Result};
+use crate::io::{RowRange, RowSource, check_finite, check_rows};
+use crate::loss::log_add_exp;
+use crate::spectral::TopR;
+use crate::weights::Weights;
+use faer::{Mat, MatRef};
+use std::ffi::c_void;
+use std::ops::Range;
+
+/// Rows that come past at once.
+const PIECE: usize = 1 << 16;
+
+/// How the rows of a matrix are stored.
+#[derive(Clone, Copy)]
+enum Kind {
+    Wide,
+    Narrow(Narrow),
+    Embedded(usize),
+}
+
+/// Stored rows on the host.
+enum Raw {
+    Wide(Vec<f32>),
+    Half(Vec<u16>),
+}
+
+impl Kind {
+    fn of(x: &Matrix) -> Self {
+        match x.data() {
+            Data::Wide(_) | Data::HostWide(_) => Self::Wide,
+            Data::Narrow(narrow, _) | Data::HostNarrow(narrow, _) => Self::Narrow(*narrow),
+            Data::Embedded(depth, _) => Self::Embedded(*depth),
+        }
+    }
+
+    /// Elements of a row of so many columns.
+    fn width(self, cols: usize) -> usize {
+        match self {
+            Self::Wide | Self::Narrow(_) => cols,
+            Self::Embedded(depth) => 2 * depth,
+        }
+    }
+}
+
+/// Rows in the order in which they are wanted, from one list a rank; row `k` comes from `owners[k]`.
+fn interleave<T: Copy>(
+    lists: &[Vec<T>],
+    owners: impl Iterator<Item = usize>,
+    width: usize,
+) -> Result<Vec<T>> {
+    let mut next = vec![0; lists.len()];
+    let mut out = Vec::with_capacity(lists.iter().map(Vec::len).sum());
+    for owner in owners {
+        let row = lists[owner].get(next[owner]..next[owner] + width);
+        out.extend_from_slice(row.ok_or_else(|| {
+            Error::Comm(format!("rank {owner} sent {} values, too few", lists[owner].len()))
+        })?);
+        next[owner] += width;
+    }
+    Ok(out)
+}
+
+impl Cuda {
+    /// A step of a transport that moves device memory only: `call(sent, received, stream)` with a copy of `sent` and room
+    /// for `received` on the device.
+    ///
+    /// # Errors
+    /// Those of `call`; [`Error::Comm`] when the other ranks do not come within [`patience`](crate::comm::patience);
+    /// [`Error::OutOfMemory`] and [`Error::Cuda`] of the device.
+    pub fn through_device(
+        &self,
+        sent: &[u8],
+        received: &mut [u8],
+        call: impl FnOnce(*const c_void, *mut c_void, *mut c_void) -> Result<()>,
+    ) -> Result<()> {
+        self.device.enter()?;
+        let out = self.device.upload(sent, "bytes for other ranks")?;
+        let back = self.device.alloc::<u8>(received.len(), "bytes of other ranks")?;
+        let address = |ptr: u64| std::ptr::with_exposed_provenance_mut::<c_void>(ptr as usize);
+        call(address(out.view().ptr).cast_const(), address(back.view().ptr), self.device.stream.cast())?;
+        self.device.synchronize_within_patience()?;
+        self.device.download_to(back.view(), received)
+    }
+
+    /// How the rows of a matrix of `n` are shared out.
+    pub(super) fn layout(&self, n: usize) -> Layout {
+        Layout::new(n, TILE, self.group.rank(), self.group.size())
+    }
+
+    /// How the row positions of a plan are shared out.
+    pub(super) fn positions_of(&self, plan: &Plan) -> Layout {
+        Layout::new(plan.n_x(), plan.tile(), self.group.rank(), self.group.size())
+    }
+
+    /// `x` as this rank's rows of `n`.
+    fn as_share(&self, x: Matrix, n: usize) -> Matrix {
+        if self.group.is_single() { x } else { x.held_as(self.layout(n).own(), n) }
+    }
+
+    /// What every rank has summed over its rows, added in rank order, on every rank.
+    pub(super) fn sum(&self, own: Vec<f64>) -> Result<Vec<f64>> {
+        if self.group.is_single() {
+            return Ok(own);
+        }
+        let (rank, size, width) = (self.group.rank(), self.group.size(), own.len());
+        let mut fold = Fold::new(rank..if rank + 1 == size { usize::MAX } else { rank + 1 });
+        *fold.block(rank, Vec::new, |_, _| ()) = own;
+        self.group.sum(fold, width)
+    }
+
+    /// The logarithm of what every rank has summed, whose logarithms are `own`, on every rank.
+    pub(super) fn merge_logs(&self, own: Vec<f64>) -> Result<Vec<f64>> {
+        if self.group.is_single() {
+            return Ok(own);
+        }
+        let (rank, size, width) = (self.group.rank(), self.group.size(), own.len());
+        let shares: Vec<_> = (0..size).map(|k| k * width / size..(k + 1) * width / size).collect();
+        let parts = [Part { first: rank, last: rank, value: own }];
+        let add = |a: &mut [f64], b: &[f64]| a.iter_mut().zip(b).for_each(|(a, b)| *a = log_add_exp(*a, *b));
+        self.group.concat(self.group.scatter_sum(&parts, &shares, f64::NEG_INFINITY, add)?)
+    }
+
+    /// A small matrix as rank 0 has it: devices of different kinds round differently.
+    pub(super) fn agreed(&self, w: MatRef<'_, f64>) -> Result<Mat<f64>> {
+        let mut values = super::features::row_major_f64(w);
+        self.group.broadcast(0, &mut values)?;
+        Ok(Mat::from_fn(w.nrows(), w.ncols(), |i, j| values[i * w.ncols() + j]))
+    }
+
+    /// Rank 0's triplets on every rank; the others have not looked for any.
+    pub(super) fn agreed_triplets(&self, found: Option<TopR>, (m, n): (usize, usize)) -> Result<TopR> {
+        let mut sizes = found.as_ref().map_or([0, 0], |t| [t.s.len() as u64, t.all.len() as u64]);
+        self.group.broadcast(0, &mut sizes)?;
+        let [r, all] = sizes.map(|v| v as usize);
+        let mut values = match &found {
+            Some(t) => {
+                let mut values = super::features::row_major_f64(t.u.as_ref());
+                values.extend(super::features::row_major_f64(t.v.as_ref()));
+                values.extend(t.s.iter().chain(&t.all));
+                values
+            }
+            None => vec![0.0; (m + n + 1) * r + all],
+        };
+        self.group.broadcast(0, &mut values)?;
+        let (u, rest) = values.split_at(m * r);
+        let (v, rest) = rest.split_at(n * r);
+        let (s, all) = rest.split_at(r);
+        Ok(TopR {
+            u: Mat::from_fn(m, r, |i, j| u[i * r + j]),
+            s: s.to_vec(),
+            v: Mat::from_fn(n, r, |i, j| v[i * r + j]),
+            all: all.to_vec(),
+        })
+    }
+
+    /// Checks this rank's rows of a source; counts the zero rows of all.
+    pub(super) fn screen_share(&self, source: &dyn RowSource) -> Result<usize> {
+        if self.group.is_single() {
+            return check_finite(source).map(|report| report.zero_rows);
+        }
+        let all = 0..source.rows();
+        let rows = match self.group.any(source.held() != all)? {
+            true => source.held(),
+            false => self.layout(source.rows()).own(),
+        };
+        let zeros = check_rows(source, rows)? as u64;
+        Ok(self.group.concat(vec![zeros])?.into_iter().sum::<u64>() as usize)
+    }
+
+    /// This rank's rows of a source, from whichever ranks can read them.
+    pub(super) fn load_share(&self, source: &dyn RowSource) -> Result<Matrix> {
+        if self.group.is_single() {
+            return self.load_rows(source);
+        }
+        let (n, held, own) = (source.rows(), source.held(), self.layout(source.rows()).own());
+        if n > i32::MAX as usize {
+            let what = format!("{}: {n} rows on CUDA", source.name());
+            return Err(Error::Unsupported(what));
+        }
+        let elsewhere = self.group.any(held.start > own.start || held.end < own.end)?;
+        let readable = if elsewhere { held.clone() } else { own.clone() };
+        // Rows travel as they are stored: all ranks store them alike.
+        let dtype = source.view().map_or(u64::MAX, |v| v.dtype() as u64);
+        let dtypes = self.group.concat(vec![dtype])?;
+        let mine = if dtypes.iter().all(|d| *d == dtypes[0]) {
+            self.load_rows(&RowRange::new(source, readable)?)?
+        } else {
+            self.load_rows(&Unseen(RowRange::new(source, readable)?))?
+        };
+        if !elsewhere {
+            return Ok(mine.held_as(own, n));
+        }
+        let ends = self.group.concat(vec![held.end as u64])?;
+        let owner = |i: usize| ends.partition_point(|&end| end as usize <= i);
+        let ids: Vec<u32> = own.clone().map(|i| i as u32).collect();
+        Ok(self.fetch(&mine.held_as(held, n), &ids, &owner)?.held_as(own, n))
+    }
+
+    /// Rows of `x` that are here, by their number among these, on the host.
+    fn raw(&self, x: &Matrix, ids: &[u32]) -> Result<Raw> {
+        Ok(match self.gather(x, ids)?.into_data() {
+            Data::Wide(buffer) => Raw::Wide(self.device.download(buffer.view())?),
+            Data::Narrow(_, buffer) | Data::Embedded(_, buffer) => {
+                Raw::Half(self.device.download(buffer.view())?)
+            }
+            Data::HostWide(values) => Raw::Wide(values),
+            Data::HostNarrow(_, values) => Raw::Half(values),
+        })
+    }
+
+    /// A matrix on the device from rows as they are stored.
+    fn from_raw(&self, kind: Kind, rows: usize, cols: usize, raw: &Raw) -> Result<Matrix> {
+        let what = "rows of other ranks";
+        let data = match (kind, raw) {
+            (Kind::Wide, Raw::Wide(v)) => Data::Wide(self.device.upload(v, what)?),
+            (Kind::Narrow(narrow), Raw::Half(v)) => Data::Narrow(narrow, self.device.upload(v, what)?),
+            (Kind::Embedded(depth), Raw::Half(v)) => Data::Embedded(depth, self.device.upload(v, what)?),
+            _ => return Err(Error::Cuda("internal: rows of another type".into())),
+        };
+        Ok(Matrix::new(rows, cols, data))
+    }
+
+    /// The rows `ids` of a matrix, which every rank asks for itself. A collective.
+    fn fetch(&self, x: &Matrix, ids: &[u32], owner: &dyn Fn(usize) -> usize) -> Result<Matrix> {
+        if let Some(whole) = x.whole().get() {
+            return self.gather(whole, ids);
+        }
+        let (kind, size, first) = (Kind::of(x), self.group.size(), x.held().start as u32);
+        let mut wanted = vec![Vec::new(); size];
+        ids.iter().for_each(|&id| wanted[owner(id as usize)].push(id));
+        let asked = self.group.exchange(wanted)?;
+        let owners = ids.iter().map(|&id| owner(id as usize));
+        let width = kind.width(x.cols());
+        let local = |ids: Vec<u32>| -> Vec<u32> { ids.into_iter().map(|id| id - first).collect() };
+        let raw = match kind {
+            Kind::Wide => {
+                let mut answers = Vec::with_capacity(size);
+                for ids in asked {
+                    answers.push(self.raw(x, &local(ids))?.wide()?);
+                }
+                Raw::Wide(interleave(&self.group.exchange(answers)?, owners, width)?)
+            }
+            Kind::Narrow(_) | Kind::Embedded(_) => {
+                let mut answers = Vec::with_capacity(size);
+                for ids in asked {
+                    answers.push(self.raw(x, &local(ids))?.half()?);
+                }
+                Raw::Half(interleave(&self.group.exchange(answers)?, owners, width)?)
+            }
+        };
+        self.from_raw(kind, ids.len(), x.cols(), &raw)
+    }
+
+    /// The rows `ids` of a matrix, which all ranks want. A collective.
+    fn bring(&self, x: &Matrix, ids: &[u32]) -> Result<Matrix> {
+        if let Some(whole) = x.whole().get() {
+            return self.gather(whole, ids);
+        }
+        let (kind, held) = (Kind::of(x), x.held());
+        let raw = self.bring_raw(x, ids, held)?;
+        self.from_raw(kind, ids.len(), x.cols(), &raw)
+    }
+
+    fn bring_raw(&self, x: &Matrix, ids: &[u32], held: Range<usize>) -> Result<Raw> {
+        let mine = ids.iter().filter(|&&id| held.contains(&(id as usize)));
+        let mine: Vec<u32> = mine.map(|&id| id - held.start as u32).collect();
+        let layout = self.layout(x.all_rows());
+        let owners = ids.iter().map(|&id| layout.owner(id as usize));
+        let width = Kind::of(x).width(x.cols());
+        Ok(match self.raw(x, &mine)? {
+            Raw::Wide(v) => Raw::Wide(interleave(&self.group.allgather(&v)?, owners, width)?),
+            Raw::Half(v) => Raw::Half(interleave(&self.group.allgather(&v)?, owners, width)?),
+        })
+    }
+
+    /// All rows of a matrix on this device, gathered the first time: embeddings of the similarities. A collective.
+    pub(super) fn complete<'a>(&self, x: &'a Matrix) -> Result<&'a Matrix> {
+        if self.group.is_single() {
+            return Ok(x);
+        }
+        if let Some(whole) = x.whole().get() {
+            return Ok(whole);
+        }
+        let (n, r) = (x.all_rows(), x.cols());
+        let depth = depth_of(r);
+        let all = self.device.alloc::<u16>(n * 2 * depth, &format!("embeddings of all ranks ({n} x {r})"))?;
+        let split;
+        let own = match x.data() {
+            Data::Embedded(..) => x,
+            // As the sweeps take them.
+            _ => {
+                let buffer = self.embedded(x, None)?.into_buffer();
+                let Some(buffer) = buffer else {
+                    return Err(Error::Cuda("internal: embeddings that are lent".into()));
+                };
+                split = Matrix::new(x.rows(), r, Data::Embedded(depth, buffer)).beside(x);
+                &split
+            }
+        };
+        for rows in panels_of(0..n, PIECE) {
+            let ids: Vec<u32> = rows.clone().map(|i| i as u32).collect();
+            let to = all.view().part(rows.start * 2 * depth..rows.end * 2 * depth)?;
+            self.device.upload_to(&self.bring_raw(own, &ids, x.held())?.half()?, to)?;
+        }
+        let whole = Matrix::new(n, r, Data::Embedded(depth, all));
+        Ok(x.whole().get_or_init(|| Box::new(whole)))
+    }
+
+    /// The same similarities with the embeddings of all ranks.
+    pub(super) fn completed<'a>(&self, s: Similarity<'a, Matrix>) -> Result<Similarity<'a, Matrix>> {
+        Ok(match s {
+            Similarity::Embeddings(zx, zy) => Similarity::Embeddings(self.complete(zx)?, self.complete(zy)?),
+            s => s,
+        })
+    }
+
+    /// Rows by number, in that order: of several ranks each gets its share of the result.
+    pub(super) fn select_rows(&self, x: &Matrix, ids: &[u32]) -> Result<Matrix> {
+        if self.group.is_single() {
+            return self.gather(x, ids);
+        }
+        let own = self.layout(ids.len()).own();
+        let layout = self.layout(x.all_rows());
+        let found = self.fetch(x, &ids[own], &|i| layout.owner(i))?;
+        Ok(self.as_share(found, ids.len()))
+    }
+
+    /// Hands all rows out in order, on every rank.
+    pub(super) fn store_share(
+        &self,
+        x: &Matrix,
+        sink: &mut dyn FnMut(usize, &[f64]) -> Result<()>,
+    ) -> Result<()> {
+        let mut panels = Panels::new(self, x, None)?;
+        let (first, mut values) = (x.held().start, Vec::new());
+        for (owner, rows) in self.layout(x.all_rows()).pieces(PANEL) {
+            let mut panel = if owner == self.group.rank() {
+                self.device.download(panels.get(rows.start - first..rows.end - first)?)?
+            } else {
+                vec![0f32; rows.len() * x.cols()]
+            };
+            self.group.broadcast(owner, &mut panel)?;
+            values.clear();
+            values.extend(panel.into_iter().map(f64::from));
+            sink(rows.start, &values)?;
+        }
+        Ok(())
+    }
+
+    /// The lists of all ranks' queries.
+    pub(super) fn join_lists(&self, own: TopK) -> Result<TopK> {
+        let TopK { k, scores, indices } = own;
+        Ok(TopK { k, scores: self.group.concat(scores)?, indices: self.group.concat(indices)? })
+    }
+
+    /// `S V` on this rank's row positions, `V` shared out; `transposed` as in [`contract`](Self::contract). The embeddings
+    /// are those of all ranks.
+    fn share_of_product(
+        &self,
+        dense: &Dense<'_>,
+        value: &(dyn Fn(usize, usize) -> f64 + Sync),
+        w: &Weights,
+        v: &Matrix,
+    ) -> Result<Buffer<f32>> {
+        let (p, d, device) = (&w.positives, v.cols(), &self.device);
+        let own = match dense {
+            Dense::Negatives(negatives) => negatives.grid.own.clone(),
+            Dense::Flat { .. } => self.layout(p.n_x()).own(),
+        };
+        let out = device.alloc::<f32>(own.len() * d, "this rank's rows of S V")?;
+        device.zero(out.view())?;
+        let mut unit = 1.0;
+        match dense {
+            Dense::Flat { alpha, .. } => {
+                if let Some(sums) = self.flat_sums(dense, v)? {
+                    let sums = self.sum(device.download(sums.view())?)?;
+                    let sums = device.upload(&sums, "column sums")?;
+                    device.flat_rows(
+                        alpha.view().part(own.clone())?,
+                        sums.view(),
+                        (own.len(), d),
+                        out.view(),
+                    )?;
+                }
+            }
+            Dense::Negatives(negatives) => {
+                let top = self.group.concat(vec![self.max_abs(v)?])?;
+                let top = top
+                    .into_iter()
+                    .fold(0.0, |a: f32, b| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) });
+                let mut panel = PanelRoom::default();
+                let mut value_unit = 1.0;
+                for cols in panels_of(0..p.n_y(), PIECE) {
+                    let ids: Vec<u32> = match dense.order_y() {
+                        Some(order) => order.ids[cols.clone()].to_vec(),
+                        None => cols.clone().map(|j| j as u32).collect(),
+                    };
+                    let piece = self.bring(v, &ids)?.bounded(top);
+                    let values = Values::new(self, &piece, None, 0..cols.len())?;
+                    value_unit = values.unit;
+                    for rows in panels_of(own.clone(), BLOCK) {
+                        let to = out.view().from((rows.start - own.start) * d)?;
+                        let to = Rows::new(to, rows.len(), d, d)?;
+                        negatives.add(rows, cols.clone(), &values, &mut panel, to)?;
+                    }
+                    self.report(Phase::Weights, cols.end, p.n_y())?;
+                }
+                unit = negatives.unit() * value_unit;
+            }
+        }
+        self.add_exceptions(dense, value, w, v, -unit as f32, Rows::dense(out.view(), own.len(), d)?, own)?;
+        Ok(out)
+    }
+
+    /// `out <- alpha out + (entries x V)` on the row positions `own`: the rows of `V` that the entries meet are fetched,
+    /// some at a time.
+    #[allow(clippy::too_many_arguments)]
+    fn add_exceptions(
+        &self,
+        dense: &Dense<'_>,
+        value: &(dyn Fn(usize, usize) -> f64 + Sync),
+        w: &Weights,
+        v: &Matrix,
+        alpha: f32,
+        out: Rows<'_, f32>,
+        own: Range<usize>,
+    ) -> Result<()> {
+        let row_id = |position: usize| dense.order_x().map_or(position, |o| o.ids[position] as usize);
+        let lists: Vec<(usize, Vec<u32>)> =
+            own.map(row_id).map(|i| (i, exceptions(&w.loss, &w.positives, i))).collect();
+        let mut met: Vec<u32> = lists.iter().flat_map(|(_, list)| list).copied().collect();
+        met.sort_unstable();
+        met.dedup();
+        let place = |j: &u32| met.partition_point(|m| m < j) as i32;
+        let columns: Vec<Vec<i32>> = lists.iter().map(|(_, list)| list.iter().map(place).collect()).collect();
+        let of_row = |(i, list): &(usize, Vec<u32>)| -> Vec<f32> {
+            list.iter().map(|&j| value(*i, j as usize) as f32).collect()
+        };
+        let coefficient: Vec<f32> = lists.iter().flat_map(of_row).collect();
+        let entries = Entries::new(self, &columns, "positives")?;
+        let coefficient = self.device.upload(&coefficient, "coefficients of positives")?;
+        let layout = self.layout(v.all_rows());
+        let pieces = self.group.concat(vec![met.len().div_ceil(PIECE) as u64])?;
+        let pieces = pieces.into_iter().max().unwrap_or(0).max(1) as usize;
+        for k in 0..pieces {
+            let cols = (k * PIECE).min(met.len())..((k + 1) * PIECE).min(met.len());
+            let rows = self.fetch(v, &met[cols.clone()], &|j| layout.owner(j))?;
+            let values = match rows.data() {
+                Data::Wide(buffer) => EntryValues::Wide(Rows::dense(buffer.view(), rows.rows(), v.cols())?),
+                Data::Narrow(stored, buffer) => {
+                    EntryValues::Narrow(*stored, Rows::dense(buffer.view(), rows.rows(), v.cols())?, 0)
+                }
+                Data::Embedded(depth, buffer) => {
+                    let from = Rows::dense(buffer.view(), rows.rows(), 2 * depth)?;
+                    EntryValues::Narrow(self.mode.narrow(), from, *depth)
+                }
+                Data::HostWide(_) | Data::HostNarrow(..) => {
+                    return Err(Error::Cuda("internal: fetched rows on the host".into()));
+                }
+            };
+            let add = AddEntries {
+                entries: entries.csr(),
+                coefficient: coefficient.view(),
+                factor: 1.0,
+                row_of: None,
+                rows: 0..out.rows,
+                cols,
+                alpha: if k == 0 { alpha } else { 1.0 },
+                out,
+            };
+            self.device.add_entries(values, &add)?;
+        }
+        Ok(())
+    }
+
+    /// `S V` of several ranks; with `transposed`, of similarities and weights that were.
+    pub(super) fn contract_shared(
+        &self,
+        s: Similarity<'_, Matrix>,
+        w: &Weights,
+        transposed: bool,
+        v: &Matrix,
+    ) -> Result<Matrix> {
+        let (dense, value) = Dense::new(self, self.completed(s)?, w, transposed)?;
+        let out = self.share_of_product(&dense, &*value, w, v)?;
+        let n = w.positives.n_x();
+        let rows = out.len() / v.cols().max(1);
+        let by_position = Matrix::new(rows, v.cols(), Data::Wide(out));
+        let (Dense::Negatives(negatives), Some(order)) = (&dense, dense.order_x()) else {
+            return Ok(self.as_share(by_position, n));
+        };
+        let (held, layout) = (negatives.grid.own.clone(), self.positions_of(&negatives.grid.plan));
+        let positions = inverse(&order.ids);
+        let own = self.layout(n).own();
+        let found = self.fetch(&by_position.held_as(held, n), &positions[own], &|i| layout.owner(i))?;
+        Ok(self.as_share(found, n))
+    }
+
+    /// `X^T S Y` of several ranks, contracting `Y` first.
+    pub(super) fn contract_both_shared(
+        &self,
+        s: Similarity<'_, Matrix>,
+        w: &Weights,
+        transposed: bool,
+        x: &Matrix,
+        y: &Matrix,
+    ) -> Result<Mat<f64>> {
+        let (dense, value) = Dense::new(self, self.completed(s)?, w, transposed)?;
+        let sy = self.share_of_product(&dense, &*value, w, y)?;
+        let (d1, d2) = (x.cols(), y.cols());
+        let rows = sy.len() / d2.max(1);
+        let fetched;
+        let x = match (&dense, dense.order_x()) {
+            (Dense::Negatives(negatives), Some(order)) => {
+                let layout = self.layout(x.all_rows());
+                let ids = &order.ids[negatives.grid.own.clone()];
+                fetched = self.fetch(x, ids, &|i| layout.owner(i))?;
+                &fetched
+            }
+            _ => x,
+        };
+        let mut panels = Panels::new(self, x, None)?;
+        self.sum_products((d1, d2), panels_of(0..rows, PANEL), rows, |rows, out| {
+            let right = Operand::f32(sy.view().from(rows.start * d2)?, d2);
+            let m = rows.len();
+            let left = Operand::f32(panels.get(rows)?, d1).t();
+            self.device.multiply((d1, d2, m), left, right, false, Operand::f32(out, d2))
+        })
+    }
+
+    /// `-S Z_y` and `-S^T Z_x` of several ranks: each has its rows of both, so each orientation is contracted.
+    pub(super) fn gradients_shared(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
+        let negated = |g: Matrix| -> Result<Matrix> {
+            let d = g.cols();
+            let mut panels = Panels::new(self, &g, None)?;
+            let out = self.build(g.rows(), d, PANEL, "gradients", &mut |rows, out| {
+                let (m, out) = (rows.len(), Rows::dense(out, rows.len(), d)?);
+                self.device.scale_rows(Rows::dense(panels.get(rows)?, m, d)?, -1.0, None, out)
+            })?;
+            Ok(out.beside(&g))
+        };
+        let gx = self.contract_shared(Similarity::Embeddings(zx, zy), w, false, zy)?;
+        let gx = negated(gx)?;
+        let back = w.transposed();
+        let gy = self.contract_shared(Similarity::Embeddings(zy, zx), &back, true, zx)?;
+        Ok((gx, negated(gy)?))
+    }
+}
+
+impl Raw {
+    fn wide(self) -> Result<Vec<f32>> {
+        match self {
+            Self::Wide(v) => Ok(v),
+            Self::Half(_) => Err(Error::Cuda("internal: 16-bit rows among others".into())),
+        }
+    }
+
+    fn half(self) -> Result<Vec<u16>> {
+        match self {
+            Self::Half(v) => Ok(v),
+            Self::Wide(_) => Err(Error::Cuda("internal: fp32 rows among others".into())),
+        }
+    }
+}
+
+/// A source whose stored elements are not shown, so that it is read as fp32.
+struct Unseen<S>(S);
+
+impl<S: RowSource> RowSource for Unseen<S> {
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+    fn cols(&self) -> usize {
+        self.0.cols()
+    }
+    fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        self.0.read_rows(start, out)
+    }
+    fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
+        self.0.read_rows_f64(start, out)
+    }
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+}
