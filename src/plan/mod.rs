@@ -120,14 +120,11 @@ pub struct Job {
 }
 
 impl Job {
-    /// With sampled negatives: edge of a tile, tiles a row visits in a sample, and samples. As the passes draw them: two
-    /// halves, whose difference tells the error.
-    fn sample(&self) -> Option<(f64, f64, f64)> {
+    /// The number of sampled negatives a row; none where they are all.
+    fn sample(&self) -> Option<f64> {
         let m = self.negatives?;
-        let (half, samples) = if m >= 2.0 { ((m / 2.0).ceil(), 2.0) } else { (m, 1.0) };
-        let tile = half.min(512.0);
-        let rounds = (half / tile).ceil();
-        (rounds < (self.n_y / tile).ceil()).then_some((tile, rounds, samples))
+        let tile = m.min(512.0);
+        ((m / tile).ceil() < (self.n_y / tile).ceil()).then_some(m)
     }
 
     /// Spectral updates after the first, which starts from zeros.
@@ -211,11 +208,10 @@ pub struct Plan {
     pub flop: f64,
 }
 
-/// Bytes that a rank receives in one exact update, on average: encoding and pass 1, then pass 2. `bytes` is that of a
-/// number in n-sized matrices.
-pub fn update_traffic(job: &Job, bytes: f64) -> (f64, f64) {
-    let s = traffic::steps(job, bytes);
-    ((s.pass1.0 + s.pass1.1) / job.ranks, (s.pass2.0 + s.pass2.1) / job.ranks)
+/// Bytes that a rank receives in both passes of one update, on average. `bytes` is that of a number in n-sized matrices.
+pub fn update_traffic(job: &Job, bytes: f64) -> f64 {
+    let (streamed, exchanged) = traffic::steps(job, bytes).update;
+    (streamed + exchanged) / job.ranks
 }
 
 /// Predicts a fit.
@@ -245,17 +241,22 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
     let read_seconds = 2.0 * features / rates.read;
     let whiten_seconds = shared(whiten, 0.0);
     let encode_seconds = passes * shared(encode, 0.0);
-    let pass1_seconds = passes * shared(one, pairs);
-    let pass2_seconds =
-        exact * shared(two, pairs) + job.gradients * shared(gradient, pairs) + updates * shared(outer, 0.0);
+    // Two half samples show the error that sampling leaves in an update: together as much work as the sample.
+    let samples = if job.sample().is_some_and(|m| m >= 2.0) { 2.0 } else { 1.0 };
+    let pass1_seconds = (passes + exact * (samples - 1.0)) * shared(one, pairs);
+    let pass2_seconds = samples * exact * shared(two, pairs)
+        + job.gradients * shared(gradient, pairs)
+        + updates * shared(outer, 0.0);
 
     let steps = traffic::steps(job, bytes);
     // What streams past beside the passes, and what is exchanged before and after.
-    let streamed = passes * steps.pass1.0 + exact * steps.pass2.0 + job.gradients * steps.gradient.0;
+    let others = job.gradients + last;
+    let streamed = others * steps.pass1.0 + exact * steps.update.0 + job.gradients * steps.gradient.0;
     let exchanged = steps.whiten
         + updates * steps.zeros
-        + passes * (steps.encode + steps.pass1.1)
-        + exact * steps.pass2.1
+        + passes * steps.encode
+        + others * steps.pass1.1
+        + exact * steps.update.1
         + job.gradients * steps.gradient.1;
     let traffic_bytes = (streamed + exchanged) / ranks;
     let messages = (passes + exact + job.gradients) * (steps.pieces + 8.0);
@@ -279,8 +280,8 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
     let sums = 8.0 * job.d.0 * job.d.1 * (2.0 * parts + 6.0);
     let windows = match job.sample() {
         // Shuffled rows of both sides, fetched.
-        Some((tile, rounds, _)) if ranks > 1.0 => {
-            bytes * (rows * (2.0 * job.rank + wide + narrow) + (rows + rounds * tile) * (job.rank + narrow))
+        Some(m) if ranks > 1.0 => {
+            bytes * (rows * (2.0 * job.rank + wide + narrow) + (rows + m) * (job.rank + narrow))
         }
         _ => 0.0,
     };
@@ -309,7 +310,11 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         memory_bytes,
         replicated_bytes: row * (job.n_x + job.n_y),
         mapped_bytes: own,
-        flop: whiten + passes * (one + encode) + exact * two + job.gradients * gradient + updates * outer,
+        flop: whiten
+            + passes * (one + encode)
+            + exact * (samples * two + (samples - 1.0) * one)
+            + job.gradients * gradient
+            + updates * outer,
     })
 }
 

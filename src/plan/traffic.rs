@@ -87,8 +87,8 @@ pub(super) struct Steps {
     pub(super) encode: f64,
     /// Pass 1: what streams past, and what is exchanged after.
     pub(super) pass1: (f64, f64),
-    /// Pass 2, `X^T S Y`, likewise.
-    pub(super) pass2: (f64, f64),
+    /// Both passes of an update, likewise; with sampled negatives also of the two half samples that show the error.
+    pub(super) update: (f64, f64),
     /// Pass 2 of a gradient, likewise, with the way back to the encoders.
     pub(super) gradient: (f64, f64),
     /// Collectives of a stream of the columns.
@@ -103,7 +103,7 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
         return Steps::default();
     }
     let n = job.n_x + job.n_y;
-    let (wide, narrow) = (job.d.0.max(job.d.1), job.d.0.min(job.d.1));
+    let narrow = job.d.0.min(job.d.1);
     let cells = job.d.0 * job.d.1;
     let (x, y) = (Shares::new(job.n_x, TILE as f64, ranks), Shares::new(job.n_y, TILE as f64, ranks));
     // The narrower side is contracted: its rows are the columns of pass 2.
@@ -114,7 +114,7 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
         zeros: all * 24.0 * n + columns.sum(2.0 * narrow) + rows.sum(cells),
         encode: all * (bytes * r * (job.d.0 + job.d.1) + 8.0 * n),
         pass1: (0.0, anchors),
-        pass2: (0.0, rows.sum(cells)),
+        update: (0.0, rows.sum(cells)),
         gradient: (0.0, x.sum(r * job.d.0) + y.sum(r * job.d.1)),
         pieces: columns.rows.iter().map(|n| (n / PIECE as f64).ceil()).sum(),
     };
@@ -128,32 +128,58 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
             let columns: f64 = columns.rows.iter().sum();
             steps.pass1.0 = all * bytes * job.n_y * r;
             steps.pass1.1 += x.column_sums(&y, 8.0);
-            steps.pass2.0 = all * bytes * columns * (r + narrow) * stages;
+            steps.update.0 = steps.pass1.0 + all * bytes * columns * (r + narrow) * stages;
+            steps.update.1 += steps.pass1.1;
             steps.gradient.0 = all * bytes * job.n_y * r;
             steps.gradient.1 += x.column_sums(&y, bytes * r);
         }
-        Some((tile, rounds, samples)) => {
-            // Rows are shuffled: all but one in R are elsewhere, and are asked for by number.
-            let others = all / ranks;
-            let row = |width: f64| others * (4.0 + bytes * width);
-            let (x, y) = (Shares::new(job.n_x, tile, ranks), Shares::new(job.n_y, tile, ranks));
-            let (rows, columns) = if job.d.0 < job.d.1 { (&y, &x) } else { (&x, &y) };
-            let pass1 = halo(&x, &y, tile, rounds, f64::INFINITY);
-            let pass2 = halo(rows, columns, tile, rounds, HELD as f64);
-            let (n_rows, n_x): (f64, f64) = (rows.rows.iter().sum(), job.n_x);
-            let sums = 8.0 * (pass1 - job.n_y).max(0.0);
-            steps.pass1 = (samples * (row(r) * (n_x + pass1)), samples * (anchors + sums));
-            let apart = row(r) + row(narrow);
-            let windows = row(r) + row(wide);
-            steps.pass2.0 = samples * (n_rows * (windows + apart) + pass2 * (row(r) + row(narrow)));
-            steps.pass2.1 *= samples;
-            // Both sides' rows are fetched, the exceptions' partners, and the gradients brought back.
-            let back = bytes * r * (pass1 - job.n_y).max(0.0) + n * row(r);
-            steps.gradient.0 = samples * (row(r) * (n_x + pass1 + 2.0 * n) + back);
-            steps.gradient.1 *= samples;
+        Some(m) => {
+            let mut all_samples = (0.0, 0.0);
+            for (m, count) in [(m, 1.0), ((m / 2.0).ceil(), if m < 2.0 { 0.0 } else { 2.0 })] {
+                let s = sample(job, bytes, m);
+                all_samples.0 += count * (s.pass1.0 + s.pass2);
+                all_samples.1 += count * (anchors + s.pass1.1 + steps.update.1);
+            }
+            let whole = sample(job, bytes, m);
+            steps.update = all_samples;
+            steps.pass1 = (whole.pass1.0, anchors + whole.pass1.1);
+            steps.gradient.0 = whole.gradient;
         }
     }
     steps
+}
+
+/// What one sample of negatives has fetched: in pass 1, with the sums exchanged after it, and in either pass 2.
+struct Sample {
+    pass1: (f64, f64),
+    pass2: f64,
+    gradient: f64,
+}
+
+/// Counts a sample of `m` negatives a row. Rows are shuffled: all but one in R are elsewhere, and are asked for by number.
+fn sample(job: &Job, bytes: f64, m: f64) -> Sample {
+    let (ranks, r) = (job.ranks, job.rank);
+    let tile = m.min(TILE as f64);
+    let rounds = (m / tile).ceil();
+    let (wide, narrow) = (job.d.0.max(job.d.1), job.d.0.min(job.d.1));
+    let row = |width: f64| (ranks - 1.0) / ranks * (4.0 + bytes * width);
+    let (x, y) = (Shares::new(job.n_x, tile, ranks), Shares::new(job.n_y, tile, ranks));
+    let (rows, columns) = if job.d.0 < job.d.1 { (&y, &x) } else { (&x, &y) };
+    let pass1 = halo(&x, &y, tile, rounds, f64::INFINITY);
+    let pass2 = halo(rows, columns, tile, rounds, HELD as f64);
+    let n_rows: f64 = rows.rows.iter().sum();
+    // Columns that a rank visits beyond its own.
+    let beyond = (pass1 - job.n_y).max(0.0);
+    // The rows' windows, and the exceptions' partners, which are apart.
+    let (windows, apart) = (row(r) + row(wide), row(r) + row(narrow));
+    // Of a gradient both sides' rows are fetched, the exceptions' partners, and the gradients brought back.
+    let n = job.n_x + job.n_y;
+    let back = bytes * r * beyond + n * row(r);
+    Sample {
+        pass1: (row(r) * (job.n_x + pass1), 8.0 * beyond),
+        pass2: n_rows * (windows + apart) + pass2 * (row(r) + row(narrow)),
+        gradient: row(r) * (job.n_x + pass1 + 2.0 * n) + back,
+    }
 }
 
 /// Columns that all ranks together fetch where panels of `tile` rows visit `rounds` tiles each along the diagonals of the
