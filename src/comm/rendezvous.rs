@@ -237,18 +237,13 @@ impl Meeting {
             return;
         }
         let until = Instant::now() + LATER;
-        let mut came: Vec<bool> = (0..self.size).map(|k| k == 0 || self.card.seen.len() > k).collect();
+        let mut came: Vec<bool> = (0..self.size).map(|k| self.card.seen.len() > k).collect();
         loop {
             let mut waits = false;
-            for k in 1..self.size {
-                let lives = match self.read(k) {
-                    Some((_, lives, _)) => {
-                        came[k] |= lives;
-                        lives
-                    }
-                    None => false,
-                };
-                waits |= lives || !came[k];
+            for (k, came) in came.iter_mut().enumerate().skip(1) {
+                let lives = self.read(k).is_some_and(|(_, lives, _)| lives);
+                *came |= lives;
+                waits |= lives || !*came;
             }
             if !waits || Instant::now() > until {
                 return;
