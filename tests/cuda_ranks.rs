@@ -490,7 +490,7 @@ fn processes_take_a_device_each() {
             let args =
                 ["fit", "--x", x, "--y", y, "--rank", "3", "--whiten", "0.1", "--iters", "2", "--out", &out];
             let args = [&args[..], &["--precision", "f32", "--json", "--device", device]].concat();
-            processes(&folder, ranks, &args, |rank| extra(rank))
+            processes(&folder, ranks, &args, extra)
         };
     let said = |out: &Output| String::from_utf8_lossy(&out.stderr).into_owned();
     let json = |out: &Output| -> serde_json::Value {

@@ -4,6 +4,10 @@
 //! No CUDA library is linked; [`probe`] says which devices can be used, or why none can. Work is enqueued on one stream;
 //! only what returns numbers to the host waits for it. Partial results are merged in a fixed order, so results are the
 //! same to the bit from run to run on the same device.
+//!
+//! Of several ranks ([`Cuda::with_group`]) each has a device, some of the rows, and the embeddings of all rows while a
+//! pass needs them. What moves between them passes through the host and the group's transport; nothing moves from device
+//! to device directly yet.
 
 mod blas;
 mod contract;

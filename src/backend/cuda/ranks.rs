@@ -228,7 +228,7 @@ impl Cuda {
     }
 
     /// A matrix on the device from rows as they are stored.
-    fn from_raw(&self, kind: Kind, rows: usize, cols: usize, raw: &Raw) -> Result<Matrix> {
+    fn matrix_of(&self, kind: Kind, rows: usize, cols: usize, raw: &Raw) -> Result<Matrix> {
         let what = "rows of other ranks";
         let data = match (kind, raw) {
             (Kind::Wide, Raw::Wide(v)) => Data::Wide(self.device.upload(v, what)?),
@@ -267,7 +267,7 @@ impl Cuda {
                 Raw::Half(interleave(&self.group.exchange(answers)?, owners, width)?)
             }
         };
-        self.from_raw(kind, ids.len(), x.cols(), &raw)
+        self.matrix_of(kind, ids.len(), x.cols(), &raw)
     }
 
     /// The rows `ids` of a matrix, which all ranks want. A collective.
@@ -277,7 +277,7 @@ impl Cuda {
         }
         let (kind, held) = (Kind::of(x), x.held());
         let raw = self.bring_raw(x, ids, held)?;
-        self.from_raw(kind, ids.len(), x.cols(), &raw)
+        self.matrix_of(kind, ids.len(), x.cols(), &raw)
     }
 
     fn bring_raw(&self, x: &Matrix, ids: &[u32], held: Range<usize>) -> Result<Raw> {
