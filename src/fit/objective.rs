@@ -73,10 +73,12 @@ impl<B: Backend> Alignment<'_, B> {
 
 /// Embeddings, and the norms that they were divided by.
 type Embedded<M> = (M, Vec<f64>);
+/// Of x and of y.
+type Both<M> = (Embedded<M>, Embedded<M>);
 
 impl<B: Backend> Alignment<'_, B> {
     /// Both sides' embeddings under the encoders of variables.
-    fn embed(&mut self, v: &[f64]) -> Result<(Embedded<B::Matrix>, Embedded<B::Matrix>)> {
+    fn embed(&mut self, v: &[f64]) -> Result<Both<B::Matrix>> {
         let (backend, (x, y)) = (self.backend, (self.x, self.y));
         let e = self.encoders(v);
         timed(&mut self.seconds.encode, || {
