@@ -28,6 +28,7 @@ mod ranks;
 mod rate;
 mod retrieval;
 mod rows;
+mod shared;
 mod solver;
 mod spectral;
 mod statistics;
