@@ -199,7 +199,9 @@ fuzz_target!(|input: &[u8]| {
                     o.n_landmarks = if chosen(15) { o.n_landmarks.min(N) } else { o.n_landmarks };
                     o.whiten = if chosen(16) { x.data.cast() } else { std::ptr::null() };
                     o.powers = if chosen(17) { y.data.cast() } else { std::ptr::null() };
+                    o.widths = if chosen(17) { x.data.cast() } else { std::ptr::null() };
                     (o.n_whiten, o.n_powers) = (o.n_whiten.min(4), o.n_powers.min(4));
+                    o.n_widths = o.n_widths.min(4);
                     o.checkpoint = std::ptr::null();
                     (o.progress, o.progress_user) = (WATCH, std::ptr::from_mut(&mut left).cast());
                     let o = w.best.pointer();
