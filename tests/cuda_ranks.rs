@@ -3,8 +3,7 @@
 //!
 //! Tolerances are those of one rank (see `cuda_backend.rs`), for ranks only cut sums elsewhere: a similarity of fp16
 //! embeddings is off by 5e-5 or so and of those of fp32 mode by 5e-7, a weight by that over tau, and 16-bit weights and
-//! values add 4e-4. Against one rank of the same mode only the order of fp32 sums differs: 2e-6, and where 16-bit weights
-//! are scaled alike nothing else.
+//! values add 4e-4; 2e-6 is for sums in fp32.
 
 #[path = "cuda_standin/mod.rs"]
 mod standin;
