@@ -97,15 +97,7 @@ pub fn fit<B: Backend>(
             return Err(Error::invalid("batch_size", expected, batches.size));
         }
     }
-    let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
-    timed(&mut info.seconds.load, || {
-        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
-        if let Some(v) = validation {
-            backend.screen(v.x)?;
-            backend.screen(v.y)?;
-        }
-        Ok::<_, Error>(())
-    })?;
+    let mut info = screened(backend, data, validation)?;
     let components = match (&options.kernel, options.batches) {
         (Some(kernel), Some(batches)) => {
             fit_kernel_batches(backend, data, validation, options, kernel, batches, &mut info)?
@@ -120,6 +112,20 @@ pub fn fit<B: Backend>(
     let mut model = Model::new(components, options);
     info.record(&mut model);
     Ok((model, info))
+}
+
+/// The information of a fit that begins: what is unmatched, and zero rows. All features are finite.
+fn screened<B: Backend>(backend: &B, data: Data<'_>, validation: Option<Data<'_>>) -> Result<FitInfo> {
+    let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
+    timed(&mut info.seconds.load, || {
+        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
+        if let Some(v) = validation {
+            backend.screen(v.x)?;
+            backend.screen(v.y)?;
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(info)
 }
 
 /// Checks shapes of training and validation data.

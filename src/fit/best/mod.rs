@@ -20,7 +20,7 @@ use super::moments::Choice;
 use super::options::{Factorization, FitOptions};
 use super::refine::{Clock, Held, Iterate, Watch};
 use super::solve::Encoders;
-use super::{Data, check_data, timed};
+use super::{Data, check_data, screened};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::io::Rows;
@@ -64,15 +64,7 @@ pub fn fit_best_watched<B: Backend>(
     let clock = Clock { begin: Instant::now(), budget: options.budget };
     options.validate()?;
     check_data(data, validation)?;
-    let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
-    timed(&mut info.seconds.load, || {
-        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
-        if let Some(v) = validation {
-            backend.screen(v.x)?;
-            backend.screen(v.y)?;
-        }
-        Ok::<_, Error>(())
-    })?;
+    let mut info = screened(backend, data, validation)?;
     let n = data.x.rows();
     let count = ((n as f64 * HELD_SHARE) as usize).min(HELD_MOST);
     let model = match validation {
