@@ -1,13 +1,13 @@
 //! A communicator as the solver uses it: agreed, typed, counted.
 
 use super::sums::{Fold, Part};
-use super::{Comm, Single};
+use super::{Comm, Single, Trouble};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes of an error's text that travel to other ranks.
 const TEXT: usize = 512;
@@ -149,6 +149,9 @@ impl Group {
         if self.state().is_some() {
             return Err(Error::Comm("the ranks have ended".into()));
         }
+        if word == FAILED {
+            self.comm.warn(text);
+        }
         let (begin, size) = (Instant::now(), self.size());
         let mut all = vec![0u64; 2 * size];
         let own = [word, operation];
@@ -183,6 +186,37 @@ impl Group {
     /// Agreement before a collective, named by its kind and something that all ranks know.
     fn enter(&self, kind: u64, known: usize) -> Result<()> {
         self.agree(GO_ON, (kind << 56) | (known as u64 & ((1 << 56) - 1)), "")
+    }
+
+    /// Agreement before something else than this group's transport moves data between the ranks.
+    pub(crate) fn enter_beside(&self) -> Result<()> {
+        self.enter(5, 0)
+    }
+
+    /// Counts what was moved so: bytes, how long it took, and how much of that passed while this rank computed.
+    pub(crate) fn moved_beside(&self, sent: u64, received: u64, moving: Duration, hidden: Duration) {
+        let c = &self.counters;
+        c.sent.fetch_add(sent, Ordering::Relaxed);
+        c.received.fetch_add(received, Ordering::Relaxed);
+        c.moving.fetch_add(moving.as_nanos() as u64, Ordering::Relaxed);
+        c.hidden.fetch_add(hidden.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Looks after the other ranks while this one waits for such data.
+    ///
+    /// # Errors
+    /// [`Error::Comm`] naming a rank that has died, or has failed and why.
+    pub(crate) fn look(&self) -> Result<()> {
+        match self.comm.trouble() {
+            None => Ok(()),
+            Some(Trouble::Died(k)) => Err(self.ended(End::Broken, format!("rank {k} has died"))),
+            // It waits for the others to hear of it.
+            Some(Trouble::Fails(_)) => self.agree(GO_ON, 0, ""),
+            Some(Trouble::Failed(k, reason)) => {
+                let end = End::Failed { speaker: k, alike: false };
+                Err(self.ended(end, format!("rank {k}: {reason}")))
+            }
+        }
     }
 
     /// Ends the computation on all ranks: an error of one of them becomes an error of all, with the rank and the cause

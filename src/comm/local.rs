@@ -7,7 +7,7 @@
 
 use super::launch::Launch;
 use super::rendezvous::Meeting;
-use super::{Comm, patience};
+use super::{Comm, Trouble, patience};
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::OsStr;
@@ -327,6 +327,15 @@ impl Comm for Local {
             }
         }
         self.drive(&mut outgoing, &mut incoming)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let failing = || self.meeting.warned().map(|(rank, _)| Trouble::Fails(rank));
+        self.meeting.dead().map(Trouble::Died).or_else(failing)
+    }
+
+    fn warn(&self, reason: &str) {
+        self.meeting.warn(reason);
     }
 }
 

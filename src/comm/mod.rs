@@ -55,6 +55,24 @@ pub trait Comm: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Comm`](crate::Error::Comm).
     fn allgather(&self, sent: &[u8], received: &mut [u8]) -> Result<()>;
+    /// Whether another rank is in trouble, as far as this transport can tell while none of its calls runs: asked by a rank
+    /// that waits for something else to move its data.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+    /// Makes the others' [`trouble`](Self::trouble) say that this rank fails, and why.
+    fn warn(&self, _reason: &str) {}
+}
+
+/// What has happened to another rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It has ended without leaving in order.
+    Died(usize),
+    /// It is about to say, at the next agreement, that it has failed.
+    Fails(usize),
+    /// It has failed, for this reason, and waits for nobody.
+    Failed(usize, String),
 }
 
 /// How long a rank waits for another: `UNICON_COMM_TIMEOUT` seconds, half an hour without it.

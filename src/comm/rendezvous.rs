@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,13 @@ struct Card {
     failure: Option<String>,
 }
 
+/// The card of another rank, and its length when the meeting was complete.
+#[derive(Debug)]
+struct Watched {
+    file: File,
+    length: u64,
+}
+
 /// Ranks that have met. The files are there until it is dropped.
 #[derive(Debug)]
 pub struct Meeting {
@@ -60,7 +67,7 @@ pub struct Meeting {
     /// All versions of this rank's card, locked, the last one last. Others may just be looking at an older one.
     held: Vec<File>,
     /// The cards of the others, once complete.
-    others: Vec<Option<File>>,
+    others: Vec<Option<Watched>>,
     machines: Vec<String>,
     bytes: Vec<u8>,
 }
@@ -94,7 +101,10 @@ impl Meeting {
         }
         // One that is not there any more has left. Without locks there is nothing to watch.
         for k in (0..size).filter(|&k| k != rank) {
-            meeting.others[k] = meeting.read(k).filter(|(card, ..)| card.locked).map(|(_, _, file)| file);
+            let watched = |(_, _, file): (Card, bool, File)| {
+                file.metadata().map(|m| Watched { length: m.len(), file }).ok()
+            };
+            meeting.others[k] = meeting.read(k).filter(|(card, ..)| card.locked).and_then(watched);
         }
         Ok(meeting)
     }
@@ -118,14 +128,37 @@ impl Meeting {
 
     /// The first rank that has ended without leaving in order. It costs a system call a rank.
     pub fn dead(&self) -> Option<usize> {
-        let died = |file: &File| !is_held(file) && file.metadata().is_ok_and(|m| m.len() > 0);
+        let died =
+            |Watched { file, .. }: &Watched| !is_held(file) && file.metadata().is_ok_and(|m| m.len() > 0);
         (0..self.size).find(|&k| self.others[k].as_ref().is_some_and(died))
     }
 
     /// The first rank that has left in order.
     pub fn left(&self) -> Option<usize> {
-        let left = |file: &File| !is_held(file) && file.metadata().is_ok_and(|m| m.len() == 0);
+        let left =
+            |Watched { file, .. }: &Watched| !is_held(file) && file.metadata().is_ok_and(|m| m.len() == 0);
         (0..self.size).find(|&k| self.others[k].as_ref().is_some_and(left))
+    }
+
+    /// Adds to this rank's card why it fails, for those who ask [`warned`](Self::warned).
+    pub fn warn(&self, reason: &str) {
+        // Where it cannot be written, the others wait for the agreement, or for this rank's end.
+        if let Some(mut own) = self.held.last() {
+            let _ = own.write_all(format!("\n{reason}").as_bytes());
+        }
+    }
+
+    /// The first rank that says why it fails, and what it says.
+    pub fn warned(&self) -> Option<(usize, String)> {
+        (0..self.size).find_map(|k| {
+            let Watched { file, length } = self.others[k].as_ref()?;
+            if file.metadata().ok()?.len() <= *length {
+                return None;
+            }
+            let mut text = vec![0; 512];
+            let read = file.read_at(&mut text, length + 1).ok()?;
+            Some((k, String::from_utf8_lossy(&text[..read]).into_owned()))
+        })
     }
 
     /// Writes this rank's card beside its place, locked, and puts it there.

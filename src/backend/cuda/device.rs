@@ -13,6 +13,9 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// What the driver answers while work is under way.
+const NOT_READY: i32 = 600;
+
 /// A stream that belongs to the caller: work goes there in order, and it is never destroyed here.
 #[derive(Clone, Copy, Debug)]
 pub struct BorrowedStream(pub(super) CUstream);
@@ -121,9 +124,26 @@ impl Device {
         self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.cuCtxSetCurrent)(self.context) })
     }
 
+    /// The device's own number, the same in every process.
+    pub(super) fn uuid(&self) -> Result<[u8; 16]> {
+        let (mut device, mut uuid) = (0, [0; 16]);
+        let ordinal = self.info.ordinal as i32;
+        // SAFETY: writes one integer.
+        self.driver.check("cuDeviceGet", unsafe { (self.driver.cuDeviceGet)(&mut device, ordinal) })?;
+        // SAFETY: writes 16 bytes.
+        let status = unsafe { (self.driver.cuDeviceGetUuid_v2)(uuid.as_mut_ptr(), device) };
+        self.driver.check("cuDeviceGetUuid", status)?;
+        Ok(uuid)
+    }
+
+    /// Whether something that was enqueued has not been done yet.
+    pub(super) fn is_busy(&self) -> bool {
+        // SAFETY: the stream lives as long as the device.
+        unsafe { (self.driver.cuStreamQuery)(self.stream) == NOT_READY }
+    }
+
     /// As [`synchronize`](Self::synchronize) where other ranks' devices take part: no longer than [`patience`].
     pub(super) fn synchronize_within_patience(&self) -> Result<()> {
-        const NOT_READY: i32 = 600;
         let (begin, mut nap) = (Instant::now(), Duration::from_micros(5));
         loop {
             // SAFETY: the stream lives as long as the device.
@@ -206,7 +226,7 @@ impl Drop for Context {
     }
 }
 
-fn create_stream(driver: &Driver) -> Result<CUstream> {
+pub(super) fn create_stream(driver: &Driver) -> Result<CUstream> {
     const NON_BLOCKING: u32 = 1;
     let mut stream = std::ptr::null_mut();
     // SAFETY: writes one handle.
@@ -239,6 +259,21 @@ impl Event {
         driver.check("cuEventSynchronize", unsafe { (driver.cuEventSynchronize)(self.0) })
     }
 
+    /// What is enqueued on `stream` from here on waits until the event has passed.
+    pub(super) fn hold_back(&self, driver: &Driver, stream: CUstream) -> Result<()> {
+        // SAFETY: both handles are alive.
+        driver.check("cuStreamWaitEvent", unsafe { (driver.cuStreamWaitEvent)(stream, self.0, 0) })
+    }
+
+    /// Whether its stream has passed the event.
+    pub(super) fn passed(&self, driver: &Driver) -> Result<bool> {
+        // SAFETY: the handle is alive.
+        match unsafe { (driver.cuEventQuery)(self.0) } {
+            NOT_READY => Ok(false),
+            status => driver.check("cuEventQuery", status).map(|()| true),
+        }
+    }
+
     /// Milliseconds from `earlier` to this event, both passed.
     pub(super) fn since(&self, driver: &Driver, earlier: &Self) -> Result<f32> {
         let mut milliseconds = 0.0;
@@ -249,6 +284,11 @@ impl Event {
     }
 
     pub(super) fn release(self, driver: &Driver) {
+        self.destroy(driver);
+    }
+
+    /// The same for who holds it in something that is being dropped, and does not use it again.
+    pub(super) fn destroy(&self, driver: &Driver) {
         // SAFETY: ours, and not used again.
         unsafe { (driver.cuEventDestroy_v2)(self.0) };
     }

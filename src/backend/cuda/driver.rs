@@ -48,7 +48,7 @@ macro_rules! library {
     };
 }
 
-fn open_first(files: &[&str]) -> std::result::Result<libloading::Library, String> {
+pub(super) fn open_first(files: &[&str]) -> std::result::Result<libloading::Library, String> {
     for file in files {
         // SAFETY: NVIDIA's libraries may be initialised at any time, on any thread.
         if let Ok(library) = unsafe { libloading::Library::new(file) } {
@@ -67,6 +67,7 @@ library!(
     fn cuDeviceGetCount(*mut c_int);
     fn cuDeviceGet(*mut CUdevice, c_int);
     fn cuDeviceGetName(*mut c_char, c_int, CUdevice);
+    fn cuDeviceGetUuid_v2(*mut u8, CUdevice);
     fn cuDeviceTotalMem_v2(*mut usize, CUdevice);
     fn cuDeviceGetAttribute(*mut c_int, c_int, CUdevice);
     fn cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice);
@@ -76,9 +77,11 @@ library!(
     fn cuStreamDestroy_v2(CUstream);
     fn cuStreamSynchronize(CUstream);
     fn cuStreamQuery(CUstream);
+    fn cuStreamWaitEvent(CUstream, CUevent, c_uint);
     fn cuEventCreate(*mut CUevent, c_uint);
     fn cuEventDestroy_v2(CUevent);
     fn cuEventRecord(CUevent, CUstream);
+    fn cuEventQuery(CUevent);
     fn cuEventSynchronize(CUevent);
     fn cuEventElapsedTime_v2(*mut f32, CUevent, CUevent);
     fn cuMemPoolCreate(*mut CUmemoryPool, *const CUmemPoolProps);

@@ -97,7 +97,7 @@ impl Cuda {
             self.device.merge_sums(part.view(), 1, sum.view())?;
             self.report(Phase::Features, end, total)?;
         }
-        let sum = self.sum(self.device.download(sum.view())?)?;
+        let sum = self.sum_on_device(sum.view())?;
         Ok(Mat::from_fn(rows, cols, |i, j| sum[i * cols + j]))
     }
 

@@ -172,6 +172,22 @@ impl<T> View<'_, T> {
     }
 }
 
+impl<'a> View<'a, f32> {
+    /// The same memory as 16-bit words.
+    pub(super) fn words(self) -> View<'a, u16> {
+        View { ptr: self.ptr, len: 2 * self.len, buffer: PhantomData }
+    }
+}
+
+impl Buffer<u16> {
+    /// 16-bit words as the fp32 that they are halves of.
+    pub(super) fn into_wide(mut self) -> Buffer<f32> {
+        debug_assert!(self.len.is_multiple_of(2));
+        let (ptr, len) = (std::mem::take(&mut self.ptr), std::mem::take(&mut self.len) / 2);
+        Buffer { device: self.device.clone(), ptr, len, element: PhantomData }
+    }
+}
+
 impl<T> Buffer<T> {
     pub(super) fn view(&self) -> View<'_, T> {
         View { ptr: self.ptr, len: self.len, buffer: PhantomData }

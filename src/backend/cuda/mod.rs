@@ -6,8 +6,8 @@
 //! same to the bit from run to run on the same device.
 //!
 //! Of several ranks ([`Cuda::with_group`]) each has a device, some of the rows, and the embeddings of all rows while a
-//! pass needs them. What moves between them passes through the host and the group's transport; nothing moves from device
-//! to device directly yet.
+//! pass needs them. What moves between them goes from device to device through NCCL where the ranks have it
+//! ([`Cuda::connected`]), else through the host and the group's transport.
 
 mod blas;
 mod contract;
@@ -18,10 +18,13 @@ mod grid;
 mod host;
 mod kernels;
 mod lent;
+mod link;
 mod matrix;
 mod memory;
+mod nccl;
 mod negatives;
 mod params;
+mod pieces;
 mod precision;
 mod probe;
 mod ranks;
@@ -33,10 +36,12 @@ mod solver;
 mod spectral;
 mod statistics;
 mod sweeps;
+mod transfer;
 
 pub use device::BorrowedStream;
 pub use lent::{LentMatrix, Place};
 pub use matrix::Matrix;
+pub use nccl::nccl_version;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 
@@ -76,6 +81,7 @@ pub struct Cuda {
     mode: Mode,
     control: Arc<Control>,
     group: Group,
+    link: Option<Arc<link::Link>>,
 }
 
 impl std::fmt::Debug for Cuda {
@@ -92,7 +98,7 @@ impl Cuda {
     pub fn open(device: u32, options: Options) -> Result<Self> {
         let Options { mode, stream, memory_limit, control } = options;
         let device = Device::open(device, stream, memory_limit)?;
-        Ok(Self { device, mode, control, group: Group::default() })
+        Ok(Self { device, mode, control, group: Group::default(), link: None })
     }
 
     /// The same device as that of one of the ranks of `group`: its matrices hold some of the rows, and every operation is a
@@ -103,7 +109,31 @@ impl Cuda {
     /// the encoders of a fit stays within 1e-4 of that of one rank, and the loss within 1e-5. With one number of ranks
     /// they are the same to the bit from run to run, and on all ranks.
     pub fn with_group(self, group: Group) -> Self {
-        Self { group, ..self }
+        Self { group, link: None, ..self }
+    }
+
+    /// As [`with_group`](Self::with_group), with data that moves from device to device through NCCL where all ranks have it,
+    /// of one version, and each a device of its own. Otherwise, and why: through the host. `UNICON_NCCL` decides too: `off`,
+    /// `require`, or the path of a `libnccl.so.2`; results are the same to the bit. A collective.
+    ///
+    /// NCCL takes memory on the device that [`Options::memory_limit`] does not count.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::Error::Unsupported) with `UNICON_NCCL=require` on any rank where it cannot be used;
+    /// [`Comm`](crate::Error::Comm).
+    pub fn connected(self, group: Group) -> Result<(Self, Option<String>)> {
+        if group.is_single() {
+            return Ok((self.with_group(group), None));
+        }
+        Ok(match link::connect(&self.device, &group)? {
+            Ok(link) => (Self { group, link: Some(link), ..self }, None),
+            Err(why) => (self.with_group(group), Some(why)),
+        })
+    }
+
+    /// The NCCL that data of several ranks moves through, such as 2.28.5; none: it passes through the host.
+    pub fn nccl(&self) -> Option<String> {
+        self.link.as_ref().map(|link| link.version())
     }
 
     /// What was opened.
@@ -180,7 +210,8 @@ impl Backend for Cuda {
         let mut text =
             format!("cuda:{ordinal}, {name} (compute capability {major}.{minor}), {}", self.mode.name());
         if !self.group.is_single() {
-            text += &format!(", one of {} ranks ({})", self.group.size(), self.group.transport());
+            let data = self.link.as_ref().map_or(String::new(), |link| format!(", data by {link:?}"));
+            text += &format!(", one of {} ranks ({}{data})", self.group.size(), self.group.transport());
         }
         text
     }

@@ -2,12 +2,14 @@
 //!
 //! Rows are shared out as on the CPU ([`Layout`]). Pass 1 runs on this rank's rows of the similarities against the
 //! embeddings of all ranks, which are gathered once and kept; pass 2 on the same rows, with the values of the columns
-//! coming past in pieces. Data leaves the device through the host, where the group's transport moves it. What ranks have
-//! summed is added in rank order: equal from run to run with one number of ranks, and equal on all ranks.
+//! coming past in pieces. Data moves from device to device (see `transfer.rs`), or leaves the device through the host,
+//! where the group's transport moves it. What ranks have summed is added in rank order: equal from run to run with one
+//! number of ranks, and equal on all ranks.
 
 use super::Cuda;
 use super::matrix::{Data, Matrix, PANEL, Panels, depth_of, panels_of};
 use super::precision::Narrow;
+use super::transfer::Wanted;
 use crate::backend::plan::{Plan, TILE};
 use crate::backend::{Similarity, TopK};
 use crate::comm::{Fold, Layout, Part};
@@ -17,27 +19,26 @@ use crate::loss::log_add_exp;
 use crate::spectral::TopR;
 use faer::{Mat, MatRef};
 use std::ffi::c_void;
-use std::ops::Range;
 
 /// Rows that come past at once.
 pub(super) const PIECE: usize = 1 << 16;
 
 /// How the rows of a matrix are stored.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Wide,
     Narrow(Narrow),
     Embedded(usize),
 }
 
 /// Stored rows on the host.
-enum Raw {
+pub(super) enum Raw {
     Wide(Vec<f32>),
     Half(Vec<u16>),
 }
 
 impl Kind {
-    fn of(x: &Matrix) -> Self {
+    pub(super) fn of(x: &Matrix) -> Self {
         match x.data() {
             Data::Wide(_) | Data::HostWide(_) => Self::Wide,
             Data::Narrow(narrow, _) | Data::HostNarrow(narrow, _) => Self::Narrow(*narrow),
@@ -50,6 +51,14 @@ impl Kind {
         match self {
             Self::Wide | Self::Narrow(_) => cols,
             Self::Embedded(depth) => 2 * depth,
+        }
+    }
+
+    /// 16-bit words of a row of so many columns.
+    pub(super) fn words(self, cols: usize) -> usize {
+        match self {
+            Self::Wide => 2 * cols,
+            Self::Narrow(_) | Self::Embedded(_) => self.width(cols),
         }
     }
 }
@@ -221,7 +230,7 @@ impl Cuda {
     }
 
     /// A matrix on the device from rows as they are stored.
-    fn matrix_of(&self, kind: Kind, rows: usize, cols: usize, raw: &Raw) -> Result<Matrix> {
+    pub(super) fn matrix_of(&self, kind: Kind, rows: usize, cols: usize, raw: &Raw) -> Result<Matrix> {
         let what = "rows of other ranks";
         let data = match (kind, raw) {
             (Kind::Wide, Raw::Wide(v)) => Data::Wide(self.device.upload(v, what)?),
@@ -244,6 +253,11 @@ impl Cuda {
         let owners = ids.iter().map(|&id| owner(id as usize));
         let width = kind.width(x.cols());
         let local = |ids: Vec<u32>| -> Vec<u32> { ids.into_iter().map(|id| id - first).collect() };
+        if let Some(link) = &self.link {
+            let owners: Vec<usize> = owners.collect();
+            let asked: Vec<Vec<u32>> = asked.into_iter().map(local).collect();
+            return self.fetch_linked(link, x, &owners, &asked);
+        }
         let raw = match kind {
             Kind::Wide => {
                 let mut answers = Vec::with_capacity(size);
@@ -263,23 +277,20 @@ impl Cuda {
         self.matrix_of(kind, ids.len(), x.cols(), &raw)
     }
 
-    /// The rows `ids` of a matrix, which all ranks want. A collective.
-    pub(super) fn bring(&self, x: &Matrix, ids: &[u32]) -> Result<Matrix> {
-        if let Some(whole) = x.whole().get() {
-            return self.gather(whole, ids);
-        }
-        let (kind, held) = (Kind::of(x), x.held());
-        let raw = self.bring_raw(x, ids, held)?;
-        self.matrix_of(kind, ids.len(), x.cols(), &raw)
-    }
-
-    fn bring_raw(&self, x: &Matrix, ids: &[u32], held: Range<usize>) -> Result<Raw> {
+    /// This rank's share of the rows `ids`, on the host.
+    pub(super) fn own_raw(&self, x: &Matrix, ids: &[u32]) -> Result<Raw> {
+        let held = x.held();
         let mine = ids.iter().filter(|&&id| held.contains(&(id as usize)));
         let mine: Vec<u32> = mine.map(|&id| id - held.start as u32).collect();
+        self.raw(x, &mine)
+    }
+
+    /// The rows `ids` of a matrix, which all ranks want, from the shares of all. A collective.
+    pub(super) fn join_raw(&self, x: &Matrix, ids: &[u32], own: Raw) -> Result<Raw> {
         let layout = self.layout(x.all_rows());
         let owners = ids.iter().map(|&id| layout.owner(id as usize));
         let width = Kind::of(x).width(x.cols());
-        Ok(match self.raw(x, &mine)? {
+        Ok(match own {
             Raw::Wide(v) => Raw::Wide(interleave(&self.group.allgather(&v)?, owners, width)?),
             Raw::Half(v) => Raw::Half(interleave(&self.group.allgather(&v)?, owners, width)?),
         })
@@ -295,7 +306,6 @@ impl Cuda {
         }
         let (n, r) = (x.all_rows(), x.cols());
         let depth = depth_of(r);
-        let all = self.device.alloc::<u16>(n * 2 * depth, &format!("embeddings of all ranks ({n} x {r})"))?;
         let split;
         let own = match x.data() {
             Data::Embedded(..) => x,
@@ -309,12 +319,20 @@ impl Cuda {
                 &split
             }
         };
-        for rows in panels_of(0..n, PIECE) {
-            let ids: Vec<u32> = rows.clone().map(|i| i as u32).collect();
-            let to = all.view().part(rows.start * 2 * depth..rows.end * 2 * depth)?;
-            self.device.upload_to(&self.bring_raw(own, &ids, x.held())?.half()?, to)?;
-        }
-        let whole = Matrix::new(n, r, Data::Embedded(depth, all));
+        let what = format!("embeddings of all ranks ({n} x {r})");
+        let whole = match &self.link {
+            Some(link) => self.bring_linked(link, own, Wanted::Range(0..n), &what)?.arrived(self)?,
+            None => {
+                let all = self.device.alloc::<u16>(n * 2 * depth, &what)?;
+                for rows in panels_of(0..n, PIECE) {
+                    let ids: Vec<u32> = rows.clone().map(|i| i as u32).collect();
+                    let to = all.view().part(rows.start * 2 * depth..rows.end * 2 * depth)?;
+                    let raw = self.join_raw(own, &ids, self.own_raw(own, &ids)?)?;
+                    self.device.upload_to(&raw.half()?, to)?;
+                }
+                Matrix::new(n, r, Data::Embedded(depth, all))
+            }
+        };
         Ok(x.whole().get_or_init(|| Box::new(whole)))
     }
 

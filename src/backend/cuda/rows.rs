@@ -371,6 +371,13 @@ impl Device {
         )
     }
 
+    /// Adds numbers to others, one by one.
+    pub(super) fn add_doubles(&self, from: View<'_, f64>, to: View<'_, f64>) -> Result<()> {
+        to.holds(from.len)?;
+        let name = reduce_cu("merge_doubles");
+        launch!(self, name, threads(from.len), [from.ptr, 1i32, from.len as i64, to.ptr, 1i32])
+    }
+
     /// Adds the column sums of `x`, each row times its weight (none: 1), to `out`; `scratch` holds `parts` rows.
     pub(super) fn column_sums(
         &self,

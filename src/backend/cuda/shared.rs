@@ -6,6 +6,7 @@ use super::grid::{Entries, exceptions};
 use super::matrix::{Data, Matrix, PANEL, Panels, panels_of};
 use super::memory::Buffer;
 use super::negatives::{PanelRoom, Values};
+use super::pieces::Pieces;
 use super::ranks::PIECE;
 use super::rows::{AddEntries, EntryValues, Rows};
 use super::{Cuda, Phase};
@@ -36,7 +37,7 @@ impl Cuda {
         match dense {
             Dense::Flat { alpha, .. } => {
                 if let Some(sums) = self.flat_sums(dense, v)? {
-                    let sums = self.sum(device.download(sums.view())?)?;
+                    let sums = self.sum_on_device(sums.view())?;
                     let sums = device.upload(&sums, "column sums")?;
                     device.flat_rows(
                         alpha.view().part(own.clone())?,
@@ -53,12 +54,10 @@ impl Cuda {
                     .fold(0.0, |a: f32, b| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) });
                 let mut panel = PanelRoom::default();
                 let mut value_unit = 1.0;
-                for cols in panels_of(0..p.n_y(), PIECE) {
-                    let ids: Vec<u32> = match dense.order_y() {
-                        Some(order) => order.ids[cols.clone()].to_vec(),
-                        None => cols.clone().map(|j| j as u32).collect(),
-                    };
-                    let piece = self.bring(v, &ids)?.bounded(top);
+                let order = dense.order_y().map(|order| &order.ids[..]);
+                let mut pieces = Pieces::new(self, v, order, p.n_y());
+                while let Some((cols, piece)) = pieces.next()? {
+                    let piece = piece.bounded(top);
                     let values = Values::new(self, &piece, None, 0..cols.len())?;
                     value_unit = values.unit;
                     for rows in panels_of(own.clone(), BLOCK) {
