@@ -4,6 +4,7 @@ use super::output::{self, Report};
 use super::session::Session;
 use anyhow::Result;
 use unicon::backend::cpu::simd;
+use unicon::backend::cuda;
 
 /// Shows version, threads, SIMD level, devices and what was built in.
 #[derive(clap::Args)]
@@ -21,6 +22,10 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
     report.value("simd", &level)?;
     report.value("devices", &devices.usable)?;
     report.value("no_cuda", &devices.no_cuda)?;
+    let nccl = cuda::nccl_version();
+    let no_nccl = nccl.as_ref().err().map(ToString::to_string);
+    report.value("nccl", nccl.as_ref().ok())?;
+    report.value("no_nccl", &no_nccl)?;
     report.value("features", &features)?;
     report.value("mpi", cfg!(feature = "mpi"))?;
     report.value("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
@@ -34,6 +39,10 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
         (format!("device {}", d.id), format!("{}{memory}", d.name))
     }));
     rows.extend(devices.no_cuda.map(|why| ("no CUDA".to_string(), why)));
+    rows.push(match nccl {
+        Ok(version) => ("NCCL".to_string(), version),
+        Err(why) => ("no NCCL".to_string(), why.to_string()),
+    });
     rows.push(("built in".to_string(), features.join(", ")));
     report.list(rows);
     session.print(&report)

@@ -89,11 +89,28 @@ impl Job {
     }
 }
 
+/// How the data of ranks on CUDA devices moves.
+#[derive(Clone, Debug)]
+pub struct DeviceData {
+    /// From device to device, through this version of NCCL.
+    pub nccl: Option<String>,
+    /// Through the host and the ranks' transport, and why.
+    pub no_nccl: Option<String>,
+}
+
 /// What a job had to do: the figures of every rank, in order.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
     launcher: &'static str,
     transport: String,
+    /// Of ranks on CUDA devices, what moves their data: `nccl` or `host`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_data: Option<&'static str>,
+    /// NCCL's version, or why it is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nccl: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_nccl: Option<String>,
     size: usize,
     /// The place of a rank among those of its machine, and how many these are.
     local: Vec<[u64; 2]>,
@@ -107,14 +124,26 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Comm`].
-    pub fn figures(&self) -> Result<Option<Figures>> {
+    pub fn figures(&self, moved: Option<DeviceData>) -> Result<Option<Figures>> {
         let Some(launcher) = self.launcher else { return Ok(None) };
         let traffic = self.group.traffic();
         let local = self.group.concat(vec![[self.local_rank as u64, self.local_size as u64]])?;
         let resident_bytes = self.group.concat(vec![peak_resident()])?;
         let traffic = self.group.concat(vec![traffic])?;
         let (transport, size) = (self.group.transport().to_string(), self.group.size());
-        Ok(Some(Figures { launcher, transport, size, local, resident_bytes, traffic }))
+        let device_data = moved.as_ref().map(|m| if m.nccl.is_some() { "nccl" } else { "host" });
+        let (nccl, no_nccl) = moved.map_or((None, None), |m| (m.nccl, m.no_nccl));
+        Ok(Some(Figures {
+            launcher,
+            transport,
+            device_data,
+            nccl,
+            no_nccl,
+            size,
+            local,
+            resident_bytes,
+            traffic,
+        }))
     }
 }
 
@@ -127,9 +156,14 @@ impl fmt::Display for Figures {
             "mpi" => "MPI",
             other => other,
         };
+        let data = match (&self.nccl, &self.no_nccl) {
+            (Some(version), _) => format!(", their data from device to device by NCCL {version}"),
+            (None, Some(why)) => format!(", their data through the host ({why})"),
+            (None, None) => String::new(),
+        };
         write!(
             f,
-            "{} ranks of {}, through {how}; at most {} resident, {} received, {:.2} s waited and {:.2} s moving data",
+            "{} ranks of {}, through {how}{data}; at most {} resident, {} received, {:.2} s waited and {:.2} s moving data",
             self.size,
             self.launcher,
             output::bytes(resident),

@@ -1,14 +1,14 @@
 //! What every command runs in: device, threads, progress, cancellation.
 
 use super::output::{self, Report};
-use super::ranks::Job;
+use super::ranks::{DeviceData, Job};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
 use unicon::backend::cuda::{self, Cuda};
@@ -142,6 +142,8 @@ pub struct Session {
     globals: Globals,
     control: Arc<Control>,
     job: Job,
+    /// How data of several CUDA ranks moves, once a device is open.
+    moved: Mutex<Option<DeviceData>>,
 }
 
 impl Session {
@@ -171,7 +173,7 @@ impl Session {
             watched.cancel();
         })
         .context("installing the interrupt handler")?;
-        Ok(Self { globals, control, job })
+        Ok(Self { globals, control, job, moved: Mutex::new(None) })
     }
 
     /// Whether this rank writes files and prints: one of all does.
@@ -254,7 +256,10 @@ impl Session {
         };
         let options = cuda::Options { mode, control: self.control.clone(), ..cuda::Options::default() };
         let cuda = Cuda::open(ordinal, options).with_context(|| format!("--device cuda:{ordinal}"))?;
-        Ok(cuda.with_group(self.job.group.clone()))
+        let (cuda, no_nccl) = cuda.connected(self.job.group.clone())?;
+        let moved = DeviceData { nccl: cuda.nccl(), no_nccl };
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(moved);
+        Ok(cuda)
     }
 
     /// The float64 CPU backend, for commands that are about exact values.
@@ -309,7 +314,8 @@ impl Session {
 
     /// Prints a command's result, once, with what the ranks had to do for it.
     pub fn print(&self, report: &Report) -> Result<()> {
-        let ranks = self.job.figures()?;
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ranks = self.job.figures(moved)?;
         match ranks {
             _ if !self.is_first() => Ok(()),
             None => output::print(report, self.globals.json),

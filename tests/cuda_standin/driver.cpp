@@ -147,9 +147,18 @@ void submit(Stream* stream, function<void()> work) {
         return;
     }
     static const bool eager = setting("UNICON_STANDIN_EAGER", 0) != 0;
-    stream->queue.push_back(std::move(work));
+    stream->queue.push_back([work = std::move(work)] {
+        work();
+        return true;
+    });
     ++stream->submitted;
     if (eager) stream->drain();
+}
+
+void submit_polled(Stream* stream, function<bool()> work) {
+    if (stream == nullptr) fail("work that waits for other processes on the legacy default stream");
+    stream->queue.push_back(std::move(work));
+    ++stream->submitted;
 }
 
 bool is_device(const void* p, size_t bytes) {
@@ -218,6 +227,14 @@ int cuDeviceGetName(char* name, int length, int device) {
 int cuDeviceGetUuid_v2(char* uuid, int device) {
     ENTER(cuDeviceGetUuid_v2, kUnknown);
     memset(uuid, device, 16);
+    return kOk;
+}
+int cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
+    ENTER(cuDeviceGetUuid_v2, kUnknown);
+    if (device < 0 || device >= devices()) return kInvalidDevice;
+    memset(uuid, 0, 16);
+    memcpy(uuid, "stand-in", 8);
+    uuid[15] = (unsigned char)device;
     return kOk;
 }
 int cuDeviceTotalMem_v2(size_t* bytes, int device) {
@@ -571,7 +588,7 @@ int cuStreamQuery(void* stream) {
     if (!valid(stream)) return kInvalidHandle;
     Stream* s = stream_of(stream);
     if (!s || s->queue.empty()) return kOk;
-    s->run_until(s->finished + 1);
+    s->step();
     return kNotReady;
 }
 int cuStreamIsCapturing(void*, int* capturing) {
@@ -590,8 +607,14 @@ int cuStreamWaitEvent(void* stream, Event* event, unsigned) {
     if (!valid(stream) || !state().events.count(event)) return kInvalidHandle;
     Stream* source = event->stream;
     const uint64_t at = event->at;
-    submit(stream_of(stream), [=] {
+    if (!stream_of(stream)) {
         if (source) source->run_until(at);
+        return kOk;
+    }
+    submit_polled(stream_of(stream), [=] {
+        while (source && source->finished < at)
+            if (!source->step()) return false;
+        return true;
     });
     return kOk;
 }
@@ -624,7 +647,7 @@ int cuEventQuery(Event* event) {
     ENTER_CONTEXT(cuEventQuery, kUnknown);
     if (!state().events.count(event)) return kInvalidHandle;
     if (event->recorded()) return kOk;
-    event->stream->run_until(event->stream->finished + 1);
+    event->stream->step();
     return kNotReady;
 }
 int cuEventSynchronize(Event* event) {

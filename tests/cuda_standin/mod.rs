@@ -10,10 +10,11 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the dynamic loader is asked for, and the sources of each; later ones use the driver.
-const LIBRARIES: [(&str, &str, &[&str]); 3] = [
+const LIBRARIES: [(&str, &str, &[&str]); 4] = [
     ("cuda", "libcuda.so.1", &["driver.cpp", "kernels.cpp"]),
     ("cublas", "libcublas.so.13", &["cublas.cpp"]),
     ("cusolver", "libcusolver.so.12", &["cusolver.cpp"]),
+    ("nccl", "libnccl.so.2", &["nccl.cpp"]),
 ];
 
 /// One compilation at a time within a process.
@@ -109,8 +110,8 @@ pub fn program(folder: &Path, source: &str, name: &str) -> PathBuf {
 pub fn only(all: &Path, present: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (name, file, _) in LIBRARIES {
-        let names =
-            ["so", "so.1", "so.9", "so.10", "so.11", "so.12", "so.13"].map(|e| format!("lib{name}.{e}"));
+        let names = ["so", "so.1", "so.2", "so.9", "so.10", "so.11", "so.12", "so.13"]
+            .map(|e| format!("lib{name}.{e}"));
         if present.contains(&name) {
             for link in [file.to_string(), format!("lib{name}.so")] {
                 std::os::unix::fs::symlink(all.join(file), folder.path().join(link)).expect("a link");

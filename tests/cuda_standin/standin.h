@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include <deque>
 #include <functional>
@@ -14,17 +15,21 @@ namespace standin {
 
 // Work that was asked for and has not run. Nothing runs before someone waits for it.
 struct Stream {
-    std::deque<std::function<void()>> queue;
+    std::deque<std::function<bool()>> queue;  // whether it is finished; asked again until it is
     uint64_t submitted = 0, finished = 0;
     bool blocking = true;  // waits for, and is waited for by, the legacy default stream
 
+    // One piece of work, if there is one; false when it has to be asked again.
+    bool step() {
+        if (queue.empty()) return true;
+        if (!queue.front()()) return false;
+        queue.pop_front();
+        ++finished;
+        return true;
+    }
     void run_until(uint64_t count) {
-        while (finished < count) {
-            auto work = std::move(queue.front());
-            queue.pop_front();
-            ++finished;
-            work();
-        }
+        while (finished < count)
+            if (!step()) usleep(50);
     }
     void drain() { run_until(submitted); }
 };
@@ -37,6 +42,9 @@ int refused(const char* name, int otherwise);
 
 // Adds work to a stream (null: the legacy default stream, which runs it at once).
 void submit(Stream* stream, std::function<void()> work);
+
+// The same for work that waits for other processes: it is asked until it says that it is finished.
+void submit_polled(Stream* stream, std::function<bool()> work);
 
 // Whether [p, p + bytes) lies inside one device allocation that has not been freed.
 bool is_device(const void* p, size_t bytes);

@@ -200,6 +200,10 @@ impl Link {
                 self.group.look()?;
             }
             if waited > patience {
+                // Through the ranks' own transport the one that is late has a name.
+                if late == LATE {
+                    self.group.enter_beside()?;
+                }
                 return Err(Error::Comm(format!("{late} in {:.1} s", waited.as_secs_f64())));
             }
             std::thread::sleep(nap);

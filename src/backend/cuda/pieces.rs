@@ -6,6 +6,7 @@
 
 use super::Cuda;
 use super::matrix::{Matrix, panels_of};
+use super::negatives::WEIGHT_COLS;
 use super::ranks::{Kind, PIECE, Raw};
 use super::transfer::{Coming, Wanted};
 use crate::error::Result;
@@ -31,9 +32,17 @@ enum Ahead<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// The positions `0..n`, which are the rows in an order, or in their own.
-    pub(super) fn new(cuda: &'a Cuda, x: &'a Matrix, order: Option<&'a [u32]>, n: usize) -> Self {
-        Self { cuda, x, order, left: panels_of(0..n, PIECE).collect(), ahead: None }
+    /// The positions `0..n`, which are the rows in an order, or in their own. A collective.
+    ///
+    /// Pieces are cut at multiples of [`WEIGHT_COLS`], as the sums over them are: results do not depend on their size, which
+    /// the rank with the least memory left decides.
+    pub(super) fn new(cuda: &'a Cuda, x: &'a Matrix, order: Option<&'a [u32]>, n: usize) -> Result<Self> {
+        // Two as they are stored, and one as the panels take it, in a quarter of what is left.
+        let bytes = 4 * Kind::of(x).words(x.cols()) + 4 * x.cols();
+        let fit = (cuda.device.available() / 4 / bytes.max(1) as u64).min(PIECE as u64);
+        let fit = cuda.group.concat(vec![fit])?.into_iter().min().unwrap_or(0) as usize;
+        let piece = (fit / WEIGHT_COLS).max(1) * WEIGHT_COLS;
+        Ok(Self { cuda, x, order, left: panels_of(0..n, piece).collect(), ahead: None })
     }
 
     fn ids(&self, rows: &Range<usize>) -> Vec<u32> {

@@ -20,7 +20,7 @@ use crate::spectral::TopR;
 use faer::{Mat, MatRef};
 use std::ffi::c_void;
 
-/// Rows that come past at once.
+/// Rows that come past at once, at most.
 pub(super) const PIECE: usize = 1 << 16;
 
 /// How the rows of a matrix are stored.

@@ -55,7 +55,7 @@ impl Cuda {
                 let mut panel = PanelRoom::default();
                 let mut value_unit = 1.0;
                 let order = dense.order_y().map(|order| &order.ids[..]);
-                let mut pieces = Pieces::new(self, v, order, p.n_y());
+                let mut pieces = Pieces::new(self, v, order, p.n_y())?;
                 while let Some((cols, piece)) = pieces.next()? {
                     let piece = piece.bounded(top);
                     let values = Values::new(self, &piece, None, 0..cols.len())?;
