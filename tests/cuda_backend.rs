@@ -10,10 +10,10 @@ mod standin;
 
 use faer::{Mat, MatRef};
 use rand::{Rng, SeedableRng};
-use std::process::Command;
+use standin::on_a_device;
 use std::sync::Arc;
 use unicon::backend::cpu::Cpu;
-use unicon::backend::cuda::{self, Cuda, Mode, Options};
+use unicon::backend::cuda::{Cuda, Mode, Options};
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::control::Control;
 use unicon::io::HostMatrix;
@@ -26,37 +26,6 @@ use unicon::weights::{Negatives, Weights};
 const KINDS: [LossKind; 4] =
     [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];
 const MODES: [Mode; 3] = [Mode::Fp16, Mode::Bf16, Mode::Fp32];
-
-/// Runs this test again in a process that has the stand-in libraries; `true` in that process.
-fn on_a_device(test: &str) -> bool {
-    if std::env::var_os("UNICON_TEST_GPU").is_some() || std::env::var_os("UNICON_ON_STANDIN").is_some() {
-        return true;
-    }
-    if let Err(e) = unbuilt() {
-        assert!(std::env::var("UNICON_REQUIRE_CUDA").is_err(), "{e}");
-        println!("skipped: {e}; get it with scripts/get-nvcc");
-        return false;
-    }
-    let Some(folder) = standin::libraries() else { return false };
-    let program = std::env::current_exe().expect("this program");
-    let out = Command::new(program)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env("LD_LIBRARY_PATH", folder)
-        .env("UNICON_ON_STANDIN", "1")
-        .output()
-        .expect("this program starts");
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
-    false
-}
-
-/// Whether the build has kernels: without a driver the answer is another error.
-fn unbuilt() -> Result<(), String> {
-    match cuda::probe() {
-        Err(e) if e.to_string().contains("no CUDA kernels") => Err(e.to_string()),
-        _ => Ok(()),
-    }
-}
 
 fn open(mode: Mode) -> Cuda {
     Cuda::open(0, Options { mode, ..Options::default() }).unwrap()

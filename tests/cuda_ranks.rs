@@ -11,10 +11,11 @@ mod standin;
 use faer::{Mat, MatRef};
 use half::f16;
 use rand::{Rng, SeedableRng};
+use standin::on_a_device;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use unicon::backend::cpu::Cpu;
-use unicon::backend::cuda::{self, Cuda, Mode, Options};
+use unicon::backend::cuda::{Cuda, Mode, Options};
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::comm::{Group, share_rows, threads};
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, RefineOptions, fit};
@@ -25,30 +26,6 @@ use unicon::model::Model;
 use unicon::positives::Positives;
 use unicon::spectral::SvdMethod;
 use unicon::weights::Negatives;
-
-/// Runs this test again in a process that has the stand-in libraries; `true` in that process.
-fn on_a_device(test: &str) -> bool {
-    if std::env::var_os("UNICON_TEST_GPU").is_some() || std::env::var_os("UNICON_ON_STANDIN").is_some() {
-        return true;
-    }
-    if let Err(e) = cuda::probe()
-        && e.to_string().contains("no CUDA kernels")
-    {
-        assert!(std::env::var("UNICON_REQUIRE_CUDA").is_err(), "{e}");
-        println!("skipped: {e}; get it with scripts/get-nvcc");
-        return false;
-    }
-    let Some(folder) = standin::libraries() else { return false };
-    let out = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env("LD_LIBRARY_PATH", folder)
-        .env("UNICON_ON_STANDIN", "1")
-        .output()
-        .expect("this program starts");
-    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && text.contains("1 passed"), "{text}");
-    false
-}
 
 fn open(mode: Mode, group: Group) -> Cuda {
     Cuda::open(0, Options { mode, ..Options::default() }).unwrap().with_group(group)

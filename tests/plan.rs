@@ -2,6 +2,9 @@
 
 #![cfg(all(unix, feature = "cli"))]
 
+#[path = "cuda_standin/mod.rs"]
+mod standin;
+
 mod processes;
 
 use processes::{LIMIT, UNICON, text, wait};
@@ -9,9 +12,10 @@ use rand::{Rng, SeedableRng};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use unicon::backend::cpu::Cpu;
+use unicon::backend::cuda::{Cuda, Mode, Options};
 use unicon::comm::threads;
 use unicon::fit::{Data, FitOptions, RefineOptions, fit};
-use unicon::io::{HostMatrix, write_npy};
+use unicon::io::{HostMatrix, MatView, write_npy};
 use unicon::plan::{Job, Plan, Rates, plan};
 use unicon::positives::Positives;
 use unicon::weights::Negatives;
@@ -21,8 +25,15 @@ fn noise(n: usize, d: usize, seed: u64) -> Vec<f32> {
     (0..n * d).map(|_| rng.random_range(-1.0f32..1.0)).collect()
 }
 
-/// The plan of a fit on CPU ranks.
-fn planned(n: usize, d: (usize, usize), ranks: usize, options: &FitOptions, evaluations: usize) -> Plan {
+/// The plan of a fit on ranks with these rates.
+fn planned(
+    rates: &Rates,
+    n: usize,
+    d: (usize, usize),
+    ranks: usize,
+    options: &FitOptions,
+    evaluations: usize,
+) -> Plan {
     let negatives = match options.negatives {
         Negatives::All => None,
         Negatives::Sampled { per_anchor, .. } => Some(per_anchor as f64),
@@ -39,7 +50,11 @@ fn planned(n: usize, d: (usize, usize), ranks: usize, options: &FitOptions, eval
         final_loss: options.final_loss,
         ranks: ranks as f64,
     };
-    plan(&job, &Rates::of("cpu").unwrap()).unwrap()
+    plan(&job, rates).unwrap()
+}
+
+fn cpu_rates() -> Rates {
+    Rates::of("cpu").unwrap()
 }
 
 #[test]
@@ -73,7 +88,7 @@ fn bytes_between_ranks_are_those_of_the_plan() {
             let sent: u64 = all.iter().map(|(t, _)| t.sent).sum();
             let received: u64 = all.iter().map(|(t, _)| t.received).sum();
             assert_eq!(sent, received, "{name}, {ranks} ranks");
-            let plan = planned(n, d, ranks, &options, all[0].1);
+            let plan = planned(&cpu_rates(), n, d, ranks, &options, all[0].1);
             let expected = plan.traffic_bytes * ranks as f64;
             let ratio = if received == 0 && expected == 0.0 { 1.0 } else { received as f64 / expected };
             let least = if options.negatives == Negatives::All { 1.0 } else { 0.98 };
@@ -83,6 +98,52 @@ fn bytes_between_ranks_are_those_of_the_plan() {
                 "{name}, {ranks} ranks: {received} bytes, planned {expected}"
             );
         }
+    }
+}
+
+#[test]
+fn bytes_between_cuda_ranks_are_those_of_the_plan() {
+    if !standin::on_a_device("bytes_between_cuda_ranks_are_those_of_the_plan") {
+        return;
+    }
+    let plain = || FitOptions { final_loss: false, ..FitOptions::new(8) };
+    let sampled = Negatives::Sampled { per_anchor: 64, seed: 3 };
+    let refine = RefineOptions { max_steps: 1, ..RefineOptions::default() };
+    // A name, the mode, whether features are stored as fp16, options, and how far from the plan measured bytes may be:
+    // lengths of messages, and what single rows are fetched.
+    let cases = [
+        ("zeros", Mode::Fp32, false, FitOptions { n_iters: 1, ..plain() }, 0.02),
+        ("exact", Mode::Fp32, false, plain(), 0.02),
+        ("exact in fp16", Mode::Fp16, false, FitOptions { final_loss: true, ..plain() }, 0.02),
+        ("exact in bf16 from fp16", Mode::Bf16, true, plain(), 0.02),
+        ("whitened", Mode::Fp16, true, FitOptions { whiten: Some(0.1), ..plain() }, 0.02),
+        ("refined", Mode::Fp32, false, FitOptions { refine: Some(refine), ..plain() }, 0.02),
+        ("sampled", Mode::Fp16, false, FitOptions { negatives: sampled, ..plain() }, 0.05),
+    ];
+    let (n, d) = (1024, (40, 24));
+    let (x, y) = (noise(n, d.0, 1), noise(n, d.1, 2));
+    let narrow = |v: &[f32]| v.iter().map(|v| half::f16::from_f32(*v)).collect::<Vec<_>>();
+    let (x16, y16) = (narrow(&x), narrow(&y));
+    let positives = Positives::diagonal(n);
+    for (name, mode, stored_f16, options, limit) in cases {
+        let views = if stored_f16 {
+            (MatView::from_slice(&x16, n, d.0).unwrap(), MatView::from_slice(&y16, n, d.1).unwrap())
+        } else {
+            (MatView::from_slice(&x, n, d.0).unwrap(), MatView::from_slice(&y, n, d.1).unwrap())
+        };
+        let data = Data { x: &views.0, y: &views.1, positives: &positives };
+        let all = threads::run(2, |group| {
+            let gpu = Cuda::open(0, Options { mode, ..Options::default() }).unwrap();
+            let gpu = gpu.with_group(group.clone());
+            let (_, info) = group.conclude(fit(&gpu, data, None, &options)).unwrap();
+            (group.traffic(), info.evaluations)
+        });
+        let received: u64 = all.iter().map(|(t, _)| t.received).sum();
+        let rates = Rates { bytes: if stored_f16 { 2.0 } else { 4.0 }, ..Rates::of("h200").unwrap() };
+        let plan = planned(&rates, n, d, 2, &options, all[0].1);
+        let ratio = received as f64 / (2.0 * plan.traffic_bytes);
+        println!("{name}: {received} bytes, {ratio:.4} of the plan");
+        assert!((ratio - 1.0).abs() <= limit, "{name}: {received} bytes, {ratio} of the plan");
     }
 }
 
@@ -126,7 +187,7 @@ fn ranks_stay_within_the_memory_of_the_plan() {
         );
         for &ranks in ranks {
             let options = FitOptions { n_iters: iters, final_loss: false, ..FitOptions::new(rank) };
-            let p = planned(n, d, ranks, &options, 0);
+            let p = planned(&cpu_rates(), n, d, ranks, &options, 0);
             let expected = p.memory_bytes + p.replicated_bytes + p.mapped_bytes;
             for (k, bytes) in resident(dir.path(), ranks, &args).into_iter().enumerate() {
                 let ratio = bytes as f64 / expected;

@@ -51,6 +51,9 @@ pub struct Args {
     /// h200, h100, a100, or cpu (one core) [default: h200 with --gpus, else cpu].
     #[arg(long, value_name = "DEVICE")]
     on: Option<String>,
+    /// Number type of the features' files: GPUs hold and send them as they are stored [default: f32, or that of --rates].
+    #[arg(long, value_parser = ["f32", "f16", "bf16"], value_name = "TYPE")]
+    dtype: Option<String>,
     /// Measured rates: JSON with any of flops, exps, overlap, link, latency, read, memory, bytes; or the output of
     /// `unicon bench --scaling --json`.
     #[arg(long, value_name = "JSON")]
@@ -69,8 +72,14 @@ fn count(s: &str) -> std::result::Result<f64, String> {
 /// The named device's rates, with those in the file instead where it has any.
 fn rates(args: &Args) -> Result<Rates> {
     let device = args.on.as_deref().unwrap_or(if args.gpus.is_some() { "h200" } else { "cpu" });
-    let named = Rates::of(device)?;
-    let Some(path) = &args.rates else { return Ok(named) };
+    let mut named = Rates::of(device)?;
+    // CPUs hold them as f32 whatever they were.
+    let stored = args.dtype.as_ref().map(|name| if name == "f32" { 4.0 } else { 2.0 });
+    let stored = stored.filter(|_| named.overlap);
+    let Some(path) = &args.rates else {
+        named.bytes = stored.unwrap_or(named.bytes);
+        return Ok(named);
+    };
     let bad = || format!("{}", path.display());
     let text = std::fs::read_to_string(path).with_context(bad)?;
     let mut given: serde_json::Value = serde_json::from_str(&text).with_context(bad)?;
@@ -81,7 +90,8 @@ fn rates(args: &Args) -> Result<Rates> {
     if let (Some(all), Some(given)) = (all.as_object_mut(), given.as_object()) {
         all.extend(given.clone());
     }
-    let rates: Rates = serde_json::from_value(all).with_context(bad)?;
+    let mut rates: Rates = serde_json::from_value(all).with_context(bad)?;
+    rates.bytes = stored.unwrap_or(rates.bytes);
     rates.validate()?;
     Ok(rates)
 }
@@ -106,7 +116,7 @@ fn assumptions(args: &Args, job: &Job, rates: &Rates) -> Vec<String> {
             output::bytes(rates.read as u64)
         ),
         format!(
-            "counted: preset global from zeros, {:.0} updates, {negatives} negatives, one positive a row, numbers of {:.0} bytes; \
+            "counted: preset global from zeros, {:.0} updates, {negatives} negatives, one positive a row, features of {:.0} bytes a number; \
              one rank a {rank}, all at the same speed",
             job.updates, rates.bytes
         ),
@@ -148,7 +158,10 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         row("encoding", time(p.encode_seconds)),
         row("pass 1, statistics", time(p.pass1_seconds)),
         row("pass 2, X^T S Y or gradients", time(p.pass2_seconds)),
-        row("communication, most of it beside the passes", format!("{} ({share:.1}%)", time(p.comm_seconds))),
+        row(
+            if rates.overlap { "communication" } else { "communication, most of it beside the passes" },
+            format!("{} ({share:.1}%)", time(p.comm_seconds)),
+        ),
         row("in all", time(p.seconds)),
         row("received by a rank", bytes(p.traffic_bytes)),
         row(

@@ -9,7 +9,7 @@ use super::Job;
 use crate::comm::Layout;
 
 /// Edge of a tile.
-const TILE: usize = 512;
+pub(super) const TILE: usize = 512;
 /// Rows that share a stream of columns in pass 2.
 const HELD: usize = 65_536;
 /// Columns of a piece of a stream.
@@ -95,6 +95,11 @@ pub(super) struct Steps {
     pub(super) pieces: f64,
 }
 
+/// The weights of the update from zeros, on the host.
+pub(super) fn zeros(job: &Job) -> f64 {
+    (job.ranks - 1.0) * 24.0 * (job.n_x + job.n_y)
+}
+
 /// Counts a job with numbers of `bytes` in n-sized matrices.
 pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
     let (ranks, r) = (job.ranks, job.rank);
@@ -111,7 +116,7 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
     let anchors = all * (8.0 + 24.0) * n;
     let mut steps = Steps {
         whiten: 0.0,
-        zeros: all * 24.0 * n + columns.sum(2.0 * narrow) + rows.sum(cells),
+        zeros: zeros(job) + columns.sum(2.0 * narrow) + rows.sum(cells),
         encode: all * (bytes * r * (job.d.0 + job.d.1) + 8.0 * n),
         pass1: (0.0, anchors),
         update: (0.0, rows.sum(cells)),

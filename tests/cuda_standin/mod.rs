@@ -130,6 +130,32 @@ pub fn unicon(folder: &Path) -> Command {
     command
 }
 
+/// Runs a test (its path within its program) again in a process that has the stand-in libraries; `true` in that process,
+/// and everywhere with `UNICON_TEST_GPU`, for a real device.
+pub fn on_a_device(test: &str) -> bool {
+    if std::env::var_os("UNICON_TEST_GPU").is_some() || std::env::var_os("UNICON_ON_STANDIN").is_some() {
+        return true;
+    }
+    // Without a driver the answer of a build with kernels is another error.
+    if let Err(e) = unicon::backend::cuda::probe()
+        && e.to_string().contains("no CUDA kernels")
+    {
+        assert!(std::env::var("UNICON_REQUIRE_CUDA").is_err(), "{e}");
+        println!("skipped: {e}; get it with scripts/get-nvcc");
+        return false;
+    }
+    let Some(folder) = libraries() else { return false };
+    let out = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("LD_LIBRARY_PATH", folder)
+        .env("UNICON_ON_STANDIN", "1")
+        .output()
+        .expect("this program starts");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
 /// What a process with `UNICON_STANDIN_REPORT` left: memory, what is still alive, and how often each function was called.
 pub fn report(path: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(path).expect("the stand-in's report");

@@ -197,8 +197,9 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
     samples.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let of = |k: usize| samples.get(k).copied().unwrap_or_default();
     let shape = shape(ranks, n, args);
-    let predicted = update_traffic(&shape, 4.0);
-    let planned = plan::plan(&shape, &Rates::of("cpu")?)?;
+    let rates = Rates::of("cpu")?;
+    let predicted = update_traffic(&shape, &rates);
+    let planned = plan::plan(&shape, &rates)?;
     let (least, most) = (of(0).seconds, of(samples.len().saturating_sub(1)).seconds);
     let median = of(samples.len() / 2);
     let predicted_memory = planned.memory_bytes + planned.replicated_bytes;
