@@ -5,17 +5,21 @@
 //! that dies takes the job down through MPI itself.
 
 use mpi::environment::{Threading, Universe};
-use mpi::request::{Request, scope};
+use mpi::request::{Request, StaticScope, scope};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
 use std::time::{Duration, Instant};
-use unicon::comm::{Comm, patience};
+use unicon::comm::{Comm, Trouble, patience};
 use unicon::{Error, Result};
 
 /// MPI counts are 32-bit: longer messages go in parts.
 const PART: usize = 1 << 30;
 /// All messages of a pair of ranks follow one another in order.
 const TAG: i32 = 77;
+/// A rank fails.
+const WARNING: i32 = 78;
+/// What is sent then.
+static FAILS: [u8; 1] = [1];
 
 /// The processes of `MPI_COMM_WORLD`. MPI is finalised when this is dropped.
 #[derive(Debug)]
@@ -130,5 +134,20 @@ impl Comm for Mpi {
             poll(|| finished(&mut request), self.rank, &"not all ranks have come");
         });
         Ok(())
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        // One that has died takes the job down.
+        let status = SimpleCommunicator::world().any_process().immediate_probe_with_tag(WARNING)?;
+        Some(Trouble::Fails(usize::try_from(status.source_rank()).unwrap_or(0)))
+    }
+
+    fn warn(&self, _: &str) {
+        let world = SimpleCommunicator::world();
+        for k in (0..self.size).filter(|&k| k != self.rank) {
+            let target = world.process_at_rank(k as i32);
+            // A byte that is never asked for takes no part in anything: nobody waits for it.
+            std::mem::forget(target.immediate_send_with_tag(StaticScope, &FAILS[..], WARNING));
+        }
     }
 }

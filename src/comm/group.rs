@@ -5,7 +5,7 @@ use super::{Comm, Single, Trouble};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ struct Counters {
     waiting: AtomicU64,
     moving: AtomicU64,
     hidden: AtomicU64,
+    /// Whether something else moves data too.
+    beside: AtomicBool,
 }
 
 /// The ranks of a computation. Cheap to clone; clones are the same group.
@@ -149,7 +151,8 @@ impl Group {
         if self.state().is_some() {
             return Err(Error::Comm("the ranks have ended".into()));
         }
-        if word == FAILED {
+        // Who waits for that does not hear what is said here.
+        if word == FAILED && self.counters.beside.load(Ordering::Relaxed) {
             self.comm.warn(text);
         }
         let (begin, size) = (Instant::now(), self.size());
@@ -190,6 +193,7 @@ impl Group {
 
     /// Agreement before something else than this group's transport moves data between the ranks.
     pub(crate) fn enter_beside(&self) -> Result<()> {
+        self.counters.beside.store(true, Ordering::Relaxed);
         self.enter(5, 0)
     }
 
