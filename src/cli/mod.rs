@@ -94,7 +94,7 @@ pub fn main() -> ExitCode {
         Ok(program) => program,
         Err(e) => return usage(&e),
     };
-    let mut job = match Job::join() {
+    let mut job = match Job::join(program.globals.device) {
         Ok(job) => job,
         Err(e) => {
             complain(&e.to_string());

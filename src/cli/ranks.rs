@@ -1,11 +1,15 @@
 //! The ranks that a launcher started.
 
 use super::output;
+use super::session::DeviceChoice;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
+use unicon::backend::Backend;
+use unicon::backend::cuda::{self, Cuda};
 use unicon::comm::launch::{Launch, detect};
 use unicon::comm::local::Local;
+use unicon::comm::rendezvous::Meeting;
 use unicon::comm::{Group, Traffic};
 use unicon::{Error, Result};
 
@@ -20,29 +24,38 @@ pub struct Job {
     pub local_size: usize,
     /// Who started them; none: a process on its own.
     pub launcher: Option<&'static str>,
+    /// The device of this rank, where the devices are what connects the ranks.
+    pub device: Option<Cuda>,
 }
 
 impl Job {
     /// A process on its own.
     pub fn alone() -> Self {
-        Self { group: Group::default(), local_rank: 0, local_size: 1, launcher: None }
+        Self { group: Group::default(), local_rank: 0, local_size: 1, launcher: None, device: None }
     }
 
     /// Joins the ranks that the launcher of this process started: through MPI where both the launcher and this build have
-    /// it, else through sockets of this machine. `UNICON_TRANSPORT` (`mpi` or `local`) decides otherwise.
+    /// it, else through sockets of this machine, or on several machines through NCCL if they compute on CUDA devices.
+    /// `UNICON_TRANSPORT` (`mpi`, `local` or `nccl`) decides otherwise.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when there are several and this build, or what they were started with, cannot connect
     /// them: computing the same thing several times is never what was meant. [`Error::Comm`] naming a rank that does not
     /// come.
-    pub fn join() -> Result<Self> {
+    pub fn join(device: DeviceChoice) -> Result<Self> {
         let Some(launch) = detect(|name| std::env::var(name).ok())? else { return Ok(Self::alone()) };
         let wish = std::env::var("UNICON_TRANSPORT").unwrap_or_default();
         match wish.as_str() {
             "" if launch.mpi && cfg!(feature = "mpi") => Self::mpi(&launch, true),
+            "nccl" => Self::nccl(&launch, device),
+            "" if device == DeviceChoice::Cuda(None)
+                && launch.local_size.is_some_and(|n| n < launch.size) =>
+            {
+                Self::nccl(&launch, device)
+            }
             "" | "local" => Self::local(&launch),
             "mpi" => Self::mpi(&launch, false),
-            _ => Err(Error::invalid("UNICON_TRANSPORT", "mpi or local", wish)),
+            _ => Err(Error::invalid("UNICON_TRANSPORT", "mpi, local or nccl", wish)),
         }
     }
 
@@ -56,7 +69,7 @@ impl Job {
             found if found == launch.size => {
                 let (local_rank, local_size) = (mpi.local_rank, mpi.local_size);
                 let launcher = Some(launch.launcher);
-                Ok(Self { group: Group::new(Arc::new(mpi)), local_rank, local_size, launcher })
+                Ok(Self { group: Group::new(Arc::new(mpi)), local_rank, local_size, launcher, device: None })
             }
             1 if or_local && launch.local_size == Some(launch.size) => Self::local(launch),
             found => {
@@ -85,7 +98,37 @@ impl Job {
         let local = Local::join(launch)?;
         let (local_rank, local_size) = local.place();
         let launcher = Some(launch.launcher);
-        Ok(Self { group: Group::new(Arc::new(local)), local_rank, local_size, launcher })
+        Ok(Self { group: Group::new(Arc::new(local)), local_rank, local_size, launcher, device: None })
+    }
+
+    /// Through the ranks' CUDA devices, which find each other by files.
+    fn nccl(launch: &Launch, device: DeviceChoice) -> Result<Self> {
+        if device != DeviceChoice::Cuda(None) {
+            let expected = "cuda, for NCCL is what connects the ranks";
+            return Err(Error::invalid("--device", expected, device));
+        }
+        let meeting = Meeting::join(launch, cuda::nccl_id)?;
+        let (local_rank, local_size) = meeting.local();
+        let open = || -> Result<Cuda> {
+            let devices: Vec<u32> = cuda::probe()?.iter().filter(|d| d.usable()).map(|d| d.ordinal).collect();
+            let own = devices.get(local_rank).ok_or_else(|| {
+                let has = devices.len();
+                Error::NoDevice(format!(
+                    "this machine has {local_size} ranks and {has} devices: NCCL needs one for each"
+                ))
+            })?;
+            Cuda::open(*own, cuda::Options::default())
+        };
+        let device = match open() {
+            Ok(device) => device.meet(meeting)?,
+            Err(e) => {
+                // Whoever waits for this rank need not wait longer.
+                meeting.warn(&e.to_string());
+                return Err(e);
+            }
+        };
+        let (group, launcher) = (device.group().clone(), Some(launch.launcher));
+        Ok(Self { group, local_rank, local_size, launcher, device: Some(device) })
     }
 }
 
@@ -154,6 +197,7 @@ impl fmt::Display for Figures {
         let how = match self.transport.as_str() {
             "local" => "sockets of this machine",
             "mpi" => "MPI",
+            "nccl" => "NCCL",
             other => other,
         };
         let data = match (&self.nccl, &self.no_nccl) {
@@ -193,8 +237,8 @@ const NO_MPI: &str = "started them, but this program was built without MPI (carg
 fn without(launch: &Launch, why: &str) -> String {
     let (size, launcher) = (launch.size, launch.launcher);
     format!(
-        "{size} ranks: {launcher} {why}; use mpirun -n {size} or srun with a build that has MPI, or start them on one machine, \
-         or set UNICON_LAUNCHER=none for independent jobs"
+        "{size} ranks: {launcher} {why}; use mpirun -n {size} or srun with a build that has MPI, or --device cuda, or start them \
+         on one machine, or set UNICON_LAUNCHER=none for independent jobs"
     )
 }
 

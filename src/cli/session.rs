@@ -30,7 +30,7 @@ pub struct Globals {
     seed: u64,
     /// Where to compute: auto, cpu, cuda or cuda:N. Of several ranks on a machine each takes the next device of cuda.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
-    device: DeviceChoice,
+    pub device: DeviceChoice,
     /// Arithmetic: on the CPU f32, f64 or bf16, on CUDA fp16, bf16 or f32 [default: CPU f32, CUDA fp16; weights and gram f64].
     #[arg(long, global = true, value_enum, value_name = "TYPE", help_heading = "Everywhere")]
     precision: Option<Precision>,
@@ -60,6 +60,17 @@ pub enum DeviceChoice {
     Cpu,
     /// The device with this number; none: the one that falls to this rank.
     Cuda(Option<u32>),
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(n)) => write!(f, "cuda:{n}"),
+        }
+    }
 }
 
 impl FromStr for DeviceChoice {
@@ -254,12 +265,20 @@ impl Session {
                 return Err(Error::invalid("--precision", "fp16, bf16 or f32 on CUDA", "f64").into());
             }
         };
+        if let Some(device) = &self.job.device {
+            self.keep_moved(device, None);
+            return Ok(device.clone().with(mode, self.control.clone()));
+        }
         let options = cuda::Options { mode, control: self.control.clone(), ..cuda::Options::default() };
         let cuda = Cuda::open(ordinal, options).with_context(|| format!("--device cuda:{ordinal}"))?;
         let (cuda, no_nccl) = cuda.connected(self.job.group.clone())?;
+        self.keep_moved(&cuda, no_nccl);
+        Ok(cuda)
+    }
+
+    fn keep_moved(&self, cuda: &Cuda, no_nccl: Option<String>) {
         let moved = DeviceData { nccl: cuda.nccl(), no_nccl };
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(moved);
-        Ok(cuda)
     }
 
     /// The float64 CPU backend, for commands that are about exact values.

@@ -227,6 +227,20 @@ int ncclBroadcast(const void* from, void* to, size_t count, int type, int root, 
     return kOk;
 }
 
+int ncclAllGather(const void* from, void* to, size_t count, int type, Comm* comm, void* stream) {
+    ENTER(ncclAllGather, kSystem);
+    if (type != 0 || !comm) return kInvalidArgument;
+    char *own = static_cast<char*>(const_cast<void*>(from)), *all = static_cast<char*>(to);
+    for (int k = 0; k < comm->size; ++k) {
+        if (k == comm->rank) continue;
+        if (const int status = ask(comm, {true, own, count, 0, k}, stream)) return status;
+        if (const int status = ask(comm, {false, all + size_t(k) * count, count, 0, k}, stream)) return status;
+    }
+    char* place = all + size_t(comm->rank) * count;
+    if (place != own) submit(static_cast<Stream*>(stream), [=] { memcpy(place, own, count); });
+    return kOk;
+}
+
 int ncclCommFinalize(Comm* comm) {
     ENTER(ncclCommFinalize, kSystem);
     if (!comm || comm->aborted || comm->begun) return kInvalidArgument;

@@ -237,6 +237,9 @@ pub(super) fn create_stream(driver: &Driver) -> Result<CUstream> {
 /// A point in the stream's work.
 pub(super) struct Event(pub(super) CUevent);
 
+// SAFETY: a handle, which the driver accepts from any thread.
+unsafe impl Send for Event {}
+
 impl Event {
     /// One that can be waited for; with `timed`, one whose distance to another can be asked.
     pub(super) fn new(driver: &Driver, timed: bool) -> Result<Self> {

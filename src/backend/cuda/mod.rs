@@ -10,6 +10,7 @@
 //! ([`Cuda::connected`]), else through the host and the group's transport.
 
 mod blas;
+mod channel;
 mod contract;
 mod device;
 mod driver;
@@ -29,6 +30,7 @@ mod precision;
 mod probe;
 mod ranks;
 mod rate;
+mod remote;
 mod retrieval;
 mod rows;
 mod shared;
@@ -44,6 +46,7 @@ pub use matrix::Matrix;
 pub use nccl::nccl_version;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
+pub use remote::nccl_id;
 
 use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
 use crate::comm::Group;

@@ -1,7 +1,8 @@
 //! Rows and sums that go from device to device, as the host would have put them together: the same numbers, bit for bit.
 
 use super::Cuda;
-use super::link::{Link, Move, Transfer};
+use super::channel::Move;
+use super::link::{Link, Transfer};
 use super::matrix::{Data, Matrix};
 use super::memory::{Buffer, View};
 use super::ranks::Kind;
