@@ -415,3 +415,79 @@ fn a_rank_that_never_comes_is_named() {
         lab.is_clean();
     }
 }
+
+/// As on machines of their own: the launcher says that each has one rank, and nothing connects them.
+fn far_apart(lab: &Lab, _: usize) -> Variables {
+    vec![
+        ("UNICON_LOCAL_RANK", "0".to_string()),
+        ("UNICON_LOCAL_WORLD_SIZE", "1".to_string()),
+        ("UNICON_RENDEZVOUS", lab.path("tmp/meeting")),
+    ]
+}
+
+#[test]
+fn nccl_alone_connects_ranks_on_several_machines() {
+    let Some(lab) = Lab::new() else { return };
+    lab.features(1100, 1100);
+    let args = format!("{FIT} --iters 2 --negatives 300 --out ");
+    let far =
+        lab.report(3, &format!("{args} far"), |rank| [far_apart(&lab, rank), lab.watched(rank)].concat());
+    lab.report(3, &format!("{args} near"), |_| with("UNICON_NCCL", "off"));
+    assert!(tensors(Path::new(&lab.path("far"))) == tensors(Path::new(&lab.path("near"))));
+    assert_eq!(
+        (far["ranks"]["transport"].as_str(), far["ranks"]["device_data"].as_str()),
+        (Some("nccl"), Some("nccl"))
+    );
+    for rank in 0..3 {
+        let device = lab.device(rank);
+        let left = ["live_device", "live_host", "streams", "events", "modules", "pools", "unrun"];
+        assert!(left.iter().all(|name| device[*name] == 0), "rank {rank}: {device:?}");
+        assert_eq!((device["ncclCommInitRankConfig"], device["ncclCommDestroy"]), (1, 1));
+    }
+    // Said where they cannot meet, and where ranks have no device each.
+    let begin = Instant::now();
+    let outs = lab.run(2, &format!("{FIT} --out none"), |rank| far_apart(&lab, rank)[..2].to_vec());
+    let said = ends(&lab, &outs, begin, Duration::from_secs(20));
+    assert!(said.contains("set UNICON_RENDEZVOUS"), "{said}");
+    let fewer = |rank| [far_apart(&lab, rank), with("UNICON_STANDIN_DEVICES", "1")].concat();
+    let outs = lab.run(2, &format!("{FIT} --out none"), fewer);
+    let said = ends(&lab, &outs, begin, Duration::from_secs(20));
+    assert!(said.contains("2 ranks and 1 devices"), "{said}");
+    let off = |rank| [far_apart(&lab, rank), with("UNICON_NCCL", "off")].concat();
+    let outs = lab.run(2, &format!("{FIT} --out none"), off);
+    let said = ends(&lab, &outs, begin, Duration::from_secs(20));
+    assert!(said.contains("UNICON_NCCL=off, and nothing else connects the ranks"), "{said}");
+}
+
+#[test]
+fn ranks_that_nccl_alone_connects_end_together() {
+    let Some(lab) = Lab::new() else { return };
+    lab.features(600, 600);
+    for (call, says) in [
+        ("ncclCommInitRankConfig:1", "ncclCommInitRankConfig"),
+        ("ncclAllGather:9", "ncclAllGather: unhandled system error"),
+        ("ncclBroadcast:2", "ncclBroadcast: unhandled system error"),
+        ("cuMemAllocFromPoolAsync:60", "out of memory"),
+        ("cuLaunchKernel:40:719", "kernel"),
+    ] {
+        let begin = Instant::now();
+        let outs = lab.run(3, &format!("{FIT} --iters 2 --out none"), |rank| match rank {
+            1 => [far_apart(&lab, rank), with("UNICON_STANDIN_FAIL", call)].concat(),
+            _ => far_apart(&lab, rank),
+        });
+        let said = ends(&lab, &outs, begin, Duration::from_secs(40));
+        assert!(said.contains("rank 1: ") && said.contains(says), "{call}: {said}");
+    }
+    let mut children = long_fit(&lab, 3, |rank| far_apart(&lab, rank));
+    let begin = Instant::now();
+    children[1].kill().unwrap();
+    children.remove(1).wait().unwrap();
+    let outs: Vec<Output> = children.into_iter().map(wait).collect();
+    let said = ends(&lab, &outs, begin, Duration::from_secs(20));
+    assert!(said.lines().all(|line| line.contains("rank 1 has died")), "{said}");
+    let begin = Instant::now();
+    let extra = [far_apart(&lab, 0), with("UNICON_COMM_TIMEOUT", "1")].concat();
+    let out = wait(lab.start_one(0, 2, &format!("{FIT} --out none"), extra));
+    let said = ends(&lab, &[out], begin, Duration::from_secs(15));
+    assert!(said.contains("rank 1 has not come"), "{said}");
+}

@@ -123,7 +123,7 @@ impl Job {
             Ok(device) => device.meet(meeting)?,
             Err(e) => {
                 // Whoever waits for this rank need not wait longer.
-                meeting.warn(&e.to_string());
+                meeting.leave(&e.to_string());
                 return Err(e);
             }
         };

@@ -70,6 +70,8 @@ pub struct Meeting {
     others: Vec<Option<Watched>>,
     machines: Vec<String>,
     bytes: Vec<u8>,
+    /// Whether what this rank's card says is for others to read when it has left.
+    stays: bool,
 }
 
 impl Meeting {
@@ -91,8 +93,17 @@ impl Meeting {
         let card = Card { number: drawn(), size, machine: machine(), ..Card::default() };
         let others = (0..size).map(|_| None).collect();
         let (held, machines) = (Vec::new(), Vec::new());
-        let mut meeting =
-            Self { place: place.to_path_buf(), rank, size, card, held, others, machines, bytes: Vec::new() };
+        let mut meeting = Self {
+            place: place.to_path_buf(),
+            rank,
+            size,
+            card,
+            held,
+            others,
+            machines,
+            bytes: Vec::new(),
+            stays: false,
+        };
         meeting.post()?;
         if rank > 0 {
             meeting.follow()?;
@@ -146,6 +157,12 @@ impl Meeting {
         if let Some(mut own) = self.held.last() {
             let _ = own.write_all(format!("\n{reason}").as_bytes());
         }
+    }
+
+    /// Leaves for a reason that stays behind.
+    pub fn leave(mut self, reason: &str) {
+        self.warn(reason);
+        self.stays = true;
     }
 
     /// The first rank that says why it fails, and what it says.
@@ -294,7 +311,7 @@ impl Drop for Meeting {
         let own = self.held.last().and_then(|own| own.metadata().ok()).map(inode);
         let mine = own.is_some() && std::fs::symlink_metadata(&path).ok().map(inode) == own;
         // What cannot be told or removed now can only stay as it is.
-        if let Some(own) = self.held.last() {
+        if let Some(own) = self.held.last().filter(|_| !self.stays) {
             let _ = own.set_len(0);
         }
         if mine {

@@ -229,14 +229,6 @@ int cuDeviceGetUuid_v2(char* uuid, int device) {
     memset(uuid, device, 16);
     return kOk;
 }
-int cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
-    ENTER(cuDeviceGetUuid_v2, kUnknown);
-    if (device < 0 || device >= devices()) return kInvalidDevice;
-    memset(uuid, 0, 16);
-    memcpy(uuid, "stand-in", 8);
-    uuid[15] = (unsigned char)device;
-    return kOk;
-}
 int cuDeviceTotalMem_v2(size_t* bytes, int device) {
     ENTER(cuDeviceTotalMem_v2, kUnknown);
     if (device < 0 || device >= devices()) return kInvalidDevice;

@@ -55,7 +55,7 @@ struct Comm {
     bool ready = false, aborted = false, finalized = false, failed = false;
     int asked = 0;  // how often the state has been asked for since the last call
     // What a group has asked for, and what waits to go on a stream.
-    std::vector<Op> ops;
+    std::vector<Op> ops = {};
     void* stream = nullptr;
     bool begun = false;
 };

@@ -95,7 +95,9 @@ pub(super) fn connect(device: &Arc<Device>, group: &Group) -> Result<std::result
     match (begun, whys.iter().position(|why| !why.is_empty())) {
         (Ok(channel), None) => Ok(Ok(Arc::new(Link::new(Arc::new(channel), group.clone())))),
         (_, k) => {
-            let k = k.unwrap_or(0);
+            // What NCCL says explains more than that somebody has not come.
+            let said = whys.iter().position(|why| why.starts_with(b"CUDA: "));
+            let k = said.or(k).unwrap_or(0);
             refused(format!("rank {k}: {}", String::from_utf8_lossy(&whys[k])))
         }
     }

@@ -35,6 +35,8 @@ struct Config {
     others: [c_int; 3],
     net_name: *const c_char,
     split_share: c_int,
+    /// What was padding then is a traffic class now.
+    after: c_int,
 }
 
 const UNDEFINED: c_int = c_int::MIN;
@@ -202,6 +204,7 @@ impl Nccl {
             others: [UNDEFINED; 3],
             net_name: std::ptr::null(),
             split_share: UNDEFINED,
+            after: UNDEFINED,
         };
         let mut comm: Handle = std::ptr::null_mut();
         // SAFETY: reads the id and the configuration, writes a handle.
@@ -335,7 +338,7 @@ mod tests {
         assert_eq!(readable(22_805), "2.28.5");
         assert_eq!(readable(21_800), "2.18.0");
         assert_eq!(readable(2708), "2.7.8");
-        // ncclConfig_v21800: two words, five integers, a pointer, an integer, and the end of a word.
+        // ncclConfig_v21800: a word, six integers, a pointer, an integer, and what fills its word.
         assert_eq!(size_of::<Config>(), 48);
     }
 }

@@ -55,7 +55,7 @@ impl Cuda {
             Ok(remote) => (remote, watch),
             Err(e) => {
                 // Whoever waits for this rank need not wait longer.
-                watch.meeting.warn(&e.to_string());
+                watch.meeting.leave(&e.to_string());
                 return Err(e);
             }
         };
@@ -99,8 +99,8 @@ impl Watch {
     }
 
     fn trouble(&self) -> Option<Trouble> {
-        let warned = || self.meeting.warned().map(|(k, reason)| Trouble::Failed(k, reason));
-        self.meeting.dead().map(Trouble::Died).or_else(warned)
+        let warned = self.meeting.warned().map(|(k, reason)| Trouble::Failed(k, reason));
+        warned.or_else(|| self.meeting.dead().map(Trouble::Died))
     }
 }
 
