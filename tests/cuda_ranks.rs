@@ -13,7 +13,7 @@ use half::f16;
 use rand::{Rng, SeedableRng};
 use standin::on_a_device;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use unicon::backend::cpu::Cpu;
 use unicon::backend::cuda::{Cuda, Mode, Options};
 use unicon::backend::{Backend, Similarity, Ties};

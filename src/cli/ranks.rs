@@ -82,7 +82,7 @@ impl Job {
                 format!("{why}, which ranks on CPUs of several machines talk through (here are {here})");
             return Err(Error::Unsupported(without(launch, &why)));
         }
-        let local = Local::join(launch)?;
+        let local = Local::join(launch, &|text| eprintln!("unicon: {text}"))?;
         let (local_rank, local_size) = local.place();
         let launcher = Some(launch.launcher);
         Ok(Self { group: Group::new(Arc::new(local)), local_rank, local_size, launcher })

@@ -74,9 +74,11 @@ pub(super) fn memory(job: &Job, stored: f64) -> f64 {
     let bytes = feature(job, stored);
     let mapped = if job.whiten { 4.0 * (m_x * d1).max(m_y * d2) } else { 0.0 };
     let all = if job.ranks > 1.0 { job.n_x + job.n_y } else { 0.0 };
-    // Products of a block of rows; of several ranks, those of all its rows. Values are brought down to 16 bits.
+    // Products of a block of rows; of several ranks, those of all its rows. Values are brought down to 16 bits where they
+    // are not so stored.
     let product = if job.ranks > 1.0 { rows } else { rows.min(PIECE) };
-    let values = if job.ranks > 1.0 { columns.min(PIECE) * (bytes + 2.0) } else { columns * 2.0 };
+    let narrowed = if bytes > 2.0 { 2.0 } else { 0.0 };
+    let values = if job.ranks > 1.0 { columns.min(PIECE) * (bytes + narrowed) } else { columns * narrowed };
     let fetched = if job.sample().is_some() && job.ranks > 1.0 { bytes * rows * wide } else { 0.0 };
     let gradients = if job.gradients > 0.0 { 4.0 * job.rank * (m_x + m_y) } else { 0.0 };
     bytes * (m_x * d1 + m_y * d2)
