@@ -37,9 +37,9 @@ impl Lab {
     }
 
     /// Two sides that have something in common.
-    fn features(&self, n_x: usize, n_y: usize) {
+    fn features(&self, n_x: usize, n_y: usize, d: usize) {
         let value = |i: usize, j: usize| ((i * 37 + j * 101 + i * j) as f32 * 0.7).sin();
-        for (name, n, d) in [("x.npy", n_x, 12), ("y.npy", n_y, 10)] {
+        for (name, n, d) in [("x.npy", n_x, d + 2), ("y.npy", n_y, d)] {
             let values: Vec<f32> =
                 (0..n * d).map(|k| value(k / d, k % d) + 0.3 * value(k / d + d, k % d + 3)).collect();
             unicon::io::write_npy(self.path(name), &[n, d], &values).unwrap();
@@ -107,7 +107,7 @@ const FIT: &str = "fit --x x.npy --y y.npy --rank 3 --tau 0.2";
 #[test]
 fn data_through_nccl_is_the_same_to_the_bit_as_through_the_host() {
     let Some(lab) = Lab::new() else { return };
-    lab.features(1100, 1100);
+    lab.features(1100, 1100, 10);
     let groups: Vec<i64> = (0..1100).map(|i| i % 300).collect();
     unicon::io::write_npy(lab.path("g.npy"), &[1100], &groups).unwrap();
     let many = "--loss sigmoid --groups-x g.npy --groups-y g.npy --iters 1 --init random";
@@ -144,14 +144,16 @@ fn data_through_nccl_is_the_same_to_the_bit_as_through_the_host() {
         }
     }
     // What a model is used for.
-    for args in
-        ["eval --model nccl --x x.npy --y y.npy", "search --model nccl --queries x.npy --items y.npy --k 2"]
-    {
+    for args in [
+        "eval --model nccl --x x.npy --y y.npy",
+        "search --model nccl --queries x.npy --items y.npy --k 2 --out found.npy",
+    ] {
         let all = [with("UNICON_NCCL", "require"), with("UNICON_NCCL", "off")].map(|extra| {
             let mut report = lab.report(3, args, |_| extra.clone());
             let ranks = report.as_object_mut().unwrap().remove("ranks").unwrap();
             assert!(ranks["device_data"].is_string(), "{ranks}");
-            report["metrics"].clone()
+            let found = std::fs::read(lab.path("found.npy")).ok();
+            (report["metrics"].clone(), found)
         });
         assert_eq!(all[0], all[1], "{args}");
     }
@@ -162,7 +164,7 @@ fn data_through_nccl_is_the_same_to_the_bit_as_through_the_host() {
 fn pieces_that_pass_each_other_change_nothing() {
     let Some(lab) = Lab::new() else { return };
     let (n_x, n_y) = (530, 9000);
-    lab.features(n_x, n_y);
+    lab.features(n_x, n_y, 90);
     let (mut ptr, mut idx) = (vec![0i64], Vec::new());
     for i in 0..n_x as i64 {
         idx.extend([i * 7, i * 7 + 5000]);
@@ -173,7 +175,7 @@ fn pieces_that_pass_each_other_change_nothing() {
     for options in ["--iters 1 --init random", "--iters 1 --init random --negatives 200"] {
         let args = format!("{FIT} --pos-indptr p.npy --pos-indices i.npy {options} --out ");
         let small = |nccl: &str| {
-            let mut variables = with("UNICON_STANDIN_MEMORY", "6000000");
+            let mut variables = with("UNICON_STANDIN_MEMORY", "24000000");
             variables.extend(with("UNICON_NCCL", nccl));
             variables
         };
@@ -207,7 +209,7 @@ fn without_functions(folder: &Path) -> PathBuf {
 #[test]
 fn where_nccl_cannot_be_used_that_is_said_and_the_host_moves_the_data() {
     let Some(mut lab) = Lab::new() else { return };
-    lab.features(60, 60);
+    lab.features(60, 60, 10);
     let broken = without_functions(lab.dir.path()).display().to_string();
     let all = lab.libraries.clone();
     let absent = standin::only(&all, &["cuda", "cublas", "cusolver"]);
@@ -259,7 +261,9 @@ fn where_nccl_cannot_be_used_that_is_said_and_the_host_moves_the_data() {
     for (libraries, extra, says) in cases {
         lab.libraries = libraries.to_path_buf();
         // Of a join that fails its name may stay, as NCCL's own files may.
-        let outs = lab.run(2, &format!("{FIT} --iters 1 --out m"), &extra);
+        let outs = lab.run(2, &format!("{FIT} --iters 1 --out m"), |rank| {
+            [with("UNICON_COMM_TIMEOUT", "3"), extra(rank)].concat()
+        });
         assert!(
             outs.iter().all(|o| o.status.success() && o.stderr.is_empty()),
             "{says}: {}",
@@ -272,7 +276,7 @@ fn where_nccl_cannot_be_used_that_is_said_and_the_host_moves_the_data() {
         std::fs::remove_file(lab.path("m")).unwrap();
         // The same is an error where NCCL is required, on one rank.
         let outs = lab.run(2, &format!("{FIT} --iters 1 --out m"), |rank| {
-            let own = extra(rank);
+            let own = [with("UNICON_COMM_TIMEOUT", "3"), extra(rank)].concat();
             let free = !own.iter().any(|(name, _)| *name == "UNICON_NCCL");
             if rank == 0 && free { [own, with("UNICON_NCCL", "require")].concat() } else { own }
         });
@@ -318,7 +322,7 @@ fn info_says_which_nccl_there_is() {
 
 /// All ranks have failed, in time, one of them has said why, and there is no model.
 fn ends(lab: &Lab, outs: &[Output], begin: Instant, most: Duration) -> String {
-    assert!(begin.elapsed() < most, "took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < most, "took {:?}: {outs:?}", begin.elapsed());
     let said: Vec<String> = outs.iter().flat_map(complaints).collect();
     assert!(outs.iter().all(|o| o.status.code() == Some(1)), "{outs:?}");
     assert!(!said.is_empty() && !said.iter().any(|s| s.contains("panicked")), "{said:?}");
@@ -329,7 +333,7 @@ fn ends(lab: &Lab, outs: &[Output], begin: Instant, most: Duration) -> String {
 #[test]
 fn an_error_of_nccl_on_one_rank_ends_all() {
     let Some(lab) = Lab::new() else { return };
-    lab.features(600, 600);
+    lab.features(600, 600, 10);
     for (call, says) in [
         ("ncclBroadcast:2", "ncclBroadcast: unhandled system error"),
         ("ncclSend:1:5", "ncclSend: invalid usage"),
@@ -346,6 +350,7 @@ fn an_error_of_nccl_on_one_rank_ends_all() {
             1 => with("UNICON_STANDIN_FAIL", call),
             _ => Vec::new(),
         });
+        println!("{call}");
         let said = ends(&lab, &outs, begin, Duration::from_secs(40));
         assert_eq!(said.lines().count(), 1, "{call}: {said}");
         assert!(said.contains("rank 1: ") && said.contains(says), "{call}: {said}");
@@ -370,7 +375,7 @@ fn long_fit(lab: &Lab, size: usize, extra: impl Fn(usize) -> Variables) -> Vec<C
 #[test]
 fn a_rank_that_is_killed_ends_the_others() {
     let Some(lab) = Lab::new() else { return };
-    lab.features(600, 600);
+    lab.features(600, 600, 10);
     for nccl in ["require", "off"] {
         let mut children = long_fit(&lab, 3, |_| with("UNICON_NCCL", nccl));
         let begin = Instant::now();
@@ -385,7 +390,7 @@ fn a_rank_that_is_killed_ends_the_others() {
 #[test]
 fn a_rank_that_does_not_answer_is_waited_for_no_longer_than_asked() {
     let Some(lab) = Lab::new() else { return };
-    lab.features(600, 600);
+    lab.features(600, 600, 10);
     for nccl in ["require", "off"] {
         let extra = |_: usize| [with("UNICON_NCCL", nccl), with("UNICON_COMM_TIMEOUT", "2")].concat();
         let mut children = long_fit(&lab, 2, extra);
@@ -405,7 +410,7 @@ fn a_rank_that_does_not_answer_is_waited_for_no_longer_than_asked() {
 #[test]
 fn a_rank_that_never_comes_is_named() {
     let Some(lab) = Lab::new() else { return };
-    lab.features(60, 60);
+    lab.features(60, 60, 10);
     for nccl in ["require", "off"] {
         let begin = Instant::now();
         let extra = [with("UNICON_NCCL", nccl), with("UNICON_COMM_TIMEOUT", "1")].concat();
@@ -428,7 +433,7 @@ fn far_apart(lab: &Lab, _: usize) -> Variables {
 #[test]
 fn nccl_alone_connects_ranks_on_several_machines() {
     let Some(lab) = Lab::new() else { return };
-    lab.features(1100, 1100);
+    lab.features(1100, 1100, 10);
     let args = format!("{FIT} --iters 2 --negatives 300 --out ");
     let far =
         lab.report(3, &format!("{args} far"), |rank| [far_apart(&lab, rank), lab.watched(rank)].concat());
@@ -462,7 +467,7 @@ fn nccl_alone_connects_ranks_on_several_machines() {
 #[test]
 fn ranks_that_nccl_alone_connects_end_together() {
     let Some(lab) = Lab::new() else { return };
-    lab.features(600, 600);
+    lab.features(600, 600, 10);
     for (call, says) in [
         ("ncclCommInitRankConfig:1", "ncclCommInitRankConfig"),
         ("ncclAllGather:9", "ncclAllGather: unhandled system error"),

@@ -405,3 +405,83 @@ fn ranks_that_cannot_be_connected_are_an_error() {
         serde_json::from_slice(&wait(program(&lab.temp, "info").spawn().unwrap()).stdout).unwrap();
     assert_eq!(info["mpi"], cfg!(feature = "mpi"));
 }
+
+/// A plain rank under `wrapper`, whose last words are the program's.
+fn wrapped(temp: &Path, wrapper: &[&str], (rank, size): (usize, usize), args: &str) -> Command {
+    let plain = program(temp, args);
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.env("UNICON_RANK", rank.to_string()).env("UNICON_WORLD_SIZE", size.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn ranks_meet_that_each_have_a_parent_of_their_own() {
+    let lab = Lab::new();
+    let shell = ["sh", "-c", "\"$@\"; exit $?", "sh"];
+    let nested = [&["timeout", "60"][..], &shell, &["nice"], &shell].concat();
+    for wrapper in [&["timeout", "60"][..], &shell, &nested] {
+        let start = |rank| wrapped(&lab.temp, wrapper, (rank, 3), "info").spawn().unwrap();
+        // One of them prints, so they have met.
+        report(&wait_all((0..3).map(start).collect()));
+    }
+    // Two scripts at the same time, in one session: each is a job.
+    let jobs = ["a", "b"].map(|name| {
+        let (x, y) = data(&lab.path(name), if name == "a" { 1500 } else { 2100 });
+        let model = lab.path(&format!("{name}.safetensors"));
+        let args = format!("fit --x {x} --y {y} --rank 8 --iters 2 --tau 0.1 --out {}", model.display());
+        let ranks = "for r in 0 1; do UNICON_RANK=$r UNICON_WORLD_SIZE=2 timeout 60 \"$@\" & done; wait";
+        let mut script = wrapped(&lab.temp, &["sh", "-c", ranks, "sh"], (0, 2), &args);
+        script.env_remove("UNICON_RANK").env_remove("UNICON_WORLD_SIZE");
+        (script.spawn().unwrap(), args, model)
+    });
+    for (script, args, model) in jobs {
+        assert_eq!(report(&[wait(script)])["ranks"]["size"], 2);
+        let shared = tensors(&model);
+        report(&wait_all(vec![program(&lab.temp, &args).spawn().unwrap()]));
+        assert!(tensors(&model) == shared);
+    }
+    assert_eq!(lab.left(), [""; 0]);
+}
+
+#[test]
+fn two_jobs_in_one_place_are_refused_not_mixed() {
+    let lab = Lab::new();
+    let (x, y) = data(lab.dir.path(), 6000);
+    let model = lab.path("model.safetensors");
+    let args = format!("fit --x {x} --y {y} --rank 12 --iters 100000 --tau 0.1 --out {}", model.display());
+    let start = |rank, size, args: &str| {
+        let mut command = wrapped(&lab.temp, &["timeout", "100"], (rank, size), args);
+        command.env("UNICON_COMM_TIMEOUT", "20").spawn().unwrap()
+    };
+    let mut first: Vec<_> = (0..3).map(|rank| start(rank, 3, &args)).collect();
+    lab.under_way();
+    // Of one parent, so in one place: as many ranks, and more.
+    for size in [3, 4] {
+        for out in wait_all((0..size).map(|rank| start(rank, size, "info")).collect()) {
+            let said = complaints(&out);
+            assert_eq!(out.status.code(), Some(1), "{said:?}");
+            assert!(said.len() == 1 && said[0].contains("places of their own"), "{said:?}");
+        }
+    }
+    assert!(first.iter_mut().all(|c| c.try_wait().unwrap().is_none()), "the first job was disturbed");
+    first.iter().for_each(|c| signal(c.id(), "TERM"));
+    assert!(wait_all(first).iter().all(|out| !out.status.success()) && !model.exists());
+}
+
+#[test]
+fn a_rank_that_waits_long_says_for_whom() {
+    let lab = Lab::new();
+    let mut command = wrapped(&lab.temp, &["timeout", "60"], (0, 2), "info");
+    let said = complaints(&wait(command.env("UNICON_COMM_TIMEOUT", "11").spawn().unwrap()));
+    assert!(said.len() == 2 && said[0].contains("waiting for rank 1 at "), "{said:?}");
+    assert!(said[0].contains("UNICON_RENDEZVOUS") && said[1].contains("rank 1 has not come"), "{said:?}");
+    assert_eq!(lab.left(), [""; 0]);
+}

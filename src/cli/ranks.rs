@@ -95,7 +95,7 @@ impl Job {
                 format!("{why}, which ranks on CPUs of several machines talk through (here are {here})");
             return Err(Error::Unsupported(without(launch, &why)));
         }
-        let local = Local::join(launch)?;
+        let local = Local::join(launch, &waits)?;
         let (local_rank, local_size) = local.place();
         let launcher = Some(launch.launcher);
         Ok(Self { group: Group::new(Arc::new(local)), local_rank, local_size, launcher, device: None })
@@ -107,7 +107,7 @@ impl Job {
             let expected = "cuda, for NCCL is what connects the ranks";
             return Err(Error::invalid("--device", expected, device));
         }
-        let meeting = Meeting::join(launch, cuda::nccl_id)?;
+        let meeting = Meeting::join_with(launch, &waits, cuda::nccl_id)?;
         let (local_rank, local_size) = meeting.local();
         let open = || -> Result<Cuda> {
             let devices: Vec<u32> = cuda::probe()?.iter().filter(|d| d.usable()).map(|d| d.ordinal).collect();
@@ -130,6 +130,11 @@ impl Job {
         let (group, launcher) = (device.group().clone(), Some(launch.launcher));
         Ok(Self { group, local_rank, local_size, launcher, device: Some(device) })
     }
+}
+
+/// For whom this rank waits.
+fn waits(text: &str) {
+    eprintln!("unicon: {text}");
 }
 
 /// How the data of ranks on CUDA devices moves.

@@ -18,6 +18,8 @@ pub struct Launch {
     pub local_rank: Option<usize>,
     /// How many processes it started on this machine, where it tells.
     pub local_size: Option<usize>,
+    /// The environment variable that says the rank.
+    pub variable: &'static str,
     /// What all processes of this job know, and those of another job do not; empty where the launcher says nothing.
     pub job: String,
 }
@@ -153,8 +155,8 @@ fn read(variable: &impl Fn(&str) -> Option<String>, v: &Variables) -> Result<Opt
             let _ = write!(job, "{name}={value};");
         }
     }
-    let (launcher, mpi) = (v.launcher, v.mpi);
-    Ok(Some(Launch { launcher, mpi, rank, size, local_rank, local_size, job }))
+    let (launcher, mpi, variable) = (v.launcher, v.mpi, v.rank);
+    Ok(Some(Launch { launcher, mpi, variable, rank, size, local_rank, local_size, job }))
 }
 
 /// Whether the address at which ranks should meet says that all are on this machine. Without one they can be nowhere

@@ -54,14 +54,14 @@ struct Incoming<'a> {
 }
 
 impl Local {
-    /// Connects the ranks of `launch`.
+    /// Connects the ranks of `launch`. Where it takes long, `notice` is told for whom this rank waits.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when they are not all on this machine; [`Error::Comm`] naming a rank that has not come
     /// within [`patience`] or has died; [`Error::Io`].
-    pub fn join(launch: &Launch) -> Result<Self> {
+    pub fn join(launch: &Launch, notice: &dyn Fn(&str)) -> Result<Self> {
         let mut folder = None;
-        let meeting = Meeting::join(launch, || {
+        let meeting = Meeting::join_with(launch, notice, || {
             let made = private_folder()?;
             let path = made.path().as_os_str().as_bytes().to_vec();
             folder = Some(made);
@@ -354,7 +354,7 @@ mod tests {
             let start = |rank: usize| {
                 scope.spawn(move || {
                     let mut folder = None;
-                    let meeting = Meeting::at(place, rank, size, || {
+                    let meeting = Meeting::at(place, (rank, size), &|_| (), || {
                         let made = private_folder()?;
                         let path = made.path().as_os_str().as_bytes().to_vec();
                         folder = Some(made);

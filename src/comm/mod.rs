@@ -19,6 +19,7 @@ mod group;
 pub mod launch;
 mod layout;
 pub mod local;
+mod place;
 pub mod rendezvous;
 mod rows;
 mod sums;

@@ -7,11 +7,13 @@
 //! A rank holds a lock on its card as long as it lives. The kernel drops the lock at the end of the process, however
 //! it comes, so that the others see who is gone. A rank that leaves in order empties its card first and removes it.
 //!
-//! `PLACE` is `UNICON_RENDEZVOUS`, which ranks on several machines need on a disk that they share; without it, a name in
-//! the temporary folder made of the user and what the launcher calls the job, else of the parent process.
+//! Of `PLACE` see [`place`](super::place). Where a live rank of the same number is there already, or a rank 0 of a job of
+//! another size, two jobs have one place: the later one ends with an error. On file systems without locks that does not
+//! show.
 
 use super::launch::Launch;
 use super::patience;
+use super::place::place;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -26,6 +28,11 @@ const LONGEST: u64 = 1 << 24;
 
 /// How long after rank 0 the others give up, and how long rank 0 waits for them to read why it does.
 const LATER: Duration = Duration::from_secs(2);
+
+/// How long a rank of an earlier job may take to leave the place.
+const LEAVING: Duration = Duration::from_secs(3);
+/// After how long a rank says that it waits.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What a rank says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,13 +88,25 @@ impl Meeting {
     /// [`Error::Comm`] naming a rank that has not come within [`patience`], or has died on the way; what `bytes` says;
     /// [`Error::Io`] where no card can be posted; [`Error::Unsupported`] for ranks on several machines without a place.
     pub fn join(launch: &Launch, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
-        Self::at(&place(launch)?, launch.rank, launch.size, bytes)
+        Self::join_with(launch, &|_| (), bytes)
+    }
+
+    /// The same; where it takes long, `notice` is told for whom this rank waits, once.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn join_with(
+        launch: &Launch,
+        notice: &dyn Fn(&str),
+        bytes: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        Self::at(&place(launch)?, (launch.rank, launch.size), notice, bytes)
     }
 
     pub(super) fn at(
         place: &Path,
-        rank: usize,
-        size: usize,
+        (rank, size): (usize, usize),
+        notice: &dyn Fn(&str),
         bytes: impl FnOnce() -> Result<Vec<u8>>,
     ) -> Result<Self> {
         let card = Card { number: drawn(), size, machine: machine(), ..Card::default() };
@@ -104,11 +123,11 @@ impl Meeting {
             bytes: Vec::new(),
             stays: false,
         };
-        meeting.post()?;
+        meeting.take_place()?;
         if rank > 0 {
-            meeting.follow()?;
+            meeting.follow(notice)?;
         } else {
-            meeting.lead(bytes).inspect_err(|e| meeting.fail(e))?;
+            meeting.lead(notice, bytes).inspect_err(|e| meeting.fail(e))?;
         }
         // One that is not there any more has left. Without locks there is nothing to watch.
         for k in (0..size).filter(|&k| k != rank) {
@@ -178,6 +197,35 @@ impl Meeting {
         })
     }
 
+    /// Posts the first card, where no other process is this rank. One that is about to leave is waited for.
+    fn take_place(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        while let Some(other) = self.occupant() {
+            if begin.elapsed() > LEAVING {
+                return Err(self.taken(&format!("another rank {} of {}", self.rank, other.size)));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.post()
+    }
+
+    /// The card in this rank's place, if another process that lives has put it there.
+    fn occupant(&self) -> Option<Card> {
+        let file = open(&path(&self.place, self.rank))?;
+        let card = card(&file).filter(|card| card.locked && card.number != self.card.number)?;
+        is_held(&file).then_some(card)
+    }
+
+    fn taken(&self, by: &str) -> Error {
+        Error::Comm(format!(
+            "{by} is at {}, where rank {} of {} was to be: jobs at the same time need places of their own, each its \
+             UNICON_RENDEZVOUS",
+            self.place.display(),
+            self.rank,
+            self.size
+        ))
+    }
+
     /// Writes this rank's card beside its place, locked, and puts it there.
     fn post(&mut self) -> Result<()> {
         let path = path(&self.place, self.rank);
@@ -194,26 +242,19 @@ impl Meeting {
 
     /// The card of a rank, and whether the rank lives; none where there is none of a meeting like this.
     fn read(&self, rank: usize) -> Option<(Card, bool, File)> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path(&self.place, rank))
-            .ok()?;
+        let file = open(&path(&self.place, rank))?;
         let owner = self.held.last().and_then(|own| own.metadata().ok()).map(|m| m.uid());
-        let meta = file.metadata().ok().filter(|m| m.is_file() && m.len() <= LONGEST)?;
-        if owner != Some(meta.uid()) {
+        if owner != Some(file.metadata().ok()?.uid()) {
             return None;
         }
-        let mut text = Vec::new();
-        (&file).read_to_end(&mut text).ok()?;
-        let card: Card = serde_json::from_slice(&text).ok().filter(|card: &Card| card.size == self.size)?;
+        let card = card(&file).filter(|card| card.size == self.size)?;
         let lives = !card.locked || is_held(&file);
         Some((card, lives, file))
     }
 
     /// Rank 0's side.
-    fn lead(&mut self, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
-        let mut watch = Watch::new(self.size, patience());
+    fn lead(&mut self, notice: &dyn Fn(&str), bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+        let mut watch = Watch::new(self.size, patience(), notice);
         let mut bytes = Some(bytes);
         loop {
             let mut cards = Vec::new();
@@ -240,14 +281,30 @@ impl Meeting {
                 }
             }
             let missing = (1..self.size).find(|&k| cards[k - 1].is_none()).unwrap_or(0);
-            watch.wait(missing, &self.place)?;
+            self.still_here()?;
+            watch.wait(missing, missing > 0, &self.place)?;
         }
     }
 
+    /// Whether this rank's card is where it was put: two that came at once see it only now.
+    fn still_here(&self) -> Result<()> {
+        match self.occupant() {
+            Some(other) => Err(self.taken(&format!("another rank {} of {}", self.rank, other.size))),
+            None => Ok(()),
+        }
+    }
+
+    /// The size of the job whose rank 0 is in this place, if it is another.
+    fn other_size(&self) -> Option<usize> {
+        let file = open(&path(&self.place, 0))?;
+        let card = card(&file).filter(|card| card.locked && card.size != self.size)?;
+        is_held(&file).then_some(card.size)
+    }
+
     /// The side of the other ranks.
-    fn follow(&mut self) -> Result<()> {
+    fn follow(&mut self, notice: &dyn Fn(&str)) -> Result<()> {
         // Rank 0 is the one that gives up, and says why.
-        let mut watch = Watch::new(self.size, patience() + LATER);
+        let mut watch = Watch::new(self.size, patience() + LATER, notice);
         loop {
             let first = self.read(0);
             if let Some((Card { failure: Some(text), number, seen, .. }, lives, _)) = &first
@@ -267,7 +324,15 @@ impl Meeting {
                     self.card.found = Some(card.number);
                     self.post()?;
                 }
-                _ => watch.wait(0, &self.place)?,
+                _ => {
+                    self.still_here()?;
+                    match self.other_size() {
+                        Some(size) if watch.begin.elapsed() > LEAVING => {
+                            return Err(self.taken(&format!("rank 0 of {size}")));
+                        }
+                        _ => watch.wait(0, watch.seen[0].is_none(), &self.place)?,
+                    }
+                }
             }
         }
     }
@@ -320,17 +385,38 @@ impl Drop for Meeting {
     }
 }
 
+/// A card's file, without following a link.
+fn open(path: &Path) -> Option<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()
+}
+
+/// What a file says, if it is a card.
+fn card(mut file: &File) -> Option<Card> {
+    file.metadata().ok().filter(|m| m.is_file() && m.len() <= LONGEST)?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
 /// Who has been seen, and how long to wait for the rest.
-struct Watch {
+struct Watch<'a> {
+    notice: Option<&'a dyn Fn(&str)>,
     seen: Vec<Option<u64>>,
     begin: Instant,
     patience: Duration,
     nap: Duration,
 }
 
-impl Watch {
-    fn new(size: usize, patience: Duration) -> Self {
-        Self { seen: vec![None; size], begin: Instant::now(), patience, nap: Duration::from_millis(1) }
+impl<'a> Watch<'a> {
+    fn new(size: usize, patience: Duration, notice: &'a dyn Fn(&str)) -> Self {
+        let notice = Some(notice);
+        Self {
+            notice,
+            seen: vec![None; size],
+            begin: Instant::now(),
+            patience,
+            nap: Duration::from_millis(1),
+        }
     }
 
     fn has_seen(&self, rank: usize, number: u64) -> bool {
@@ -349,11 +435,23 @@ impl Watch {
         }
     }
 
-    fn wait(&mut self, rank: usize, place: &Path) -> Result<()> {
+    /// Waits a moment for a rank; with `missing`, it has not been seen yet.
+    fn wait(&mut self, rank: usize, missing: bool, place: &Path) -> Result<()> {
         let waited = self.begin.elapsed();
         if waited > self.patience {
             let (seconds, place) = (waited.as_secs_f64(), place.display());
             return Err(Error::Comm(format!("rank {rank} has not come to {place} in {seconds:.1} s")));
+        }
+        if missing
+            && waited > QUIET
+            && let Some(notice) = self.notice.take()
+        {
+            notice(&format!(
+                "waiting for rank {rank} at {} (all ranks need the same UNICON_RENDEZVOUS, or one parent; they wait \
+                 {:.0} s, or UNICON_COMM_TIMEOUT)",
+                place.display(),
+                self.patience.as_secs_f64()
+            ));
         }
         std::thread::sleep(self.nap);
         self.nap = (self.nap * 2).min(Duration::from_millis(20));
@@ -379,36 +477,6 @@ fn path(place: &Path, rank: usize) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Where the ranks of a job meet.
-fn place(launch: &Launch) -> Result<PathBuf> {
-    let named = |text: &str| {
-        // FNV-1a: the same on every machine and in every build.
-        let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3);
-        format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
-    };
-    match std::env::var_os("UNICON_RENDEZVOUS").filter(|p| !p.is_empty()) {
-        Some(mut place) => {
-            // Jobs that know their names do not get into each other's way.
-            if !launch.job.is_empty() {
-                place.push(format!(".{}", named(&launch.job)));
-            }
-            Ok(PathBuf::from(place))
-        }
-        None if launch.local_size.is_some_and(|here| here < launch.size) => {
-            let what = "set UNICON_RENDEZVOUS to a file name on a disk that all machines share";
-            Err(Error::Unsupported(format!("ranks on several machines have no place to meet: {what}")))
-        }
-        None => {
-            let job = match launch.job.as_str() {
-                "" => format!("parent={}", std::os::unix::process::parent_id()),
-                job => job.to_string(),
-            };
-            let user = std::fs::metadata("/proc/self").map_or(0, |m| m.uid());
-            Ok(std::env::temp_dir().join(format!("unicon-{user}-{}", named(&job))))
-        }
-    }
-}
-
 /// A number that no other process draws.
 fn drawn() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
@@ -430,8 +498,11 @@ mod tests {
     /// Ranks as threads: locks belong to open files, not to processes.
     fn meet(place: &Path, size: usize) -> Vec<Meeting> {
         std::thread::scope(|scope| {
-            let join =
-                |rank| scope.spawn(move || Meeting::at(place, rank, size, || Ok(b"id".repeat(64))).unwrap());
+            let join = |rank| {
+                scope.spawn(move || {
+                    Meeting::at(place, (rank, size), &|_| (), || Ok(b"id".repeat(64))).unwrap()
+                })
+            };
             let handles: Vec<_> = (0..size).map(join).collect();
             handles.into_iter().map(|h| h.join().unwrap()).collect()
         })
@@ -488,7 +559,7 @@ mod tests {
                 let join = |rank: usize| {
                     scope.spawn(move || {
                         std::thread::sleep(Duration::from_millis(100 * rank as u64));
-                        Meeting::at(place, rank, 3, || Ok(b"new".to_vec())).unwrap()
+                        Meeting::at(place, (rank, 3), &|_| (), || Ok(b"new".to_vec())).unwrap()
                     })
                 };
                 let handles: Vec<_> = (0..3).map(join).collect();
@@ -507,7 +578,7 @@ mod tests {
         let said = std::thread::scope(|scope| {
             let join = |rank: usize| {
                 let bytes = || Err(Error::NoDevice("none here".into()));
-                scope.spawn(move || Meeting::at(place, rank, 3, bytes).unwrap_err().to_string())
+                scope.spawn(move || Meeting::at(place, (rank, 3), &|_| (), bytes).unwrap_err().to_string())
             };
             let handles: Vec<_> = (0..3).map(join).collect();
             handles.into_iter().map(|h| h.join().unwrap()).collect::<Vec<_>>()

@@ -380,7 +380,12 @@ mod tests {
         assert!(eight.memory_bytes - z < one.memory_bytes / 5.0);
         assert_eq!(eight.replicated_bytes, one.replicated_bytes);
         assert!(eight.traffic_bytes > 7.0 / 8.0 * 1e6 * 2.0 * (128.0 + 896.0));
-        let sampled = plan(&Job { negatives: Some(4096.0), ranks: 8.0, ..million() }, &rates).unwrap();
+        // Devices take all columns past, CPUs only those that are visited.
+        let sampled = Job { negatives: Some(4096.0), ranks: 8.0, ..million() };
+        assert!(plan(&sampled, &rates).unwrap().seconds < eight.seconds);
+        let rates = Rates::of("cpu").unwrap();
+        let eight = plan(&Job { ranks: 8.0, ..million() }, &rates).unwrap();
+        let sampled = plan(&sampled, &rates).unwrap();
         assert!(sampled.seconds < eight.seconds && sampled.traffic_bytes < eight.traffic_bytes);
     }
 
