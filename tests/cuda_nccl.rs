@@ -343,7 +343,7 @@ fn an_error_of_nccl_on_one_rank_ends_all() {
         ("cuStreamWaitEvent:2:999", "cuStreamWaitEvent"),
         // Between two transfers: the others wait for the next one.
         ("cuMemAllocFromPoolAsync:60", "out of memory"),
-        ("cuLaunchKernel:40:719", "kernel"),
+        ("cuLaunchKernel:12:719", "kernel"),
     ] {
         let begin = Instant::now();
         let outs = lab.run(3, &format!("{FIT} --iters 2 --out none"), |rank| match rank {
@@ -473,7 +473,7 @@ fn ranks_that_nccl_alone_connects_end_together() {
         ("ncclAllGather:9", "ncclAllGather: unhandled system error"),
         ("ncclBroadcast:2", "ncclBroadcast: unhandled system error"),
         ("cuMemAllocFromPoolAsync:60", "out of memory"),
-        ("cuLaunchKernel:40:719", "kernel"),
+        ("cuLaunchKernel:12:719", "kernel"),
     ] {
         let begin = Instant::now();
         let outs = lab.run(3, &format!("{FIT} --iters 2 --out none"), |rank| match rank {
