@@ -109,11 +109,10 @@ fn everything<B: Backend>(b: &B, case: &Case) -> Results {
     let mut out: Results = vec![("x", Exact, host(b, &x)), ("gram", Features, b.gram(&x).unwrap())];
     let (zx, norms) = b.encode(&x, small(r, d1, 3).as_ref()).unwrap();
     let (zy, _) = b.encode(&y, small(r, d2, 4).as_ref()).unwrap();
-    out.push(("norms", Features, column(norms.iter().copied())));
+    out.push(("norms", Features, column(b.group().concat(norms.clone()).unwrap())));
     out.push(("zx", Similarities, host(b, &zx)));
     out.push(("linear", Features, host(b, &b.linear(&x, small(7, d1, 6).as_ref()).unwrap())));
-    let scale: Vec<f64> = (0..n_x).map(|i| 0.5 + (i % 5) as f64).collect();
-    out.push(("scaled", Features, host(b, &b.scale_rows(&x, &scale).unwrap())));
+    out.push(("scaled", Features, host(b, &b.scale_rows(&x, &norms).unwrap())));
     let kernel = b.kernel(&Kernel::default(), &x, small(11, d1, 7).as_ref()).unwrap();
     out.push(("kernel", Features, host(b, &kernel)));
     let stacked = b.hstack(&[(1.0, &x), (0.5, &x)]).unwrap();

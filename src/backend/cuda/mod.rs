@@ -295,7 +295,7 @@ impl Backend for Cuda {
             }
             // O(n) numbers, or a given matrix.
             Similarity::Zeros(..) | Similarity::Dense(_) => {
-                self.on_host(s, |host, s| host.weights(s, loss, positives, negatives))
+                self.on_host(s, |host, s| host.weights(s, loss, positives, negatives)?.complete(&self.group))
             }
         }
     }
