@@ -177,3 +177,27 @@ fn golden_cases_pass_through_the_c_abi() {
         assert!(text.contains(" 0 failed"), "{text}");
     }
 }
+
+#[test]
+fn the_julia_package_passes_its_tests() {
+    let depot = tempfile::tempdir().unwrap();
+    if let Some(mut julia) = ffi::julia(depot.path()) {
+        print!("{}", run(julia.arg(root().join("ffi-examples/julia/UniCon/test/runtests.jl"))));
+    }
+}
+
+#[test]
+fn the_julia_that_pages_show_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    for page in ["README.md", "ffi-examples/julia/README.md"] {
+        let page = std::fs::read_to_string(root().join(page)).unwrap();
+        let blocks: Vec<_> =
+            page.split("```julia\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            if let Some(mut julia) = ffi::julia(dir.path()) {
+                print!("{}", run(julia.args(["-e", block]).current_dir(dir.path())));
+            }
+        }
+    }
+}

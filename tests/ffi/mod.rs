@@ -19,6 +19,25 @@ pub fn have(tool: &str, package: &str) -> bool {
     false
 }
 
+/// Julia, that of `PATH` or of `scripts/get-julia`, with the package of `ffi-examples` and nothing of the user's. Without one the test
+/// is skipped, or fails where UNICON_REQUIRE_TOOLS=1 and nobody said that none can be had.
+pub fn julia(depot: &Path) -> Option<Command> {
+    let installed = root().join(".tools/julia/bin/julia");
+    let here =
+        |program: &Path| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
+    let Some(program) = [PathBuf::from("julia"), installed].into_iter().find(|program| here(program)) else {
+        let required = std::env::var("UNICON_REQUIRE_TOOLS").as_deref() == Ok("1");
+        assert!(!required || std::env::var_os("UNICON_WITHOUT_JULIA").is_some(), "julia not found");
+        println!("skipped: julia not found; get it from julialang.org or with scripts/get-julia");
+        return None;
+    };
+    let mut command = Command::new(program);
+    command.args(["--startup-file=no", "--color=no"]).env("JULIA_DEPOT_PATH", depot);
+    command.env("JULIA_LOAD_PATH", format!("@stdlib:{}", root().join("ffi-examples/julia").display()));
+    command.env("UNICON_LIBRARY", built().join("libunicon.so"));
+    Some(command)
+}
+
 pub fn run(command: &mut Command) -> String {
     let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));

@@ -15,8 +15,7 @@
 //! * ` ```text ` and indented blocks after a paragraph that says ``output of `COMMAND` `` (or ``and of `COMMAND` ``):
 //!   the command is run and must print the same, but for the numbers in it and for how often a line repeats. `./NAME` is
 //!   built from NAME.c or NAME.cpp beside the page if it is not there yet. Other ` ```text ` is not run.
-//! * Other indented blocks are `sh`, or `julia` where they begin so. ` ```julia ` is not run: ffi_c.rs compares its
-//!   declarations with the header.
+//! * Other indented blocks are `sh`. ` ```julia ` is left to ffi_c.rs, where a Julia is looked for.
 //! * Any other language is a failure: there is nothing that nobody runs.
 //!
 //! A comment on the line before a block says what else it takes:

@@ -81,7 +81,7 @@ pub fn blocks(page: &str, text: &str) -> Vec<Block> {
                 code.push(next.get(4..).unwrap_or_default());
             }
             block.code = code.join("\n").trim_end().to_string() + "\n";
-            block.language = if block.code.starts_with("julia>") { "julia" } else { "sh" }.into();
+            block.language = "sh".into();
         } else {
             if let Some(found) = Mark::parse(line) {
                 mark = found;

@@ -19,7 +19,7 @@ import Libdl
 
 export Context, Loss, Kernel, Damping, Refine, Minibatch, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
 export fit, encode, similarity, encoder, search, recall, gram, contrastive_grad, cancel, save, load, linear_model
-export add!, current, finish!, value, dense, apply, apply_t, cross, device_count
+export add!, current, finish!, value, dense, apply, apply_t, cross_covariance, device_count
 
 include("abi.jl")
 
@@ -87,6 +87,37 @@ end
 
 # ---------------------------------------------------------------------------------------------------- what is asked
 
+const choices = Dict(
+    :factorization => (sqrt = 0, orthonormal = 1, power = 2),
+    :svd => (full = 0, randomized = 1),
+    :init => (zeros = 0, random = 1),
+)
+# Fields that are set from something else.
+const own = (
+    :struct_size, :reserved, :kind, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :n_landmarks, :similarity, :stages, :n_stages,
+    :n_whiten, :n_powers, :n_widths, :progress, :progress_user,
+)
+
+# Sets the field that an option names. What it points to is part of the solver, which the calls preserve.
+function assign!(raw::T, name::Symbol, value) where {T}
+    known = filter(field -> !(field in own), fieldnames(T))
+    name in known || throw(ArgumentError("$name: expected one of $(join(known, ", "))"))
+    if name in (:damping, :refine, :minibatch)
+        value = pointer_from_objref(value.raw)
+    elseif name === :checkpoint
+        value = pointer(value::String)
+    elseif value isa Symbol
+        haskey(choices, name) || throw(ArgumentError("$name: expected a number, got $value"))
+        value = choose(name, value, choices[name])
+    end
+    return setproperty!(raw, name, convert(fieldtype(T, name), value))
+end
+
+function set!(raw, options)
+    foreach(p -> assign!(raw, p...), options)
+    return raw
+end
+
 """
     Loss(kind = :clip; tau, nu, margin, eps_pos, eps_neg, log_eps)
 
@@ -97,9 +128,7 @@ struct Loss
     function Loss(kind::Symbol = :clip; parameters...)
         raw = Loss_t()
         check(c_loss_init(raw, choose("loss", kind, (clip = 0, sigmoid = 1, triplet_hard = 2, triplet_smooth = 3))))
-        for (name, value) in parameters
-            setproperty!(raw, name, convert(fieldtype(Loss_t, name), value))
-        end
+        set!(raw, parameters)
         return new(raw)
     end
 end
@@ -115,9 +144,7 @@ struct Kernel
         raw = Kernel_t()
         kinds = (linear = 0, cosine = 1, angular = 2, arccos = 3, exp_cosine = 4, rbf = 5, matern32 = 6)
         check(c_kernel_init(raw, choose("kernel", kind, kinds)))
-        for (name, value) in parameters
-            setproperty!(raw, name, convert(fieldtype(Kernel_t, name), value))
-        end
+        set!(raw, parameters)
         return new(raw)
     end
 end
@@ -132,9 +159,7 @@ struct Damping
     function Damping(; parameters...)
         raw = Damping_t()
         check(c_damping_init(raw))
-        for (name, value) in parameters
-            setproperty!(raw, name, convert(fieldtype(Damping_t, name), value))
-        end
+        set!(raw, parameters)
         return new(raw)
     end
 end
@@ -149,9 +174,7 @@ struct Minibatch
     function Minibatch(; parameters...)
         raw = Minibatch_t()
         check(c_minibatch_init(raw))
-        for (name, value) in parameters
-            setproperty!(raw, name, convert(fieldtype(Minibatch_t, name), value))
-        end
+        set!(raw, parameters)
         return new(raw)
     end
 end
@@ -168,9 +191,7 @@ struct Refine
     function Refine(; stages = Int64[], parameters...)
         raw, stages = Refine_t(), Vector{Int64}(stages)
         check(c_refine_init(raw))
-        for (name, value) in parameters
-            setproperty!(raw, name, convert(fieldtype(Refine_t, name), value))
-        end
+        set!(raw, parameters)
         if !isempty(stages)
             raw.stages, raw.n_stages = pointer(stages), length(stages)
         end
@@ -390,30 +411,6 @@ struct BestUniCon
 end
 
 from_zero(landmarks) = landmarks isa AbstractVector ? Vector{Int64}(landmarks) .- 1 : landmarks
-
-const choices = Dict(
-    :factorization => (sqrt = 0, orthonormal = 1, power = 2),
-    :svd => (full = 0, randomized = 1),
-    :init => (zeros = 0, random = 1),
-)
-const own = (:struct_size, :reserved, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :similarity, :progress, :progress_user)
-
-# Sets the fields that options name. What they point to is part of `solver`, which the calls preserve.
-function set!(raw, options)
-    T = typeof(raw)
-    for (name, value) in options
-        name in own && throw(ArgumentError("$name is not an option"))
-        if name in (:damping, :refine, :minibatch)
-            setproperty!(raw, name, pointer_from_objref(value.raw))
-        elseif name === :checkpoint
-            raw.checkpoint = pointer(value::String)
-        else
-            value isa Symbol && (value = choose(name, value, choices[name]))
-            setproperty!(raw, name, convert(fieldtype(T, name), value))
-        end
-    end
-    return raw
-end
 
 function set_landmarks!(raw, landmarks)
     if landmarks isa Int
@@ -641,7 +638,7 @@ end
     Weights(s; loss = Loss(), positives = nothing, context)
 
 `S(γ) = -∂L/∂s` of embeddings with unit columns (`r × n`), as an operator: [`value`](@ref), [`apply`](@ref), [`apply_t`](@ref),
-[`cross`](@ref), [`dense`](@ref). `s` is a matrix of cosines, `n_x × n_y`, for small n.
+[`cross_covariance`](@ref), [`dense`](@ref). `s` is a matrix of cosines, `n_x × n_y`, for small n.
 """
 mutable struct Weights
     handle::Ptr{Cvoid}
@@ -711,11 +708,11 @@ function apply_t(w::Weights, U::StridedMatrix{<:Element})
 end
 
 """
-    cross(weights, X, Y)
+    cross_covariance(weights, X, Y)
 
 The contrastive cross-covariance `X S Yᵀ`, `d1 × d2`.
 """
-function cross(w::Weights, X::StridedMatrix{<:Element}, Y::StridedMatrix{<:Element})
+function cross_covariance(w::Weights, X::StridedMatrix{<:Element}, Y::StridedMatrix{<:Element})
     out = Matrix{Float64}(undef, size(X, 1), size(Y, 1))
     GC.@preserve w X Y out check(c_weights_cross(w.handle, samples(X), samples(Y), plain(out)), w.context.handle)
     return out

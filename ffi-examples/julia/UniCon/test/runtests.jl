@@ -1,4 +1,4 @@
-using LinearAlgebra, Random, Test, UniCon
+using LinearAlgebra, Random, SparseArrays, Test, UniCon
 
 "Two views of the same latent points, samples are columns."
 function pairs(n; d1 = 20, d2 = 15, r = 5, noise = 0.1)
@@ -49,7 +49,7 @@ Random.seed!(1)
         @test dense(w) ≈ S rtol = 1e-10
         @test apply(w, Zy) ≈ Zy * S' rtol = 1e-10
         @test apply_t(w, Zx) ≈ Zx * S rtol = 1e-10
-        @test cross(w, Zx, Zy) ≈ Zx * S * Zy' rtol = 1e-10
+        @test cross_covariance(w, Zx, Zy) ≈ Zx * S * Zy' rtol = 1e-10
         v, dZx, dZy = contrastive_grad(Zx, Zy; loss = Loss(:clip; tau = 0.1))
         @test v ≈ loss rtol = 1e-10
         given = Weights(Zx' * Zy; loss = Loss(:clip; tau = 0.1))
@@ -72,6 +72,48 @@ Random.seed!(1)
         @test_throws UniConError fit(LinearUniCon(3), X, Y[:, 1:59])
         @test_throws UniConError fit(LinearUniCon(3), X, Y; progress = _ -> false)
         @test_throws ArgumentError Loss(:nonsense)
+        @test_throws ArgumentError fit(LinearUniCon(3; threads = 2), X, Y)
+        @test_throws ArgumentError fit(LinearUniCon(3; whiten = :auto), X, Y)
+        @test_throws ArgumentError fit(LinearUniCon(3; svd = :none), X, Y)
+        @test_throws DimensionMismatch fit(LinearUniCon(3), X, Y; positives = (groups, groups[1:59]))
+        @test_throws ErrorException fit(LinearUniCon(3), X, Y; progress = _ -> error("from progress"))
+        text = try
+            fit(LinearUniCon(3), X, fill(NaN32, 15, 60))
+        catch e
+            sprint(showerror, e)
+        end
+        @test occursin("y", text) && occursin("row 0", text)
+    end
+
+    @testset "the same in other words" begin
+        X, Y = map(A -> Float64.(A), pairs(60))
+        groups = repeat(1:20, 3)
+        product(model) = encoder(model, :x)' * encoder(model, :y)
+        grouped, _ = fit(LinearUniCon(3), X, Y; positives = (groups, groups))
+        sparse_too, _ = fit(LinearUniCon(3), X, Y; positives = sparse(groups .== groups'))
+        @test product(grouped) ≈ product(sparse_too) rtol = 1e-10
+        all_samples, _ = fit(KernelUniCon(3, Kernel(:angular); landmarks = collect(1:60)), X, Y)
+        @test size(encode(all_samples, :y, Y)) == (3, 60)
+        # A view is read where it lies.
+        half, _ = fit(LinearUniCon(3), view(X, :, 1:2:60), view(Y, :, 1:2:60))
+        copied, _ = fit(LinearUniCon(3), X[:, 1:2:60], Y[:, 1:2:60])
+        @test encoder(half, :x) == encoder(copied, :x)
+        shares = Float64[]
+        fit(LinearUniCon(3; n_iters = 3), X, Y; validation = (X, Y), warm_start = grouped, progress = p -> push!(shares, p.done / p.total))
+        @test !isempty(shares) && all(0 .<= shares .<= 1)
+    end
+
+    @testset "what nobody holds any more is let go" begin
+        X, Y = pairs(40)
+        Z = encode(fit(LinearUniCon(3), X, Y)[1], :x, X)
+        for _ in 1:30
+            context = Context(; n_threads = 1)
+            model, _ = fit(LinearUniCon(3), X, Y; context = context)
+            Weights(encode(model, :x, X), encode(model, :y, Y); context = context)
+            GC.gc(false)
+        end
+        GC.gc()
+        @test Z ≈ encode(fit(LinearUniCon(3), X, Y)[1], :x, X)
     end
 
     @testset "refinement, and the best" begin
