@@ -21,6 +21,7 @@ mod lent;
 mod matrix;
 mod memory;
 mod negatives;
+mod panels;
 mod params;
 mod precision;
 mod probe;
