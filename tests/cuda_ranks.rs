@@ -199,8 +199,8 @@ fn check(case: &Case, mode: Mode, sizes: &[usize]) {
             let what = (case.loss.kind, case.loss.tau, case.shape, case.negatives, case.start);
             assert!(error <= limit, "{name}, {size} ranks, {mode:?}, {what:?}: {error:e} above {limit:e}");
         }
-        // Clip and an additive loss are enough for that.
-        if matches!(case.loss.kind, LossKind::Clip | LossKind::Sigmoid) && size > 1 {
+        // Once for clip and once for an additive loss is enough for that.
+        if matches!(case.loss.kind, LossKind::Clip | LossKind::Sigmoid) && size == 3 {
             assert!(run().iter().all(|again| bits(again) == bits(&all[0])), "not the same again");
         }
     }
@@ -238,7 +238,7 @@ fn one_to_one() {
     let [clip, cold, sigmoid, hinge, _] = losses();
     check(&case(clip, Negatives::All), Mode::Fp16, &[1, 3]);
     check(&case(cold, Negatives::All), Mode::Fp32, &[2]);
-    check(&case(sigmoid, Negatives::All), Mode::Bf16, &[2]);
+    check(&case(sigmoid, Negatives::All), Mode::Bf16, &[3]);
     // Counts rivals: the hinge's kinks are where the tolerance says.
     check(&case(hinge, Negatives::All), Mode::Fp32, &[2]);
 }
