@@ -87,6 +87,7 @@ fn ranks_agree_with_one_process_bit_for_bit() {
         let run = |ranks: usize| {
             let model = out(format!("{name}-{ranks}.safetensors"));
             let report = unicon(ranks, &format!("fit {options} --out {}", model.display()));
+            assert!(ranks < 2 || report["ranks"]["transport"] == "mpi", "{report}");
             (
                 tensors(&model),
                 report["info"]["loss"].clone(),
