@@ -171,7 +171,7 @@ impl Job {
 /// log-sums and coefficients of all rows; so do hosts of devices, with lists of what tiles leave out. Measured, as are those
 /// below.
 const ROW: f64 = 3.0;
-const ROW_SAMPLED: f64 = 70.0;
+const ROW_SAMPLED: f64 = 50.0;
 const ROW_DEVICE: f64 = 100.0;
 /// Bytes that a rank holds for every row of its own beside features and embeddings: coefficients, log-sums and norms, and
 /// what is put together to make them. After an update from zeros alone, and with embeddings.
