@@ -23,15 +23,16 @@ pub struct Positives {
 struct Lists {
     /// The list of each anchor; empty: anchor `i` has list `i`.
     of: Vec<u32>,
+    /// Where each list begins, and where the last ends; empty: list `i` is the one entry `indices[i]`.
     indptr: Vec<usize>,
     indices: Vec<u32>,
-    /// Running number of pairs before each anchor, one longer than the anchors.
+    /// Running number of pairs before each anchor, one longer than the anchors; empty: `indptr` says it.
     offset: Vec<usize>,
 }
 
 impl Lists {
     fn own(indptr: Vec<usize>, indices: Vec<u32>) -> Self {
-        Self { of: Vec::new(), offset: indptr.clone(), indptr, indices }
+        Self { of: Vec::new(), offset: Vec::new(), indptr, indices }
     }
 
     fn shared(of: Vec<u32>, indptr: Vec<usize>, indices: Vec<u32>) -> Self {
@@ -67,16 +68,27 @@ impl Lists {
     }
 
     fn get(&self, anchor: usize) -> &[u32] {
+        if self.indptr.is_empty() {
+            return &self.indices[anchor..=anchor];
+        }
         let list = self.of.get(anchor).map_or(anchor, |&l| l as usize);
         &self.indices[self.indptr[list]..self.indptr[list + 1]]
+    }
+
+    /// Pairs before an anchor.
+    fn offset(&self, anchor: usize) -> usize {
+        match (self.offset.is_empty(), self.indptr.is_empty()) {
+            (true, true) => anchor,
+            (true, false) => self.indptr[anchor],
+            (false, _) => self.offset[anchor],
+        }
     }
 }
 
 impl Positives {
     /// One-to-one: row `i` matches column `i`.
     pub fn diagonal(n: usize) -> Self {
-        let indptr: Vec<usize> = (0..=n).collect();
-        let lists = Arc::new(Lists::own(indptr, (0..n as u32).collect()));
+        let lists = Arc::new(Lists::own(Vec::new(), (0..n as u32).collect()));
         Self { n_x: n, n_y: n, diagonal: true, rows: lists.clone(), cols: lists }
     }
 
@@ -200,6 +212,10 @@ impl Positives {
     /// From a valid, sorted CSR: builds the other side.
     fn from_sorted(indptr: Vec<usize>, indices: Vec<u32>, n_y: usize) -> Self {
         let n_x = indptr.len() - 1;
+        let own = |(i, &j): (usize, &u32)| i == j as usize && indptr[i] == i;
+        if n_x == n_y && indices.len() == n_x && indices.iter().enumerate().all(own) {
+            return Self::diagonal(n_x);
+        }
         let mut ptr = vec![0usize; n_y + 1];
         for &j in &indices {
             ptr[j as usize + 1] += 1;
@@ -215,10 +231,8 @@ impl Positives {
                 next[j as usize] += 1;
             }
         }
-        let diagonal =
-            n_x == n_y && indices.len() == n_x && indices.iter().enumerate().all(|(i, &j)| i == j as usize);
         let (rows, cols) = (Arc::new(Lists::own(indptr, indices)), Arc::new(Lists::own(ptr, idx)));
-        Self { n_x, n_y, diagonal, rows, cols }
+        Self { n_x, n_y, diagonal: false, rows, cols }
     }
 
     /// Rows (samples of x).
@@ -233,7 +247,7 @@ impl Positives {
 
     /// Number of matching pairs.
     pub fn nnz(&self) -> usize {
-        self.rows.offset[self.n_x]
+        self.rows.offset(self.n_x)
     }
 
     /// Whether this is exactly "row `i` matches column `i`".
@@ -253,12 +267,12 @@ impl Positives {
 
     /// Pairs before row `i`, in row order: where row `i`'s per-pair values start.
     pub fn row_offset(&self, i: usize) -> usize {
-        self.rows.offset[i]
+        self.rows.offset(i)
     }
 
     /// Pairs before column `j`, in column order.
     pub fn col_offset(&self, j: usize) -> usize {
-        self.cols.offset[j]
+        self.cols.offset(j)
     }
 
     /// Whether `(i, j)` match.
@@ -389,5 +403,9 @@ mod tests {
     fn csr_that_is_the_identity_is_known_as_diagonal() {
         assert!(Positives::from_csr(&[0, 1, 2], &[0, 1], 2).unwrap().is_diagonal());
         assert!(!Positives::from_csr(&[0, 1, 2], &[1, 0], 2).unwrap().is_diagonal());
+        // The same columns in the same order, all of one row.
+        assert!(!Positives::from_csr(&[0, 0, 2], &[0, 1], 2).unwrap().is_diagonal());
+        let p = Positives::diagonal(3);
+        assert_eq!((p.nnz(), p.row(2), p.col(1), p.row_offset(3)), (3, &[2u32][..], &[1u32][..], 3));
     }
 }

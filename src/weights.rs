@@ -11,6 +11,8 @@
 //!
 //! Source: arXiv 2604.16678, the triple reductions `gamma`, `gamma-bar` of the unified loss.
 
+use crate::comm::Group;
+use crate::error::Result;
 use crate::loss::{EpsBy, Loss, LossKind, log_add_exp};
 use crate::positives::Positives;
 use serde::{Deserialize, Serialize};
@@ -65,6 +67,9 @@ pub struct Weights {
     pub loss_rows: f64,
     /// `L_y`: the columns' half of the loss.
     pub loss_cols: f64,
+    /// Whether this rank has the coefficients of its own rows and columns only: of clip over all negatives, on several
+    /// CPU ranks.
+    pub share: bool,
     /// Coefficients of the rows.
     pub rows: Side,
     /// Coefficients of the columns.
@@ -74,6 +79,8 @@ pub struct Weights {
 /// Coefficients of the anchors of one direction.
 #[derive(Clone, Debug, Default)]
 pub struct Side {
+    /// The first anchor whose numbers are here.
+    pub first: usize,
     /// Clip: `log sum_neg eps e^{s/tau}` of each anchor.
     pub log_neg: Vec<f64>,
     /// Clip: `a_i = log( sum_k e^{-T_ik} / (2 n |P|) )`, without eps. -inf where the anchor pushes nothing.
@@ -91,6 +98,12 @@ impl Side {
     pub fn factor(&self, i: usize) -> f64 {
         self.factor.get(i).copied().unwrap_or(1.0)
     }
+
+    /// Clip's `log_neg` and `coeff` of anchor `i`; NaN where they are not here.
+    pub fn clip(&self, i: usize) -> [f64; 2] {
+        let at = |list: &[f64]| i.checked_sub(self.first).and_then(|k| list.get(k)).copied();
+        [at(&self.log_neg).unwrap_or(f64::NAN), at(&self.coeff).unwrap_or(f64::NAN)]
+    }
 }
 
 impl Weights {
@@ -99,9 +112,26 @@ impl Weights {
         self.loss_rows + self.loss_cols
     }
 
+    /// The same with the coefficients of all ranks' rows and columns. A collective.
+    ///
+    /// # Errors
+    /// [`Error::Comm`](crate::Error::Comm).
+    pub fn complete(mut self, group: &Group) -> Result<Self> {
+        // All ranks have shares, or none.
+        if std::mem::take(&mut self.share) {
+            for side in [&mut self.rows, &mut self.cols] {
+                side.log_neg = group.concat(std::mem::take(&mut side.log_neg))?;
+                side.coeff = group.concat(std::mem::take(&mut side.coeff))?;
+                side.first = 0;
+            }
+        }
+        Ok(self)
+    }
+
     /// The same matrix seen from the other side: `S^T`.
     pub fn transposed(&self) -> Self {
         Self {
+            share: self.share,
             loss: self.loss,
             positives: self.positives.transposed(),
             negatives: self.negatives,
@@ -124,15 +154,21 @@ impl Weights {
 
     /// `S_ij` of a pair that dense tiles leave out: a positive, or (with [`EpsBy::Diagonal`]) a diagonal negative.
     pub fn exception(&self, i: usize, j: usize, s: f64) -> f64 {
+        self.exception_of(i, j, s, self.cols.clip(j))
+    }
+
+    /// The same with clip's numbers of column `j`, which need not be here.
+    pub(crate) fn exception_of(&self, i: usize, j: usize, s: f64, [log_col, coeff_col]: [f64; 2]) -> f64 {
+        let [log_row, coeff_row] = self.rows.clip(i);
         let positive = self.positives.contains(i, j);
         let eps = self.loss.eps(i, j, positive);
         if self.loss.kind == LossKind::Clip {
             if positive {
-                -(self.row_scale(i) * clip_positive(&self.loss, self.rows.log_neg[i], s, eps)
-                    + self.col_scale(j) * clip_positive(&self.loss, self.cols.log_neg[j], s, eps))
+                -(self.row_scale(i) * clip_positive(&self.loss, log_row, s, eps)
+                    + self.col_scale(j) * clip_positive(&self.loss, log_col, s, eps))
             } else {
                 let t = s / self.loss.tau;
-                -eps * ((t + self.rows.coeff[i]).exp() + (t + self.cols.coeff[j]).exp())
+                -eps * ((t + coeff_row).exp() + (t + coeff_col).exp())
             }
         } else if positive {
             let row_pair = self.positives.row_offset(i) + position(self.positives.row(i), j);
@@ -158,7 +194,8 @@ impl Weights {
         self.col_scale(j) * pushes.sum::<f64>()
     }
 
-    /// When every similarity is 0, all negatives of row `i` and column `j` weigh `-eps_neg (alpha_i + beta_j)`.
+    /// When every similarity is 0, all negatives of row `i` and column `j` weigh `-eps_neg (alpha_i + beta_j)`: of the
+    /// anchors that are here.
     pub fn at_zero(&self) -> (Vec<f64>, Vec<f64>) {
         let of = |n: usize, side: &Side, push: &dyn Fn(usize) -> f64| -> Vec<f64> {
             match self.loss.kind {

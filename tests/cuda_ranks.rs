@@ -109,11 +109,10 @@ fn everything<B: Backend>(b: &B, case: &Case) -> Results {
     let mut out: Results = vec![("x", Exact, host(b, &x)), ("gram", Features, b.gram(&x).unwrap())];
     let (zx, norms) = b.encode(&x, small(r, d1, 3).as_ref()).unwrap();
     let (zy, _) = b.encode(&y, small(r, d2, 4).as_ref()).unwrap();
-    out.push(("norms", Features, column(norms.iter().copied())));
+    out.push(("norms", Features, column(b.group().concat(norms.clone()).unwrap())));
     out.push(("zx", Similarities, host(b, &zx)));
     out.push(("linear", Features, host(b, &b.linear(&x, small(7, d1, 6).as_ref()).unwrap())));
-    let scale: Vec<f64> = (0..n_x).map(|i| 0.5 + (i % 5) as f64).collect();
-    out.push(("scaled", Features, host(b, &b.scale_rows(&x, &scale).unwrap())));
+    out.push(("scaled", Features, host(b, &b.scale_rows(&x, &norms).unwrap())));
     let kernel = b.kernel(&Kernel::default(), &x, small(11, d1, 7).as_ref()).unwrap();
     out.push(("kernel", Features, host(b, &kernel)));
     let stacked = b.hstack(&[(1.0, &x), (0.5, &x)]).unwrap();
@@ -200,8 +199,8 @@ fn check(case: &Case, mode: Mode, sizes: &[usize]) {
             let what = (case.loss.kind, case.loss.tau, case.shape, case.negatives, case.start);
             assert!(error <= limit, "{name}, {size} ranks, {mode:?}, {what:?}: {error:e} above {limit:e}");
         }
-        // Clip and an additive loss are enough for that.
-        if matches!(case.loss.kind, LossKind::Clip | LossKind::Sigmoid) && size > 1 {
+        // Once for clip and once for an additive loss is enough for that.
+        if matches!(case.loss.kind, LossKind::Clip | LossKind::Sigmoid) && size == 3 {
             assert!(run().iter().all(|again| bits(again) == bits(&all[0])), "not the same again");
         }
     }
@@ -236,10 +235,12 @@ fn one_to_one() {
         negatives,
         start: "embeddings",
     };
-    let [clip, cold, sigmoid, ..] = losses();
+    let [clip, cold, sigmoid, hinge, _] = losses();
     check(&case(clip, Negatives::All), Mode::Fp16, &[1, 3]);
     check(&case(cold, Negatives::All), Mode::Fp32, &[2]);
-    check(&case(sigmoid, Negatives::All), Mode::Bf16, &[2]);
+    check(&case(sigmoid, Negatives::All), Mode::Bf16, &[3]);
+    // Counts rivals: the hinge's kinks are where the tolerance says.
+    check(&case(hinge, Negatives::All), Mode::Fp32, &[2]);
 }
 
 #[test]
@@ -262,7 +263,8 @@ fn rectangular_and_ragged() {
     if !on_a_device("rectangular_and_ragged") {
         return;
     }
-    let shape = (530, 1026);
+    // Two blocks of rows and of columns, the last of which are small.
+    let shape = (514, 530);
     let [clip, _, sigmoid, _, smooth] = losses();
     let diagonal = Loss { eps_by: EpsBy::Diagonal, eps_pos: 0.5, ..clip };
     for (k, loss) in [diagonal, sigmoid, smooth].into_iter().enumerate() {

@@ -77,7 +77,9 @@ fn everything(
     put("gram", bits(&cpu.gram(&x).unwrap()));
     let (zx, norms) = cpu.encode(&x, small(r, d1, 3).as_ref()).unwrap();
     let (zy, _) = cpu.encode(&y, small(r, d2, 4).as_ref()).unwrap();
-    put("norms", norms.iter().map(|v| v.to_bits()).collect());
+    let all = cpu.group().concat(norms.clone()).unwrap();
+    put("scaled", download(&cpu, &cpu.scale_rows(&x, &norms).unwrap()));
+    put("norms", all.iter().map(|v| v.to_bits()).collect());
     put("zx", download(&cpu, &zx));
     let explicit = (start == "dense").then(|| {
         let s = small(n_x, n_y, 5);
@@ -91,7 +93,8 @@ fn everything(
     };
     let w = cpu.weights(s, loss, positives, negatives).unwrap();
     put("loss", vec![w.loss_rows.to_bits(), w.loss_cols.to_bits()]);
-    for (name, side) in [("rows", &w.rows), ("cols", &w.cols)] {
+    let whole = w.clone().complete(cpu.group()).unwrap();
+    for (name, side) in [("rows", &whole.rows), ("cols", &whole.cols)] {
         for values in [&side.log_neg, &side.coeff, &side.s_pos, &side.dpsi, &side.factor] {
             put(name, values.iter().map(|v| v.to_bits()).collect());
         }
@@ -102,6 +105,7 @@ fn everything(
         bits(&cpu.cross(s, &w, &cpu.hstack(&[(1.0, &x), (0.5, &x)]).unwrap(), &y).unwrap()),
     );
     put("apply", download(&cpu, &cpu.apply(s, &w, &y).unwrap()));
+    put("apply, of all", download(&cpu, &cpu.apply(s, &whole, &y).unwrap()));
     put("apply_t", download(&cpu, &cpu.apply_t(s, &w, &x).unwrap()));
     put("dense", bits(&cpu.dense(s, &w).unwrap()));
     put("ranks", cpu.ranks(s, positives, Ties::LowerIndex).unwrap().into_iter().map(u64::from).collect());

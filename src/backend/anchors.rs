@@ -83,54 +83,68 @@ pub(super) fn for_exceptions_in(
 }
 
 /// How many negatives every anchor sees in dense tiles, and how many times they stand for all of them.
-pub(super) struct Factors {
-    /// Negatives that each row sees.
-    pub(super) seen_x: Vec<f64>,
-    /// Negatives that each column sees.
-    pub(super) seen_y: Vec<f64>,
+pub(super) struct Factors<'a> {
+    loss: &'a Loss,
+    positives: Positives,
+    back: Positives,
+    /// Negatives that each row and each column sees, where a sample of them is.
+    counted: Option<[Vec<f64>; 2]>,
     /// All negatives / seen ones of each row; empty: 1.
     pub(super) x: Vec<f64>,
     /// The same of each column.
     pub(super) y: Vec<f64>,
 }
 
-impl Factors {
+/// Negatives of row `i`.
+fn negatives(loss: &Loss, p: &Positives, i: usize) -> f64 {
+    (p.n_y() - p.row(i).len() - usize::from(diagonal_apart(loss, p, i))) as f64
+}
+
+impl<'a> Factors<'a> {
     /// With `zeros` (all similarities 0) nothing is sampled.
-    pub(super) fn new(plan: &Plan, loss: &Loss, positives: &Positives, zeros: bool) -> Self {
-        let p = positives;
-        let exceptions = |p: &Positives, i: usize| p.row(i).len() + usize::from(diagonal_apart(loss, p, i));
-        let back = p.transposed();
-        let all_x: Vec<f64> = (0..p.n_x()).map(|i| (p.n_y() - exceptions(p, i)) as f64).collect();
-        let all_y: Vec<f64> = (0..p.n_y()).map(|j| (p.n_x() - exceptions(&back, j)) as f64).collect();
-        if !plan.is_sampled() || zeros {
-            return Self { seen_x: all_x, seen_y: all_y, x: Vec::new(), y: Vec::new() };
+    pub(super) fn new(plan: &Plan, loss: &'a Loss, positives: &Positives, zeros: bool) -> Self {
+        let (positives, back) = (positives.clone(), positives.transposed());
+        let mut out = Self { loss, positives, back, counted: None, x: Vec::new(), y: Vec::new() };
+        if plan.is_sampled() && !zeros {
+            let (x, y) = (seen(plan, loss, &out.positives), seen(&plan.transposed(), loss, &out.back));
+            let ratio = |p: &Positives, seen: &[f64]| -> Vec<f64> {
+                let of = |(i, s): (usize, &f64)| if *s > 0.0 { negatives(loss, p, i) / s } else { 1.0 };
+                seen.iter().enumerate().map(of).collect()
+            };
+            (out.x, out.y) = (ratio(&out.positives, &x), ratio(&out.back, &y));
+            out.counted = Some([x, y]);
         }
-        let (seen_x, seen_y) = (seen(plan, loss, p), seen(&plan.transposed(), loss, &back));
-        let ratio = |all: &[f64], seen: &[f64]| -> Vec<f64> {
-            all.iter().zip(seen).map(|(a, s)| if *s > 0.0 { a / s } else { 1.0 }).collect()
-        };
-        let (x, y) = (ratio(&all_x, &seen_x), ratio(&all_y, &seen_y));
-        Self { seen_x, seen_y, x, y }
+        out
+    }
+
+    /// Negatives that row `i` sees.
+    pub(super) fn seen_x(&self, i: usize) -> f64 {
+        self.counted.as_ref().map_or_else(|| negatives(self.loss, &self.positives, i), |[x, _]| x[i])
+    }
+
+    /// Negatives that column `j` sees.
+    pub(super) fn seen_y(&self, j: usize) -> f64 {
+        self.counted.as_ref().map_or_else(|| negatives(self.loss, &self.back, j), |[_, y]| y[j])
     }
 }
 
 /// Negatives that each row of a sampled plan sees.
 fn seen(plan: &Plan, loss: &Loss, positives: &Positives) -> Vec<f64> {
-    let of_panel = |p: usize| -> Vec<(usize, f64)> {
+    let of_panel = |p: usize| -> Vec<f64> {
         let ranges: Vec<_> = plan.tiles(p).collect();
         let width: usize = ranges.iter().map(|r| r.len()).sum();
         let of_row = |position: usize| {
             let i = plan.row_id(position);
             let mut hits = 0;
             ranges.iter().for_each(|r| for_exceptions_in(plan, loss, positives, i, r, |_| hits += 1));
-            (i, (width - hits) as f64)
+            (width - hits) as f64
         };
         plan.panel(p).map(of_row).collect()
     };
     let counts: Vec<_> = (0..plan.panels()).into_par_iter().map(of_panel).collect();
     let mut out = vec![0.0; positives.n_x()];
-    for (i, count) in counts.into_iter().flatten() {
-        out[i] = count;
+    for (position, count) in counts.into_iter().flatten().enumerate() {
+        out[plan.row_id(position)] = count;
     }
     out
 }

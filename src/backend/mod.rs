@@ -128,9 +128,11 @@ pub trait Backend: Send + Sync {
 
     /// `X W^T`, with `W` `p x d`.
     fn linear(&self, x: &Self::Matrix, w: MatRef<'_, f64>) -> Result<Self::Matrix>;
-    /// Encoder `F` (`r x d`): rows `F x_i / max(|F x_i|, 1e-12)`, and the norms `|F x_i|`. Zero rows stay zero.
+    /// Encoder `F` (`r x d`): rows `F x_i / max(|F x_i|, 1e-12)`, and the norms `|F x_i|` of the rows that this rank holds,
+    /// in order. Zero rows stay zero.
     fn encode(&self, x: &Self::Matrix, f: MatRef<'_, f64>) -> Result<(Self::Matrix, Vec<f64>)>;
-    /// Row `i` times `scale[i]`.
+    /// Row `i` times its factor; `scale` has those of the rows that this rank holds, in order, as the norms of
+    /// [`encode`](Self::encode).
     fn scale_rows(&self, x: &Self::Matrix, scale: &[f64]) -> Result<Self::Matrix>;
     /// `k(x_i, z_j)` for landmarks `Z` (`m x d`).
     fn kernel(&self, kernel: &Kernel, x: &Self::Matrix, landmarks: MatRef<'_, f64>) -> Result<Self::Matrix>;

@@ -4,6 +4,7 @@ use crate::weights::Negatives;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Edge of a tile. 512 x 512 f32 similarities are 1 MiB: they stay in L2 between the product that makes them and
 /// the exponentials that read them, and are large enough for the product to run at full rate.
@@ -37,8 +38,8 @@ pub(super) struct Plan {
     n_y: usize,
     tile: usize,
     /// `None`: natural order.
-    pub(super) order_x: Option<Order>,
-    pub(super) order_y: Option<Order>,
+    pub(super) order_x: Option<Arc<Order>>,
+    pub(super) order_y: Option<Arc<Order>>,
     /// Column tiles of each row panel; `None`: all.
     visits: Option<Vec<Vec<u32>>>,
 }
@@ -54,8 +55,8 @@ impl Plan {
             return all;
         }
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let order_x = Some(Order::shuffled(n_x, &mut rng));
-        let order_y = Some(Order::shuffled(n_y, &mut rng));
+        let order_x = Some(Arc::new(Order::shuffled(n_x, &mut rng)));
+        let order_y = Some(Arc::new(Order::shuffled(n_y, &mut rng)));
         // Walking the diagonals of the grid of tiles visits every panel and every column tile equally often.
         let cycle = panels / gcd(panels, tiles) * tiles;
         let mut visits = vec![Vec::new(); panels];

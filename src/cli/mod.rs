@@ -10,6 +10,7 @@ mod encoding;
 mod eval;
 mod fit;
 mod fit_best;
+mod fit_report;
 mod gram;
 mod info;
 #[cfg(feature = "mpi")]

@@ -291,25 +291,9 @@ impl Group {
     /// # Errors
     /// [`Error::Comm`], as of every collective.
     pub fn allgather<T: Pod>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
-        let (size, rank) = (self.size(), self.rank());
-        if size == 1 {
-            return Ok(vec![own.to_vec()]);
-        }
-        self.enter(2, size_of::<T>())?;
-        let mut lengths = vec![0u64; size];
-        let length = [own.len() as u64];
-        self.moved(self.comm.allgather(cast_slice(&length), cast_slice_mut(&mut lengths)))?;
-        let mut all: Vec<Vec<T>> = lengths.iter().map(|&n| vec![T::zeroed(); n as usize]).collect();
-        all[rank].copy_from_slice(own);
-        let (to, from) = ((rank + 1) % size, (rank + size - 1) % size);
-        for step in 0..size - 1 {
-            let (here, next) = ((rank + size - step) % size, (rank + size - step - 1) % size);
-            let sent = std::mem::take(&mut all[here]);
-            let done = self.shift(cast_slice(&sent), to, cast_slice_mut(&mut all[next]), from);
-            all[here] = sent;
-            done?;
-        }
-        Ok(all)
+        let (all, ends) = self.gather(own)?;
+        let begin = |k: usize| if k == 0 { 0 } else { ends[k - 1] };
+        Ok((0..ends.len()).map(|k| all[begin(k)..ends[k]].to_vec()).collect())
     }
 
     /// The `own` of every rank, one after the other.
@@ -317,7 +301,43 @@ impl Group {
     /// # Errors
     /// [`Error::Comm`], as of every collective.
     pub fn concat<T: Pod>(&self, own: Vec<T>) -> Result<Vec<T>> {
-        if self.is_single() { Ok(own) } else { Ok(self.allgather(&own)?.concat()) }
+        if self.is_single() { Ok(own) } else { Ok(self.gather(&own)?.0) }
+    }
+
+    /// The `own` of every rank, one after the other, and where each ends.
+    fn gather<T: Pod>(&self, own: &[T]) -> Result<(Vec<T>, Vec<usize>)> {
+        let (size, rank) = (self.size(), self.rank());
+        if size == 1 {
+            return Ok((own.to_vec(), vec![own.len()]));
+        }
+        self.enter(2, size_of::<T>())?;
+        let mut lengths = vec![0u64; size];
+        let length = [own.len() as u64];
+        self.moved(self.comm.allgather(cast_slice(&length), cast_slice_mut(&mut lengths)))?;
+        let mut total = 0;
+        let ends: Vec<usize> = lengths
+            .iter()
+            .map(|n| {
+                total += *n as usize;
+                total
+            })
+            .collect();
+        let part = |k: usize| ends[k] - lengths[k] as usize..ends[k];
+        let mut all = vec![T::zeroed(); total];
+        all[part(rank)].copy_from_slice(own);
+        let (to, from) = ((rank + 1) % size, (rank + size - 1) % size);
+        for step in 0..size - 1 {
+            let (here, next) = (part((rank + size - step) % size), part((rank + size - step - 1) % size));
+            // They do not overlap: one of them comes first.
+            let (low, high) = all.split_at_mut(here.start.max(next.start));
+            let (sent, coming) = if here.start < next.start || here.end <= next.start {
+                (&low[here], &mut high[..next.len()])
+            } else {
+                (&high[..here.len()], &mut low[next])
+            };
+            self.shift(cast_slice(sent), to, cast_slice_mut(coming), from)?;
+        }
+        Ok((all, ends))
     }
 
     /// Hands `data` of rank `root` to all ranks, along a chain in segments: every rank forwards one while it receives the

@@ -124,7 +124,9 @@ impl<B: Backend> Problem<'_, B> {
         };
         let (x, y) = scaled.as_ref().map_or((&self.x.cross, &self.y.cross), |(x, y)| (x, y));
         let c = backend.cross(s, &at.w, x, y)?;
-        let error = sampling_error(backend, s, (x, y), &at.w, &c)?;
+        let w = &at.w;
+        let asked = (&w.loss, &w.positives, w.negatives);
+        let error = sampling_error(backend, s, (x, y), asked, &c)?;
         Ok((c, error))
     }
 

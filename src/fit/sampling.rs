@@ -9,7 +9,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::weights::{Negatives, Weights};
+use crate::weights::Negatives;
 use faer::{Mat, MatRef};
 use std::time::Instant;
 
@@ -42,9 +42,12 @@ pub fn sampled_cross<B: Backend>(
     let w = backend.weights(s, loss, positives, negatives)?;
     let first = begin.elapsed().as_secs_f64();
     let cross = backend.cross(s, &w, x, y)?;
-    let error = sampling_error(backend, s, (x, y), &w, &cross)?;
+    let value = w.value();
+    // The halves have numbers of every row of their own.
+    drop(w);
+    let error = sampling_error(backend, s, (x, y), (loss, positives, negatives), &cross)?;
     let seconds = (first, begin.elapsed().as_secs_f64() - first);
-    Ok(SampledCross { cross, loss: w.value(), error, seconds })
+    Ok(SampledCross { cross, loss: value, error, seconds })
 }
 
 /// The estimated relative error of a `C = X^T S Y` from sampled negatives; none where nothing is sampled.
@@ -52,19 +55,19 @@ pub(super) fn sampling_error<B: Backend>(
     backend: &B,
     s: Similarity<'_, B::Matrix>,
     (x, y): (&B::Matrix, &B::Matrix),
-    w: &Weights,
+    (loss, positives, negatives): (&Loss, &Positives, Negatives),
     cross: &Mat<f64>,
 ) -> Result<Option<f64>> {
-    let Some([first, second]) = w.negatives.halves() else { return Ok(None) };
+    let Some([first, second]) = negatives.halves() else { return Ok(None) };
     if matches!(s, Similarity::Zeros(..)) {
         return Ok(None);
     }
     let of = |negatives| {
-        let w = backend.weights(s, &w.loss, &w.positives, negatives)?;
+        let w = backend.weights(s, loss, positives, negatives)?;
         backend.cross(s, &w, x, y)
     };
     let (a, b) = (of(first)?, of(second)?);
-    Ok(relative_error(&[cross.as_ref()], &[a.as_ref()], &[b.as_ref()], share(w.negatives, &w.positives)))
+    Ok(relative_error(&[cross.as_ref()], &[a.as_ref()], &[b.as_ref()], share(negatives, positives)))
 }
 
 /// The share of the pairs that a sample holds.

@@ -51,8 +51,9 @@ pub(super) fn steps(job: &Job, stored: f64) -> Steps {
     }
     let mut steps = Steps {
         whiten: 0.0,
-        zeros: super::traffic::zeros(job) + sum(2.0 * narrow) + sum(d1 * d2) + triplets,
-        encode: map(r, d1 + d2) + all * 8.0 * (job.n_x + job.n_y),
+        // The weights of zeros are made on the host: log-sums and coefficients of all rows.
+        zeros: all * 16.0 * (job.n_x + job.n_y) + sum(2.0 * narrow) + sum(d1 * d2) + triplets,
+        encode: map(r, d1 + d2),
         pass1: (0.0, embeddings + logs),
         update: (0.0, embeddings + samples * (logs + cross) + triplets),
         gradient: (0.0, back + sum(r * d1) + sum(r * d2)),

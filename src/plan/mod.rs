@@ -5,8 +5,8 @@
 //! `n_x n_y` exponentials) and pass 2 (`2 n_x n_y (r + d)` operations, `d` the narrower side, and as many exponentials);
 //! a gradient of the loss costs two passes of the same kind with `3 r` in place of `r + d`. With sampled negatives `n_y` is
 //! their number. Rows are shared among the ranks; columns and their values pass every rank once a pass (once for every
-//! 65,536 of its rows in pass 2), and sums over rows are exchanged in parts. Some numbers of every row are held on every
-//! rank.
+//! 65,536 of its rows in pass 2), and sums over rows are exchanged in parts. The relation is held on every rank, and with
+//! sampled negatives some numbers of every row.
 
 mod devices;
 mod traffic;
@@ -167,12 +167,16 @@ impl Job {
     }
 }
 
-/// Bytes that a rank holds for every row of all ranks: its anchors' coefficients, log-sums and norms, the relation, and
-/// what is put together when they are gathered. After an update from zeros alone, with embeddings, and with sampled
-/// negatives, whose shuffled orders come on top.
-const ROW_ZEROS: f64 = 70.0;
-const ROW: f64 = 100.0;
-const ROW_SAMPLED: f64 = 130.0;
+/// Bytes that a rank holds for every row of all ranks: the relation, one-to-one. Sampled negatives need shuffled orders,
+/// log-sums and coefficients of all rows; so do hosts of devices, with lists of what tiles leave out. Measured, as are those
+/// below.
+const ROW: f64 = 3.0;
+const ROW_SAMPLED: f64 = 50.0;
+const ROW_DEVICE: f64 = 100.0;
+/// Bytes that a rank holds for every row of its own beside features and embeddings: coefficients, log-sums and norms, and
+/// what is put together to make them. After an update from zeros alone, and with embeddings.
+const OWN_ZEROS: f64 = 30.0;
+const OWN: f64 = 45.0;
 /// The program itself, with its stacks and buffers.
 const PROGRAM: f64 = 16e6;
 /// Rows that share a stream of columns in pass 2.
@@ -299,14 +303,15 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         + if job.whiten { bytes * m_y * job.d.1 } else { 0.0 }
         + embeddings
         + bytes * rows.min(HELD) * narrow
+        + if passes > 0.0 { OWN } else { OWN_ZEROS } * (m_x + m_y)
         + streams
         + windows
         + sums;
     let memory_bytes = PROGRAM + if rates.overlap { devices::memory(job, bytes) } else { host };
     let row = match job.sample() {
-        _ if passes == 0.0 => ROW_ZEROS,
-        None => ROW,
-        Some(_) => ROW_SAMPLED,
+        _ if rates.overlap => ROW_DEVICE,
+        Some(_) if passes > 0.0 => ROW_SAMPLED,
+        _ => ROW,
     };
     Ok(Plan {
         read_seconds,

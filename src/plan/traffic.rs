@@ -95,11 +95,6 @@ pub(super) struct Steps {
     pub(super) pieces: f64,
 }
 
-/// The weights of the update from zeros, on the host.
-pub(super) fn zeros(job: &Job) -> f64 {
-    (job.ranks - 1.0) * 24.0 * (job.n_x + job.n_y)
-}
-
 /// Counts a job with numbers of `bytes` in n-sized matrices.
 pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
     let (ranks, r) = (job.ranks, job.rank);
@@ -113,12 +108,13 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
     let (x, y) = (Shares::new(job.n_x, TILE as f64, ranks), Shares::new(job.n_y, TILE as f64, ranks));
     // The narrower side is contracted: its rows are the columns of pass 2.
     let (rows, columns) = if job.d.0 < job.d.1 { (&y, &x) } else { (&x, &y) };
-    let anchors = all * (8.0 + 24.0) * n;
+    // A rank has the coefficients of its own rows and columns; of a sample, the log-sums and coefficients of all.
+    let anchors = all * (8.0 + 8.0) * n;
     let mut steps = Steps {
         whiten: 0.0,
-        zeros: zeros(job) + columns.sum(2.0 * narrow) + rows.sum(cells),
-        encode: all * (bytes * r * (job.d.0 + job.d.1) + 8.0 * n),
-        pass1: (0.0, anchors),
+        zeros: columns.sum(2.0 * narrow) + rows.sum(cells),
+        encode: all * bytes * r * (job.d.0 + job.d.1),
+        pass1: (0.0, 0.0),
         update: (0.0, rows.sum(cells)),
         gradient: (0.0, x.sum(r * job.d.0) + y.sum(r * job.d.1)),
         pieces: columns.rows.iter().map(|n| (n / PIECE as f64).ceil()).sum(),
@@ -130,12 +126,13 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
     match job.sample() {
         None => {
             let stages = (rows.most() / HELD as f64).ceil();
+            // The columns' coefficients come with their values.
             let columns: f64 = columns.rows.iter().sum();
             steps.pass1.0 = all * bytes * job.n_y * r;
             steps.pass1.1 += x.column_sums(&y, 8.0);
-            steps.update.0 = steps.pass1.0 + all * bytes * columns * (r + narrow) * stages;
+            steps.update.0 = steps.pass1.0 + all * bytes * columns * (r + narrow + 1.0) * stages;
             steps.update.1 += steps.pass1.1;
-            steps.gradient.0 = all * bytes * job.n_y * r;
+            steps.gradient.0 = all * bytes * job.n_y * (r + 1.0);
             steps.gradient.1 += x.column_sums(&y, bytes * r);
         }
         Some(m) => {

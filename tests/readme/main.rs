@@ -41,6 +41,7 @@ const CARGO: &str = r#"#!/bin/bash
 set -e
 case "$1 $2 $3" in
 "run --release --") shift 3; exec unicon "$@" ;;
+"run --release --example") ;;
 "test --release "*) ;;
 "bench --bench "* | "bench  ") ;;
 "build --release "* | "install --path ." | "add unicon "* | "doc --no-deps "* | "doc --release "*) ;;
@@ -50,6 +51,7 @@ while [ $# -gt 1 ]; do
     shift
     case "$1" in
     --test) [ -e "$ROOT/tests/$2.rs" ] || [ -e "$ROOT/tests/$2" ] || { echo "no test $2" >&2; exit 1; } ;;
+    --example) [ -e "$ROOT/examples/$2.rs" ] || { echo "no example $2" >&2; exit 1; } ;;
     --bench) [ -e "$ROOT/benches/$2.rs" ] || { echo "no bench $2" >&2; exit 1; } ;;
     esac
 done

@@ -43,11 +43,12 @@ impl<T: Real> Cpu<T> {
                 let mut tangent = vec![T::default(); rows.len() * r];
                 let each = z.chunks_exact(r.max(1)).zip(g.chunks_exact(r.max(1)));
                 for ((i, out), (z, g)) in rows.clone().zip(tangent.chunks_exact_mut(r.max(1))).zip(each) {
-                    if norms[i] <= NORM_CUT {
+                    let norm = norms[i - own.start];
+                    if norm <= NORM_CUT {
                         continue;
                     }
                     let along: f64 = z.iter().zip(g).map(|(z, g)| z.as_f64() * g.as_f64()).sum();
-                    let scale = 1.0 / norms[i];
+                    let scale = 1.0 / norm;
                     for ((out, z), g) in out.iter_mut().zip(z).zip(g) {
                         *out = T::of((g.as_f64() - along * z.as_f64()) * scale);
                     }

@@ -39,7 +39,8 @@ impl<T: Real> Cpu<T> {
                 let mut scratch = Vec::new();
                 let values = v.panel(&rows, &mut scratch)?;
                 let mut sums = vec![0.0; 2 * d];
-                for (row, beta) in values.chunks_exact(d.max(1)).zip(&beta[rows]) {
+                let beta = &beta[rows.start - negated.first.1..rows.end - negated.first.1];
+                for (row, beta) in values.chunks_exact(d.max(1)).zip(beta) {
                     for (k, value) in row.iter().enumerate() {
                         sums[k] += value.as_f64();
                         sums[d + k] += beta.as_f64() * value.as_f64();
@@ -66,7 +67,7 @@ impl<T: Real> Cpu<T> {
         finish: impl Fn(Range<usize>, &mut Vec<T>) -> Result<B> + Sync + Send,
         mut fold: impl FnMut(usize, B) -> Result<()> + Send,
     ) -> Result<()> {
-        let negated = Negated::new(tiles, w);
+        let negated = Negated::new(self, tiles, w)?;
         let (plan, d) = (&tiles.plan, v.cols());
         let flat = self.flat_sums(&negated, v)?;
         let panels = self.own_panels(plan);
@@ -114,7 +115,7 @@ impl<T: Real> Cpu<T> {
                 (stage, stages),
                 tiles,
                 panels.clone(),
-                &matrices,
+                (&matrices, negated.passing.as_ref()),
                 usize::MAX,
                 state,
                 |(states, fold), columns, meter| {
@@ -215,7 +216,7 @@ impl<T: Real> Cpu<T> {
         zx: &Matrix<T>,
         zy: &Matrix<T>,
     ) -> Result<(Matrix<T>, Matrix<T>)> {
-        let negated = Negated::new(tiles, w);
+        let negated = Negated::new(self, tiles, w)?;
         let (plan, r) = (&tiles.plan, zx.cols());
         let (layout, panels) = (self.rows_of(plan), self.own_panels(plan));
         let own = layout.own();
@@ -232,7 +233,7 @@ impl<T: Real> Cpu<T> {
             (0, 1),
             tiles,
             panels.clone(),
-            &[zy],
+            (&[zy], negated.passing.as_ref()),
             PIECE,
             state,
             |(gx, sums, _), columns, meter| {
@@ -245,7 +246,7 @@ impl<T: Real> Cpu<T> {
                     let panel = tiles.panel(p, Some(&window), &mut rows_z)?;
                     let (m, mut y_rows) = (panel.rows.len(), Vec::new());
                     for range in plan.tiles_in(p, &columns.range) {
-                        negated.fill(&panel, columns.z(), &range, &mut scratch, &mut pushes)?;
+                        negated.fill(&panel, columns, &range, &mut scratch, &mut pushes)?;
                         let n = range.len();
                         let y = columns.values(&range, &mut y_rows)?;
                         gemm_nn(m, r, n, T::of(1.0), out, r, T::of(1.0), &scratch.tile, n, y, r);
@@ -326,7 +327,7 @@ impl<T: Real> Cpu<T> {
 
     /// `S` itself, on every rank.
     pub(super) fn contract_dense(&self, tiles: &Tiles<'_, T>, w: &Weights) -> Result<Mat<f64>> {
-        let negated = Negated::new(tiles, w);
+        let negated = Negated::new(self, tiles, w)?;
         let (plan, n_y) = (&tiles.plan, tiles.positives.n_y());
         let panels = self.own_panels(plan);
         let (zx, items) = match tiles.source.embeddings() {
@@ -340,7 +341,7 @@ impl<T: Real> Cpu<T> {
             (0, 1),
             tiles,
             panels.clone(),
-            &items,
+            (&items, negated.passing.as_ref()),
             usize::MAX,
             &mut states,
             |states, columns, meter| {
@@ -348,7 +349,7 @@ impl<T: Real> Cpu<T> {
                     let (mut rows_z, mut scratch, mut pushes) = (Vec::new(), Scratch::default(), Vec::new());
                     let panel = tiles.panel(p, zx.as_ref(), &mut rows_z)?;
                     for range in plan.tiles_in(p, &columns.range) {
-                        negated.fill(&panel, columns.z(), &range, &mut scratch, &mut pushes)?;
+                        negated.fill(&panel, columns, &range, &mut scratch, &mut pushes)?;
                         for (out, tile) in
                             out.chunks_exact_mut(n_y).zip(scratch.tile.chunks_exact(range.len()))
                         {

@@ -296,16 +296,16 @@ impl<T: Real> Backend for Cpu<T> {
         })?;
         let norms = norms.into_iter().map(|n| n.into_inner().unwrap_or_else(PoisonError::into_inner));
         let norms = norms.flatten().map(Real::as_f64).collect::<Vec<_>>();
-        Ok((z, self.group.concat(norms)?))
+        Ok((z, norms))
     }
 
     fn scale_rows(&self, x: &Matrix<T>, scale: &[f64]) -> Result<Matrix<T>> {
-        let d = x.cols();
+        let (d, first) = (x.cols(), x.own().start);
         self.build(x.rows(), d, |rows, panel| {
             let mut scratch = Vec::new();
             let x = x.panel(&rows, &mut scratch)?;
             for ((i, out), x) in rows.zip(panel.chunks_exact_mut(d)).zip(x.chunks_exact(d)) {
-                out.iter_mut().zip(x).for_each(|(o, v)| *o = T::of(v.as_f64() * scale[i]));
+                out.iter_mut().zip(x).for_each(|(o, v)| *o = T::of(v.as_f64() * scale[i - first]));
             }
             Ok(())
         })

@@ -7,6 +7,7 @@ use super::ranks::{Columns, Lookup, Window};
 use super::simd::AdditiveKind;
 use super::statistics::{ColumnLayers, safe_exponent};
 use super::tiles::{Panel, Scratch, Source, Tiles, product};
+use crate::backend::plan::TILE;
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 use crate::real::Real;
@@ -24,7 +25,8 @@ pub(super) fn additive_kind(loss: &Loss) -> AdditiveKind {
     }
 }
 
-/// Coefficients of the weights, by position, in the tiles' number type.
+/// Coefficients of the weights, by position, in the tiles' number type: of all rows and columns, or of this rank's where
+/// the weights are [shared out](Weights::share).
 pub(super) enum Coefficients<T> {
     /// `e^{(s - 1)/tau} (alpha_i + beta_j)`: one exponential an element.
     ClipShifted { alpha: Vec<T>, beta: Vec<T> },
@@ -41,38 +43,89 @@ pub(super) struct Negated<'a, T: Real> {
     pub(super) tiles: &'a Tiles<'a, T>,
     pub(super) w: &'a Weights,
     pub(super) coefficients: Coefficients<T>,
+    /// The first row and column that have coefficients here.
+    pub(super) first: (usize, usize),
+    /// The columns' coefficients of all ranks, where each has its own: they come past with the columns.
+    pub(super) passing: Option<Matrix<T>>,
+    /// Columns of other ranks that this rank's exceptions meet, ascending, and clip's numbers of them.
+    partners: (Vec<u32>, Vec<[f64; 2]>),
 }
 
 impl<'a, T: Real> Negated<'a, T> {
-    pub(super) fn new(tiles: &'a Tiles<'a, T>, w: &'a Weights) -> Self {
+    /// A collective.
+    pub(super) fn new(cpu: &Cpu<T>, tiles: &'a Tiles<'a, T>, w: &'a Weights) -> Result<Self> {
         let (plan, loss, p) = (&tiles.plan, tiles.loss, &tiles.positives);
+        let held = |n: usize| if w.share { cpu.layout(n, TILE).own() } else { 0..n };
+        let (rows, cols) = (held(p.n_x()), held(p.n_y()));
+        let first = (rows.start, cols.start);
         let at_x =
-            |f: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..p.n_x()).map(|i| f(plan.row_id(i))).collect() };
+            |f: &dyn Fn(usize) -> f64| -> Vec<T> { rows.clone().map(|i| T::of(f(plan.row_id(i)))).collect() };
         let at_y =
-            |f: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..p.n_y()).map(|j| f(plan.col_id(j))).collect() };
-        let round = |v: Vec<f64>| -> Vec<T> { v.into_iter().map(T::of).collect() };
+            |f: &dyn Fn(usize) -> f64| -> Vec<T> { cols.clone().map(|j| T::of(f(plan.col_id(j)))).collect() };
         let coefficients = if matches!(tiles.source, Source::Zeros) {
             let (alpha, beta) = w.at_zero();
-            let alpha = round(at_x(&|i| loss.eps_neg * alpha[i]));
-            Coefficients::Flat { alpha, beta: round(at_y(&|j| loss.eps_neg * beta[j])) }
+            let alpha = at_x(&|i| loss.eps_neg * alpha[i - first.0]);
+            Coefficients::Flat { alpha, beta: at_y(&|j| loss.eps_neg * beta[j - first.1]) }
         } else if loss.kind == LossKind::Clip {
             let log_eps = loss.eps_neg.ln();
-            let a = at_x(&|i| w.rows.coeff[i] + log_eps + w.rows.factor(i).ln());
-            let b = at_y(&|j| w.cols.coeff[j] + log_eps + w.cols.factor(j).ln());
+            let a = |i: usize| w.rows.clip(i)[1] + log_eps + w.rows.factor(i).ln();
+            let b = |j: usize| w.cols.clip(j)[1] + log_eps + w.cols.factor(j).ln();
             let shift = 1.0 / loss.tau;
-            if a.iter().chain(&b).all(|c| c + shift < safe_exponent::<T>()) {
-                let unlog =
-                    |v: Vec<f64>| -> Vec<T> { v.into_iter().map(|c| T::of((c + shift).exp())).collect() };
-                Coefficients::ClipShifted { alpha: unlog(a), beta: unlog(b) }
+            let safe = |c: f64| c + shift < safe_exponent::<T>();
+            let all = rows.clone().all(|i| safe(a(plan.row_id(i))))
+                && cols.clone().all(|j| safe(b(plan.col_id(j))));
+            if cpu.group.any(!all)? {
+                Coefficients::ClipLog { a: at_x(&a), b: at_y(&b) }
             } else {
-                Coefficients::ClipLog { a: round(a), b: round(b) }
+                let alpha = at_x(&|i| (a(i) + shift).exp());
+                Coefficients::ClipShifted { alpha, beta: at_y(&|j| (b(j) + shift).exp()) }
             }
         } else {
-            let rows = round(at_x(&|i| w.row_scale(i) * loss.eps_neg * w.rows.factor(i)));
-            let cols = round(at_y(&|j| w.col_scale(j) * loss.eps_neg * w.cols.factor(j)));
+            let rows = at_x(&|i| w.row_scale(i) * loss.eps_neg * w.rows.factor(i));
+            let cols = at_y(&|j| w.col_scale(j) * loss.eps_neg * w.cols.factor(j));
             Coefficients::Additive { rows, cols }
         };
-        Self { tiles, w, coefficients }
+        let mut out =
+            Self { tiles, w, coefficients, first, passing: None, partners: (Vec::new(), Vec::new()) };
+        if w.share {
+            out.passing = Some(out.columns_matrix(cpu)?);
+            out.partners = out.met(cpu, rows, &cols)?;
+        }
+        Ok(out)
+    }
+
+    /// The columns' coefficients of this rank as rows of a matrix.
+    fn columns_matrix(&self, cpu: &Cpu<T>) -> Result<Matrix<T>> {
+        let (Coefficients::ClipShifted { beta, .. }
+        | Coefficients::ClipLog { b: beta, .. }
+        | Coefficients::Additive { cols: beta, .. }
+        | Coefficients::Flat { beta, .. }) = &self.coefficients;
+        let mut out = cpu.zeros(self.tiles.positives.n_y(), 1)?;
+        out.data_mut().copy_from_slice(beta);
+        Ok(out)
+    }
+
+    /// Asks for the numbers of what the exceptions of `rows` meet beyond the columns `own`.
+    fn met(&self, cpu: &Cpu<T>, rows: Range<usize>, own: &Range<usize>) -> Result<(Vec<u32>, Vec<[f64; 2]>)> {
+        let p = &self.tiles.positives;
+        let met = rows.flat_map(|i| exceptions_of_row(self.tiles.loss, p, i));
+        let mut ids: Vec<u32> = met.filter(|j| !own.contains(j)).map(|j| j as u32).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut numbers = vec![[0.0; 2]; ids.len()];
+        cpu.ask(p.n_y(), &ids, &mut numbers, |j, answer| {
+            answer.push(self.w.cols.clip(j));
+            Ok(())
+        })?;
+        Ok((ids, numbers))
+    }
+
+    /// Clip's numbers of a column that is this rank's, or that its exceptions meet.
+    fn column(&self, j: usize) -> [f64; 2] {
+        match self.partners.0.binary_search(&(j as u32)) {
+            Ok(k) => self.partners.1[k],
+            Err(_) => self.w.cols.clip(j),
+        }
     }
 
     /// Whether positives are written into the tiles (all negatives visited) or added on their own.
@@ -84,35 +137,41 @@ impl<'a, T: Real> Negated<'a, T> {
     pub(super) fn fill(
         &self,
         panel: &Panel<'_, T>,
-        zy: Option<&Window<'_, T>>,
+        columns: &Columns<'_, T>,
         range: &Range<usize>,
         scratch: &mut Scratch<T>,
         pushes: &mut Vec<T>,
     ) -> Result<()> {
         let (loss, plan, w) = (self.tiles.loss, &self.tiles.plan, self.w);
         let (m, n) = (panel.rows.len(), range.len());
-        self.tiles.fill_negatives(panel, zy, range, scratch)?;
+        self.tiles.fill_negatives(panel, columns.z(), range, scratch)?;
+        let mut passed = Vec::new();
+        let mut of_columns = |held: &'_ [T]| -> Result<Vec<T>> {
+            Ok(match &self.passing {
+                Some(_) => columns.coefficients(range, &mut passed)?.to_vec(),
+                None => held[range.clone()].to_vec(),
+            })
+        };
+        let rows = panel.rows.start - self.first.0..panel.rows.end - self.first.0;
         let scale = T::of(1.0 / loss.tau);
         let tile = &mut scratch.tile;
         match &self.coefficients {
             Coefficients::ClipShifted { alpha, beta } => {
-                let (alpha, beta) = (&alpha[panel.rows.clone()], &beta[range.clone()]);
-                T::exp_weights(tile, n, m, n, scale, scale, alpha, beta);
+                T::exp_weights(tile, n, m, n, scale, scale, &alpha[rows], &of_columns(beta)?);
             }
             Coefficients::ClipLog { a, b } => {
-                T::exp_weights_log(tile, n, m, n, scale, &a[panel.rows.clone()], &b[range.clone()]);
+                T::exp_weights_log(tile, n, m, n, scale, &a[rows], &of_columns(b)?);
             }
             Coefficients::Flat { alpha, beta } => {
-                for (li, i) in panel.rows.clone().enumerate() {
-                    for (out, j) in tile[li * n..(li + 1) * n].iter_mut().zip(range.clone()) {
-                        *out = T::of(alpha[i].as_f64() + beta[j].as_f64());
-                    }
+                let beta = of_columns(beta)?;
+                for (alpha, out) in alpha[rows].iter().zip(tile.chunks_exact_mut(n)) {
+                    out.iter_mut().zip(&beta).for_each(|(o, b)| *o = T::of(alpha.as_f64() + b.as_f64()));
                 }
                 for &(li, lj, _) in &scratch.masked {
                     tile[li * n + lj] = T::default();
                 }
             }
-            Coefficients::Additive { rows, cols } => {
+            Coefficients::Additive { rows: pushing, cols } => {
                 let kind = additive_kind(loss);
                 pushes.clear();
                 pushes.resize(m * n, T::default());
@@ -121,7 +180,7 @@ impl<'a, T: Real> Negated<'a, T> {
                     let (s_row, out) = (&tile[li * n..(li + 1) * n], &mut pushes[li * n..(li + 1) * n]);
                     for e in w.positives.row_offset(i)..w.positives.row_offset(i + 1) {
                         let offset = T::of(-loss.nu * w.rows.s_pos[e]);
-                        T::additive_weights(kind, s_row, offset, rows[position], out);
+                        T::additive_weights(kind, s_row, offset, pushing[position], out);
                     }
                 }
                 for (layer, offsets) in ColumnLayers::new(self.tiles, range, &w.cols.s_pos) {
@@ -138,7 +197,7 @@ impl<'a, T: Real> Negated<'a, T> {
         if self.positives_inline() {
             for &(li, lj, s) in &scratch.masked {
                 let (i, j) = (plan.row_id(panel.rows.start + li), plan.col_id(range.start + lj));
-                scratch.tile[li * n + lj] = T::of(-w.exception(i, j, s.as_f64()));
+                scratch.tile[li * n + lj] = T::of(-w.exception_of(i, j, s.as_f64(), self.column(j)));
             }
         }
         Ok(())
@@ -157,7 +216,7 @@ impl<'a, T: Real> Negated<'a, T> {
         let (m, mut gathered) = (panel.rows.len(), Vec::new());
         let d = out.len() / m.max(1);
         for range in self.tiles.plan.tiles_in(p, &columns.range) {
-            self.fill(&panel, columns.z(), &range, &mut scratch, &mut pushes)?;
+            self.fill(&panel, columns, &range, &mut scratch, &mut pushes)?;
             let n = range.len();
             let v = columns.values(&range, &mut gathered)?;
             gemm_nn(m, d, n, T::of(1.0), out, d, T::of(1.0), &scratch.tile, n, v, d);
@@ -178,10 +237,15 @@ impl<'a, T: Real> Negated<'a, T> {
         let (loss, d) = (self.tiles.loss, sums.len() / 2);
         let (mut row, mut scratch) = (vec![0.0; d], Vec::new());
         for (i, out) in rows.zip(out.chunks_exact_mut(d.max(1))) {
-            let alpha = alpha[i].as_f64();
+            let alpha = alpha[i - self.first.0].as_f64();
             row.iter_mut().enumerate().for_each(|(k, o)| *o = alpha * sums[k] + sums[d + k]);
             for j in exceptions_of_row(loss, &self.tiles.positives, i) {
-                let weight = -self.w.exception(i, j, 0.0) - alpha - beta[j].as_f64();
+                let column = self.column(j);
+                let beta = match j.checked_sub(self.first.1).and_then(|k| beta.get(k)) {
+                    Some(beta) => *beta,
+                    None => T::of(loss.eps_neg * column[1].exp()),
+                };
+                let weight = -self.w.exception_of(i, j, 0.0, column) - alpha - beta.as_f64();
                 row.iter_mut().zip(v.row(j, &mut scratch)?).for_each(|(o, v)| *o += weight * v.as_f64());
             }
             out.iter_mut().zip(&row).for_each(|(out, &o)| *out = T::of(o));

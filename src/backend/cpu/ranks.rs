@@ -52,7 +52,10 @@ pub(super) struct Columns<'a, T: Real> {
     /// Whether no more follow.
     pub(super) last: bool,
     windows: Vec<Window<'a, T>>,
+    /// Whether the first are embeddings.
     embedded: bool,
+    /// Whether the last are coefficients.
+    passing: bool,
 }
 
 impl<'a, T: Real> Columns<'a, T> {
@@ -63,7 +66,17 @@ impl<'a, T: Real> Columns<'a, T> {
 
     /// Rows of the last matrix at positions `range`.
     pub(super) fn values<'b>(&'b self, range: &Range<usize>, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
-        self.windows.last().map_or(Ok(&[]), |w| w.get(range, scratch))
+        let values = &self.windows[..self.windows.len() - usize::from(self.passing)];
+        values.last().map_or(Ok(&[]), |w| w.get(range, scratch))
+    }
+
+    /// The coefficients that came with the columns.
+    pub(super) fn coefficients<'b>(
+        &'b self,
+        range: &Range<usize>,
+        scratch: &'b mut Vec<T>,
+    ) -> Result<&'b [T]> {
+        self.windows.last().filter(|_| self.passing).map_or(Ok(&[]), |w| w.get(range, scratch))
     }
 }
 
@@ -154,7 +167,23 @@ impl<T: Real> Cpu<T> {
             }
             return Ok(out);
         }
-        let layout = self.layout(m.rows(), TILE);
+        self.ask(m.rows(), ids, &mut out, |id, answer| {
+            answer.extend_from_slice(m.row(id, &mut scratch)?);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// What the owners of the samples `ids` of `n` say of them, as many numbers for each, into `out`: `answer` adds what is
+    /// said of one to a list. A collective of several ranks.
+    pub(super) fn ask<U: Pod>(
+        &self,
+        n: usize,
+        ids: &[u32],
+        out: &mut [U],
+        mut answer: impl FnMut(usize, &mut Vec<U>) -> Result<()>,
+    ) -> Result<()> {
+        let (layout, d) = (self.layout(n, TILE), out.len() / ids.len().max(1));
         let (mut wanted, mut places) =
             (vec![Vec::new(); self.group.size()], vec![Vec::new(); self.group.size()]);
         for (k, &id) in ids.iter().enumerate() {
@@ -165,18 +194,18 @@ impl<T: Real> Cpu<T> {
         let asked = self.group.exchange(wanted)?;
         let mut answers = Vec::with_capacity(asked.len());
         for ids in asked {
-            let mut answer = Vec::with_capacity(ids.len() * d);
+            let mut said = Vec::new();
             for id in ids {
-                answer.extend_from_slice(m.row(id as usize, &mut scratch)?);
+                answer(id as usize, &mut said)?;
             }
-            answers.push(answer);
+            answers.push(said);
         }
         for (rows, places) in self.group.exchange(answers)?.into_iter().zip(places) {
             for (row, k) in rows.chunks_exact(d.max(1)).zip(places) {
                 out[k * d..(k + 1) * d].copy_from_slice(row);
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Access to this rank's rows of `m` and to those of `wanted`, in any order. A collective.
@@ -250,7 +279,7 @@ impl<T: Real> Cpu<T> {
     }
 
     /// Shows this rank all columns that its `panels` visit, in ascending order of positions, in pieces of at most `width`:
-    /// `compute` with the rows of `matrices` there, then `after` (which may call collectives). The next piece is fetched
+    /// `compute` with the rows of `matrices` there (and coefficients, where they are shared out), then `after` (which may call collectives). The next piece is fetched
     /// while `compute` runs on the pool. `stage` of `stages` such visits make up the whole, for progress.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn columns<S: Send>(
@@ -259,19 +288,21 @@ impl<T: Real> Cpu<T> {
         (stage, stages): (usize, usize),
         tiles: &Tiles<'_, T>,
         panels: Range<usize>,
-        matrices: &[&Matrix<T>],
+        (matrices, coefficients): (&[&Matrix<T>], Option<&Matrix<T>>),
         width: usize,
         state: &mut S,
         compute: impl Fn(&mut S, &Columns<'_, T>, &Meter) -> Result<()> + Sync + Send,
         mut after: impl FnMut(&mut S, &Columns<'_, T>) -> Result<()>,
     ) -> Result<()> {
         let plan = &tiles.plan;
+        let passing = coefficients.is_some();
+        let matrices: Vec<&Matrix<T>> = matrices.iter().copied().chain(coefficients).collect();
         let embedded = tiles.source.embeddings().is_some();
         let width = (width / plan.tile()).max(1) * plan.tile();
         let resident = matrices.iter().all(|m| m.is_resident());
         if plan.is_sampled() && !self.group.is_single() {
             let windows: Result<_> = matrices.iter().map(|m| self.halo(plan, panels.clone(), m)).collect();
-            let piece = Columns { range: 0..plan.n_y(), last: true, windows: windows?, embedded };
+            let piece = Columns { range: 0..plan.n_y(), last: true, windows: windows?, embedded, passing };
             let meter = Meter::quiet(phase);
             compute(state, &piece, &meter)?;
             self.report(phase, stage + 1, stages)?;
@@ -282,7 +313,7 @@ impl<T: Real> Cpu<T> {
             for k in 0..pieces {
                 let range = k * width..((k + 1) * width).min(plan.n_y());
                 let windows = matrices.iter().map(|m| Window::Matrix(m, plan.y_ids())).collect();
-                let piece = Columns { range, last: k + 1 == pieces, windows, embedded };
+                let piece = Columns { range, last: k + 1 == pieces, windows, embedded, passing };
                 let meter = Meter {
                     phase,
                     done: stage * pieces + k,
@@ -296,7 +327,7 @@ impl<T: Real> Cpu<T> {
         }
         let layout = self.layout(plan.n_y(), plan.tile());
         let pieces = layout.pieces(width.min(PIECE));
-        let mut next = self.bring(matrices, &pieces[0])?;
+        let mut next = self.bring(&matrices, &pieces[0])?;
         for (k, (owner, range)) in pieces.iter().enumerate() {
             let here = std::mem::take(&mut next);
             let mut windows = Vec::with_capacity(matrices.len());
@@ -308,7 +339,7 @@ impl<T: Real> Cpu<T> {
                 });
             }
             let last = k + 1 == pieces.len();
-            let piece = Columns { range: range.clone(), last, windows, embedded };
+            let piece = Columns { range: range.clone(), last, windows, embedded, passing };
             let meter = Meter::quiet(phase);
             let mut done = Ok(0.0);
             let mut brought = Ok(Vec::new());
@@ -322,7 +353,7 @@ impl<T: Real> Cpu<T> {
                 });
                 if let Some(piece) = pieces.get(k + 1) {
                     let begin = Instant::now();
-                    brought = self.bring(matrices, piece);
+                    brought = self.bring(&matrices, piece);
                     spent = begin.elapsed().as_secs_f64();
                 }
             });

@@ -38,7 +38,7 @@ impl<T: Real> Cpu<T> {
             (0, 1),
             &tiles,
             panels.clone(),
-            &[items],
+            (&[items], None),
             usize::MAX,
             &mut best,
             |best, columns, meter| {
@@ -92,7 +92,7 @@ impl<T: Real> Cpu<T> {
                 (stage, if at_once { 1 } else { 2 }),
                 &tiles,
                 panels.clone(),
-                &items,
+                (&items, None),
                 usize::MAX,
                 &mut states,
                 |states, columns, meter| {

@@ -2,10 +2,12 @@
 
 use super::Cpu;
 use super::negated::additive_kind;
+use super::panels::add;
 use super::ranks::{PIECE, TileSums};
 use super::tiles::{Scratch, Source, Tiles, product};
 use crate::backend::anchors::{Factors, additive_side, clip_numbers};
 use crate::backend::plan::TILE;
+use crate::comm::Fold;
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::{EpsBy, LossKind, log_add_exp};
@@ -28,6 +30,7 @@ impl<T: Real> Cpu<T> {
         let (loss, p) = (tiles.loss, &tiles.positives);
         let zeros = matches!(tiles.source, Source::Zeros);
         let factors = self.install(|| Factors::new(&tiles.plan, loss, p, zeros));
+        let share = loss.kind == LossKind::Clip && !self.group.is_single() && !tiles.plan.is_sampled();
         let (rows, cols, loss_rows, loss_cols) = if loss.kind == LossKind::Clip {
             let (log_x, log_y) = self.clip_sums(tiles, &factors)?;
             let (rows, lx) = self.clip_side(tiles, log_x)?;
@@ -39,33 +42,47 @@ impl<T: Real> Cpu<T> {
         let rows = Side { factor: factors.x, ..rows };
         let cols = Side { factor: factors.y, ..cols };
         let (loss, positives) = (*loss, p.clone());
-        Ok(Weights { loss, positives, negatives, loss_rows, loss_cols, rows, cols })
+        Ok(Weights { loss, positives, negatives, loss_rows, loss_cols, share, rows, cols })
     }
 
-    /// `log sum_neg eps_neg e^{s/tau}` of every row and column (by sample), exceptions left out.
-    fn clip_sums(&self, tiles: &Tiles<'_, T>, factors: &Factors) -> Result<(Vec<f64>, Vec<f64>)> {
-        let log_eps = tiles.loss.eps_neg.ln();
-        let logs = |sums: &[f64], counts: &[f64], shift: f64| -> Vec<f64> {
-            sums.iter()
-                .zip(counts)
-                .map(|(s, c)| if *c > 0.0 { s.ln() + shift } else { f64::NEG_INFINITY })
-                .collect()
+    /// The first anchor whose sums a rank has: of all negatives those of its own rows or columns, `n` in all.
+    fn first(&self, tiles: &Tiles<'_, T>, n: usize) -> usize {
+        if tiles.plan.is_sampled() { 0 } else { self.layout(n, TILE).own().start }
+    }
+
+    /// `log sum_neg eps_neg e^{s/tau}` of rows and columns (by sample), exceptions left out: of this rank's, or of all where
+    /// negatives are sampled.
+    fn clip_sums(&self, tiles: &Tiles<'_, T>, factors: &Factors<'_>) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (n_x, n_y) = (tiles.positives.n_x(), tiles.positives.n_y());
+        let (first_x, first_y) = (self.first(tiles, n_x), self.first(tiles, n_y));
+        let (seen_x, seen_y) =
+            (|k: usize| factors.seen_x(first_x + k), |k: usize| factors.seen_y(first_y + k));
+        let logs = |sums: &mut [f64], seen: &dyn Fn(usize) -> f64, shift: f64| {
+            for (k, sum) in sums.iter_mut().enumerate() {
+                *sum = if seen(k) > 0.0 { sum.ln() + shift } else { f64::NEG_INFINITY };
+            }
         };
-        let (mut log_x, mut log_y) = if matches!(tiles.source, Source::Zeros) {
-            (logs(&factors.seen_x, &factors.seen_x, 0.0), logs(&factors.seen_y, &factors.seen_y, 0.0))
+        let (mut log_x, mut log_y);
+        if matches!(tiles.source, Source::Zeros) {
+            log_x = self.layout(n_x, TILE).own().map(|i| factors.seen_x(i)).collect::<Vec<_>>();
+            log_y = self.layout(n_y, TILE).own().map(|j| factors.seen_y(j)).collect::<Vec<_>>();
+            logs(&mut log_x, &seen_x, 0.0);
+            logs(&mut log_y, &seen_y, 0.0);
         } else {
             let shift = 1.0 / tiles.loss.tau;
             let floor = (-safe_exponent::<T>()).exp();
-            let (x, y) = self.clip_sums_shifted(tiles, shift)?;
-            let lost =
-                |sums: &[f64], counts: &[f64]| sums.iter().zip(counts).any(|(s, c)| *c > 0.0 && *s < floor);
-            // The same on every rank: so are the sums.
-            if lost(&x, &factors.seen_x) || lost(&y, &factors.seen_y) {
-                self.clip_sums_robust(tiles)?
+            (log_x, log_y) = self.clip_sums_shifted(tiles, shift)?;
+            let lost = |sums: &[f64], seen: &dyn Fn(usize) -> f64| {
+                sums.iter().enumerate().any(|(k, s)| *s < floor && seen(k) > 0.0)
+            };
+            if self.group.any(lost(&log_x, &seen_x) || lost(&log_y, &seen_y))? {
+                (log_x, log_y) = self.clip_sums_robust(tiles)?;
             } else {
-                (logs(&x, &factors.seen_x, shift), logs(&y, &factors.seen_y, shift))
+                logs(&mut log_x, &seen_x, shift);
+                logs(&mut log_y, &seen_y, shift);
             }
-        };
+        }
+        let log_eps = tiles.loss.eps_neg.ln();
         for (log, factor) in [(&mut log_x, &factors.x), (&mut log_y, &factors.y)] {
             for (i, log) in log.iter_mut().enumerate() {
                 *log += log_eps + factor.get(i).map_or(0.0, |f| f.ln());
@@ -115,7 +132,8 @@ impl<T: Real> Cpu<T> {
         )
     }
 
-    /// Sums over the negatives of every row and of every column, from one visit of every tile, on every rank.
+    /// Sums over the negatives of every row and of every column, from one visit of every tile: of this rank's rows and
+    /// columns, or of all where negatives are sampled.
     ///
     /// A row starts with `row(sample)`; a tile's columns start with `cols(positions)`; `visit(tile, row positions, column
     /// positions, row sums, column sums)` adds a tile to its rows' sums and sets those of its columns; column sums of
@@ -134,16 +152,21 @@ impl<T: Real> Cpu<T> {
         let plan = &tiles.plan;
         let rows = |p: usize| plan.panel(p).map(|i| row(plan.row_id(i))).collect::<Vec<A>>();
         let (states, y) = self.visit_sums(tiles, rows, cols, add, visit)?;
-        let x = self.group.concat(states.into_iter().flatten().map(finish).collect())?;
-        let mut by_x = vec![0.0; plan.n_x()];
-        let mut by_y = vec![0.0; plan.n_y()];
-        x.into_iter().enumerate().for_each(|(position, v)| by_x[plan.row_id(position)] = v);
-        y.into_iter().enumerate().for_each(|(position, v)| by_y[plan.col_id(position)] = v);
-        Ok((by_x, by_y))
+        let x: Vec<f64> = states.into_iter().flatten().map(finish).collect();
+        if !plan.is_sampled() {
+            return Ok((x, y));
+        }
+        let by_sample = |values: Vec<f64>, id: &dyn Fn(usize) -> usize| -> Result<Vec<f64>> {
+            let values = self.group.concat(values)?;
+            let mut out = vec![0.0; values.len()];
+            values.into_iter().enumerate().for_each(|(position, v)| out[id(position)] = v);
+            Ok(out)
+        };
+        Ok((by_sample(x, &|i| plan.row_id(i))?, by_sample(y, &|j| plan.col_id(j))?))
     }
 
-    /// The visit behind [`row_and_column_sums`](Self::row_and_column_sums): states of this rank's panels, and the columns'
-    /// sums by position, on every rank.
+    /// The visit behind [`row_and_column_sums`](Self::row_and_column_sums): states of this rank's panels, and the sums of
+    /// its columns, by position.
     fn visit_sums<A: Send>(
         &self,
         tiles: &Tiles<'_, T>,
@@ -168,7 +191,7 @@ impl<T: Real> Cpu<T> {
             (0, 1),
             tiles,
             panels.clone(),
-            &items,
+            (&items, None),
             PIECE,
             state,
             |(states, sums, _), columns, meter| {
@@ -210,23 +233,32 @@ impl<T: Real> Cpu<T> {
                 None => own.extend(cols(&range)),
             }
         }
-        Ok((states, self.group.concat(own)?))
+        Ok((states, own))
     }
 
     /// Coefficients and half loss of the anchors of one direction from the log-sums of their negatives.
     fn clip_side(&self, tiles: &Tiles<'_, T>, mut log_neg: Vec<f64>) -> Result<(Side, f64)> {
         let (loss, positives) = (tiles.loss, &tiles.positives);
-        let n = positives.n_x();
-        let anchors = self.anchors(tiles, |i, s| clip_numbers(loss, positives, i, log_neg[i], s))?;
-        let anchors = self.group.concat(anchors)?;
-        let mut coeff = Vec::with_capacity(n);
-        let mut value = 0.0;
-        for (i, [l, a, term]) in anchors.into_iter().enumerate() {
-            log_neg[i] = l;
-            coeff.push(a);
-            value += term;
+        let (layout, first) = (self.layout(positives.n_x(), TILE), self.first(tiles, positives.n_x()));
+        let own = layout.own();
+        let anchors = self.anchors(tiles, |i, s| clip_numbers(loss, positives, i, log_neg[i - first], s))?;
+        let mut value = Fold::new(self.own_blocks(&layout));
+        for (i, [_, _, term]) in own.clone().zip(&anchors) {
+            value.block(i / layout.block(), || vec![0.0], add)[0] += term;
         }
-        Ok((Side { log_neg, coeff, ..Side::default() }, value))
+        let value = self.group.sum(value, 1)?[0];
+        let mut coeff: Vec<f64> = anchors.iter().map(|a| a[1]).collect();
+        // Their logarithms change where the diagonal is apart.
+        let at = own.start - first;
+        log_neg[at..at + own.len()].iter_mut().zip(&anchors).for_each(|(log, a)| *log = a[0]);
+        drop(anchors);
+        if tiles.plan.is_sampled() {
+            coeff = self.group.concat(coeff)?;
+            if loss.eps_by == EpsBy::Diagonal {
+                log_neg = self.group.concat(log_neg[own].to_vec())?;
+            }
+        }
+        Ok((Side { first, log_neg, coeff, ..Side::default() }, value))
     }
 
     /// `f(i, similarities of i's exceptions)` for every row sample that this rank holds, in order: the positives', then
@@ -271,7 +303,7 @@ impl<T: Real> Cpu<T> {
     }
 
     /// Both sides of an additive member: sums of psi and psi' over negatives for every pair.
-    fn additive_sides(&self, tiles: &Tiles<'_, T>, factors: &Factors) -> Result<(Side, Side, f64, f64)> {
+    fn additive_sides(&self, tiles: &Tiles<'_, T>, factors: &Factors<'_>) -> Result<(Side, Side, f64, f64)> {
         let (p, back) = (&tiles.positives, tiles.transposed());
         let (s_rows, s_cols) = (self.pair_similarities(tiles, false)?, self.pair_similarities(&back, false)?);
         let ([psi_x, dpsi_x], [psi_y, dpsi_y]) = self.additive_sums(tiles, factors, &s_rows, &s_cols)?;
@@ -289,7 +321,7 @@ impl<T: Real> Cpu<T> {
     fn additive_sums(
         &self,
         tiles: &Tiles<'_, T>,
-        factors: &Factors,
+        factors: &Factors<'_>,
         s_rows: &[f64],
         s_cols: &[f64],
     ) -> Result<(PairSums, PairSums)> {
@@ -300,12 +332,12 @@ impl<T: Real> Cpu<T> {
             let at_zero = [loss.psi(0.0), loss.dpsi(0.0)];
             for (out, value) in x.iter_mut().zip(at_zero) {
                 for i in 0..p.n_x() {
-                    out[p.row_offset(i)..p.row_offset(i + 1)].fill(value * factors.seen_x[i]);
+                    out[p.row_offset(i)..p.row_offset(i + 1)].fill(value * factors.seen_x(i));
                 }
             }
             for (out, value) in y.iter_mut().zip(at_zero) {
                 for j in 0..p.n_y() {
-                    out[p.col_offset(j)..p.col_offset(j + 1)].fill(value * factors.seen_y[j]);
+                    out[p.col_offset(j)..p.col_offset(j + 1)].fill(value * factors.seen_y(j));
                 }
             }
             return Ok((x, y));
@@ -344,7 +376,7 @@ impl<T: Real> Cpu<T> {
             },
         )?;
         let rows = rows.into_iter().flatten().flatten().flat_map(|(psi, dpsi)| [psi, dpsi]).collect();
-        let rows = self.group.concat(rows)?;
+        let (rows, by_position) = (self.group.concat(rows)?, self.group.concat(by_position)?);
         // From positions to samples.
         let spread = |values: &[f64], ids: &dyn Fn(usize) -> Range<usize>, n: usize, out: &mut PairSums| {
             let mut values = values.chunks_exact(2);

@@ -57,13 +57,13 @@ impl Cuda {
             self.report(Phase::Features, rows.end, n)?;
         }
         let norms = self.device.download(norms.view())?.into_iter().map(f64::from).collect();
-        Ok((Matrix::new(n, r, Data::Embedded(depth, z)).beside(x), self.group.concat(norms)?))
+        Ok((Matrix::new(n, r, Data::Embedded(depth, z)).beside(x), norms))
     }
 
     /// `sum_i (I - z_i z_i^T) g_i / |F x_i| x_i^T`: panels' products are added in float64 in panel order.
     pub(super) fn project_back(&self, x: &Matrix, z: &Matrix, norms: &[f64], g: &Matrix) -> Result<Mat<f64>> {
         let (n, d, r) = (x.rows(), x.cols(), z.cols());
-        let norms: Vec<f32> = norms[x.held()].iter().map(|&v| v as f32).collect();
+        let norms: Vec<f32> = norms.iter().map(|&v| v as f32).collect();
         let norms = self.device.upload(&norms, "lengths of embeddings")?;
         let tangent = self.device.alloc::<f32>(PANEL.min(n) * r, "a panel of gradients")?;
         let (mut x_rows, mut z_rows, mut g_rows) =
@@ -165,7 +165,7 @@ impl Cuda {
     /// Row `i` times `scale[i]`.
     pub(super) fn scaled_rows(&self, x: &Matrix, scale: &[f64]) -> Result<Matrix> {
         let d = x.cols();
-        let scale: Vec<f32> = scale[x.held()].iter().map(|&v| v as f32).collect();
+        let scale: Vec<f32> = scale.iter().map(|&v| v as f32).collect();
         let scale = self.device.upload(&scale, "factors of rows")?;
         let mut panels = Panels::new(self, x, None)?;
         self.build(x.rows(), d, PANEL, "scaled rows", &mut |rows, out| {

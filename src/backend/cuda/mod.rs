@@ -24,6 +24,7 @@ mod matrix;
 mod memory;
 mod nccl;
 mod negatives;
+mod panels;
 mod params;
 mod pieces;
 mod precision;
@@ -329,7 +330,7 @@ impl Backend for Cuda {
             }
             // O(n) numbers, or a given matrix.
             Similarity::Zeros(..) | Similarity::Dense(_) => {
-                self.on_host(s, |host, s| host.weights(s, loss, positives, negatives))
+                self.on_host(s, |host, s| host.weights(s, loss, positives, negatives)?.complete(&self.group))
             }
         }
     }

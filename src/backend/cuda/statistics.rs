@@ -56,15 +56,15 @@ impl Cuda {
         let rows = Side { factor: factors.x, ..rows };
         let cols = Side { factor: factors.y, ..cols };
         let (loss, positives) = (*loss, positives.clone());
-        Ok(Weights { loss, positives, negatives, loss_rows, loss_cols, rows, cols })
+        Ok(Weights { loss, positives, negatives, loss_rows, loss_cols, share: false, rows, cols })
     }
 
     /// `log sum_neg eps_neg e^{s/tau}` of every row and column, by sample.
-    fn clip_sums(&self, grid: &Grid<'_>, factors: &Factors) -> Result<(Vec<f64>, Vec<f64>)> {
+    fn clip_sums(&self, grid: &Grid<'_>, factors: &Factors<'_>) -> Result<(Vec<f64>, Vec<f64>)> {
         let tau = grid.loss.tau;
-        let lost = |logs: &[f64], plan_ids: &dyn Fn(usize) -> usize, seen: &[f64]| {
+        let lost = |logs: &[f64], plan_ids: &dyn Fn(usize) -> usize, seen: &dyn Fn(usize) -> f64| {
             let low = |(position, log): (usize, &f64)| {
-                seen[plan_ids(position)] > 0.0 && log - 1.0 / tau < -SAFE_EXPONENT
+                log - 1.0 / tau < -SAFE_EXPONENT && seen(plan_ids(position)) > 0.0
             };
             logs.iter().enumerate().any(low)
         };
@@ -73,7 +73,7 @@ impl Cuda {
         let mut robust = tau < ROBUST_BELOW;
         let (x, y) = loop {
             let (x, y) = self.clip_log_sums(grid, robust)?;
-            let again = lost(&x, &x_id, &factors.seen_x) || lost(&y, &y_id, &factors.seen_y);
+            let again = lost(&x, &x_id, &|i| factors.seen_x(i)) || lost(&y, &y_id, &|j| factors.seen_y(j));
             if robust || !again {
                 break (x, y);
             }

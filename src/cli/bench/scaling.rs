@@ -114,9 +114,11 @@ struct Point {
     predicted_memory: f64,
     /// Time of one rank against time of these, per work.
     efficiency: f64,
+    /// Seconds that the model expects, with the rates of this run.
+    predicted_seconds: f64,
     /// Share of the time that moving data took of the slowest rank, beside computation or not.
     share: f64,
-    /// The same as the model has it, with the rates of this run.
+    /// The same as the model has it.
     predicted_share: f64,
 }
 
@@ -215,6 +217,7 @@ fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -
         memory,
         predicted_memory,
         efficiency: 1.0,
+        predicted_seconds: 0.0,
         share,
         predicted_share: 0.0,
     })
@@ -236,11 +239,16 @@ fn shape(ranks: usize, n: usize, args: &Args) -> plan::Job {
     }
 }
 
-/// Of one exact update with these rates: seconds of moving data, of all seconds.
-fn predicted_share(p: &Point, rates: &Rates, args: &Args) -> Tried<f64> {
-    let planned = plan::plan(&shape(p.ranks, p.n, args), rates)?;
-    let moving = p.predicted / rates.link;
-    Ok(moving / (planned.pass1_seconds + planned.pass2_seconds).max(moving))
+/// What the model expects of one exact update with these rates: seconds, and the share of moving data.
+fn predicted(p: &Point, rates: &Rates, args: &Args) -> Tried<(f64, f64)> {
+    let job = shape(p.ranks, p.n, args);
+    let passes = |updates: f64| -> Tried<f64> {
+        let planned = plan::plan(&plan::Job { updates, ..job }, rates)?;
+        Ok(planned.seconds - planned.encode_seconds)
+    };
+    // The first update is from zeros.
+    let seconds = passes(2.0)? - passes(1.0)?;
+    Ok((seconds, p.predicted / rates.link / seconds))
 }
 
 /// Rates that the measurement implies, for `unicon plan --rates`.
@@ -300,7 +308,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
     let rates = points.first().map(|alone| rates(alone, widest, args)).transpose()?;
     if let Some(rates) = rates.filter(|_| session.is_first()) {
         for p in &mut points {
-            p.predicted_share = predicted_share(p, &rates, args)?;
+            (p.predicted_seconds, p.predicted_share) = predicted(p, &rates, args)?;
         }
         report.value("rates", rates)?;
     }
@@ -312,6 +320,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
             p.ranks.to_string(),
             p.n.to_string(),
             format!("{:.3}", p.median.seconds),
+            format!("{:.3}", p.predicted_seconds),
             format!("{:.3}", p.efficiency),
             share(p.median.compute, p),
             share(p.median.moving, p),
@@ -329,6 +338,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
         "ranks",
         "n",
         "seconds",
+        "model",
         "efficiency",
         "compute",
         "moving",
