@@ -465,7 +465,6 @@ fn nccl_alone_connects_ranks_on_several_machines() {
 }
 
 #[test]
-#[ignore = "an error of NCCL on one rank is heard only after UNICON_COMM_TIMEOUT"]
 fn ranks_that_nccl_alone_connects_end_together() {
     let Some(lab) = Lab::new() else { return };
     lab.features(600, 600, 10);

@@ -21,6 +21,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest card that is read: that of rank 0 names all others.
@@ -78,7 +79,7 @@ pub struct Meeting {
     machines: Vec<String>,
     bytes: Vec<u8>,
     /// Whether what this rank's card says is for others to read when it has left.
-    stays: bool,
+    stays: AtomicBool,
 }
 
 impl Meeting {
@@ -121,7 +122,7 @@ impl Meeting {
             others,
             machines,
             bytes: Vec::new(),
-            stays: false,
+            stays: AtomicBool::new(false),
         };
         meeting.take_place()?;
         if rank > 0 {
@@ -175,13 +176,13 @@ impl Meeting {
         // Where it cannot be written, the others wait for the agreement, or for this rank's end.
         if let Some(mut own) = self.held.last() {
             let _ = own.write_all(format!("\n{reason}").as_bytes());
+            self.stays.store(true, Ordering::Relaxed);
         }
     }
 
     /// Leaves for a reason that stays behind.
-    pub fn leave(mut self, reason: &str) {
+    pub fn leave(self, reason: &str) {
         self.warn(reason);
-        self.stays = true;
     }
 
     /// The first rank that says why it fails, and what it says.
@@ -376,7 +377,7 @@ impl Drop for Meeting {
         let own = self.held.last().and_then(|own| own.metadata().ok()).map(inode);
         let mine = own.is_some() && std::fs::symlink_metadata(&path).ok().map(inode) == own;
         // What cannot be told or removed now can only stay as it is.
-        if let Some(own) = self.held.last().filter(|_| !self.stays) {
+        if let Some(own) = self.held.last().filter(|_| !self.stays.load(Ordering::Relaxed)) {
             let _ = own.set_len(0);
         }
         if mine {

@@ -2,7 +2,7 @@
 //!
 //! Features travel as they are stored. Embeddings are two 16-bit halves in every precision mode: tiles of negatives may
 //! need the leading half only, but similarities of positives are exact, on every rank. Each device holds those of all ranks
-//! while passes need them. Sums over rows are one part a rank. Nothing moves beside computation yet.
+//! while passes need them. Sums over rows are one part a rank. Time is counted as if nothing moved beside computation.
 
 use super::Job;
 use super::traffic::{Shares, Steps, TILE};
