@@ -7,7 +7,7 @@
 //! A rank holds a lock on its card as long as it lives. The kernel drops the lock at the end of the process, however
 //! it comes, so that the others see who is gone. A rank that leaves in order empties its card first and removes it.
 //!
-//! Of `PLACE` see [`place`](super::place). Where a live rank of the same number is there already, or a rank 0 of a job of
+//! Of `PLACE` see `place.rs`. Where a live rank of the same number is there already, or a rank 0 of a job of
 //! another size, two jobs have one place: the later one ends with an error. On file systems without locks that does not
 //! show.
 
