@@ -167,7 +167,9 @@ int ncclCommGetAsyncError(Comm* comm, int* state) {
     ENTER(ncclCommGetAsyncError, kSystem);
     if (!comm || comm->aborted) return kInvalidArgument;
     *state = kOk;
-    if (const int status = refused("async", kSystem)) comm->failed = true, *state = status;
+    // Faults are counted where they do not depend on how long the others take: before all have come, and in a transfer.
+    const char* step = !comm->ready ? "start" : comm->begun ? "async" : nullptr;
+    if (const int status = step ? refused(step, kSystem) : kOk) comm->failed = true, *state = status;
     else if (comm->failed) *state = kSystem;
     else if (!comm->ready) {
         if (comm->shared->failed) *state = kRemote;

@@ -86,7 +86,8 @@ pub(super) fn connect(device: &Arc<Device>, group: &Group) -> Result<std::result
     }
     let Ok((nccl, _)) = own else { return refused("NCCL is missing".into()) };
     let look = || group.look();
-    let within = START.min(patience());
+    // Shorter than the others wait for this rank at the agreement that follows.
+    let within = START.min(patience() / 2);
     let place = (group.rank(), group.size());
     let begun = Channel::join(nccl, device, UniqueId(votes[0].id), place, within, &look);
     // Nobody goes on alone.
