@@ -400,7 +400,7 @@ fn ranks_that_cannot_be_connected_are_an_error() {
     let (code, said) = with(&[("UNICON_RANK", "2"), ("UNICON_WORLD_SIZE", "2")]);
     assert!(code == Some(1) && said.contains("UNICON_RANK: expected a number below"), "{said}");
     let (code, said) = with(&[("RANK", "0"), ("WORLD_SIZE", "2"), ("UNICON_TRANSPORT", "carrier pigeon")]);
-    assert!(code == Some(1) && said.contains("UNICON_TRANSPORT: expected mpi or local"), "{said}");
+    assert!(code == Some(1) && said.contains("UNICON_TRANSPORT: expected mpi, local or nccl"), "{said}");
     let info: serde_json::Value =
         serde_json::from_slice(&wait(program(&lab.temp, "info").spawn().unwrap()).stdout).unwrap();
     assert_eq!(info["mpi"], cfg!(feature = "mpi"));
