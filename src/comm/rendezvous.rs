@@ -171,7 +171,7 @@ impl Meeting {
         (0..self.size).find(|&k| self.others[k].as_ref().is_some_and(left))
     }
 
-    /// Adds to this rank's card why it fails, for those who ask [`warned`](Self::warned).
+    /// Adds to this rank's card why it fails, for those who ask [`warned`](Self::warned), also when this rank has left.
     pub fn warn(&self, reason: &str) {
         // Where it cannot be written, the others wait for the agreement, or for this rank's end.
         if let Some(mut own) = self.held.last() {

@@ -1,0 +1,274 @@
+"""
+    LinearUniCon(r; loss = Loss(), preset = :default, options...)
+
+The linear solver with `r`-dimensional embeddings. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
+`ridge`, `factorization` (`:sqrt`, `:orthonormal`, `:power` with `power`), `svd` (`:full`, `:randomized`), `init` (`:zeros`,
+`:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `growth`, `exact_last`, `damping`
+([`Damping`](@ref)), `refine` ([`Refine`](@ref)), `checkpoint` (a file), `budget` (seconds), `seed`.
+"""
+struct LinearUniCon
+    r::Int
+    loss::Loss
+    preset::Symbol
+    options::Dict{Symbol,Any}
+    LinearUniCon(r; loss = Loss(), preset = :default, options...) = new(r, loss, preset, Dict{Symbol,Any}(options))
+end
+
+"""
+    KernelUniCon(r, kernel = Kernel(); landmarks = nothing, loss = Loss(), options...)
+
+The kernel solver. `landmarks` is a number of Nystrom reference points, or a vector of sample numbers (from 1); `nothing` uses
+every sample. `options` as for [`LinearUniCon`](@ref), and `kernel_ridge`.
+"""
+struct KernelUniCon
+    linear::LinearUniCon
+    kernel::Kernel
+    landmarks::Union{Nothing,Int,Vector{Int64}}
+    function KernelUniCon(r, kernel = Kernel(); landmarks = nothing, options...)
+        return new(LinearUniCon(r; options...), kernel, from_zero(landmarks))
+    end
+end
+
+"""
+    BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten, powers, widths, options...)
+
+The solver that needs no tuning: whitening, one spectral update and a refinement on sampled negatives, with the shrinkage, the power
+and, with `tau = :auto`, the temperature chosen on validation pairs, or on a tenth of the samples that is held back. `r` is a number, `:auto`,
+or a share of the energy below 1. `whiten`, `powers` and `widths` are vectors of candidates. `options` are the other fields of
+`unicon_best_options_t`: `refine` ([`Refine`](@ref)), `minibatch` ([`Minibatch`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`.
+"""
+struct BestUniCon
+    r::Union{Symbol,Int,Float64}
+    loss::Loss
+    tau::Union{Nothing,Symbol}
+    kernel::Union{Nothing,Kernel}
+    landmarks::Union{Nothing,Int,Vector{Int64}}
+    candidates::NTuple{3,Vector{Float64}}
+    options::Dict{Symbol,Any}
+    function BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten = Float64[], powers = Float64[], widths = Float64[], options...)
+        tau in (nothing, :auto) || throw(ArgumentError("tau: expected :auto; a temperature is part of the loss"))
+        candidates = map(Vector{Float64}, (whiten, powers, widths))
+        return new(r, loss, tau, kernel, from_zero(landmarks), candidates, Dict{Symbol,Any}(options))
+    end
+end
+
+from_zero(landmarks) = landmarks isa AbstractVector ? Vector{Int64}(landmarks) .- 1 : landmarks
+
+function set_landmarks!(raw, landmarks)
+    if landmarks isa Int
+        raw.n_landmarks = landmarks
+    elseif landmarks isa Vector
+        raw.n_landmarks, raw.landmarks = length(landmarks), pointer(landmarks)
+    end
+    return raw
+end
+
+function fit_options(solver::LinearUniCon)
+    raw = FitOptions_t()
+    check(c_fit_options_init(raw))
+    check(c_fit_options_preset(raw, choose("preset", solver.preset, (default = 0, paper = 1))))
+    raw.r = solver.r
+    raw.loss = pointer_from_objref(solver.loss.raw)
+    return set!(raw, solver.options)
+end
+
+function fit_options(solver::KernelUniCon)
+    raw = fit_options(solver.linear)
+    raw.kernel = pointer_from_objref(solver.kernel.raw)
+    return set_landmarks!(raw, solver.landmarks)
+end
+
+function fit_options(solver::BestUniCon)
+    raw = BestOptions_t()
+    check(c_best_options_init(raw))
+    raw.loss = pointer_from_objref(solver.loss.raw)
+    if solver.r === :auto
+        raw.rank = 2
+    elseif solver.r isa Float64 && solver.r < 1
+        raw.rank, raw.energy = 1, solver.r
+    else
+        raw.r = solver.r
+    end
+    raw.tau_auto = solver.tau === :auto
+    solver.kernel === nothing || (raw.kernel = pointer_from_objref(solver.kernel.raw))
+    whiten, powers, widths = solver.candidates
+    isempty(whiten) || ((raw.whiten, raw.n_whiten) = (pointer(whiten), length(whiten)))
+    isempty(powers) || ((raw.powers, raw.n_powers) = (pointer(powers), length(powers)))
+    isempty(widths) || ((raw.widths, raw.n_widths) = (pointer(widths), length(widths)))
+    set_landmarks!(raw, solver.landmarks)
+    return set!(raw, solver.options)
+end
+
+mutable struct ProgressCall
+    f::Any
+    thrown::Any
+end
+
+function on_progress(progress::Ptr{Progress_t}, user::Ptr{Cvoid})::Int32
+    call = unsafe_pointer_to_objref(user)::ProgressCall
+    try
+        return call.f(unsafe_load(progress)) === false ? Int32(1) : Int32(0)
+    catch e
+        call.thrown = e
+        return Int32(1)
+    end
+end
+
+"What a fit did."
+struct FitInfo
+    outcome::Symbol
+    n_iters::Int
+    loss::Vector{Float64}
+    change::Vector{Float64}
+    singular_values::Vector{Float64}
+    "History of damping and refinement: seconds, loss, score, negatives, evaluations of each step."
+    trace::Vector{TracePoint_t}
+    final_loss::Float64
+    rows_without_positives::Int
+    cols_without_positives::Int
+    "Shrinkage (-1: none), power, temperature and dimension, chosen or asked for."
+    chosen::NamedTuple{(:whiten, :power, :tau, :r),Tuple{Float64,Float64,Float64,Int}}
+    held_back::Tuple{Int,Int}
+    seconds::Float64
+    peak_bytes::Int
+end
+
+"""
+    fit(solver, X, Y; positives, validation, warm_start, progress, context) -> (Model, FitInfo)
+
+Fits encoders on `X` (`d1 × n_x`) and `Y` (`d2 × n_y`). `positives` is `nothing` (column i matches column i), a tuple of group ids, or a
+sparse `n_y × n_x` matrix. `validation` is a tuple `(X, Y)` or `(X, Y, positives)`. `progress` is called with the progress struct and
+cancels by returning `false`.
+"""
+function fit(
+    solver::Union{LinearUniCon,KernelUniCon,BestUniCon},
+    X::StridedMatrix{<:Element},
+    Y::StridedMatrix{<:Element};
+    positives = nothing,
+    validation = nothing,
+    warm_start::Union{Nothing,Model} = nothing,
+    progress = nothing,
+    context::Context = default_context(),
+)
+    room = 4096 # points of the history that are kept
+    options = fit_options(solver)
+    p = Positives(positives, size(X, 2), size(Y, 2))
+    call = ProgressCall(progress, nothing)
+    if progress !== nothing
+        options.progress = @cfunction(on_progress, Int32, (Ptr{Progress_t}, Ptr{Cvoid}))
+        options.progress_user = pointer_from_objref(call)
+    end
+    info = FitInfo_t()
+    check(c_fit_info_init(info))
+    losses, changes, trace = zeros(room), zeros(room), Vector{TracePoint_t}(undef, room)
+    singular = zeros(min(size(X, 1), size(Y, 1)))
+    info.loss, info.change, info.history_capacity = pointer(losses), pointer(changes), room
+    info.trace, info.trace_capacity = pointer(trace), room
+    info.singular_values, info.singular_capacity = pointer(singular), length(singular)
+    handle = Ref{Ptr{Cvoid}}(C_NULL)
+    start = warm_start === nothing ? C_NULL : warm_start.handle
+    held_out, keep = validation_of(validation)
+    run = solver isa BestUniCon ? c_fit_best : c_fit
+    status = GC.@preserve solver X Y p call losses changes trace singular warm_start context held_out keep begin
+        v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
+        run(context.handle, options, samples(X), samples(Y), p.raw, v, start, handle, info)
+    end
+    call.thrown === nothing || throw(call.thrown)
+    check(status, context.handle)
+    first_of(values, n) = values[1:min(length(values), n)]
+    return Model(handle[]),
+    FitInfo(
+        (:completed, :converged, :cancelled, :out_of_time)[info.outcome+1],
+        info.n_iters,
+        first_of(losses, info.n_loss),
+        first_of(changes, info.n_change),
+        first_of(singular, info.n_singular_values),
+        first_of(trace, info.n_trace),
+        info.final_loss,
+        info.rows_without_positives,
+        info.cols_without_positives,
+        (whiten = info.whiten, power = info.power, tau = info.tau, r = Int(info.r)),
+        (info.rows_held_back, info.cols_held_back),
+        info.seconds,
+        info.peak_bytes,
+    )
+end
+
+function validation_of(validation)
+    validation === nothing && return nothing, nothing
+    X, Y = validation[1], validation[2]
+    p = Positives(length(validation) > 2 ? validation[3] : nothing, size(X, 2), size(Y, 2))
+    x, y = Ref(samples(X)), Ref(samples(Y))
+    pointers = Validation_t(Base.unsafe_convert(Ptr{Matrix_t}, x), Base.unsafe_convert(Ptr{Matrix_t}, y), pointer_from_objref(p.raw))
+    return Ref(pointers), (X, Y, p, x, y)
+end
+
+"""
+    PartialFit(solver, d1, d2; stream = :sums, dtype = Float32, validation, warm_start, context)
+
+A linear fit whose batches arrive one by one: [`add!`](@ref) a batch, [`finish!`](@ref) a pass. `stream` is `:sums` (Gram matrices and C
+are summed: one solution of all batches, also with `whiten`) or `:solutions` (one per batch, averaged with the score on `validation`: the
+batched mode of the paper).
+"""
+mutable struct PartialFit
+    handle::Ptr{Cvoid}
+    context::Context
+    function PartialFit(
+        solver::LinearUniCon,
+        d1,
+        d2;
+        stream::Symbol = :sums,
+        dtype::Type = Float32,
+        validation = nothing,
+        warm_start = nothing,
+        context::Context = default_context(),
+    )
+        options = fit_options(solver)
+        handle = Ref{Ptr{Cvoid}}(C_NULL)
+        start = warm_start === nothing ? C_NULL : warm_start.handle
+        held_out, keep = validation_of(validation)
+        kind = choose("stream", stream, (sums = 0, solutions = 1))
+        status = GC.@preserve solver warm_start context held_out keep begin
+            v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
+            c_partial_fit_create(context.handle, options, kind, d1, d2, UniCon.dtype(dtype), v, start, handle)
+        end
+        check(status, context.handle)
+        return finalizer(f -> c_partial_fit_destroy(f.handle), new(handle[], context))
+    end
+end
+
+"""
+    add!(partial, X, Y; positives)
+
+Adds one batch and returns its loss before the update.
+"""
+function add!(partial::PartialFit, X::StridedMatrix{<:Element}, Y::StridedMatrix{<:Element}; positives = nothing)
+    p = Positives(positives, size(X, 2), size(Y, 2))
+    loss = Ref(0.0)
+    GC.@preserve partial X Y p begin
+        check(c_partial_fit_add(partial.handle, samples(X), samples(Y), p.raw, loss), partial.context.handle)
+    end
+    return loss[]
+end
+
+"""
+    current(partial)
+
+The [`Model`](@ref) of the batches of this pass so far.
+"""
+function current(partial::PartialFit)
+    handle = Ref{Ptr{Cvoid}}(C_NULL)
+    GC.@preserve partial check(c_partial_fit_model(partial.handle, handle), partial.context.handle)
+    return Model(handle[])
+end
+
+"""
+    finish!(partial)
+
+Ends a pass: its [`Model`](@ref), from which the next pass begins.
+"""
+function finish!(partial::PartialFit)
+    handle = Ref{Ptr{Cvoid}}(C_NULL)
+    GC.@preserve partial check(c_partial_fit_finish(partial.handle, handle), partial.context.handle)
+    return Model(handle[])
+end
