@@ -1,35 +1,12 @@
 // Pass 1 of the clip loss: row and column sums of e^{s/tau} over the negatives, from one sweep and one exponential an
 // entry. Row sums stay in registers, column sums go out per strip of rows; both are merged in a fixed order by
 // merge_log_sums (reduce.cu), so results are reproducible to the bit.
+#include "logsum.cuh"
 #include "sweep.cuh"
 
 namespace {
 
 using sweep::Lane;
-
-struct Sum {
-    float sum;
-    __device__ Sum exchange(int lanes) const { return {shuffle_xor(sum, lanes)}; }
-};
-__device__ __forceinline__ Sum combine(Sum a, Sum b) { return {a.sum + b.sum}; }
-
-// sum * 2^max. Starts at a finite maximum, so that 2^(max - max) stays defined when nothing was added.
-struct LogSum {
-    float max, sum;
-    __device__ LogSum exchange(int lanes) const { return {shuffle_xor(max, lanes), shuffle_xor(sum, lanes)}; }
-};
-__device__ __forceinline__ LogSum combine(LogSum a, LogSum b) {
-    const float m = fmaxf(a.max, b.max);
-    return {m, a.sum * exp2_approx(a.max - m) + b.sum * exp2_approx(b.max - m)};
-}
-constexpr float kNothing = -1e30f;
-
-template <class State> __device__ __forceinline__ void write_partial(float* sum, float* max, int64_t i, State v);
-template <> __device__ __forceinline__ void write_partial<Sum>(float* sum, float*, int64_t i, Sum v) { sum[i] = v.sum; }
-template <> __device__ __forceinline__ void write_partial<LogSum>(float* sum, float* max, int64_t i, LogSum v) {
-    sum[i] = v.sum;
-    max[i] = v.max;
-}
 
 template <class State> struct Stats {
     const ClipStats& p;
@@ -136,7 +113,7 @@ template <class T, class Epilogue> __device__ __forceinline__ void clip_stats(co
     }                                                                                                      \
     UNICON_KERNEL void __launch_bounds__(shape::kThreads, 1) clip_stats_robust_##suffix(const ClipStats p) {\
         RobustStats epilogue{{p, {}}};                                                                     \
-        for (int i = 0; i < 8; ++i) epilogue.rows[i] = {kNothing, 0.0f};                                   \
+        for (int i = 0; i < 8; ++i) epilogue.rows[i] = LogSum::nothing();                                   \
         clip_stats<T>(p, epilogue);                                                                        \
     }
 CLIP_STATS(f16, half_t)

@@ -37,6 +37,7 @@ __device__ __forceinline__ void barrier_arrive_expect(Barrier* b, uint32_t bytes
 // access, which the host gets as an error, for nothing may hang (a trap would take registers from every kernel).
 __device__ __forceinline__ void barrier_wait(Barrier* b, int parity) {
     const uint32_t address = shared_address(b);
+#pragma unroll 1
     for (int tries = 0; tries < (1 << 22); ++tries) {
         uint32_t done;
         asm volatile("{\n.reg .pred p;\n"
