@@ -18,8 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// SASS for each; PTX for the newest, so that later cards can translate it.
+/// SASS for each; PTX for the newest, so that later cards can translate it. Sources that begin with the name of an
+/// architecture in [`OWN`] are built for that one only.
 const ARCHS: &[&str] = &["80", "86", "89", "90a", "100", "120"];
+
+/// Instructions of one architecture: prefix of the sources, and which.
+const OWN: (&str, &str) = ("hopper_", "90a");
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(unicon_cuda)");
@@ -74,9 +78,8 @@ fn cuda_images(out: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     sources.sort();
     let mut headers = list(&root, "cuh")?;
     headers.sort();
-    let flags = flags(&archs);
     let mut shared = DefaultHasher::new();
-    (&flags, &version).hash(&mut shared);
+    version.hash(&mut shared);
     for header in &headers {
         fs::read(header).map_err(|e| format!("{}: {e}", header.display()))?.hash(&mut shared);
     }
@@ -87,15 +90,21 @@ fn cuda_images(out: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     let mut stale = Vec::new();
     for source in &sources {
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let archs: Vec<&str> = archs_of(&name, &archs);
+        if archs.is_empty() {
+            continue;
+        }
+        let flags = flags(&archs);
         let mut hasher = shared.clone();
+        flags.hash(&mut hasher);
         fs::read(source).map_err(|e| format!("{}: {e}", source.display()))?.hash(&mut hasher);
         let image = cache.join(format!("{name}-{:016x}.fatbin", hasher.finish()));
         if !image.exists() || !report(&image).exists() {
-            stale.push((source.clone(), image.clone()));
+            stale.push(Work { source: source.clone(), image: image.clone(), flags });
         }
         images.push((name, image));
     }
-    compile(&nvcc, &flags, stale)?;
+    compile(&nvcc, stale)?;
     for old in list(&cache, "fatbin")?.into_iter().chain(list(&cache, "ptxas")?) {
         if !images.iter().any(|(_, image)| *image == old || report(image) == old) {
             // Only a cache: a file that cannot be removed is harmless.
@@ -127,7 +136,20 @@ fn parse_archs(wanted: &str) -> Result<Vec<String>, String> {
     Ok(archs)
 }
 
-fn flags(archs: &[String]) -> Vec<String> {
+/// The architectures among `archs` that a source is built for.
+fn archs_of<'a>(name: &str, archs: &'a [String]) -> Vec<&'a str> {
+    let (prefix, own) = OWN;
+    archs.iter().map(String::as_str).filter(|&a| !name.starts_with(prefix) || a == own).collect()
+}
+
+/// A source to compile.
+struct Work {
+    source: PathBuf,
+    image: PathBuf,
+    flags: Vec<String>,
+}
+
+fn flags(archs: &[&str]) -> Vec<String> {
     let mut flags: Vec<String> =
         ["-std=c++17", "-O3", "-Xptxas", "-v", "-Xfatbin", "-compress-all", "-fatbin"]
             .map(str::to_string)
@@ -143,19 +165,20 @@ fn flags(archs: &[String]) -> Vec<String> {
 
 /// Compiles on as many threads as cargo grants, the longest source first, the architectures of one source side by side
 /// where there are threads to spare. The first error ends up in the message.
-fn compile(nvcc: &Path, flags: &[String], mut work: Vec<(PathBuf, PathBuf)>) -> Result<(), String> {
+fn compile(nvcc: &Path, mut work: Vec<Work>) -> Result<(), String> {
     let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1usize).max(1);
-    work.sort_by_key(|(source, _)| fs::metadata(source).map_or(0, |m| m.len()));
+    work.sort_by_key(|w| fs::metadata(&w.source).map_or(0, |m| m.len()));
     let threads = jobs.div_ceil(work.len().max(1)).to_string();
-    let flags = &[flags, &["-t".to_string(), threads]].concat();
+    let threads = &["-t".to_string(), threads];
     let work = Mutex::new(work);
     let failures = Mutex::new(Vec::new());
     let next = || work.lock().expect("no thread panics with the lock").pop();
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some((source, image)) = next() {
-                    if let Err(e) = compile_one(nvcc, flags, &source, &image) {
+                while let Some(w) = next() {
+                    if let Err(e) = compile_one(nvcc, &[&w.flags[..], threads].concat(), &w.source, &w.image)
+                    {
                         failures.lock().expect("no thread panics with the lock").push(e);
                     }
                 }

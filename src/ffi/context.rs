@@ -90,7 +90,10 @@ impl Device {
         let stream =
             (!options.stream.is_null()).then(|| unsafe { cuda::BorrowedStream::from_raw(options.stream) });
         let memory_limit = limit_of(options);
-        Ok(Self::Cuda(Cuda::open(ordinal, cuda::Options { mode, stream, memory_limit, control })?))
+        Ok(Self::Cuda(Cuda::open(
+            ordinal,
+            cuda::Options { mode, stream, memory_limit, control, ..cuda::Options::default() },
+        )?))
     }
 }
 

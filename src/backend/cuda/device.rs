@@ -2,6 +2,7 @@
 
 use super::blas::Products;
 use super::driver::{self, Driver};
+use super::hopper::KernelSet;
 use super::kernels::Kernels;
 use super::memory::{Account, Pinned, Pool};
 use super::probe::{DeviceInfo, device_info, probe};
@@ -45,6 +46,8 @@ pub(super) struct Device {
     pub(super) pinned: Mutex<Option<Pinned>>,
     pub(super) products: Products,
     pub(super) eigen: Eigen,
+    /// Whether the clip loss takes the kernels of `hopper.rs`.
+    pub(super) hopper: bool,
     pub(super) stream: CUstream,
     own_stream: bool,
     context: CUcontext,
@@ -61,6 +64,7 @@ impl Device {
         ordinal: u32,
         stream: Option<BorrowedStream>,
         memory_limit: Option<u64>,
+        kernels: KernelSet,
     ) -> Result<Arc<Self>> {
         let devices = probe()?;
         let driver = driver::driver()?;
@@ -75,6 +79,7 @@ impl Device {
         if let Some(why) = info.too_old() {
             return Err(why);
         }
+        let hopper = kernels.is_hopper(&info)?;
         let mut device = 0;
         // SAFETY: writes one integer.
         driver.check("cuDeviceGet", unsafe { (driver.cuDeviceGet)(&mut device, ordinal as i32) })?;
@@ -112,6 +117,7 @@ impl Device {
             pinned: Mutex::new(None),
             products,
             eigen,
+            hopper,
             stream,
             own_stream,
             context: context.keep(),

@@ -2,11 +2,12 @@
 //! tiles leave out, and which rows meet which columns.
 
 use super::Cuda;
+use super::hopper::{self, Lazily, Packed};
 use super::matrix::{Embedded, Matrix, Order, depth_of};
 use super::memory::Buffer;
 use super::params::{Csr, Embeddings};
 use super::rows::Rows;
-use super::sweeps::{Launch, embeddings};
+use super::sweeps::{Launch, TILE, embeddings};
 use crate::backend::plan::Plan;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -168,6 +169,8 @@ pub(super) struct Grid<'a> {
     x: Arc<Embedded<'a>>,
     y: Arc<Embedded<'a>>,
     pub(super) depth: usize,
+    /// Both sides for the Hopper kernels.
+    packed: Lazily<Packed>,
     entries: Entries,
     /// Row positions of this rank.
     pub(super) own: Range<usize>,
@@ -187,7 +190,8 @@ impl<'a> Grid<'a> {
         let entries = left_out(cuda, &plan, loss, positives)?;
         let (positives, depth, own) =
             (positives.clone(), depth_of(zx.cols()), cuda.positions_of(&plan).own());
-        Ok(Self { cuda, plan, loss, positives, order_x, order_y, x, y, depth, entries, own })
+        let packed = Lazily::new();
+        Ok(Self { cuda, plan, loss, positives, order_x, order_y, x, y, depth, packed, entries, own })
     }
 
     /// The same grid seen from the other side.
@@ -205,6 +209,7 @@ impl<'a> Grid<'a> {
             x: self.y.clone(),
             y: self.x.clone(),
             depth: self.depth,
+            packed: Lazily::new(),
             entries,
         })
     }
@@ -246,6 +251,41 @@ impl<'a> Grid<'a> {
     pub(super) fn launch(&self, rows: Range<usize>, cols: Range<usize>, blocks: usize) -> Result<Launch> {
         let z = self.embeddings(self.products())?;
         Ok(Launch::new(z, self.entries.csr(), 0, rows, cols, blocks))
+    }
+
+    /// Both sides for the Hopper kernels, where these serve the grid.
+    pub(super) fn packed(&self) -> Result<Option<&Packed>> {
+        let (x, y) = ((&*self.x, self.positives.n_x()), (&*self.y, self.positives.n_y()));
+        self.packed.get(|| Packed::new(self.cuda, x, y, self.depth, self.products()))
+    }
+
+    /// Rows of a strip of [`launch_clip`](Self::launch_clip).
+    pub(super) fn strip(&self) -> Result<usize> {
+        Ok(if self.packed()?.is_some() { hopper::SWEEP_ROWS } else { TILE })
+    }
+
+    /// A launch over rows and columns by position for the clip loss, of the Hopper kernels where they serve the grid.
+    pub(super) fn launch_clip(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        blocks: usize,
+    ) -> Result<Launch> {
+        match self.packed()? {
+            Some(packed) => packed.launch(&self.cuda.device, self.entries.csr(), rows, cols, blocks),
+            None => self.launch(rows, cols, blocks),
+        }
+    }
+
+    /// The same for the fused kernel on V that was packed `padded` wide.
+    pub(super) fn launch_packed(
+        &self,
+        packed: &Packed,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        padded: usize,
+    ) -> Result<Launch> {
+        packed.launch_fused(&self.cuda.device, self.entries.csr(), rows, cols, padded)
     }
 
     /// A launch whose rows stand for the rows `row_of` of the grid.

@@ -17,7 +17,7 @@ struct Aligned<T: ?Sized>(T);
 /// The images that the build made, by family (the name of the `.cu` file). Empty without a CUDA compiler.
 static IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/cuda_images.rs"));
 
-/// Threads of every block.
+/// Threads of a block, but for those of `hopper.rs`.
 pub(super) const THREADS: u32 = 256;
 /// Dynamic shared memory that a kernel may have without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
@@ -33,6 +33,11 @@ pub(super) fn built() -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether this build has the kernels of a file.
+pub(super) fn has(family: &str) -> bool {
+    IMAGES.iter().any(|(name, _)| *name == family)
 }
 
 /// A kernel's name and the file it comes from.
@@ -149,7 +154,22 @@ impl Device {
         shared: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
-        let (x, y) = grid;
+        // SAFETY: by this function's contract.
+        unsafe { self.launch_blocks(name, grid, THREADS, shared, arguments) }
+    }
+
+    /// The same with blocks of so many threads.
+    ///
+    /// # Safety
+    /// As [`launch`](Self::launch).
+    pub(super) unsafe fn launch_blocks(
+        &self,
+        name: Name,
+        (x, y): (usize, usize),
+        threads: u32,
+        shared: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
         if x == 0 || y == 0 {
             return Ok(());
         }
@@ -164,7 +184,7 @@ impl Device {
                 x as u32,
                 y as u32,
                 1,
-                THREADS,
+                threads,
                 1,
                 1,
                 shared,

@@ -16,6 +16,7 @@ mod device;
 mod driver;
 mod features;
 mod grid;
+mod hopper;
 mod host;
 mod kernels;
 mod lent;
@@ -42,6 +43,7 @@ mod sweeps;
 mod transfer;
 
 pub use device::BorrowedStream;
+pub use hopper::KernelSet;
 pub use lent::{LentMatrix, Place};
 pub use matrix::Matrix;
 pub use nccl::nccl_version;
@@ -74,6 +76,8 @@ pub struct Options {
     pub stream: Option<BorrowedStream>,
     /// Most bytes of device memory to hold at a time; `None`: what the device has.
     pub memory_limit: Option<u64>,
+    /// Which kernels compute the clip loss.
+    pub kernels: KernelSet,
     /// Progress and cancellation.
     pub control: Arc<Control>,
 }
@@ -100,8 +104,8 @@ impl Cuda {
     /// # Errors
     /// As [`probe`], and [`NoDevice`](crate::Error::NoDevice) when there is no such device or it is older than compute capability 8.0.
     pub fn open(device: u32, options: Options) -> Result<Self> {
-        let Options { mode, stream, memory_limit, control } = options;
-        let device = Device::open(device, stream, memory_limit)?;
+        let Options { mode, stream, memory_limit, kernels, control } = options;
+        let device = Device::open(device, stream, memory_limit, kernels)?;
         Ok(Self { device, mode, control, group: Group::default(), link: None })
     }
 
@@ -148,6 +152,11 @@ impl Cuda {
     /// Arithmetic of similarities and weights.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// The kernels that compute the clip loss: [`Hopper`](KernelSet::Hopper) or [`Portable`](KernelSet::Portable).
+    pub fn kernels(&self) -> KernelSet {
+        if self.device.hopper { KernelSet::Hopper } else { KernelSet::Portable }
     }
 
     /// Makes the peak of [`Backend::memory`] what is held now.
@@ -213,6 +222,9 @@ impl Backend for Cuda {
         let DeviceInfo { ordinal, name, capability: (major, minor), .. } = &self.device.info;
         let mut text =
             format!("cuda:{ordinal}, {name} (compute capability {major}.{minor}), {}", self.mode.name());
+        if self.device.hopper {
+            text += ", Hopper kernels";
+        }
         if !self.group.is_single() {
             let data = self.link.as_ref().map_or(String::new(), |link| format!(", data by {link:?}"));
             text += &format!(", one of {} ranks ({}{data})", self.group.size(), self.group.transport());

@@ -4,6 +4,7 @@
 use super::Cuda;
 use super::blas::Operand;
 use super::grid::Grid;
+use super::hopper::{Lazily, Packed, PackedValues};
 use super::matrix::{Matrix, Order, Panels, panels_of, room};
 use super::memory::{Buffer, View};
 use super::params::{AdditiveWeights, ClipFused, ClipWeights};
@@ -11,7 +12,7 @@ use super::precision::Mode;
 use super::rows::Rows;
 use super::statistics::SAFE_EXPONENT;
 use super::sweeps::{FUSED_COLS, FUSED_WIDTH};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::LossKind;
 use crate::weights::Weights;
 use std::f64::consts::LOG2_E;
@@ -140,7 +141,12 @@ impl<'a> Negatives<'a> {
     /// Enqueues the weights of `rows x cols` (positions), rows `ld` apart.
     fn write_panel(&self, rows: Range<usize>, cols: Range<usize>, panel: &Panel<'_>) -> Result<()> {
         let (device, mode) = (&self.grid.cuda.device, self.grid.cuda.mode);
-        let l = self.grid.launch(rows, cols, BLOCKS)?;
+        // The Hopper kernels store eight weights at a time, from a multiple of eight columns on.
+        let clip = matches!(self.coefficients, Coefficients::Clip { .. });
+        let l = match clip && cols.start.is_multiple_of(8) {
+            true => self.grid.launch_clip(rows, cols, BLOCKS)?,
+            false => self.grid.launch(rows, cols, BLOCKS)?,
+        };
         panel.holds(l.rows(), l.cols())?;
         match &self.coefficients {
             Coefficients::Clip { robust, row, col } => {
@@ -177,14 +183,25 @@ impl<'a> Negatives<'a> {
         }
     }
 
-    /// Whether the fused kernel serves values of this width: it spares the panel where one block holds all of V.
-    pub(super) fn can_fuse(&self, width: usize) -> bool {
-        let cuda = self.grid.cuda;
-        matches!(self.coefficients, Coefficients::Clip { .. })
-            && self.grid.products() == 1
-            && width <= FUSED_WIDTH
-            && !self.grid.plan.is_sampled()
-            && cuda.device.fused_shared(self.grid.depth).is_some()
+    /// How the values of `cols` meet their weights: it spares the panel where one block holds all of V.
+    fn way<'v>(&'v self, values: &'v Values<'_>, cols: &Range<usize>, width: usize) -> Result<Way<'v>> {
+        let clip = matches!(self.coefficients, Coefficients::Clip { .. });
+        if !clip || self.grid.plan.is_sampled() || self.grid.products() != 1 {
+            return Ok(Way::Panels);
+        }
+        let device = &self.grid.cuda.device;
+        if let Some(packed) = self.grid.packed()? {
+            if let Some(padded) = packed.fused_width(device, width)
+                && let Some(values) = values.packed(self.grid.cuda, cols.start, width, padded)?
+            {
+                return Ok(Way::Packed(packed, values));
+            }
+            return Ok(Way::Panels);
+        }
+        Ok(match device.fused_shared(self.grid.depth) {
+            Some(shared) if width <= FUSED_WIDTH => Way::Fused(shared),
+            _ => Way::Panels,
+        })
     }
 
     /// Adds the product of the weights on `rows` with the values of `cols`.
@@ -196,6 +213,7 @@ impl<'a> Negatives<'a> {
         panel: &mut PanelRoom,
         out: Rows<'_, f32>,
     ) -> Result<()> {
+        let way = self.way(values, &cols, out.cols)?;
         for (visited, ranges) in self.grid.visits() {
             let both = visited.start.max(rows.start)..visited.end.min(rows.end);
             if both.is_empty() {
@@ -209,10 +227,9 @@ impl<'a> Negatives<'a> {
                     continue;
                 }
                 let values = (values, part.start - cols.start);
-                if self.can_fuse(out.cols) {
-                    self.add_fused(both.clone(), part, values, to)?;
-                } else {
-                    self.add_products(both.clone(), part, values, to, panel)?;
+                match &way {
+                    Way::Panels => self.add_products(both.clone(), part, values, to, panel)?,
+                    way => self.add_fused(way, both.clone(), part, values, to)?,
                 }
             }
         }
@@ -221,8 +238,9 @@ impl<'a> Negatives<'a> {
 
     /// Adds `W V` on the rows of `out` (positions `rows`) over the columns `cols`, the first of which has row `first` of
     /// the values.
-    pub(super) fn add_fused(
+    fn add_fused(
         &self,
+        way: &Way<'_>,
         rows: Range<usize>,
         cols: Range<usize>,
         (values, first): (&Values<'_>, usize),
@@ -231,30 +249,40 @@ impl<'a> Negatives<'a> {
         let Coefficients::Clip { robust, row, col } = &self.coefficients else { return Ok(()) };
         let (scale, shift) = self.exponent(*robust);
         for part in aligned(cols.clone(), FUSED_COLS) {
-            let l = self.grid.launch(rows.clone(), part.clone(), 1)?;
-            let values = values.narrow_from(first + part.start - cols.start, part.len())?;
+            let (rows, cols) = (rows.clone(), part.clone());
+            let (l, origin, ld) = match way {
+                Way::Packed(z, v) => {
+                    (self.grid.launch_packed(z, rows, cols, v.padded)?, v.origin(), v.padded)
+                }
+                Way::Fused(shared) => {
+                    let v = values.narrow_from(first + part.start - cols.start, part.len())?;
+                    // The kernel counts rows of the values as it counts columns of the grid.
+                    let origin = v.view.ptr.wrapping_sub((part.start * v.ld * 2) as u64);
+                    (self.grid.launch(rows, cols, 1)?.fused(out.cols, *shared), origin, v.ld)
+                }
+                Way::Panels => return Err(Error::Cuda("internal: no fused kernel".into())),
+            };
             let p = ClipFused {
                 sweep: l.sweep,
                 scale,
                 shift,
                 row: row.view().ptr,
                 col: col.view().ptr,
-                // The kernel counts rows of the values as it counts columns of the grid.
-                values: values.view.ptr.wrapping_sub((part.start * values.ld * 2) as u64),
-                ld_values: values.ld as i64,
+                values: origin,
+                ld_values: ld as i64,
                 width: out.cols as i32,
                 accumulate: 1,
                 out: out.view.ptr,
                 ld_out: out.ld as i64,
             };
             // SAFETY: the grid's sweep, its coefficients, values for each of its columns, and room for its rows.
-            unsafe { self.grid.cuda.device.clip_fused(self.grid.cuda.mode.narrow(), *robust, &p) }?;
+            unsafe { self.grid.cuda.device.clip_fused(self.grid.cuda.mode.narrow(), *robust, &l, &p) }?;
         }
         Ok(())
     }
 
     /// The same by panels and products.
-    pub(super) fn add_products(
+    fn add_products(
         &self,
         rows: Range<usize>,
         cols: Range<usize>,
@@ -291,6 +319,16 @@ impl<'a> Negatives<'a> {
         let to = Operand::f32(y_out.view.from(cols.start * y_out.ld)?, y_out.ld);
         device.multiply((cols.len(), r, rows.len()), w.operand().t(), u.operand(rows.start)?, true, to)
     }
+}
+
+/// How weights meet values.
+enum Way<'v> {
+    /// Through a panel of weights.
+    Panels,
+    /// In the portable fused kernel, with so much shared memory.
+    Fused(u32),
+    /// In the Hopper kernel.
+    Packed(&'v Packed, &'v PackedValues),
 }
 
 /// `range` cut at the multiples of `step`: the same pieces however the range was cut before.
@@ -360,6 +398,8 @@ pub(super) struct Values<'a> {
     mode: Mode,
     /// What one unit of the values is worth.
     pub(super) unit: f64,
+    rows: usize,
+    packed: Lazily<PackedValues>,
 }
 
 enum Place<'a> {
@@ -374,20 +414,21 @@ impl<'a> Values<'a> {
     pub(super) fn new(cuda: &Cuda, v: &'a Matrix, order: Option<&Order>, rows: Range<usize>) -> Result<Self> {
         use super::matrix::Data;
         let (mode, d) = (cuda.mode, v.cols());
-        let lent = |place, ld| Ok(Self { place, ld, mode, unit: 1.0 });
+        let made =
+            |place, ld, unit| Ok(Self { place, ld, mode, unit, rows: rows.len(), packed: Lazily::new() });
         let narrow = mode != Mode::Fp32;
         match (v.data(), order) {
             (Data::Embedded(depth, buffer), None) if narrow => {
                 let (depth, view) = (2 * depth, buffer.view());
-                return lent(Place::LentNarrow(view.part(rows.start * depth..rows.end * depth)?), depth);
+                return made(Place::LentNarrow(view.part(rows.start * depth..rows.end * depth)?), depth, 1.0);
             }
             (Data::Narrow(stored, buffer), None)
                 if narrow && *stored == mode.narrow() && d.is_multiple_of(8) =>
             {
-                return lent(Place::LentNarrow(buffer.view().part(rows.start * d..rows.end * d)?), d);
+                return made(Place::LentNarrow(buffer.view().part(rows.start * d..rows.end * d)?), d, 1.0);
             }
             (Data::Wide(buffer), None) if !narrow => {
-                return lent(Place::LentWide(buffer.view().part(rows.start * d..rows.end * d)?), d);
+                return made(Place::LentWide(buffer.view().part(rows.start * d..rows.end * d)?), d, 1.0);
             }
             _ => {}
         }
@@ -398,7 +439,7 @@ impl<'a> Values<'a> {
                 let to = out.view().from((part.start - rows.start) * d)?;
                 cuda.device.copy(panels.get(part)?, to)?;
             }
-            return Ok(Self { place: Place::Wide(out), ld: d, mode, unit: 1.0 });
+            return made(Place::Wide(out), d, 1.0);
         }
         let power = if mode == Mode::Fp16 { value_power(cuda.max_abs(v)?) } else { 0 };
         let ld = d.div_ceil(8) * 8;
@@ -408,7 +449,7 @@ impl<'a> Values<'a> {
             let wide = Rows::dense(panels.get(part.clone())?, part.len(), d)?;
             cuda.device.narrow_rows(mode.narrow(), wide, f64::from(power).exp2() as f32, to, ld)?;
         }
-        Ok(Self { place: Place::Narrow(out), ld, mode, unit: f64::from(-power).exp2() })
+        made(Place::Narrow(out), ld, f64::from(-power).exp2())
     }
 
     /// From row `first` on, as an operand.
@@ -420,6 +461,18 @@ impl<'a> Values<'a> {
             Place::LentWide(view) => Operand::f32(view.from(first * self.ld)?, self.ld),
             Place::Wide(buffer) => Operand::f32(buffer.view().from(first * self.ld)?, self.ld),
         })
+    }
+
+    /// The values of the columns from `start` on as the Hopper kernel takes them, `width` of their columns; `start` is the
+    /// same at every call. `None` where the device has no room.
+    fn packed(
+        &self,
+        cuda: &Cuda,
+        start: usize,
+        width: usize,
+        padded: usize,
+    ) -> Result<Option<&PackedValues>> {
+        self.packed.get(|| PackedValues::new(cuda, self.narrow_from(0, self.rows)?, start, width, padded))
     }
 
     /// `count` whole 16-bit rows from row `first` on.

@@ -98,12 +98,12 @@ impl Cuda {
         let shift = if robust { 0.0 } else { scale };
         let nothing = |n: usize| device.upload(&vec![f64::NEG_INFINITY; n], "sums over negatives");
         let (log_x, log_y) = (nothing(n_x)?, nothing(n_y)?);
-        let mut partial = Partial::default();
+        let (mut partial, strip) = (Partial::default(), grid.strip()?);
         for (rows, cols) in grid.visits() {
             for cols in cols {
                 let strips = (COLUMN_PARTS / 2 / cols.len().max(1)).clamp(1, 4096);
-                for rows in panels_of(rows.clone(), strips * 128) {
-                    let l = grid.launch(rows.clone(), cols.clone(), BLOCKS)?;
+                for rows in panels_of(rows.clone(), strips * strip) {
+                    let l = grid.launch_clip(rows.clone(), cols.clone(), BLOCKS)?;
                     let [row_sum, row_max, col_sum, col_max] =
                         partial.room(self, [l.row_parts() * l.rows(), l.col_parts() * l.cols()], robust)?;
                     let p = ClipStats {

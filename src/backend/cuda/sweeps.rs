@@ -1,7 +1,8 @@
 //! Launches of the dense kernels: which blocks, how much shared memory, how many partial results.
 
 use super::device::Device;
-use super::kernels::{Name, argument};
+use super::hopper;
+use super::kernels::{Name, THREADS, argument};
 use super::params::{
     AdditiveSums, AdditiveWeights, Argument, ClipFused, ClipStats, ClipWeights, Csr, Embeddings, Ptr, Ranks,
     Sweep, TopK,
@@ -13,13 +14,13 @@ use crate::loss::LossKind;
 use std::ops::Range;
 
 /// Rows and columns of a tile, and columns of embeddings in a stage: `cuda/tiles.cuh`.
-const TILE: usize = 128;
+pub(super) const TILE: usize = 128;
 const DEPTH: usize = 64;
 const STAGES: usize = 3;
 const TILE_BYTES: usize = TILE * DEPTH * 2;
 const MASK_BYTES: usize = TILE * TILE / 8;
 /// Most column tiles of a block: 8,192 terms keep a partial sum exact to about 1e-6.
-const MOST_TILES: usize = 64;
+pub(super) const MOST_TILES: usize = 64;
 /// Columns that one launch of the fused kernel adds up, 256 steps of its accumulators: tensor cores cut sums off instead of
 /// rounding them, so long ones drift.
 pub(super) const FUSED_COLS: usize = 4096;
@@ -31,8 +32,12 @@ const FUSED_TILE: usize = 64;
 #[derive(Clone, Copy)]
 pub(super) struct Launch {
     pub(super) sweep: Sweep,
-    grid: (usize, usize),
-    shared: u32,
+    pub(super) grid: (usize, usize),
+    pub(super) shared: u32,
+    /// Partial results of a row in each group of columns, and of a column in each strip of rows.
+    pub(super) parts: (usize, usize),
+    /// Whether it is one of the kernels of `hopper.rs`.
+    pub(super) hopper: bool,
 }
 
 impl Launch {
@@ -68,7 +73,13 @@ impl Launch {
             reserved: 0,
         };
         let shared = (slots * TILE_BYTES + MASK_BYTES + 16) as u32;
-        Self { sweep, grid: (strips, col_tiles.div_ceil(tiles)), shared }
+        // Four warps side by side share a row, two a column.
+        Self { sweep, grid: (strips, col_tiles.div_ceil(tiles)), shared, parts: (4, 2), hopper: false }
+    }
+
+    /// The same sweep for the fused kernel: strips of 128 rows, each of all columns, and `shared` bytes of shared memory.
+    pub(super) fn fused(self, width: usize, shared: u32) -> Self {
+        Self { grid: (self.grid.0, width.div_ceil(FUSED_WIDTH)), shared, ..self }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -79,14 +90,14 @@ impl Launch {
         (self.sweep.col_end - self.sweep.col_begin) as usize
     }
 
-    /// Partial results of a row: four warps of every group.
+    /// Partial results of a row.
     pub(super) fn row_parts(&self) -> usize {
-        self.grid.1 * 4
+        self.grid.1 * self.parts.0
     }
 
-    /// Partial results of a column: two halves of every strip.
+    /// Partial results of a column.
     pub(super) fn col_parts(&self) -> usize {
-        self.grid.0 * 2
+        self.grid.0 * self.parts.1
     }
 }
 
@@ -95,9 +106,17 @@ impl Device {
     ///
     /// # Safety
     /// What `p` points to holds what the kernel reads and writes.
-    unsafe fn sweep<P: Argument>(&self, name: Name, l: &Launch, p: &P) -> Result<()> {
+    unsafe fn sweep<P: Argument>(
+        &self,
+        family: &'static str,
+        kernel: &'static str,
+        l: &Launch,
+        p: &P,
+    ) -> Result<()> {
+        let name = Name { family, kernel };
+        let threads = if l.hopper { hopper::THREADS } else { THREADS };
         // SAFETY: by this function's contract.
-        unsafe { self.launch(name, l.grid, l.shared, &mut [argument(p)]) }
+        unsafe { self.launch_blocks(name, l.grid, threads, l.shared, &mut [argument(p)]) }
     }
 
     /// Partial sums of `2^(scale s - shift)`; with maxima, the robust form. The caller sizes them by [`Launch`].
@@ -111,12 +130,14 @@ impl Device {
         l: &Launch,
         p: &ClipStats,
     ) -> Result<()> {
-        let kernel = match robust {
-            false => narrow.pick("clip_stats_f16", "clip_stats_bf16"),
-            true => narrow.pick("clip_stats_robust_f16", "clip_stats_robust_bf16"),
+        let kernel = match (l.hopper, robust) {
+            (false, false) => narrow.pick("clip_stats_f16", "clip_stats_bf16"),
+            (false, true) => narrow.pick("clip_stats_robust_f16", "clip_stats_robust_bf16"),
+            (true, false) => narrow.pick("hopper_stats_f16", "hopper_stats_bf16"),
+            (true, true) => narrow.pick("hopper_stats_robust_f16", "hopper_stats_robust_bf16"),
         };
         // SAFETY: by this function's contract.
-        unsafe { self.sweep(Name { family: "clip_stats", kernel }, l, p) }
+        unsafe { self.sweep(if l.hopper { "hopper_stats" } else { "clip_stats" }, kernel, l, p) }
     }
 
     /// A panel of weights.
@@ -130,16 +151,17 @@ impl Device {
         l: &Launch,
         p: &ClipWeights,
     ) -> Result<()> {
-        let kernel = match (mode, robust) {
-            (Mode::Fp16, false) => "clip_weights_f16",
-            (Mode::Bf16, false) => "clip_weights_bf16",
-            (Mode::Fp32, false) => "clip_weights_f32",
-            (Mode::Fp16, true) => "clip_weights_robust_f16",
-            (Mode::Bf16, true) => "clip_weights_robust_bf16",
-            (Mode::Fp32, true) => "clip_weights_robust_f32",
+        let [portable, hopper] = match (mode, robust) {
+            (Mode::Fp16, false) => ["clip_weights_f16", "hopper_weights_f16"],
+            (Mode::Bf16, false) => ["clip_weights_bf16", "hopper_weights_bf16"],
+            (Mode::Fp32, false) => ["clip_weights_f32", "hopper_weights_f32"],
+            (Mode::Fp16, true) => ["clip_weights_robust_f16", "hopper_weights_robust_f16"],
+            (Mode::Bf16, true) => ["clip_weights_robust_bf16", "hopper_weights_robust_bf16"],
+            (Mode::Fp32, true) => ["clip_weights_robust_f32", "hopper_weights_robust_f32"],
         };
+        let (family, kernel) = if l.hopper { ("hopper_weights", hopper) } else { ("clip_weights", portable) };
         // SAFETY: by this function's contract.
-        unsafe { self.sweep(Name { family: "clip_weights", kernel }, l, p) }
+        unsafe { self.sweep(family, kernel, l, p) }
     }
 
     /// Shared memory that the fused kernel needs for embeddings of this depth, if the device has it.
@@ -149,22 +171,25 @@ impl Device {
         u32::try_from(bytes).ok().filter(|&b| b <= self.info.shared_memory)
     }
 
-    /// Weights times values without a panel.
+    /// Weights times values without a panel, by a launch of [`fused`](Launch::fused) or of `hopper.rs`, whose V is `padded`
+    /// columns wide.
     ///
     /// # Safety
-    /// The sweep's pointers, the coefficients, the values and the result hold what `clip_fused.cu` says.
-    pub(super) unsafe fn clip_fused(&self, narrow: Narrow, robust: bool, p: &ClipFused) -> Result<()> {
-        let kernel = match robust {
-            false => narrow.pick("clip_fused_f16", "clip_fused_bf16"),
-            true => narrow.pick("clip_fused_robust_f16", "clip_fused_robust_bf16"),
+    /// The sweep's pointers, the coefficients, the values and the result hold what `clip_fused.cu` or `hopper_fused.cu` says.
+    pub(super) unsafe fn clip_fused(
+        &self,
+        narrow: Narrow,
+        robust: bool,
+        l: &Launch,
+        p: &ClipFused,
+    ) -> Result<()> {
+        let (family, kernel) = match (l.hopper, robust) {
+            (false, false) => ("clip_fused", narrow.pick("clip_fused_f16", "clip_fused_bf16")),
+            (false, true) => ("clip_fused", narrow.pick("clip_fused_robust_f16", "clip_fused_robust_bf16")),
+            (true, _) => ("hopper_fused", hopper::fused_kernel(narrow, robust, p.ld_values as usize)),
         };
-        let Some(shared) = self.fused_shared(p.sweep.z.depth as usize) else {
-            return Err(Error::Cuda("internal: no shared memory for the fused kernel".into()));
-        };
-        let rows = (p.sweep.row_end - p.sweep.row_begin) as usize;
-        let grid = (rows.div_ceil(TILE), (p.width as usize).div_ceil(FUSED_WIDTH));
         // SAFETY: by this function's contract.
-        unsafe { self.launch(Name { family: "clip_fused", kernel }, grid, shared, &mut [argument(p)]) }
+        unsafe { self.sweep(family, kernel, l, p) }
     }
 
     /// Partial sums of psi and psi' for every row of the sweep.
@@ -185,7 +210,7 @@ impl Device {
             LossKind::Clip => return Err(Error::Cuda("internal: clip has no additive sums".into())),
         };
         // SAFETY: by this function's contract.
-        unsafe { self.sweep(Name { family: "additive", kernel }, l, p) }
+        unsafe { self.sweep("additive", kernel, l, p) }
     }
 
     /// A panel of weights of an additive member.
@@ -212,7 +237,7 @@ impl Device {
             (LossKind::Clip, _) => return Err(Error::Cuda("internal: clip has no additive weights".into())),
         };
         // SAFETY: by this function's contract.
-        unsafe { self.sweep(Name { family: "additive", kernel }, l, p) }
+        unsafe { self.sweep("additive", kernel, l, p) }
     }
 
     /// The k best columns of every row, joined into list 0.
@@ -222,7 +247,7 @@ impl Device {
     pub(super) unsafe fn top_k(&self, narrow: Narrow, l: &Launch, p: &TopK) -> Result<()> {
         let kernel = narrow.pick("top_k_f16", "top_k_bf16");
         // SAFETY: by this function's contract.
-        unsafe { self.sweep(Name { family: "search", kernel }, l, p) }?;
+        unsafe { self.sweep("search", kernel, l, p) }?;
         let (lists, rows) = (l.row_parts() as i32, l.rows() as i32);
         let grid = (l.rows().div_ceil(8), 1);
         let mut arguments =
@@ -238,7 +263,7 @@ impl Device {
     pub(super) unsafe fn ranks(&self, narrow: Narrow, l: &Launch, p: &Ranks) -> Result<()> {
         let kernel = narrow.pick("ranks_f16", "ranks_bf16");
         // SAFETY: by this function's contract.
-        unsafe { self.sweep(Name { family: "search", kernel }, l, p) }
+        unsafe { self.sweep("search", kernel, l, p) }
     }
 }
 
