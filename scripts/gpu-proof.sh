@@ -73,8 +73,16 @@ fi
 sizes=8192,27593,118000 repeat=10
 [ -n "$quick" ] && sizes=300 repeat=3
 [ "$device" = cpu ] && [ -z "$quick" ] && sizes=2048,8192
+# Compute capability 9.0 has kernels of its own beside those for every device: which are faster decides what is default.
+kernels=(portable)
+if [ "$device" != cpu ] && UNICON_CUDA_KERNELS=hopper "$unicon" bench --device "$device" --n 64 --rank 8 --d1 8 --d2 8 --repeat 1 >/dev/null 2>&1; then
+  kernels+=(hopper)
+fi
 for mode in "${modes[@]}"; do
-  step "bench, $mode" "bench_$mode" "$unicon" bench --json --device "$device" --precision "$mode" --n "$sizes" --repeat "$repeat"
+  for set in "${kernels[@]}"; do
+    step "bench, $mode, $set" "bench_${mode}_$set" env UNICON_CUDA_KERNELS="$set" \
+      "$unicon" bench --json --device "$device" --precision "$mode" --n "$sizes" --repeat "$repeat"
+  done
 done
 
 if python3 -c 'import numpy' 2>/dev/null; then
@@ -96,7 +104,10 @@ fi
 if [ -n "$quick" ] || [ "$device" = cpu ]; then
   waits "n = 1,000,000" "--quick, or device is cpu"
 else
-  step "n = 1,000,000" million "$unicon" bench --json --device "$device" --n 1000000 --d1 512 --d2 512 --repeat 3 --budget 120
+  for set in "${kernels[@]}"; do
+    step "n = 1,000,000, $set" "million_$set" env UNICON_CUDA_KERNELS="$set" \
+      "$unicon" bench --json --device "$device" --n 1000000 --d1 512 --d2 512 --repeat 3 --budget 120
+  done
 fi
 
 name=$device

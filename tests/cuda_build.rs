@@ -90,7 +90,12 @@ fn every_kernel_has_its_twin_on_the_host() {
         built.extend(kernels(&report).into_iter().map(|k| k.name));
     }
     let list = include_str!("cuda_standin/kernels.inc").lines().filter_map(|l| l.strip_prefix("KERNEL("));
-    let listed: BTreeSet<String> = list.map(|l| l.trim_end_matches(')').to_string()).collect();
+    // Without 90a among the architectures its own kernels are not built.
+    let hopper = images.contains_key("hopper_pack");
+    let listed: BTreeSet<String> = list
+        .map(|l| l.trim_end_matches(')').to_string())
+        .filter(|name| hopper || !name.starts_with("hopper_"))
+        .collect();
     let missing: Vec<_> = built.symmetric_difference(&listed).collect();
     assert!(missing.is_empty(), "in the images or in tests/cuda_standin/kernels.inc only: {missing:?}");
 }

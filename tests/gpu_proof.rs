@@ -31,7 +31,7 @@ fn the_script_runs_through_on_the_cpu() {
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(json["selftest_f32"]["ok"], true);
     assert_eq!(json["reference"]["ok"], true);
-    let rows = json["bench_f32"]["rows"].as_array().expect("rows");
+    let rows = json["bench_f32_portable"]["rows"].as_array().expect("rows");
     assert!(rows.iter().any(|r| r["name"] == "pass 2" && r["fraction"].as_f64() > Some(0.0)), "{rows:?}");
     let waits = json["waits"].as_array().expect("a list");
     assert!(waits.iter().any(|w| w.as_str().is_some_and(|w| w.contains("n = 1,000,000"))), "{waits:?}");

@@ -60,6 +60,11 @@ impl KernelSet {
         }
     }
 
+    /// Whether a device can take these kernels.
+    pub fn runs_on(self, info: &DeviceInfo) -> bool {
+        self != Self::Hopper || why_not(info).is_none()
+    }
+
     /// Whether a device takes the Hopper kernels.
     pub(super) fn is_hopper(self, info: &DeviceInfo) -> Result<bool> {
         let (set, asked) = match self {
@@ -67,7 +72,7 @@ impl KernelSet {
             set => (set, "the Hopper kernels"),
         };
         match set {
-            Self::Auto => Ok(AUTO == Self::Hopper && why_not(info).is_none()),
+            Self::Auto => Ok(AUTO == Self::Hopper && AUTO.runs_on(info)),
             Self::Portable => Ok(false),
             Self::Hopper => match why_not(info) {
                 None => Ok(true),

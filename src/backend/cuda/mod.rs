@@ -159,6 +159,15 @@ impl Cuda {
         if self.device.hopper { KernelSet::Hopper } else { KernelSet::Portable }
     }
 
+    /// The same device opened anew with other kernels, on a stream of its own, outside of any group.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Unsupported`](crate::Error::Unsupported) where the kernels do not run.
+    pub fn with_kernels(&self, kernels: KernelSet) -> Result<Self> {
+        let (mode, control) = (self.mode, self.control.clone());
+        Self::open(self.device.info.ordinal, Options { mode, kernels, control, ..Options::default() })
+    }
+
     /// Makes the peak of [`Backend::memory`] what is held now.
     pub fn forget_peak(&self) {
         self.device.account.forget_peak();
