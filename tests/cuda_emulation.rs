@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Faults 1 .. COUNT of `emu::Fault`.
-const FAULTS: u32 = 11;
+const FAULTS: u32 = 23;
 
 fn build() -> Option<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_string());

@@ -60,6 +60,18 @@ enum class Fault {
     kUntransposedValues,
     kSkippedExchange,
     kTieOrder,
+    kHopperEarlyRelease,
+    kHopperFullWait,
+    kHopperParity,
+    kHopperUnswizzled,
+    kHopperStep,
+    kHopperProductWait,
+    kHopperRowBound,
+    kHopperColumnBound,
+    kHopperExceptionSearch,
+    kHopperExchangeBarrier,
+    kHopperChunkOrder,
+    kHopperValueOrder,
     kCount
 };
 inline Fault& fault() {
@@ -151,6 +163,14 @@ struct Deposit {
     uint64_t value = 0;
 };
 
+// What another header adds to a block (hopper.h). One for each block, made when first needed.
+struct Extension {
+    virtual ~Extension() = default;
+    virtual bool advance() = 0;  // does the oldest asynchronous work, if there is any
+    virtual void report() = 0;   // says on standard error who waits for what
+    virtual void finish() = 0;   // fails if something was left undone
+};
+
 constexpr size_t kStack = 128 << 10;
 
 struct Block {
@@ -163,6 +183,7 @@ struct Block {
     Context scheduler;
     bool progress = false, backwards = false;
     std::function<void()> body;
+    std::unique_ptr<Extension> extension;
 #ifdef UNICON_FIBRE_ANNOTATIONS
     const void* scheduler_stack = nullptr;
     size_t scheduler_size = 0;
@@ -233,6 +254,7 @@ inline void launch(Index grid, unsigned threads, size_t shared, bool backwards, 
                 for (size_t i = 0; i < shared; ++i) b.shared[i] = i % 2 ? 0x7f : 0xff;  // NaN as fp16, bf16 and fp32
                 b.fibres = std::vector<Fibre>(threads);
                 for (auto& d : b.deposits) d.assign(threads, Deposit());
+                b.extension.reset();
                 b.arrived = b.round = 0;
                 b.warp_arrived.assign((threads + 31) / 32, 0);
                 b.warp_round.assign((threads + 31) / 32, 0);
@@ -258,8 +280,11 @@ inline void launch(Index grid, unsigned threads, size_t shared, bool backwards, 
                             moved |= b.progress;
                         } while (b.progress);
                     }
-                    if (running && !moved) fail("deadlock: threads wait at barriers that others never reach");
+                    if (!running || moved || (b.extension && b.extension->advance())) continue;
+                    if (b.extension) b.extension->report();
+                    fail("deadlock: threads wait at barriers that others never reach");
                 }
+                if (b.extension) b.extension->finish();
                 for (auto& f : b.fibres)
                     if (!f.open.empty()) fail("copies were never committed");
             }

@@ -7,6 +7,8 @@
 #include "../../cuda/sweep.cuh"
 #include "../../cuda/tiles.cuh"
 #include "../../cuda/weights.cuh"
+#include "../../cuda/logsum.cuh"
+#include "../../cuda/hopper_sweep.cuh"
 
 #include <random>
 #include <string>
@@ -19,6 +21,18 @@ namespace clip_weights_cu {
 }
 namespace clip_fused_cu {
 #include "../../cuda/clip_fused.cu"
+}
+namespace hopper_pack_cu {
+#include "../../cuda/hopper_pack.cu"
+}
+namespace hopper_stats_cu {
+#include "../../cuda/hopper_stats.cu"
+}
+namespace hopper_weights_cu {
+#include "../../cuda/hopper_weights.cu"
+}
+namespace hopper_fused_cu {
+#include "../../cuda/hopper_fused.cu"
 }
 namespace additive_cu {
 #include "../../cuda/additive.cu"

@@ -1,6 +1,7 @@
 // Runs every kernel on the host. Usage: emulation [FAULT]; with the number of a deliberate fault the run must fail.
 #include "dense.cpp"
 #include "rows.cpp"
+#include "hopper.cpp"
 
 int main(int argc, char** argv) {
     const int fault = argc > 1 ? atoi(argv[1]) : 0;
@@ -15,6 +16,7 @@ int main(int argc, char** argv) {
         rng().seed(7);
         dense_suite();
         rows_suite();
+        hopper_suite();
     }
     printf("%d checks, %d failures\n", checks, failures);
     return failures ? 1 : 0;

@@ -4,3 +4,4 @@
 
 void dense_suite();
 void rows_suite();
+void hopper_suite();
