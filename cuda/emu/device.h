@@ -19,6 +19,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define UNICON_FIBRE_ANNOTATIONS 1
 #endif
@@ -261,6 +262,10 @@ inline void launch(Index grid, unsigned threads, size_t shared, bool backwards, 
                 for (unsigned t = 0; t < threads; ++t) {
                     b.fibres[t].done = false;
                     b.fibres[t].stack = stacks[t].get();
+#ifdef UNICON_FIBRE_ANNOTATIONS
+                    // The last fibre there never returned from its outermost functions.
+                    __asan_unpoison_memory_region(stacks[t].get(), kStack);
+#endif
                     b.fibres[t].context.prepare(stacks[t].get(), kStack, fibre_main);
                 }
                 // A warp runs until all its lanes wait for other warps, then the next one does.

@@ -1,5 +1,6 @@
-// The functions of ptx_hopper.cuh on the host. Copies and products happen as late as they may, when somebody has to wait for
-// them (or at once, `backwards`): a missing wait reads what was there before, a stage given back too early is overwritten.
+// The functions of ptx_hopper.cuh on the host. Copies happen as late as they may, when nothing else can go on, and products
+// when they are waited for: a missing wait reads what was there before. `backwards` copies happen at once and products when
+// nothing else can go on: a stage given back too early is overwritten.
 // Operand words are taken apart as the hardware does. Not shown: proxies and fences, bank conflicts, speed.
 #pragma once
 
@@ -65,6 +66,7 @@ struct Hopper : Extension {
     std::array<Named, 16> named;
     std::vector<Thread> threads;
     std::vector<Warpgroup> warpgroups;
+    int parked = 0, turn = 0;  // threads whose products wait until nothing else can go on, and how often that was so
 
     Hopper() : threads(block().threads.x), warpgroups((block().threads.x + 127) / 128) {
         for (Warpgroup& g : warpgroups) g.registers = int(65536 / block().threads.x / 8 * 8);
@@ -72,7 +74,10 @@ struct Hopper : Extension {
 
     static void perform(const Bulk& c);
     bool advance() override {
-        if (bulks.empty()) return false;
+        if (bulks.empty()) {
+            ++turn;
+            return parked > 0;
+        }
         const Bulk next = bulks.front();
         bulks.pop_front();
         perform(next);
@@ -176,6 +181,14 @@ struct Hopper : Extension {
     // Completes all but the newest `groups` groups.
     static void complete(int groups) {
         Thread& t = thread();
+        if (block().backwards && !t.pending.empty() && t.pending[0].group < t.group - groups) {
+            Hopper& all = get();
+            const int turn = all.turn;
+            ++all.parked;
+            while (all.turn == turn) yield();
+            --all.parked;
+            block().progress = true;
+        }
         size_t done = 0;
         for (; done < t.pending.size() && t.pending[done].group < t.group - groups; ++done) {
             const Pending p = t.pending[done];
@@ -217,7 +230,6 @@ struct Hopper : Extension {
                 }
         }
         Pending p{number, t.group, d, columns / 2, add, {}};
-        if (block().backwards) return multiply(p);
         const bool waits = std::any_of(t.pending.begin(), t.pending.end(), [&](const Pending& o) { return o.d == d; });
         if (!waits) hide(p);
         t.pending.push_back(p);
