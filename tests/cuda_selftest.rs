@@ -34,15 +34,25 @@ fn device() -> Option<std::path::PathBuf> {
 #[test]
 fn cuda_passes_in_every_mode_and_leaves_nothing_behind() {
     let Some(folder) = device() else { return };
-    for (mode, compute_capability) in [("fp16", "90"), ("bf16", "80"), ("f32", "86")] {
+    // Compute capability 9.0 has kernels of its own for the clip loss; there, without a choice, both sets are checked.
+    let cases = [("fp16", "90", None), ("bf16", "80", None), ("f32", "86", None)];
+    let hopper = [("bf16", "90", Some("hopper")), ("f32", "90", Some("hopper"))];
+    for (mode, compute_capability, kernels) in cases.into_iter().chain(hopper) {
         let report = tempfile::NamedTempFile::new().expect("a temporary file");
         let out = standin::unicon(&folder)
-            .args(["selftest", "--quick", "--device", "cuda:0", "--precision", mode])
+            .args(["selftest", "--quick", "--json", "--device", "cuda:0", "--precision", mode])
             .env("UNICON_STANDIN_REPORT", report.path())
             .env("UNICON_STANDIN_SM", compute_capability)
+            .envs(kernels.map(|k| ("UNICON_CUDA_KERNELS", k)))
             .output()
             .expect("unicon starts");
         assert_eq!(out.status.code(), Some(0), "{mode}: {}", text(&out));
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one JSON object");
+        let of_hopper =
+            |device: &serde_json::Value| device.as_str().is_some_and(|d| d.contains("Hopper kernels"));
+        assert_eq!(of_hopper(&json["device"]), kernels.is_some(), "{mode}: {json}");
+        let both = compute_capability == "90" && kernels.is_none();
+        assert_eq!(of_hopper(&json["other_kernels"]["device"]), both, "{mode}: {json}");
         let report = standin::report(report.path());
         for kind in ["live_device", "live_host", "streams", "events", "modules", "pools", "unrun"] {
             assert_eq!(report[kind], 0, "{mode}: {kind} {report:?}");
@@ -53,13 +63,17 @@ fn cuda_passes_in_every_mode_and_leaves_nothing_behind() {
 /// Deliberate faults of the kernels (`emu::Fault`) that a test of results must notice on any device.
 const FAULTS: [(&str, u32); 4] =
     [("swapped fragment", 4), ("column bound", 5), ("exception search", 7), ("tie order", 11)];
+/// The same of the kernels for compute capability 9.0.
+const HOPPER_FAULTS: [(&str, u32); 2] = [("step", 16), ("value order", 23)];
 
 #[test]
 fn faults_of_kernels_are_noticed() {
     let Some(folder) = device() else { return };
-    for (name, fault) in FAULTS {
+    let portable = FAULTS.map(|(name, fault)| (name, fault, "portable"));
+    for (name, fault, kernels) in portable.into_iter().chain(HOPPER_FAULTS.map(|(n, f)| (n, f, "hopper"))) {
         let out = standin::unicon(&folder)
             .args(["selftest", "--quick", "--device", "cuda:0"])
+            .env("UNICON_CUDA_KERNELS", kernels)
             .env("UNICON_STANDIN_FAULT", fault.to_string())
             .output()
             .expect("unicon starts");
@@ -82,6 +96,25 @@ fn fit(folder: &Path, work: &Path, environment: &[(&str, String)]) -> Output {
         .envs(environment.iter().map(|(k, v)| (k, v)))
         .output()
         .expect("unicon starts")
+}
+
+#[test]
+fn kernels_that_the_device_has_not_are_refused() {
+    let Some(folder) = device() else { return };
+    for (kernels, compute_capability, said) in [
+        ("hopper", "86", "compute capability 9.0 is needed, cuda:0 has 8.6"),
+        ("volta", "90", "UNICON_CUDA_KERNELS: expected portable, hopper or auto, got `volta`"),
+    ] {
+        let out = standin::unicon(&folder)
+            .args(["selftest", "--quick", "--device", "cuda:0"])
+            .env("UNICON_STANDIN_SM", compute_capability)
+            .env("UNICON_CUDA_KERNELS", kernels)
+            .output()
+            .expect("unicon starts");
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{}", text(&out));
+        assert!(error.contains(said) && error.trim_end().lines().count() == 1, "{error}");
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@
 #include "../../cuda/sweep.cuh"
 #include "../../cuda/tiles.cuh"
 #include "../../cuda/weights.cuh"
+#include "../../cuda/logsum.cuh"
+#include "../../cuda/hopper_sweep.cuh"
 #include "standin.h"
 
 #include <map>
@@ -21,6 +23,18 @@ namespace clip_weights_cu {
 }
 namespace clip_fused_cu {
 #include "../../cuda/clip_fused.cu"
+}
+namespace hopper_pack_cu {
+#include "../../cuda/hopper_pack.cu"
+}
+namespace hopper_stats_cu {
+#include "../../cuda/hopper_stats.cu"
+}
+namespace hopper_weights_cu {
+#include "../../cuda/hopper_weights.cu"
+}
+namespace hopper_fused_cu {
+#include "../../cuda/hopper_fused.cu"
 }
 namespace additive_cu {
 #include "../../cuda/additive.cu"
@@ -56,6 +70,10 @@ std::map<std::string, Kernel> all() {
     using namespace clip_stats_cu;
     using namespace clip_weights_cu;
     using namespace clip_fused_cu;
+    using namespace hopper_pack_cu;
+    using namespace hopper_stats_cu;
+    using namespace hopper_weights_cu;
+    using namespace hopper_fused_cu;
     using namespace additive_cu;
     using namespace search_cu;
     using namespace rows_cu;
