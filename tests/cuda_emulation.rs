@@ -9,7 +9,10 @@ use std::process::{Command, Output};
 /// Faults 1 .. COUNT of `emu::Fault`.
 const FAULTS: u32 = 23;
 
-fn build() -> Option<PathBuf> {
+/// Mistakes 1 .. of `mistakes.cpp`.
+const MISTAKES: u32 = 27;
+
+fn build(name: &str, source: &str) -> Option<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_string());
     let works = Command::new(&compiler).arg("--version").output().is_ok_and(|o| o.status.success());
     if !works {
@@ -18,8 +21,8 @@ fn build() -> Option<PathBuf> {
         println!("{message}");
         return None;
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_emulation/main.cpp");
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda_emulation");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_emulation").join(source);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let out = Command::new(&compiler)
         .args(["-std=c++20", "-O1", "-g1", "-fsanitize=address", "-Wall", "-Werror"])
         // Unused kernels of a family, and the unroll pragmas meant for nvcc.
@@ -38,7 +41,7 @@ fn run(program: &Path, fault: u32) -> Output {
 
 #[test]
 fn kernels_agree_with_float64_and_faults_are_noticed() {
-    let Some(program) = build() else { return };
+    let Some(program) = build("cuda_emulation", "main.cpp") else { return };
     let out = run(&program, 0);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
@@ -57,4 +60,20 @@ fn kernels_agree_with_float64_and_faults_are_noticed() {
         halves.into_iter().flat_map(|h| h.join().expect("no panic")).collect()
     });
     assert!(missed.is_empty(), "faults {missed:?} went unnoticed");
+}
+
+#[test]
+fn mistakes_in_the_use_of_hopper_instructions_are_noticed() {
+    let Some(program) = build("cuda_emulation_mistakes", "mistakes.cpp") else { return };
+    let run = |which: u32, backwards: bool| {
+        let order = if backwards { "1" } else { "0" };
+        let out = Command::new(&program).args([&which.to_string(), order]).output().expect("the program starts");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    for backwards in [false, true] {
+        assert_eq!(run(0, backwards), (Some(0), String::new()), "backwards: {backwards}");
+        let others: Vec<_> = (1..=MISTAKES).filter(|&k| run(k, backwards).0 != Some(3)).collect();
+        assert!(others.is_empty(), "mistakes {others:?} went unnoticed (backwards: {backwards})");
+    }
+    assert_eq!(run(MISTAKES + 1, false).0, Some(64), "MISTAKES must be the number of mistakes");
 }

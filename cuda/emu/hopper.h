@@ -37,7 +37,7 @@ struct Hopper : Extension {
     struct Product {
         uint64_t a = 0, b = 0;
         int columns = 0, issued = 0, done = 0;
-        bool from_registers = false, bf16 = false;
+        bool from_registers = false, bf16 = false, add = false;
         std::vector<float> rows, cols;  // [64][16], [columns][16]
     };
     // A thread's part of a product that has not been waited for.
@@ -52,6 +52,7 @@ struct Hopper : Extension {
     struct Thread {
         size_t issued = 0;
         int group = 0;
+        bool begun = false;  // wgmma_begin since registers may have changed
         std::vector<Pending> pending;
         const hopper::Barrier* barrier = nullptr;
         int parity = 0;
@@ -111,7 +112,17 @@ struct Hopper : Extension {
     static Thread& thread() { return get().threads[block().current]; }
     static Warpgroup& warpgroup() { return get().warpgroups[block().current / 128]; }
 
+    // Whether [p, p + bytes) lies in shared memory.
+    static bool is_shared(const void* p, size_t bytes) {
+        const auto& shared = block().shared;
+        const size_t at = size_t(static_cast<const unsigned char*>(p) - shared.data());
+        return at <= shared.size() && bytes <= shared.size() - at;
+    }
+    static void placed(const hopper::Barrier* b) {
+        if (!is_shared(b, 8) || uintptr_t(b) % 8) fail("a barrier that is not in shared memory, aligned to 8");
+    }
     static uint64_t& checked(hopper::Barrier* b) {
+        placed(b);
         if (!(b->state >> 31 & 1)) fail("a barrier is used that was not initialised");
         return b->state;
     }
@@ -124,6 +135,7 @@ struct Hopper : Extension {
     }
     static void arrive(hopper::Barrier* b, uint32_t bytes) {
         uint64_t& state = checked(b);
+        if (bytes >= 1 << 20) fail("a barrier cannot count that many bytes");
         if (!(state >> 16 & 0x7fff)) fail("more arrivals at a barrier than it expects");
         state -= uint64_t(1) << 16;
         state += uint64_t(bytes) << 32;
@@ -132,9 +144,10 @@ struct Hopper : Extension {
 
     // Decodes `rows` rows of sixteen elements.
     static std::vector<float> decode(uint64_t operand, int rows, bool bf16) {
-        if ((operand >> 16 & 0x3fff) != 1 || (operand >> 32 & 0x3fff) != 64 || operand >> 62 != 1 || (operand >> 49 & 7))
+        if ((operand & ~uint64_t(0x3fff)) != (uint64_t(1) << 16 | uint64_t(64) << 32 | uint64_t(1) << 62))
             fail("an operand that is not a swizzled tile");
         const size_t start = (operand & 0x3fff) << 4;
+        if (start / 128 * 128 + size_t(rows) * 128 > block().shared.size()) fail("an operand beyond shared memory");
         std::vector<float> out(size_t(rows) * 16);
         for (int i = 0; i < rows; ++i)
             for (int k = 0; k < 16; ++k) {
@@ -180,7 +193,9 @@ struct Hopper : Extension {
 
     // Completes all but the newest `groups` groups.
     static void complete(int groups) {
+        exchange(10, [](Deposit&) {});
         Thread& t = thread();
+        t.begun = false;
         if (block().backwards && !t.pending.empty() && t.pending[0].group < t.group - groups) {
             Hopper& all = get();
             const int turn = all.turn;
@@ -207,16 +222,18 @@ struct Hopper : Extension {
         const bool bf16 = std::is_same_v<T, bf16_t>;
         exchange(registers ? 8 : 7, [](Deposit&) {});
         Thread& t = thread();
+        if (!t.begun) fail("a product without wgmma_begin");
         Warpgroup& group = warpgroup();
         const size_t number = t.issued++;
         if (number - group.first == group.products.size()) {
             Product p;
-            p.a = a, p.b = b, p.columns = columns, p.from_registers = registers != nullptr, p.bf16 = bf16;
+            p.a = a, p.b = b, p.columns = columns, p.from_registers = registers != nullptr, p.bf16 = bf16, p.add = add;
             if (registers) p.rows.resize(64 * 16);
             group.products.push_back(p);
         }
         Product& product = group.products[number - group.first];
-        if (product.b != b || product.columns != columns || product.from_registers != (registers != nullptr) || product.a != a)
+        if (product.b != b || product.columns != columns || product.from_registers != (registers != nullptr) || product.a != a ||
+            product.add != add)
             fail("the threads of a warpgroup want different products");
         ++product.issued;
         block().progress = true;
@@ -250,6 +267,8 @@ inline void Hopper::perform(const Bulk& c) {
 namespace hopper {
 
 inline void barrier_init(Barrier* b, int arrivals) {
+    emu::Hopper::placed(b);
+    if (arrivals < 1) emu::fail("a barrier that expects nobody");
     b->state = uint64_t(arrivals) << 1 | uint64_t(arrivals) << 16 | uint64_t(1) << 31;
 }
 inline void barrier_init_fence() {}
@@ -265,6 +284,7 @@ inline void barrier_wait(Barrier* b, int parity) {
 }
 inline void bulk_copy(void* destination, const void* source, uint32_t bytes, Barrier* b) {
     if (uintptr_t(destination) % 16 || uintptr_t(source) % 16 || bytes % 16) emu::fail("a misaligned bulk copy");
+    if (!emu::Hopper::is_shared(destination, bytes)) emu::fail("a bulk copy to a place that is not in shared memory");
     const emu::Hopper::Bulk copy{destination, source, bytes, b};
     if (emu::block().backwards) return emu::Hopper::perform(copy);
     emu::Hopper::get().bulks.push_back(copy);
@@ -283,6 +303,7 @@ template <int Registers> inline void give_registers() {
 }
 template <int Registers> inline void take_registers() {
     static_assert(Registers % 8 == 0 && Registers >= 24 && Registers <= 256);
+    if (emu::Hopper::warpgroup().registers > Registers) emu::fail("registers are taken that were held already");
     emu::Hopper::warpgroup().registers = Registers;
 }
 inline uint64_t tile_operand(const void* tile, int step) {
@@ -290,8 +311,11 @@ inline uint64_t tile_operand(const void* tile, int step) {
     if (address % 1024 || address >= 1 << 18) emu::fail("an operand that is not aligned to its swizzle");
     return ((address >> 4) + uint64_t(step) * 2) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
-inline void wgmma_begin() {}
-inline void wgmma_commit() { ++emu::Hopper::thread().group; }
+inline void wgmma_begin() { emu::Hopper::thread().begun = true; }
+inline void wgmma_commit() {
+    emu::exchange(9, [](emu::Deposit&) {});
+    ++emu::Hopper::thread().group;
+}
 template <int Pending> inline void wgmma_wait() { emu::Hopper::complete(Pending); }
 template <int N> inline void ready(float (&)[N]) {}
 template <class T, int N> inline void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool add) {
