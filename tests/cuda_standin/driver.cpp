@@ -741,8 +741,11 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
     if (!valid(stream)) return kInvalidHandle;
     if (!gx || !gy || !gz || gx > 0x7fffffffu || gy > 65535 || gz > 65535) return kInvalid;
     if (by != 1 || bz != 1 || bx == 0 || bx > 1024 || shared > function->max_dynamic_shared || extra) return kInvalid;
-    // The kernels are written for whole warps; __launch_bounds__ of all of them is 256.
-    if (bx > 256) return kOutOfResources;
+    // The kernels are written for whole warps; __launch_bounds__ is 256, and 384 where warpgroups have roles.
+    const string kernel = function->kernel->name;
+    const bool roles = kernel.rfind("hopper_", 0) == 0 && kernel.rfind("hopper_pack", 0) != 0;
+    if (roles && capability() != 90) fail(kernel + " is launched on another architecture");
+    if (bx > (roles ? 384 : 256)) return kOutOfResources;
     if (bx % 32) fail(string(function->kernel->name) + " is launched with part of a warp");
     submit(stream_of(stream), [=, body = function->kernel->bind(parameters)] { run_grid(gx, gy, gz, bx, shared, body); });
     return kOk;

@@ -325,7 +325,8 @@ const fn pack_cu(kernel: &'static str) -> Name {
 
 impl Device {
     fn pack_rows(&self, z: Rows<'_, u16>, shape: Shape, tiles: usize, out: &Buffer<u16>) -> Result<()> {
-        out.view().holds(tiles * shape.chunks * TILE_BYTES / 2)?;
+        let out = out.view();
+        out.holds(tiles * shape.chunks * TILE_BYTES / 2)?;
         let halves = if shape.products == 1 { 1i32 } else { 2 };
         let pieces = tiles * shape.chunks * TILE_BYTES / 16;
         let grid = (pieces.div_ceil(kernels::THREADS as usize), 1);
@@ -337,7 +338,7 @@ impl Device {
             argument(&halves),
             argument(&rows),
             argument(&tiles),
-            argument(&out.view().ptr),
+            argument(&out.ptr),
         ];
         // SAFETY: the kernel's parameters in their order and types; both buffers hold what it touches.
         unsafe { self.launch(pack_cu("hopper_pack_rows"), grid, 0, &mut arguments) }
@@ -350,7 +351,8 @@ impl Device {
         (skip, tiles, padded): (usize, usize, usize),
         out: &Buffer<u16>,
     ) -> Result<()> {
-        out.view().holds(tiles * padded * TILE)?;
+        let out = out.view();
+        out.holds(tiles * padded * TILE)?;
         let grid = ((tiles * padded * 8).div_ceil(kernels::THREADS as usize), 1);
         let (ld, width, rows) = (v.ld as i64, width.min(v.ld) as i32, v.rows as i64);
         let (padded, skip, tiles) = (padded as i32, skip as i32, tiles as i64);
@@ -362,7 +364,7 @@ impl Device {
             argument(&padded),
             argument(&skip),
             argument(&tiles),
-            argument(&out.view().ptr),
+            argument(&out.ptr),
         ];
         // SAFETY: the kernel's parameters in their order and types; both buffers hold what it touches.
         unsafe { self.launch(pack_cu("hopper_pack_values"), grid, 0, &mut arguments) }
