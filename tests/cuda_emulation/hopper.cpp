@@ -75,14 +75,18 @@ void hopper_statistics(const Problem& p, const Packed& z, const HopperCase& c) {
     const float scale = float(1.4426950408889634 / c.tau), shift = c.robust ? 0.0f : 1.5f;
     const vector<double> rows = log_sums(p.s, p.positives, c.tau, false), cols = log_sums(p.s, p.positives, c.tau, true);
     vector<double> got_rows = poisoned<double>(p.nx), got_cols = poisoned<double>(p.ny);
-    const int split = p.nx > 20 ? p.nx / 2 + 3 : p.nx, stages = z.chunks + c.stages;
-    for (int panel = 0; panel < (split < p.nx ? 2 : 1); ++panel) {
-        const int begin = panel ? split : 0, end = panel ? p.nx : split, count = end - begin;
-        const emu::Index grid{pieces(begin, end, 256), (pieces(0, p.ny, 128) + c.tiles - 1) / c.tiles, 1};
+    // Panels of rows and of columns that begin within tiles, and add up.
+    const int split = p.nx > 20 ? p.nx / 2 + 3 : p.nx, middle = p.ny > 200 ? p.ny - 70 : p.ny, stages = z.chunks + c.stages;
+    for (int panel = 0; panel < 4; ++panel) {
+        const bool lower = panel & 1, right = panel & 2;
+        const int begin = lower ? split : 0, end = lower ? p.nx : split, count = end - begin;
+        const int col_begin = right ? middle : 0, col_end = right ? p.ny : middle, cols_count = col_end - col_begin;
+        if (count == 0 || cols_count == 0) continue;
+        const emu::Index grid{pieces(begin, end, 256), (pieces(col_begin, col_end, 128) + c.tiles - 1) / c.tiles, 1};
         const int row_parts = int(grid.y), col_parts = int(grid.x) * 2;
         auto row_sum = poisoned<float>(size_t(row_parts) * count), row_max = row_sum;
-        auto col_sum = poisoned<float>(size_t(col_parts) * p.ny), col_max = col_sum;
-        const ClipStats args{z.sweep(p, begin, end, 0, p.ny, c.tiles, stages), scale, shift, row_sum.data(), row_max.data(), col_sum.data(), col_max.data()};
+        auto col_sum = poisoned<float>(size_t(col_parts) * cols_count), col_max = col_sum;
+        const ClipStats args{z.sweep(p, begin, end, col_begin, col_end, c.tiles, stages), scale, shift, row_sum.data(), row_max.data(), col_sum.data(), col_max.data()};
         using namespace hopper_stats_cu;
         run_hopper(grid, size_t(hopper::sweep_shared(z.chunks, stages)), [&] {
             const bool half = p.mode != Mode::kBf16;
@@ -90,10 +94,11 @@ void hopper_statistics(const Problem& p, const Packed& z, const HopperCase& c) {
             else half ? hopper_stats_f16(args) : hopper_stats_bf16(args);
         });
         run_items(count, false, [&] {
-            reduce_cu::merge_log_sums(row_sum.data(), c.robust ? row_max.data() : nullptr, row_parts, count, shift, got_rows.data() + begin, 0);
+            reduce_cu::merge_log_sums(row_sum.data(), c.robust ? row_max.data() : nullptr, row_parts, count, shift, got_rows.data() + begin, right);
         });
-        run_items(p.ny, false, [&] {
-            reduce_cu::merge_log_sums(col_sum.data(), c.robust ? col_max.data() : nullptr, col_parts, p.ny, shift, got_cols.data(), panel);
+        run_items(cols_count, false, [&] {
+            reduce_cu::merge_log_sums(col_sum.data(), c.robust ? col_max.data() : nullptr, col_parts, cols_count, shift,
+                                      got_cols.data() + col_begin, lower);
         });
     }
     for (int i = 0; i < p.nx; ++i) expect(got_rows[i], rows[i], 0, exponent_error(c.tau), "row log-sum");
@@ -101,7 +106,8 @@ void hopper_statistics(const Problem& p, const Packed& z, const HopperCase& c) {
 }
 
 void hopper_panel(const Problem& p, const Packed& z, const HopperCase& c, const Coefficients& k) {
-    const int col_begin = p.ny > 40 ? 8 : 0, row_begin = p.nx > 40 ? 5 : 0, rows = p.nx - row_begin, cols = p.ny - col_begin;
+    const int col_begin = p.ny > 260 ? 136 : p.ny > 40 ? 8 : 0, row_begin = p.nx > 280 ? 261 : p.nx > 40 ? 5 : 0;
+    const int rows = p.nx - row_begin, cols = p.ny - col_begin;
     const int64_t ld = (cols + 7) / 8 * 8;
     auto narrow = poisoned<uint16_t>(size_t(rows * ld));
     auto wide = poisoned<float>(size_t(rows * ld));
@@ -122,7 +128,7 @@ void hopper_panel(const Problem& p, const Packed& z, const HopperCase& c, const 
 void hopper_fused(const Problem& p, const Packed& z, const HopperCase& c, const Coefficients& k) {
     if (p.mode == Mode::kSplit) return;
     const int width = c.width, padded = width <= 128 ? 128 : 256, stages = 2 + c.stages;
-    const int row_begin = p.nx > 40 ? 5 : 0, col_begin = p.ny > 40 ? 9 : 0, rows = p.nx - row_begin;
+    const int row_begin = p.nx > 280 ? 133 : p.nx > 40 ? 5 : 0, col_begin = p.ny > 260 ? 73 : p.ny > 40 ? 9 : 0, rows = p.nx - row_begin;
     const int64_t ld_values = (width + 7) / 8 * 8;
     // Values of the columns from `start` on only.
     const int start = col_begin, first = start / 64, tiles = (p.ny + 63) / 64 - first;
@@ -185,6 +191,10 @@ void hopper_suite() {
         {Mode::kSplit, 70, 260, 80, Relation::kDiagonal, 0.05, false, 2, 1, 0},
         {Mode::kSplit, 131, 133, 128, Relation::kDiagonal, 0.01, true, 2, 0, 0},
         {Mode::kHalf, 1, 1, 1, Relation::kDiagonal, 0.07, false, 1, 0, 1},
+        {Mode::kHalf, 64, 64, 64, Relation::kMany, 0.07, false, 1, 0, 64},
+        {Mode::kBf16, 330, 40, 128, Relation::kNone, 0.05, true, 1, 0, 16},
+        {Mode::kHalf, 63, 530, 1, Relation::kMany, 0.5, false, 3, 0, 130},
+        {Mode::kSplit, 65, 64, 64, Relation::kNone, 0.07, false, 1, 3, 0},
     };
     for (const HopperCase& c : cases) {
         char text[160];
