@@ -756,7 +756,7 @@ typedef struct unicon_fit_options {
     int64_t n_landmarks;            /**< Kernel: Nystrom reference points, 0 (default): every sample (exact, O(n^2) memory). */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    int64_t n_iters;                /**< Spectral updates, at least 1, default 2. 0 refines a warm or random start as it is. */
+    int64_t n_iters;                /**< Spectral updates, default 2. 0, only with `refine`: a warm or random start is refined as it is. */
     double tol;                     /**< Stop when F1^T F2 moves less (Frobenius norm), >= 0, default 0: never. */
     double rho;                     /**< Divides C, > 0, default 1. */
     double ridge;                   /**< Added to the leading diagonal of F1^T F2 before its last SVD, >= 0, default 0. */
@@ -942,8 +942,8 @@ typedef struct unicon_best_options {
 UNICON_API unicon_status_t unicon_best_options_init(unicon_best_options_t *options, size_t struct_size);
 
 /**
- * The fit that needs no tuning: whitening, one spectral update, refinement on sampled negatives, with shrinkage, power and (on
- * request) dimension and temperature chosen on validation pairs.
+ * The fit that needs no tuning: whitening, one spectral update, and descent on the loss from there (on mini-batches where data is large,
+ * else by L-BFGS), with shrinkage, power and (on request) dimension and temperature chosen on validation pairs.
  * @param options not NULL.
  * @param x n_x by d1. @param y n_y by d2.
  * @param positives NULL for the diagonal (n_x = n_y).

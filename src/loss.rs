@@ -42,7 +42,7 @@ pub enum EpsBy {
 pub struct Loss {
     /// Which member.
     pub kind: LossKind,
-    /// Temperature, > 0. Unused by [`LossKind::TripletHard`].
+    /// Temperature, at least 0.001. Unused by [`LossKind::TripletHard`].
     pub tau: f64,
     /// Weight of the positive inside the loss, finite; 1 is the textbook loss, more up-weights positives.
     pub nu: f64,

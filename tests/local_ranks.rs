@@ -74,6 +74,18 @@ impl Lab {
         (0..size).map(|rank| program(&self.temp, args).envs(variables(rank)).spawn().unwrap()).collect()
     }
 
+    /// What one process reports.
+    fn alone(&self, args: &str) -> serde_json::Value {
+        report(&[wait(program(&self.temp, args).spawn().unwrap())])
+    }
+
+    /// The model that ranks have made under these arguments is, to the bit, that of one process, which takes its place.
+    fn one_process_makes_it_too(&self, args: &str, model: &Path) {
+        let shared = tensors(model);
+        self.alone(args);
+        assert!(tensors(model) == shared);
+    }
+
     /// A fit that would run for minutes.
     fn long_fit(&self, id: &str) -> (Vec<Child>, PathBuf) {
         let (x, y) = data(self.dir.path(), 6000);
@@ -128,7 +140,7 @@ fn ranks_without_mpi_agree_with_one_process_bit_for_bit() {
         )
     };
     let (args, alone) = fit("alone");
-    report(&wait_all(vec![program(&lab.temp, &args).spawn().unwrap()]));
+    lab.alone(&args);
     let plain = |rank: usize| {
         let pairs = [("UNICON_RANK", rank), ("UNICON_WORLD_SIZE", 2), ("UNICON_LOCAL_RANK", rank)];
         pairs.map(|(name, value)| (name.to_string(), value.to_string())).to_vec()
@@ -171,7 +183,7 @@ fn ranks_without_mpi_agree_with_one_process_bit_for_bit() {
     // Commands that one rank does for all, and those that all share.
     let model = alone.display();
     let eval = format!("eval --model {model} --x {x} --y {y}");
-    let one = report(&wait_all(vec![program(&lab.temp, &eval).spawn().unwrap()]));
+    let one = lab.alone(&eval);
     assert_eq!(report(&wait_all(lab.start("a", 3, &eval)))["recall"], one["recall"]);
     assert_eq!(report(&wait_all(lab.start("a", 3, "info")))["command"], "info");
     assert_eq!(lab.left(), [""; 0]);
@@ -188,9 +200,7 @@ fn two_jobs_at_one_address_do_not_meet() {
     });
     for (children, args, model) in jobs {
         report(&wait_all(children));
-        let shared = tensors(&model);
-        report(&wait_all(vec![program(&lab.temp, &args).spawn().unwrap()]));
-        assert!(tensors(&model) == shared);
+        lab.one_process_makes_it_too(&args, &model);
     }
     assert_eq!(lab.left(), [""; 0]);
 }
@@ -338,7 +348,7 @@ fn a_fit_goes_on_with_another_number_of_ranks() {
             "fit --x {x} --y {y} --rank 12 --preset global --iters 1 --refine 25 --whiten 0.1 --tau 0.1 --out {model}"
         )
     };
-    report(&wait_all(vec![program(&lab.temp, &args("whole")).spawn().unwrap()]));
+    lab.alone(&args("whole"));
     let state = lab.path("state");
     let inode = || std::fs::metadata(&state).ok().map(|m| std::os::unix::fs::MetadataExt::ino(&m));
     let mut killed = 0;
@@ -444,9 +454,7 @@ fn ranks_meet_that_each_have_a_parent_of_their_own() {
     });
     for (script, args, model) in jobs {
         assert_eq!(report(&[wait(script)])["ranks"]["size"], 2);
-        let shared = tensors(&model);
-        report(&wait_all(vec![program(&lab.temp, &args).spawn().unwrap()]));
-        assert!(tensors(&model) == shared);
+        lab.one_process_makes_it_too(&args, &model);
     }
     assert_eq!(lab.left(), [""; 0]);
 }

@@ -11,6 +11,7 @@
 //! | [`threads::ranks`] | ranks that are threads of one process: tests, benches |
 //! | [`local::Local`] | processes of one machine, whatever started them |
 //! | MPI, in the program (cargo feature `mpi`) | processes on one or many machines |
+//! | NCCL alone, of [`Cuda`](crate::backend::cuda::Cuda) | processes with a CUDA device each, on many machines |
 //! | the caller's callbacks, through the C ABI | any other |
 //!
 //! [`launch`] reads what a launcher says to its processes; [`rendezvous`] is where those meet that nothing connects yet.

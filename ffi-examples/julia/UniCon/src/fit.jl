@@ -32,7 +32,7 @@ end
 """
     BestUniCon(r = :auto; loss = Loss(), tau = nothing, kernel = nothing, landmarks = nothing, whiten, powers, widths, options...)
 
-The solver that needs no tuning: whitening, one spectral update and a refinement on sampled negatives, with the shrinkage, the power
+The solver that needs no tuning: whitening, one spectral update and descent on the loss from there, with the shrinkage, the power
 and, with `tau = :auto`, the temperature chosen on validation pairs, or on a tenth of the samples that is held back. `r` is a number, `:auto`,
 or a share of the energy below 1. `whiten`, `powers` and `widths` are vectors of candidates. `options` are the other fields of
 `unicon_best_options_t`: `refine` ([`Refine`](@ref)), `minibatch` ([`Minibatch`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`.

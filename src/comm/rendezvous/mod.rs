@@ -11,52 +11,29 @@
 //! another size, two jobs have one place: the later one ends with an error. On file systems without locks that does not
 //! show.
 
+mod card;
+#[cfg(test)]
+mod tests;
+mod watch;
+
 use super::launch::Launch;
 use super::patience;
 use super::place::place;
 use crate::error::{Error, Result};
-use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use card::{Card, card, drawn, is_held, machine, open, path};
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// The longest card that is read: that of rank 0 names all others.
-const LONGEST: u64 = 1 << 24;
+use watch::Watch;
 
 /// How long after rank 0 the others give up, and how long rank 0 waits for them to read why it does.
 const LATER: Duration = Duration::from_secs(2);
 
 /// How long a rank of an earlier job may take to leave the place.
 const LEAVING: Duration = Duration::from_secs(3);
-/// After how long a rank says that it waits.
-const QUIET: Duration = Duration::from_secs(10);
-
-/// What a rank says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Card {
-    /// Drawn for this meeting.
-    number: u64,
-    /// Ranks that are to meet.
-    size: usize,
-    /// The machine, as its kernel knows itself.
-    machine: String,
-    /// Whether the rank holds a lock as long as it lives: not every file system has locks.
-    locked: bool,
-    /// Of others: the number of the rank 0 that they have found.
-    found: Option<u64>,
-    /// Of rank 0: the numbers of all ranks, in order, once it has seen them.
-    seen: Vec<u64>,
-    /// Of rank 0, when complete: the machines of all ranks, in order.
-    machines: Vec<String>,
-    /// Of rank 0: what it has to tell the others.
-    bytes: Vec<u8>,
-    /// Of rank 0: why there will be no meeting.
-    failure: Option<String>,
-}
 
 /// The card of another rank, and its length when the meeting was complete.
 #[derive(Debug)]
@@ -383,209 +360,5 @@ impl Drop for Meeting {
         if mine {
             let _ = std::fs::remove_file(&path);
         }
-    }
-}
-
-/// A card's file, without following a link.
-fn open(path: &Path) -> Option<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()
-}
-
-/// What a file says, if it is a card.
-fn card(mut file: &File) -> Option<Card> {
-    file.metadata().ok().filter(|m| m.is_file() && m.len() <= LONGEST)?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
-/// Who has been seen, and how long to wait for the rest.
-struct Watch<'a> {
-    notice: Option<&'a dyn Fn(&str)>,
-    seen: Vec<Option<u64>>,
-    begin: Instant,
-    patience: Duration,
-    nap: Duration,
-}
-
-impl<'a> Watch<'a> {
-    fn new(size: usize, patience: Duration, notice: &'a dyn Fn(&str)) -> Self {
-        let notice = Some(notice);
-        Self {
-            notice,
-            seen: vec![None; size],
-            begin: Instant::now(),
-            patience,
-            nap: Duration::from_millis(1),
-        }
-    }
-
-    fn has_seen(&self, rank: usize, number: u64) -> bool {
-        self.seen[rank] == Some(number)
-    }
-
-    /// The card of a rank that lives; an error when it lived before.
-    fn see(&mut self, rank: usize, card: Option<(Card, bool, File)>) -> Result<Option<Card>> {
-        match (card, self.seen[rank]) {
-            (Some((card, true, _)), _) => {
-                self.seen[rank] = Some(card.number);
-                Ok(Some(card))
-            }
-            (_, Some(_)) => Err(Error::Comm(format!("rank {rank} ended before all ranks had met"))),
-            (_, None) => Ok(None),
-        }
-    }
-
-    /// Waits a moment for a rank; with `missing`, it has not been seen yet.
-    fn wait(&mut self, rank: usize, missing: bool, place: &Path) -> Result<()> {
-        let waited = self.begin.elapsed();
-        if waited > self.patience {
-            let (seconds, place) = (waited.as_secs_f64(), place.display());
-            return Err(Error::Comm(format!("rank {rank} has not come to {place} in {seconds:.1} s")));
-        }
-        if missing
-            && waited > QUIET
-            && let Some(notice) = self.notice.take()
-        {
-            notice(&format!(
-                "waiting for rank {rank} at {} (all ranks need the same UNICON_RENDEZVOUS, or one parent; they wait \
-                 {:.0} s, or UNICON_COMM_TIMEOUT)",
-                place.display(),
-                self.patience.as_secs_f64()
-            ));
-        }
-        std::thread::sleep(self.nap);
-        self.nap = (self.nap * 2).min(Duration::from_millis(20));
-        Ok(())
-    }
-}
-
-/// Whether somebody holds a lock on the file; also where that cannot be told.
-fn is_held(file: &File) -> bool {
-    match file.try_lock_shared() {
-        Ok(()) => {
-            // What follows does not depend on it: the lock goes with the file at the latest.
-            let _ = file.unlock();
-            false
-        }
-        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
-    }
-}
-
-fn path(place: &Path, rank: usize) -> PathBuf {
-    let mut name = place.as_os_str().to_owned();
-    name.push(format!(".{rank}"));
-    PathBuf::from(name)
-}
-
-/// A number that no other process draws.
-fn drawn() -> u64 {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    hasher.write_u128(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_nanos()));
-    hasher.finish()
-}
-
-/// This machine's name for as long as it runs.
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).ok().map(|s| s.trim().to_string());
-    read("/proc/sys/kernel/random/boot_id").or_else(|| read("/etc/hostname")).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Ranks as threads: locks belong to open files, not to processes.
-    fn meet(place: &Path, size: usize) -> Vec<Meeting> {
-        std::thread::scope(|scope| {
-            let join = |rank| {
-                scope.spawn(move || {
-                    Meeting::at(place, (rank, size), &|_| (), || Ok(b"id".repeat(64))).unwrap()
-                })
-            };
-            let handles: Vec<_> = (0..size).map(join).collect();
-            handles.into_iter().map(|h| h.join().unwrap()).collect()
-        })
-    }
-
-    fn files(dir: &Path) -> usize {
-        std::fs::read_dir(dir).unwrap().count()
-    }
-
-    #[test]
-    fn all_get_the_bytes_of_the_first_and_leave_nothing() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let met = meet(&dir.path().join("job"), 4);
-        assert!(met.iter().all(|m| m.bytes() == b"id".repeat(64)));
-        assert_eq!(met.iter().map(Meeting::local).collect::<Vec<_>>(), [(0, 4), (1, 4), (2, 4), (3, 4)]);
-        assert!(met.iter().all(|m| m.dead().is_none()));
-        for entry in std::fs::read_dir(dir.path()).unwrap() {
-            assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        }
-        drop(met);
-        assert_eq!(files(dir.path()), 0);
-    }
-
-    #[test]
-    fn who_ends_without_leaving_is_seen_and_who_leaves_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut met = meet(&dir.path().join("job"), 3);
-        drop(met.pop());
-        assert!(met.iter().all(|m| m.dead().is_none()));
-        // As the end of a process does it: the files are closed, nothing else.
-        met[1].held.clear();
-        assert_eq!(met[0].dead(), Some(1));
-    }
-
-    #[test]
-    fn cards_of_earlier_jobs_are_not_taken_for_this_ones() {
-        let dir = tempfile::tempdir().unwrap();
-        let place = dir.path().join("job");
-        // A job of which all cards were left behind: as if killed, and as on a file system without locks.
-        for locked in [true, false] {
-            let mut old = meet(&place, 3);
-            for m in &mut old {
-                let mut card: Card =
-                    serde_json::from_slice(&std::fs::read(path(&place, m.rank)).unwrap()).unwrap();
-                card.locked = locked;
-                card.bytes = b"old".to_vec();
-                std::fs::write(path(&place, m.rank), serde_json::to_vec(&card).unwrap()).unwrap();
-                m.held.clear();
-            }
-            // Rank 2 is late: rank 0 may well have taken the old one for it.
-            let met = std::thread::scope(|scope| {
-                let place = &place;
-                let join = |rank: usize| {
-                    scope.spawn(move || {
-                        std::thread::sleep(Duration::from_millis(100 * rank as u64));
-                        Meeting::at(place, (rank, 3), &|_| (), || Ok(b"new".to_vec())).unwrap()
-                    })
-                };
-                let handles: Vec<_> = (0..3).map(join).collect();
-                handles.into_iter().map(|h| h.join().unwrap()).collect::<Vec<_>>()
-            });
-            assert!(met.iter().all(|m| m.bytes() == b"new" && m.dead().is_none()));
-            drop((old, met));
-            assert_eq!(files(dir.path()), 0);
-        }
-    }
-
-    #[test]
-    fn a_first_rank_that_fails_tells_the_others() {
-        let dir = tempfile::tempdir().unwrap();
-        let place = &dir.path().join("job");
-        let said = std::thread::scope(|scope| {
-            let join = |rank: usize| {
-                let bytes = || Err(Error::NoDevice("none here".into()));
-                scope.spawn(move || Meeting::at(place, (rank, 3), &|_| (), bytes).unwrap_err().to_string())
-            };
-            let handles: Vec<_> = (0..3).map(join).collect();
-            handles.into_iter().map(|h| h.join().unwrap()).collect::<Vec<_>>()
-        });
-        assert_eq!(said[0], "no device: none here");
-        assert!(said[1..].iter().all(|s| s.contains("rank 0")), "{said:?}");
-        assert_eq!(files(dir.path()), 0);
     }
 }
