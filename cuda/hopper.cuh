@@ -24,6 +24,7 @@ constexpr int kFusedRows = 128, kFusedCols = 64;
 constexpr int kWarps = 8, kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kMostStages = 12;
 constexpr int kBarrierBytes = 256;  // full and empty of every stage, and one for the rows
+static_assert((1 + 2 * kMostStages) * sizeof(Barrier) <= kBarrierBytes, "room for all barriers");
 
 __device__ constexpr int fused_stage(int chunks, int padded) { return chunks * kTileBytes + padded * 128; }
 // Shared memory: rows, stages, barriers, masks, and for the sweep the exchange of column sums.

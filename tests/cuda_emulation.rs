@@ -67,7 +67,8 @@ fn mistakes_in_the_use_of_hopper_instructions_are_noticed() {
     let Some(program) = build("cuda_emulation_mistakes", "mistakes.cpp") else { return };
     let run = |which: u32, backwards: bool| {
         let order = if backwards { "1" } else { "0" };
-        let out = Command::new(&program).args([&which.to_string(), order]).output().expect("the program starts");
+        let out =
+            Command::new(&program).args([&which.to_string(), order]).output().expect("the program starts");
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
     for backwards in [false, true] {

@@ -5,6 +5,7 @@ use super::Cuda;
 use super::hopper::{self, Lazily, Packed};
 use super::matrix::{Embedded, Matrix, Order, depth_of};
 use super::memory::Buffer;
+use super::negatives::BLOCKS;
 use super::params::{Csr, Embeddings};
 use super::rows::Rows;
 use super::sweeps::{Launch, TILE, embeddings};
@@ -262,6 +263,12 @@ impl<'a> Grid<'a> {
     /// Rows of a strip of [`launch_clip`](Self::launch_clip).
     pub(super) fn strip(&self) -> Result<usize> {
         Ok(if self.packed()?.is_some() { hopper::SWEEP_ROWS } else { TILE })
+    }
+
+    /// Blocks of a launch that writes a panel of the clip loss: a Hopper block has a multiprocessor to itself.
+    pub(super) fn panel_blocks(&self) -> Result<usize> {
+        let packed = self.packed()?.is_some();
+        Ok(if packed { self.cuda.device.info.processors as usize } else { BLOCKS })
     }
 
     /// A launch over rows and columns by position for the clip loss, of the Hopper kernels where they serve the grid.

@@ -25,7 +25,8 @@ pub enum KernelSet {
     Auto,
     /// Those for every device (`mma.sync`).
     Portable,
-    /// Those for compute capability 9.0 (`wgmma`); an error on other devices.
+    /// Those for compute capability 9.0 (`wgmma`); an error on other devices. Where the device has no room for their packed
+    /// operands, or embeddings have more than 256 columns, the portable ones do the work, with other roundings.
     Hopper,
 }
 

@@ -23,7 +23,7 @@ use std::ops::Range;
 pub(super) const WEIGHT_ROWS: usize = 4096;
 pub(super) const WEIGHT_COLS: usize = 4096;
 /// Blocks of a launch that writes a panel: two for each multiprocessor of the largest cards.
-const BLOCKS: usize = 256;
+pub(super) const BLOCKS: usize = 256;
 /// Largest weight of a panel, as a power of two: fp16 ends at 2^16.
 const TOP_WEIGHT: f64 = 14.0;
 
@@ -144,7 +144,7 @@ impl<'a> Negatives<'a> {
         // The Hopper kernels store eight weights at a time, from a multiple of eight columns on.
         let clip = matches!(self.coefficients, Coefficients::Clip { .. });
         let l = match clip && cols.start.is_multiple_of(8) {
-            true => self.grid.launch_clip(rows, cols, BLOCKS)?,
+            true => self.grid.launch_clip(rows, cols, self.grid.panel_blocks()?)?,
             false => self.grid.launch(rows, cols, BLOCKS)?,
         };
         panel.holds(l.rows(), l.cols())?;
