@@ -41,6 +41,7 @@ mod spectral;
 mod statistics;
 mod sweeps;
 mod transfer;
+mod values;
 
 pub use device::BorrowedStream;
 pub use hopper::KernelSet;
