@@ -136,7 +136,7 @@ template <class Loss, class Out> struct WeightsPanel {
             for (int c = 0; c < 8; ++c)
                 if (Masked && (word >> at.bit(c >> 1, c & 1) & 1)) w[i][c] = 0.0f;
             warp_barrier();  // the loops above diverge, and the store shuffles
-            panel::store_row(static_cast<Out*>(p.out), p.ld_out, local, rows, tile_col - p.sweep.col_begin + at.warp_col * 32,
+            panel::store_row<false>(static_cast<Out*>(p.out), p.ld_out, local, rows, tile_col - p.sweep.col_begin + at.warp_col * 32,
                              p.sweep.col_end - p.sweep.col_begin, w[i], at.quad);
         }
     }

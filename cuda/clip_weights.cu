@@ -33,7 +33,7 @@ template <class Weight, class Out> struct WeightsPanel {
                         w[n * 2 + e] = weight(acc[m][n][h * 2 + e], row, col[n * 2 + e]);
                         if (Masked && (word >> at.bit(n, e) & 1)) w[n * 2 + e] = 0.0f;
                     }
-                panel::store_row(static_cast<Out*>(p.out), p.ld_out, local, rows, tile_col - p.sweep.col_begin + at.warp_col * 32,
+                panel::store_row<false>(static_cast<Out*>(p.out), p.ld_out, local, rows, tile_col - p.sweep.col_begin + at.warp_col * 32,
                                  p.sweep.col_end - p.sweep.col_begin, w, at.quad);
             }
     }

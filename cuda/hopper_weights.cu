@@ -40,7 +40,7 @@ template <class Weight, class Out> struct WeightsPanel {
                         w[n * 2 + e] = weight(acc[((k * 4 + n) * 2 + h) * 2 + e], factor, cols[slot]);
                         if (Masked && (word >> (at.col(n, e) & 31) & 1)) w[n * 2 + e] = 0.0f;
                     }
-                panel::store_row(static_cast<Out*>(p.out), p.ld_out, row - p.sweep.row_begin,
+                panel::store_row<true>(static_cast<Out*>(p.out), p.ld_out, row - p.sweep.row_begin,
                                  p.sweep.row_end - p.sweep.row_begin, col - p.sweep.col_begin + k * 32,
                                  p.sweep.col_end - p.sweep.col_begin, w, at.quad);
             }

@@ -33,10 +33,10 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4], int quad) {
     exchange(w[1], w[3], 2);
 }
 
-// Writes a part of a row: w[n * 2 + e] for column first + n * 8 + quad * 2 + e, where rows [0, rows) and columns [0, cols) exist. 16-bit panels go
-// out in whole 16-byte pieces, which is why their ld is at least the number of columns rounded up to 8 (the weights there
-// are 0) and `first` a multiple of 8.
-template <class Out>
+// Writes a part of a row: w[n * 2 + e] for column first + n * 8 + quad * 2 + e, where rows [0, rows) and columns [0, cols)
+// exist. 16-bit panels go out in whole 16-byte pieces, which is why their ld is at least the number of columns rounded up
+// to 8 (the weights there are 0) and `first` a multiple of 8. Below: rows and columns may be negative.
+template <bool Below, class Out>
 __device__ __forceinline__ void store_row(Out* out, int64_t ld, int row, int rows, int first, int cols,
                                           const float (&w)[8], int quad) {
     uint32_t words[4];
@@ -44,19 +44,19 @@ __device__ __forceinline__ void store_row(Out* out, int64_t ld, int row, int row
     for (int n = 0; n < 4; ++n) words[n] = pack2<Out>(w[n * 2], w[n * 2 + 1]);
     transpose_quad(words, quad);
     const int col = first + quad * 8;
-    if (uint32_t(row) < uint32_t(rows) && uint32_t(col) < uint32_t(cols))
+    if (row < rows && col < cols && (!Below || (row >= 0 && col >= 0)))
         *reinterpret_cast<uint4*>(out + int64_t(row) * ld + col) = make_uint4(words[0], words[1], words[2], words[3]);
 }
-template <>
-__device__ __forceinline__ void store_row<float>(float* out, int64_t ld, int row, int rows, int first, int cols,
-                                                 const float (&w)[8], int quad) {
-    if (uint32_t(row) >= uint32_t(rows)) return;
+template <bool Below>
+__device__ __forceinline__ void store_row(float* out, int64_t ld, int row, int rows, int first, int cols,
+                                          const float (&w)[8], int quad) {
+    if (row >= rows || (Below && row < 0)) return;
 #pragma unroll
     for (int n = 0; n < 4; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
             const int col = first + n * 8 + quad * 2 + e;
-            if (uint32_t(col) < uint32_t(cols)) out[int64_t(row) * ld + col] = w[n * 2 + e];
+            if (col < cols && (!Below || col >= 0)) out[int64_t(row) * ld + col] = w[n * 2 + e];
         }
 }
 
