@@ -169,7 +169,7 @@ struct Deposit {
 // What another header adds to a block (hopper.h). One for each block, made when first needed.
 struct Extension {
     virtual ~Extension() = default;
-    virtual bool advance() = 0;  // does the oldest asynchronous work, if there is any
+    virtual bool advance() = 0;  // does a piece of asynchronous work, if there is any
     virtual void report() = 0;   // says on standard error who waits for what
     virtual void finish() = 0;   // fails if something was left undone
 };

@@ -63,7 +63,7 @@ struct Hopper : Extension {
         int registers = 0;
     };
 
-    std::deque<Bulk> bulks;
+    std::vector<Bulk> bulks;
     std::array<Named, 16> named;
     std::vector<Thread> threads;
     std::vector<Warpgroup> warpgroups;
@@ -79,8 +79,8 @@ struct Hopper : Extension {
             ++turn;
             return parked > 0;
         }
-        const Bulk next = bulks.front();
-        bulks.pop_front();
+        const Bulk next = bulks.back();  // the newest: copies may overtake each other
+        bulks.pop_back();
         perform(next);
         return true;
     }
@@ -102,6 +102,8 @@ struct Hopper : Extension {
         if (registers > 65536) fail("more registers were taken than there are");
         for (const Thread& t : threads)
             if (!t.pending.empty()) fail("products were never waited for");
+        for (const Warpgroup& g : warpgroups)
+            if (!g.products.empty()) fail("a product that not all warps of its warpgroup asked for");
     }
 
     static Hopper& get() {
@@ -164,7 +166,7 @@ struct Hopper : Extension {
     static void multiply(const Pending& p) {
         Warpgroup& group = warpgroup();
         const auto at = [&]() -> Product& { return group.products[p.product - group.first]; };
-        while (at().issued < 128) yield();
+        while (at().from_registers && at().issued < 128) yield();  // else no warp waits for another
         block().progress = true;
         Product& product = at();
         if (product.cols.empty()) {

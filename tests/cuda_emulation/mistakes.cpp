@@ -73,7 +73,7 @@ template <int N, bool InRegisters> void multiply(const uint16_t* a, const uint16
         if (turn == 0) {  // nothing may have come yet
             wgmma_wait<1>();
             ready(d);
-            out[0] = d[0];
+            if (thread == 0) out[0] = d[0];
         }
     }
     if (!is(27)) wgmma_wait<0>();
