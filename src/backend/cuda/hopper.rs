@@ -228,7 +228,7 @@ impl Packed {
         let tiles = col_tiles.div_ceil(groups).max(1);
         Ok(Launch {
             sweep: self.sweep(exceptions, &rows, &cols, stages, tiles),
-            grid: (strips, col_tiles.div_ceil(tiles)),
+            grid: unless_empty(&rows, &cols, (strips, col_tiles.div_ceil(tiles))),
             shared: self.shape.sweep_shared(stages) as u32,
             // A warp has whole rows; a warpgroup adds its columns up.
             parts: (1, 2),
@@ -257,12 +257,17 @@ impl Packed {
             self.shape.fused_stages(device.info.shared_memory as usize, padded).ok_or_else(no_room)?;
         Ok(Launch {
             sweep: self.sweep(exceptions, &rows, &cols, stages, 0),
-            grid: (rows.end.div_ceil(FUSED_ROWS) - rows.start / FUSED_ROWS, 1),
+            grid: unless_empty(&rows, &cols, (rows.end.div_ceil(FUSED_ROWS) - rows.start / FUSED_ROWS, 1)),
             shared: self.shape.fused_shared(stages, padded) as u32,
             parts: (0, 0),
             hopper: true,
         })
     }
+}
+
+/// The grid, which has no blocks where there is nothing to do: a block without columns would wait for some.
+fn unless_empty(rows: &Range<usize>, cols: &Range<usize>, grid: (usize, usize)) -> (usize, usize) {
+    if rows.is_empty() || cols.is_empty() { (0, 0) } else { grid }
 }
 
 fn no_room() -> Error {
