@@ -3,6 +3,7 @@
 // kernels form them with warpgroup products, which the portable ones cannot.
 #pragma once
 
+#include "exceptions.cuh"
 #include "params.cuh"
 #include "ptx_hopper.cuh"
 
@@ -115,16 +116,8 @@ template <int Halves, int Cols> class Mask {
         valid_ = row >= p.row_begin && row < p.row_end + (UNICON_FAULT(kHopperRowBound) ? 1 : 0);
         words_ += at.lane * kWords;
         if (!valid_ || p.exceptions.offsets == nullptr) return;
-        position_ = p.exceptions.offsets[row];
         end_ = p.exceptions.offsets[row + 1];
-        for (int64_t high = end_; position_ < high;) {  // the first exception at or after begin
-            const int64_t middle = (position_ + high) / 2;
-            if (columns_[middle] < begin + (UNICON_FAULT(kHopperExceptionSearch) ? 1 : 0)) {
-                position_ = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
+        position_ = first_exception(columns_, p.exceptions.offsets[row], end_, begin + (UNICON_FAULT(kHopperExceptionSearch) ? 1 : 0));
     }
 
     // Looks at columns [col, col + Cols), in ascending order of col; the same answer for the whole warp.

@@ -2,6 +2,7 @@
 // registers, and an epilogue consumes it. No similarity reaches memory.
 #pragma once
 
+#include "exceptions.cuh"
 #include "params.cuh"
 #include "tiles.cuh"
 
@@ -47,16 +48,8 @@ class Mask {
         valid_ = row < p.row_end;
         if (!valid_ || p.exceptions.offsets == nullptr) return;
         const int64_t i = p.row_of ? p.row_of[row] : row;
-        position_ = p.exceptions.offsets[i];
         end_ = p.exceptions.offsets[i + 1];
-        for (int64_t high = end_; position_ < high;) {  // the first exception at or after col_begin
-            const int64_t middle = (position_ + high) / 2;
-            if (columns_[middle] < col_begin + (UNICON_FAULT(kExceptionSearch) ? 1 : 0)) {
-                position_ = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
+        position_ = first_exception(columns_, p.exceptions.offsets[i], end_, col_begin + (UNICON_FAULT(kExceptionSearch) ? 1 : 0));
     }
 
     // Writes the bits for columns [col, col + 128); a barrier must follow.

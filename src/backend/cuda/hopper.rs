@@ -11,7 +11,7 @@ use super::params::{Csr, Embeddings, Sweep};
 use super::precision::Narrow;
 use super::probe::DeviceInfo;
 use super::rows::Rows;
-use super::sweeps::{Launch, MOST_TILES};
+use super::sweeps::{Launch, column_groups};
 use crate::error::{Error, Result};
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -223,12 +223,10 @@ impl Packed {
         let stages = self.shape.sweep_stages(device.info.shared_memory as usize).ok_or_else(no_room)?;
         let strips = rows.end.div_ceil(SWEEP_ROWS) - rows.start / SWEEP_ROWS;
         let col_tiles = cols.end.div_ceil(SWEEP_COLS) - cols.start / SWEEP_COLS;
-        let fewest = col_tiles.div_ceil(MOST_TILES);
-        let groups = blocks.div_ceil(strips.max(1)).clamp(fewest.max(1), col_tiles.max(1));
-        let tiles = col_tiles.div_ceil(groups).max(1);
+        let (tiles, groups) = column_groups(blocks, strips, col_tiles);
         Ok(Launch {
             sweep: self.sweep(exceptions, &rows, &cols, stages, tiles),
-            grid: unless_empty(&rows, &cols, (strips, col_tiles.div_ceil(tiles))),
+            grid: unless_empty(&rows, &cols, (strips, groups)),
             shared: self.shape.sweep_shared(stages) as u32,
             // A warp has whole rows; a warpgroup adds its columns up.
             parts: (1, 2),

@@ -20,7 +20,7 @@ const STAGES: usize = 3;
 const TILE_BYTES: usize = TILE * DEPTH * 2;
 const MASK_BYTES: usize = TILE * TILE / 8;
 /// Most column tiles of a block: 8,192 terms keep a partial sum exact to about 1e-6.
-pub(super) const MOST_TILES: usize = 64;
+const MOST_TILES: usize = 64;
 /// Columns that one launch of the fused kernel adds up, 256 steps of its accumulators: tensor cores cut sums off instead of
 /// rounding them, so long ones drift.
 pub(super) const FUSED_COLS: usize = 4096;
@@ -52,9 +52,7 @@ impl Launch {
     ) -> Self {
         let strips = rows.len().div_ceil(TILE);
         let col_tiles = cols.len().div_ceil(TILE);
-        let fewest = col_tiles.div_ceil(MOST_TILES);
-        let groups = blocks.div_ceil(strips.max(1)).clamp(fewest.max(1), col_tiles.max(1));
-        let tiles = col_tiles.div_ceil(groups).max(1);
+        let (tiles, groups) = column_groups(blocks, strips, col_tiles);
         let halves = if z.products == 1 { 1 } else { 2 };
         let chunks = (z.depth as usize).div_ceil(DEPTH) * halves;
         // Rows stay in shared memory for the whole sweep where that takes no more of it than passing them through.
@@ -74,7 +72,7 @@ impl Launch {
         };
         let shared = (slots * TILE_BYTES + MASK_BYTES + 16) as u32;
         // Four warps side by side share a row, two a column.
-        Self { sweep, grid: (strips, col_tiles.div_ceil(tiles)), shared, parts: (4, 2), hopper: false }
+        Self { sweep, grid: (strips, groups), shared, parts: (4, 2), hopper: false }
     }
 
     /// The same sweep for the fused kernel: strips of 128 rows, each of all columns, and `shared` bytes of shared memory.
@@ -99,6 +97,14 @@ impl Launch {
     pub(super) fn col_parts(&self) -> usize {
         self.grid.0 * self.parts.1
     }
+}
+
+/// Column tiles of a block and how many blocks share a strip of rows, for about `blocks` blocks in all.
+pub(super) fn column_groups(blocks: usize, strips: usize, col_tiles: usize) -> (usize, usize) {
+    let fewest = col_tiles.div_ceil(MOST_TILES);
+    let groups = blocks.div_ceil(strips.max(1)).clamp(fewest.max(1), col_tiles.max(1));
+    let tiles = col_tiles.div_ceil(groups).max(1);
+    (tiles, col_tiles.div_ceil(tiles))
 }
 
 impl Device {
