@@ -31,12 +31,14 @@ __device__ constexpr int fused_stage(int chunks, int padded) { return chunks * k
 // Shared memory: rows, stages, barriers, masks, and for the sweep the exchange of column sums.
 constexpr int kSweepMaskBytes = kWarps * 32 * 4 * 4, kExchangeBytes = 2 * 2 * 4 * kSweepCols * 8;
 constexpr int kFusedMaskBytes = kWarps * 16 * 2 * 4;
-constexpr int sweep_shared(int chunks, int stages) {
+__device__ constexpr int sweep_shared(int chunks, int stages) {
     return 4 * chunks * kTileBytes + stages * kSweepStageBytes + kBarrierBytes + kSweepMaskBytes + kExchangeBytes;
 }
-constexpr int fused_shared(int chunks, int stages, int padded) {
+__device__ constexpr int fused_shared(int chunks, int stages, int padded) {
     return 2 * chunks * kTileBytes + stages * fused_stage(chunks, padded) + kBarrierBytes + kFusedMaskBytes;
 }
+
+static_assert(sweep_shared(0, 0) == 256 + 4096 + 16384 && fused_shared(0, 0, 0) == 256 + 1024, "hopper.rs declares otherwise");
 
 // The stages in turn. Each is filled by the producer (full) and given back by every consuming warp (empty).
 struct Ring {

@@ -14,6 +14,8 @@ struct Csr {
 // Embeddings are stored as [n][ld] 16-bit elements. `depth` is r rounded up to a multiple of 16, the rest zeros. Each row
 // is the 16-bit values and then their 16-bit remainders, ld = 2 depth (with products = 1 the remainders may be missing).
 // products = 1: s = hi hi. products = 3 (fp32 mode, search): s = hi hi + hi lo + lo hi.
+// The Hopper kernels take packed tiles instead (hopper_pack.cu): ld is then the number of chunks of 64 columns, remainders
+// included, and `resident` the number of column stages.
 struct Embeddings {
     const uint16_t* rows;
     const uint16_t* cols;

@@ -10,7 +10,7 @@ use super::memory::Buffer;
 use super::params::{Csr, Embeddings, Sweep};
 use super::precision::Narrow;
 use super::probe::DeviceInfo;
-use super::rows::Rows;
+use super::rows::{Rows, launch, threads};
 use super::sweeps::{Launch, column_groups};
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -26,7 +26,8 @@ pub enum KernelSet {
     /// Those for every device (`mma.sync`).
     Portable,
     /// Those for compute capability 9.0 (`wgmma`); an error on other devices. Where the device has no room for their packed
-    /// operands, or embeddings have more than 256 columns, the portable ones do the work, with other roundings.
+    /// operands, or embeddings have more than 256 columns (128 in fp32 mode), the portable ones do the work, with other
+    /// roundings.
     Hopper,
 }
 
@@ -333,19 +334,12 @@ impl Device {
         out.holds(tiles * shape.chunks * TILE_BYTES / 2)?;
         let halves = if shape.products == 1 { 1i32 } else { 2 };
         let pieces = tiles * shape.chunks * TILE_BYTES / 16;
-        let grid = (pieces.div_ceil(kernels::THREADS as usize), 1);
-        let (ld, depth, rows, tiles) = (z.ld as i64, shape.depth as i32, z.rows as i64, tiles as i64);
-        let mut arguments = [
-            argument(&z.view.ptr),
-            argument(&ld),
-            argument(&depth),
-            argument(&halves),
-            argument(&rows),
-            argument(&tiles),
-            argument(&out.ptr),
-        ];
-        // SAFETY: the kernel's parameters in their order and types; both buffers hold what it touches.
-        unsafe { self.launch(pack_cu("hopper_pack_rows"), grid, 0, &mut arguments) }
+        launch!(
+            self,
+            pack_cu("hopper_pack_rows"),
+            threads(pieces),
+            [z.view.ptr, z.ld as i64, shape.depth as i32, halves, z.rows as i64, tiles as i64, out.ptr]
+        )
     }
 
     fn pack_values(
@@ -357,21 +351,21 @@ impl Device {
     ) -> Result<()> {
         let out = out.view();
         out.holds(tiles * padded * TILE)?;
-        let grid = ((tiles * padded * 8).div_ceil(kernels::THREADS as usize), 1);
-        let (ld, width, rows) = (v.ld as i64, width.min(v.ld) as i32, v.rows as i64);
-        let (padded, skip, tiles) = (padded as i32, skip as i32, tiles as i64);
-        let mut arguments = [
-            argument(&v.view.ptr),
-            argument(&ld),
-            argument(&width),
-            argument(&rows),
-            argument(&padded),
-            argument(&skip),
-            argument(&tiles),
-            argument(&out.ptr),
-        ];
-        // SAFETY: the kernel's parameters in their order and types; both buffers hold what it touches.
-        unsafe { self.launch(pack_cu("hopper_pack_values"), grid, 0, &mut arguments) }
+        launch!(
+            self,
+            pack_cu("hopper_pack_values"),
+            threads(tiles * padded * 8),
+            [
+                v.view.ptr,
+                v.ld as i64,
+                width.min(v.ld) as i32,
+                v.rows as i64,
+                padded as i32,
+                skip as i32,
+                tiles as i64,
+                out.ptr
+            ]
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use super::rows::Rows;
 use super::statistics::SAFE_EXPONENT;
 use super::sweeps::{FUSED_COLS, FUSED_WIDTH};
 use super::values::Values;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::LossKind;
 use crate::weights::Weights;
 use std::f64::consts::LOG2_E;
@@ -184,25 +184,24 @@ impl<'a> Negatives<'a> {
         }
     }
 
-    /// How the values of `cols` meet their weights: it spares the panel where one block holds all of V.
-    fn way<'v>(&'v self, values: &'v Values<'_>, cols: &Range<usize>, width: usize) -> Result<Way<'v>> {
+    /// The fused kernel that serves values of this width, if one does: it spares the panel where one block holds all of V.
+    fn fused<'v>(
+        &'v self,
+        values: &'v Values<'_>,
+        cols: &Range<usize>,
+        width: usize,
+    ) -> Result<Option<Fused<'v>>> {
         let clip = matches!(self.coefficients, Coefficients::Clip { .. });
         if !clip || self.grid.plan.is_sampled() || self.grid.products() != 1 {
-            return Ok(Way::Panels);
+            return Ok(None);
         }
         let device = &self.grid.cuda.device;
         if let Some(packed) = self.grid.packed()? {
-            if let Some(padded) = packed.fused_width(device, width)
-                && let Some(values) = values.packed(self.grid.cuda, cols.start, width, padded)?
-            {
-                return Ok(Way::Packed(packed, values));
-            }
-            return Ok(Way::Panels);
+            let Some(padded) = packed.fused_width(device, width) else { return Ok(None) };
+            let values = values.packed(self.grid.cuda, cols.start, width, padded)?;
+            return Ok(values.map(|values| Fused::Hopper(packed, values)));
         }
-        Ok(match device.fused_shared(self.grid.depth) {
-            Some(shared) if width <= FUSED_WIDTH => Way::Fused(shared),
-            _ => Way::Panels,
-        })
+        Ok(device.fused_shared(self.grid.depth).filter(|_| width <= FUSED_WIDTH).map(Fused::Portable))
     }
 
     /// Adds the product of the weights on `rows` with the values of `cols`.
@@ -214,7 +213,7 @@ impl<'a> Negatives<'a> {
         panel: &mut PanelRoom,
         out: Rows<'_, f32>,
     ) -> Result<()> {
-        let way = self.way(values, &cols, out.cols)?;
+        let fused = self.fused(values, &cols, out.cols)?;
         for (visited, ranges) in self.grid.visits() {
             let both = visited.start.max(rows.start)..visited.end.min(rows.end);
             if both.is_empty() {
@@ -228,9 +227,9 @@ impl<'a> Negatives<'a> {
                     continue;
                 }
                 let values = (values, part.start - cols.start);
-                match &way {
-                    Way::Panels => self.add_products(both.clone(), part, values, to, panel)?,
-                    way => self.add_fused(way, both.clone(), part, values, to)?,
+                match &fused {
+                    None => self.add_products(both.clone(), part, values, to, panel)?,
+                    Some(fused) => self.add_fused(fused, both.clone(), part, values, to)?,
                 }
             }
         }
@@ -241,7 +240,7 @@ impl<'a> Negatives<'a> {
     /// the values.
     fn add_fused(
         &self,
-        way: &Way<'_>,
+        fused: &Fused<'_>,
         rows: Range<usize>,
         cols: Range<usize>,
         (values, first): (&Values<'_>, usize),
@@ -251,17 +250,16 @@ impl<'a> Negatives<'a> {
         let (scale, shift) = self.exponent(*robust);
         for part in aligned(cols.clone(), FUSED_COLS) {
             let (rows, cols) = (rows.clone(), part.clone());
-            let (l, origin, ld) = match way {
-                Way::Packed(z, v) => {
+            let (l, origin, ld) = match fused {
+                Fused::Hopper(z, v) => {
                     (self.grid.launch_packed(z, rows, cols, v.padded)?, v.origin(), v.padded)
                 }
-                Way::Fused(shared) => {
+                Fused::Portable(shared) => {
                     let v = values.narrow_from(first + part.start - cols.start, part.len())?;
                     // The kernel counts rows of the values as it counts columns of the grid.
                     let origin = v.view.ptr.wrapping_sub((part.start * v.ld * 2) as u64);
                     (self.grid.launch(rows, cols, 1)?.fused(out.cols, *shared), origin, v.ld)
                 }
-                Way::Panels => return Err(Error::Cuda("internal: no fused kernel".into())),
             };
             let p = ClipFused {
                 sweep: l.sweep,
@@ -322,14 +320,12 @@ impl<'a> Negatives<'a> {
     }
 }
 
-/// How weights meet values.
-enum Way<'v> {
-    /// Through a panel of weights.
-    Panels,
-    /// In the portable fused kernel, with so much shared memory.
-    Fused(u32),
-    /// In the Hopper kernel.
-    Packed(&'v Packed, &'v PackedValues),
+/// A kernel in which weights meet values without a panel.
+enum Fused<'v> {
+    /// The portable one, with so much shared memory.
+    Portable(u32),
+    /// That for compute capability 9.0, with both of its operands.
+    Hopper(&'v Packed, &'v PackedValues),
 }
 
 /// `range` cut at the multiples of `step`: the same pieces however the range was cut before.

@@ -21,7 +21,7 @@ const fn gram_cu(kernel: &'static str) -> Name {
 }
 
 /// Blocks for so many threads.
-fn threads(count: usize) -> (usize, usize) {
+pub(super) fn threads(count: usize) -> (usize, usize) {
     (count.div_ceil(THREADS as usize), 1)
 }
 
@@ -42,6 +42,7 @@ macro_rules! launch {
         unsafe { $device.launch($name, $grid, 0, &mut [$(argument(&$value)),+]) }
     };
 }
+pub(super) use launch;
 
 /// `rows` rows of `cols` elements, `ld` from one to the next.
 #[derive(Clone, Copy)]
