@@ -1,0 +1,1 @@
+//! What callers in C, C++, Python and Julia hand over.

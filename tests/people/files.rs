@@ -1,0 +1,1 @@
+//! Files people have: empty shards, NaN in one of many, archives, pipes, existing outputs.

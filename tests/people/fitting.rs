@@ -1,0 +1,1 @@
+//! Fits: presets, budgets, few rows with many columns.

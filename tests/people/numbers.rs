@@ -1,0 +1,1 @@
+//! Scale, offset, and values that are not finite.

@@ -1,0 +1,1 @@
+//! Signals, forks, limits of the system, and files left by what died.

@@ -1,0 +1,1 @@
+//! Ranks, ties and lists of any length.
