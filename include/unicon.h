@@ -441,9 +441,9 @@ typedef struct unicon_kernel {
     size_t struct_size; /**< Set by unicon_kernel_init(). */
     int32_t kind;       /**< ::unicon_kernel_kind. */
     int32_t reserved;   /**< 0. */
-    double beta;        /**< exp_cosine: finite, default 1. */
-    double gamma;       /**< rbf: > 0, default 1. */
-    double lengthscale; /**< matern32: > 0, default 1. */
+    double beta;        /**< exp_cosine: from -80 to 80, default 1. */
+    double gamma;       /**< rbf: from 1e-100 to 1e100, default 1. */
+    double lengthscale; /**< matern32: from 1e-100 to 1e100, default 1. */
     double cos_clamp;   /**< Cosines are clamped to +-(1 - cos_clamp), 0 <= cos_clamp < 1, default 0. The authors' code: 1e-5. */
 } unicon_kernel_t;
 

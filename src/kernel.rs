@@ -2,6 +2,12 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+/// `exp` of more overflows float32, in which kernel features may be held.
+const LARGEST_BETA: f64 = 80.0;
+/// Widths whose squares and products with squared float32 distances float64 holds.
+const WIDTHS: RangeInclusive<f64> = 1e-100..=1e100;
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,14 +32,15 @@ pub enum KernelKind {
 
 /// A kernel with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Kernel {
     /// Which kernel.
     pub kind: KernelKind,
-    /// Of [`KernelKind::ExpCosine`], finite.
+    /// Of [`KernelKind::ExpCosine`], between -80 and 80: `exp(beta)` and its inverse are float32 numbers.
     pub beta: f64,
-    /// Of [`KernelKind::Rbf`], > 0.
+    /// Of [`KernelKind::Rbf`], between 1e-100 and 1e100.
     pub gamma: f64,
-    /// Of [`KernelKind::Matern`], > 0.
+    /// Of [`KernelKind::Matern`], between 1e-100 and 1e100.
     pub lengthscale: f64,
     /// Cosines are clamped to `[-1 + c, 1 - c]`, `0 <= c < 1`. The authors use 1e-5 (so that angular k(x, x) is
     /// 0.99858); 0, the default, is the textbook kernel.
@@ -71,12 +78,15 @@ impl Kernel {
     /// # Errors
     /// [`Error::InvalidArgument`] naming the first one outside its range.
     pub fn validate(&self) -> Result<()> {
-        if !self.beta.is_finite() {
-            return Err(Error::invalid("beta", "a finite number", self.beta));
+        if !(self.beta.abs() <= LARGEST_BETA) {
+            let expected = format!("a number between -{LARGEST_BETA} and {LARGEST_BETA}");
+            return Err(Error::invalid("beta", expected, self.beta));
         }
         for (name, value) in [("gamma", self.gamma), ("lengthscale", self.lengthscale)] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::invalid(name, "a finite number > 0", value));
+            if !WIDTHS.contains(&value) {
+                let (least, most) = (WIDTHS.start(), WIDTHS.end());
+                let expected = format!("a number > 0, between {least:e} and {most:e}");
+                return Err(Error::invalid(name, expected, value));
             }
         }
         if !(0.0..1.0).contains(&self.cos_clamp) {

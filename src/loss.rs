@@ -39,6 +39,7 @@ pub enum EpsBy {
 
 /// A member of the loss family with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Loss {
     /// Which member.
     pub kind: LossKind,

@@ -32,6 +32,26 @@ pub(super) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
     Ok(Arc::new(map))
 }
 
+/// The bytes of a regular file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let fail = |e| Error::io(path, e);
+    // Asked before it is opened: opening a pipe waits for its writer.
+    let meta = std::fs::metadata(path).map_err(fail)?;
+    if !meta.is_file() {
+        return Err(Error::bad_file(path, "is not a regular file"));
+    }
+    let mut file = File::open(path).map_err(fail)?;
+    let mut bytes = Vec::new();
+    let needed = meta.len();
+    // The allocator does not say how much it has, only that this is more.
+    let reserved = usize::try_from(needed).map(|n| bytes.try_reserve_exact(n).is_ok());
+    if reserved != Ok(true) {
+        return Err(Error::OutOfMemory { needed, limit: 0, what: path.display().to_string() });
+    }
+    std::io::Read::read_to_end(&mut file, &mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
 /// A mapped array of any shape, validated against the length of its file.
 #[derive(Debug, Clone)]
 pub struct MappedArray {

@@ -25,6 +25,7 @@ mod source;
 mod subset;
 mod view;
 
+pub(crate) use self::safetensors::{directory as safetensors_directory, one_line};
 pub use self::safetensors::{open_safetensors, safetensors_names};
 pub use atomic::AtomicFile;
 pub(crate) use check::check_rows;
@@ -34,6 +35,7 @@ pub use dtype::{Dtype, Element};
 pub use features::{Features, open};
 pub(crate) use index::parse_index_vector;
 pub use index::read_index_vector;
+pub(crate) use mapped::read_file;
 pub use mapped::{MappedArray, MappedMatrix};
 pub use npy::{NpyWriter, open_npy, parse_npy, write_npy};
 pub use npz::NpzWriter;

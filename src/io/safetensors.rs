@@ -1,10 +1,14 @@
 //! Tensors of `.safetensors` files, mapped.
 
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype as StDtype, Metadata};
+use safetensors::tensor::{Dtype as StDtype, Metadata, TensorInfo};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::mapped::map_file;
 use super::{Dtype, MappedArray};
@@ -86,9 +90,12 @@ fn open(path: &Path) -> Result<(Arc<Mmap>, Metadata, usize)> {
     Ok((map, meta, start))
 }
 
-/// Parses and validates the header. The crate checks that each tensor's offsets match its shape and that tensors follow
-/// one another without gaps; that they end where the file ends is checked here, without its unchecked additions.
-fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
+/// The validated header of a whole file's bytes, and where the data section begins.
+///
+/// The crate checks that each tensor's offsets match its shape and that tensors follow one another without gaps. That they
+/// end where the file ends is checked here, without its unchecked additions, and that no name comes twice, of which it
+/// would keep the last.
+pub(crate) fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
     let (len, rest) = file.split_first_chunk::<8>().ok_or("is too short for a safetensors file")?;
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
@@ -97,8 +104,11 @@ fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
     let json = usize::try_from(len).ok().and_then(|n| rest.get(..n));
     let json = json
         .ok_or_else(|| format!("is truncated: it claims a header of {len} bytes, {} follow", rest.len()))?;
-    let meta: Metadata = serde_json::from_slice(json)
-        .map_err(|e| format!("has a bad safetensors header: {}", one_line(&e.to_string())))?;
+    let bad =
+        |e: &dyn std::fmt::Display| format!("has a bad safetensors header: {}", one_line(&e.to_string()));
+    let Entries { metadata, mut tensors } = serde_json::from_slice(json).map_err(|e| bad(&e))?;
+    tensors.sort_by(|(_, a), (_, b)| a.data_offsets.cmp(&b.data_offsets));
+    let meta = Metadata::new(metadata, tensors).map_err(|e| bad(&e))?;
     let (have, need) = (rest.len() - json.len(), meta.data_len());
     if have != need {
         let fault = if have < need { "is truncated" } else { "is longer than its header says" };
@@ -107,8 +117,71 @@ fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
     Ok((meta, 8 + json.len()))
 }
 
+/// The header's JSON object, each key once.
+struct Entries {
+    metadata: Option<HashMap<String, String>>,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let mut entries = Entries { metadata: None, tensors: Vec::new() };
+                let mut names = HashSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(A::Error::custom(format_args!("'{name}' comes twice")));
+                    }
+                    match name.as_str() {
+                        "__metadata__" => entries.metadata = map.next_value::<Option<Notes>>()?.map(|n| n.0),
+                        _ => entries.tensors.push((name, map.next_value()?)),
+                    }
+                }
+                Ok(entries)
+            }
+        }
+        d.deserialize_map(Read)
+    }
+}
+
+/// The header's metadata: strings by name, each name once.
+struct Notes(HashMap<String, String>);
+
+impl<'de> Deserialize<'de> for Notes {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Notes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Notes, A::Error> {
+                let mut notes = HashMap::new();
+                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    if notes.contains_key(&name) {
+                        return Err(A::Error::custom(format_args!("metadata '{name}' comes twice")));
+                    }
+                    notes.insert(name, value);
+                }
+                Ok(Notes(notes))
+            }
+        }
+        d.deserialize_map(Read)
+    }
+}
+
 /// Text that may quote the file, made fit for a message.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let text: String = text.chars().take(200).collect();
     text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
@@ -164,6 +237,15 @@ mod tests {
             (1_000_000u64.to_le_bytes().to_vec(), "truncated"),
             (file("nonsense", 0), "bad safetensors header"),
             (file("{}", 0), "holds no tensor"),
+            (
+                file(
+                    r#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+                    4,
+                ),
+                "'x' comes twice",
+            ),
+            (file(r#"{"__metadata__":{"a":"1","a":"2"}}"#, 0), "metadata 'a' comes twice"),
+            (file(r#"{"__metadata__":{},"__metadata__":{}}"#, 0), "'__metadata__' comes twice"),
             (file(&"[".repeat(100_000), 0), "bad safetensors header"),
             (file(&format!("{{\"x\":{}", "{\"a\":".repeat(50_000)), 0), "bad safetensors header"),
             (file(&t("F32", "[2,3]", "[0,24]"), 23), "truncated"),

@@ -1,0 +1,289 @@
+//! Models as files: safetensors with tensors in float64 and everything else in the metadata.
+//!
+//! What is read may come from a stranger. All of it is validated before anything of its size is allocated: extents against
+//! the bytes that are there, numbers against what encoding can bear, and nothing may be there that is not understood.
+
+use super::{Component, Encoder, KernelMap, Model};
+use crate::error::{Error, Result};
+use crate::io::{self, AtomicFile};
+use crate::kernel::Kernel;
+use crate::loss::Loss;
+use faer::Mat;
+use safetensors::tensor::{Dtype, TensorInfo, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+
+/// Version of the file layout; readers refuse newer ones.
+const FORMAT_VERSION: u32 = 1;
+/// Largest magnitude of a weight. Its square and its products with any float32 are float64 numbers, so that encoders can be
+/// brought into the range of float32 exactly.
+const LARGEST_WEIGHT: f64 = 1e150;
+/// Landmarks are rows of features, which are float32 numbers.
+const LARGEST_LANDMARK: f64 = f32::MAX as f64;
+/// By how much the shares of the components may miss a sum of 1.
+const SHARES_TOLERANCE: f64 = 1e-6;
+
+/// What is wrong with a file, in words.
+type Checked<T> = std::result::Result<T, String>;
+
+/// A component, but for its tensors.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    weight: f64,
+    #[serde(deserialize_with = "stated")]
+    kernel_x: Option<Kernel>,
+    #[serde(deserialize_with = "stated")]
+    kernel_y: Option<Kernel>,
+}
+
+/// A kernel or null. Without this a missing field would pass for null, and a kernel encoder for a linear one.
+fn stated<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Kernel>, D::Error> {
+    Option::deserialize(d)
+}
+
+impl Model {
+    /// Writes a safetensors file: tensors `c<k>.<side>.encoder` (`r x d`) and `c<k>.<side>.landmarks` (`m x d`), float64,
+    /// and metadata (format version, loss, kernels, notes). Written aside and renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file; [`Error::Numerical`] for a model that [`load`](Self::load) would refuse, with NaN in
+    /// an encoder for instance.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let bytes = self.to_bytes()?;
+        let mut file = AtomicFile::create(path.as_ref())?;
+        file.write_all(&bytes).map_err(|e| Error::io(path.as_ref(), e))?;
+        file.commit()
+    }
+
+    /// The bytes of a model file.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] for a model that [`from_bytes`](Self::from_bytes) would refuse.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.check().map_err(|reason| Error::Numerical(format!("the model cannot be kept: {reason}")))?;
+        let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+        let mut headers = Vec::new();
+        for (k, c) in self.components.iter().enumerate() {
+            for (side, e) in [("x", &c.x), ("y", &c.y)] {
+                tensors.push(named(format!("c{k}.{side}.encoder"), &e.matrix));
+                if let Some(map) = &e.map {
+                    tensors.push(named(format!("c{k}.{side}.landmarks"), &map.landmarks));
+                }
+            }
+            let kernel = |e: &Encoder| e.map.as_ref().map(|m| m.kernel);
+            headers.push(Header { weight: c.weight, kernel_x: kernel(&c.x), kernel_y: kernel(&c.y) });
+        }
+        let failed = |e: &dyn std::fmt::Display| Error::Numerical(format!("the model cannot be kept: {e}"));
+        let mut metadata = self.notes.clone();
+        metadata.insert("format".into(), "unicon".into());
+        metadata.insert("format_version".into(), FORMAT_VERSION.to_string());
+        metadata.insert("loss".into(), serde_json::to_string(&self.loss).map_err(|e| failed(&e))?);
+        metadata.insert("components".into(), serde_json::to_string(&headers).map_err(|e| failed(&e))?);
+        let views: Vec<(&str, TensorView<'_>)> = tensors
+            .iter()
+            .map(|(name, shape, bytes)| {
+                let view = TensorView::new(Dtype::F64, shape.clone(), bytes);
+                view.map(|v| (name.as_str(), v)).map_err(|e| failed(&e))
+            })
+            .collect::<Result<_>>()?;
+        safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::BadFile`] for anything that is not such a file.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_bytes(&io::read_file(path)?).map_err(|reason| Error::bad_file(path, reason))
+    }
+
+    /// Reads the bytes of a model file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_bytes(bytes: &[u8]) -> Checked<Self> {
+        let file = Tensors::of(bytes)?;
+        let mut notes = file.directory.metadata().clone().unwrap_or_default();
+        if notes.remove("format").as_deref() != Some("unicon") {
+            return Err("is not a UniCon model: its metadata has no format = unicon".into());
+        }
+        let version = notes.remove("format_version").unwrap_or_default();
+        match version.parse::<u32>() {
+            Ok(v) if (1..=FORMAT_VERSION).contains(&v) => {}
+            _ => return Err(format!("format_version: expected at most {FORMAT_VERSION}, got {version:?}")),
+        }
+        let mut field = |name: &str| notes.remove(name).ok_or_else(|| format!("metadata lacks {name}"));
+        let loss: Loss = parsed("loss", &field("loss")?)?;
+        let headers: Vec<Header> = parsed("components", &field("components")?)?;
+        let plans = file.plans(&headers)?;
+        let components = headers
+            .iter()
+            .zip(plans)
+            .map(|(h, [x, y])| {
+                let (x, y) = (file.encoder(x, h.kernel_x)?, file.encoder(y, h.kernel_y)?);
+                Ok(Component { weight: h.weight, x, y })
+            })
+            .collect::<Checked<_>>()?;
+        let model = Self { components, loss, notes };
+        model.check()?;
+        Ok(model)
+    }
+
+    /// Whether components fit together and every number is one that encoding can bear.
+    fn check(&self) -> Checked<()> {
+        self.loss.validate().map_err(|e| e.to_string())?;
+        let Some(first) = self.components.first() else { return Err("it has no components".into()) };
+        for (k, c) in self.components.iter().enumerate() {
+            if !(c.weight > 0.0 && c.weight <= 1.0) {
+                return Err(format!("c{k}: weight: expected in (0, 1], got {}", c.weight));
+            }
+            if c.x.matrix.nrows() != c.y.matrix.nrows() || c.x.matrix.nrows() == 0 {
+                return Err(format!("c{k}: the encoders of x and y must have equal numbers of rows"));
+            }
+            for (side, e, of) in [("x", &c.x, &first.x), ("y", &c.y, &first.y)] {
+                if e.input_dim() != of.input_dim() || e.input_dim() == 0 {
+                    return Err(format!("c{k}.{side}: input widths differ between components"));
+                }
+                in_range(&format!("c{k}.{side}.encoder"), &e.matrix, LARGEST_WEIGHT)?;
+                if let Some(map) = &e.map {
+                    if map.landmarks.nrows() != e.matrix.ncols() || e.matrix.ncols() == 0 {
+                        return Err(format!("c{k}.{side}: as many landmarks as encoder columns are needed"));
+                    }
+                    map.kernel.validate().map_err(|e| format!("c{k}.{side}: kernel: {e}"))?;
+                    in_range(&format!("c{k}.{side}.landmarks"), &map.landmarks, LARGEST_LANDMARK)?;
+                }
+            }
+        }
+        let total: f64 = self.components.iter().map(|c| c.weight).sum();
+        if (total - 1.0).abs() > SHARES_TOLERANCE {
+            return Err(format!("the components' weights: expected to sum to 1, got {total}"));
+        }
+        Ok(())
+    }
+}
+
+/// A part of the metadata that is JSON.
+fn parsed<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Checked<T> {
+    serde_json::from_str(text).map_err(|e| format!("{name}: {}", io::one_line(&e.to_string())))
+}
+
+/// Values finite and of a magnitude of at most `largest`.
+fn in_range(name: &str, m: &Mat<f64>, largest: f64) -> Checked<()> {
+    for j in 0..m.ncols() {
+        if let Some(i) = (0..m.nrows()).find(|&i| !(m[(i, j)].abs() <= largest)) {
+            let v = m[(i, j)];
+            if !v.is_finite() {
+                return Err(format!("{name}: row {i} holds NaN or infinity (column {j})"));
+            }
+            return Err(format!("{name}: {v:e} at row {i}, column {j}; at most {largest:e} can be used"));
+        }
+    }
+    Ok(())
+}
+
+/// A tensor's name, shape and little-endian row-major bytes.
+fn named(name: String, m: &Mat<f64>) -> (String, Vec<usize>, Vec<u8>) {
+    let mut bytes = Vec::with_capacity(8 * m.nrows() * m.ncols());
+    for i in 0..m.nrows() {
+        (0..m.ncols()).for_each(|j| bytes.extend(m[(i, j)].to_le_bytes()));
+    }
+    (name, vec![m.nrows(), m.ncols()], bytes)
+}
+
+/// The tensors of an encoder, found and measured but not read.
+struct Plan<'a> {
+    matrix: Found<'a>,
+    landmarks: Option<Found<'a>>,
+}
+
+/// A matrix in the file: its extents are not zero and their product is what its bytes hold.
+struct Found<'a> {
+    rows: usize,
+    cols: usize,
+    dtype: Dtype,
+    bytes: &'a [u8],
+}
+
+/// The tensors of a model file.
+struct Tensors<'a> {
+    directory: safetensors::tensor::Metadata,
+    data: &'a [u8],
+}
+
+impl<'a> Tensors<'a> {
+    fn of(bytes: &'a [u8]) -> Checked<Self> {
+        let (directory, start) = io::safetensors_directory(bytes)?;
+        Ok(Self { directory, data: bytes.get(start..).unwrap_or_default() })
+    }
+
+    /// Where everything is that the headers promise; nothing else may be there.
+    fn plans(&self, headers: &[Header]) -> Checked<Vec<[Plan<'a>; 2]>> {
+        let mut left: BTreeSet<String> = self.directory.offset_keys().into_iter().collect();
+        let mut take = |name: String| {
+            left.remove(&name);
+            self.find(&name)
+        };
+        let mut plans = Vec::new();
+        for (k, h) in headers.iter().enumerate() {
+            let mut plan = |side: &str, kernel: &Option<Kernel>| {
+                let landmarks = match kernel {
+                    Some(_) => Some(take(format!("c{k}.{side}.landmarks"))?),
+                    None => None,
+                };
+                Ok::<_, String>(Plan { matrix: take(format!("c{k}.{side}.encoder"))?, landmarks })
+            };
+            plans.push([plan("x", &h.kernel_x)?, plan("y", &h.kernel_y)?]);
+        }
+        match left.first() {
+            None => Ok(plans),
+            Some(name) => Err(format!("tensor {} belongs to no encoder", io::one_line(name))),
+        }
+    }
+
+    fn find(&self, name: &str) -> Checked<Found<'a>> {
+        let info: &TensorInfo =
+            self.directory.info(name).ok_or_else(|| format!("tensor {name} is missing"))?;
+        let &[rows, cols] = &info.shape[..] else {
+            return Err(format!("{name}: expected 2 dimensions, got {}", info.shape.len()));
+        };
+        if rows == 0 || cols == 0 {
+            return Err(format!("{name}: expected at least one row and one column, got {rows} x {cols}"));
+        }
+        let dtype = info.dtype;
+        if !matches!(dtype, Dtype::F64 | Dtype::F32) {
+            return Err(format!("{name}: expected F32 or F64, got {dtype:?}"));
+        }
+        let size = dtype.bitsize() / 8;
+        let bytes = self.data.get(info.data_offsets.0..info.data_offsets.1).unwrap_or_default();
+        if rows.checked_mul(cols).and_then(|n| n.checked_mul(size)) != Some(bytes.len()) {
+            let got = bytes.len() / size;
+            return Err(format!("{name}: expected {rows} x {cols} values, got {got}"));
+        }
+        Ok(Found { rows, cols, dtype, bytes })
+    }
+
+    fn encoder(&self, plan: Plan<'_>, kernel: Option<Kernel>) -> Checked<Encoder> {
+        let map = kernel.zip(plan.landmarks).map(|(kernel, z)| KernelMap { kernel, landmarks: z.read() });
+        Ok(Encoder { map, matrix: plan.matrix.read() })
+    }
+}
+
+impl Found<'_> {
+    fn read(&self) -> Mat<f64> {
+        let at = |i: usize, j: usize| i * self.cols + j;
+        match self.dtype {
+            Dtype::F32 => {
+                let values = self.bytes.as_chunks::<4>().0;
+                Mat::from_fn(self.rows, self.cols, |i, j| f32::from_le_bytes(values[at(i, j)]).into())
+            }
+            _ => {
+                let values = self.bytes.as_chunks::<8>().0;
+                Mat::from_fn(self.rows, self.cols, |i, j| f64::from_le_bytes(values[at(i, j)]))
+            }
+        }
+    }
+}
