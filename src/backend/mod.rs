@@ -11,7 +11,7 @@ mod plan;
 use crate::comm::Group;
 use crate::control::Control;
 use crate::error::Result;
-use crate::io::{RowSource, check_finite};
+use crate::io::{Duplicates, RowSource, check_digests, check_finite};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -106,6 +106,18 @@ pub trait Backend: Send + Sync {
     /// Checks that every value of a source is finite, and counts its zero rows.
     fn screen(&self, source: &dyn RowSource) -> Result<usize> {
         check_finite(source).map(|report| report.zero_rows)
+    }
+    /// As [`screen`](Self::screen), and which rows are equal, from the same reading of them; none where the rows do not pass
+    /// through the host. The same on all ranks.
+    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(usize, Option<Duplicates>)> {
+        if !self.group().is_single() {
+            return Ok((self.screen(source)?, None));
+        }
+        if let Some(report) = source.examine() {
+            return Ok((report?.zero_rows, None));
+        }
+        let screened = check_digests(source, 0..source.rows())?;
+        Ok((screened.zero_rows, Some(Duplicates::of(&screened.digests))))
     }
     /// Waits until what was asked for has been done. Only timing needs it: whoever reads a result waits anyway.
     fn synchronize(&self) -> Result<()> {

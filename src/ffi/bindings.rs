@@ -1122,10 +1122,12 @@ pub struct unicon_fit_info {
     pub r: i64,
     pub rows_held_back: i64,
     pub cols_held_back: i64,
+    pub distinct_x: i64,
+    pub distinct_y: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 304usize];
+    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 320usize];
     [
         "Alignment of unicon_fit_info",
     ][::core::mem::align_of::<unicon_fit_info>() - 8usize];
@@ -1246,6 +1248,12 @@ const _: () = {
     [
         "Offset of field: unicon_fit_info::cols_held_back",
     ][::core::mem::offset_of!(unicon_fit_info, cols_held_back) - 296usize];
+    [
+        "Offset of field: unicon_fit_info::distinct_x",
+    ][::core::mem::offset_of!(unicon_fit_info, distinct_x) - 304usize];
+    [
+        "Offset of field: unicon_fit_info::distinct_y",
+    ][::core::mem::offset_of!(unicon_fit_info, distinct_y) - 312usize];
 };
 pub type unicon_fit_info_t = unicon_fit_info;
 unsafe extern "C" {

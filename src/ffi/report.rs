@@ -114,6 +114,8 @@ impl Report {
             r: size(chosen.rank),
             rows_held_back: size(chosen.held_back.0),
             cols_held_back: size(chosen.held_back.1),
+            distinct_x: size(info.distinct.0.unwrap_or(0)),
+            distinct_y: size(info.distinct.1.unwrap_or(0)),
             ..self.raw
         };
         let trace = info.trace.iter().map(|t| unicon_trace_point {

@@ -202,7 +202,9 @@ versioned!(
         tau,
         r,
         rows_held_back,
-        cols_held_back
+        cols_held_back,
+        distinct_x,
+        distinct_y
     ],
     |_| ()
 );

@@ -110,6 +110,8 @@ pub struct FitInfo {
     pub rows_dropped: usize,
     /// Zero rows of x and y: they embed to 0.
     pub zero_rows: (usize, usize),
+    /// Distinct rows of x and of y; none where the rows were not compared (features in device memory).
+    pub distinct: (Option<usize>, Option<usize>),
     /// Rows and columns without a positive: they count in averages but add nothing.
     pub unmatched: (usize, usize),
     /// Seconds per phase.

@@ -30,7 +30,7 @@ pub use sampling::{SampledCross, sampled_cross};
 
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
-use crate::io::{RowRange, RowSource};
+use crate::io::{Duplicates, RowRange, RowSource};
 use crate::model::{Component, Model};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
@@ -97,7 +97,7 @@ pub fn fit<B: Backend>(
             return Err(Error::invalid("batch_size", expected, batches.size));
         }
     }
-    let mut info = screened(backend, data, validation)?;
+    let (mut info, _) = screened(backend, data, validation)?;
     let components = match (&options.kernel, options.batches) {
         (Some(kernel), Some(batches)) => {
             fit_kernel_batches(backend, data, validation, options, kernel, batches, &mut info)?
@@ -114,18 +114,26 @@ pub fn fit<B: Backend>(
     Ok((model, info))
 }
 
-/// The information of a fit that begins: what is unmatched, and zero rows. All features are finite.
-fn screened<B: Backend>(backend: &B, data: Data<'_>, validation: Option<Data<'_>>) -> Result<FitInfo> {
+/// The information of a fit that begins: what is unmatched, zero rows, and which rows of each side are equal (none where
+/// rows do not pass through the host). All features are finite.
+fn screened<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    validation: Option<Data<'_>>,
+) -> Result<(FitInfo, [Option<Duplicates>; 2])> {
     let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
-    timed(&mut info.seconds.load, || {
-        info.zero_rows = (backend.screen(data.x)?, backend.screen(data.y)?);
+    let duplicates = timed(&mut info.seconds.load, || {
+        let (x, y) = (backend.screen_duplicates(data.x)?, backend.screen_duplicates(data.y)?);
+        info.zero_rows = (x.0, y.0);
         if let Some(v) = validation {
             backend.screen(v.x)?;
             backend.screen(v.y)?;
         }
-        Ok::<_, Error>(())
+        Ok::<_, Error>([x.1, y.1])
     })?;
-    Ok(info)
+    let [x, y] = duplicates.each_ref().map(|d| d.as_ref().map(Duplicates::distinct));
+    info.distinct = (x, y);
+    Ok((info, duplicates))
 }
 
 /// Checks shapes of training and validation data.

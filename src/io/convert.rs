@@ -29,6 +29,9 @@ pub trait HostFloat: Pod + Default + PartialOrd + Send + Sync + sealed::Sealed {
 
     /// Whether the value is neither NaN nor infinite.
     fn is_finite(self) -> bool;
+
+    /// The value; 0 where it is -0.
+    fn without_sign_of_zero(self) -> Self;
 }
 
 /// Applies `f` to each (possibly unaligned) element of `bytes`.
@@ -89,6 +92,10 @@ macro_rules! host_float {
 
             fn is_finite(self) -> bool {
                 <$t>::is_finite(self)
+            }
+
+            fn without_sign_of_zero(self) -> Self {
+                self + 0.0
             }
         }
     };

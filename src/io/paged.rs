@@ -2,7 +2,7 @@
 //! process beyond the panel.
 
 use super::source::check_request;
-use super::{Dtype, HostFloat, RowSource};
+use super::{Dtype, HostFloat, Part, RowSource};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -116,5 +116,10 @@ impl RowSource for Stacked {
     }
     fn name(&self) -> &str {
         &self.name
+    }
+    fn part(&self, row: usize) -> Option<Part<'_>> {
+        let index = self.starts.partition_point(|&s| s <= row).checked_sub(1)?;
+        let name = self.parts.get(index)?.name();
+        Some(Part { name, index, of: self.parts.len(), row: row - self.starts[index] })
     }
 }

@@ -8,6 +8,19 @@ use rayon::prelude::*;
 use super::{FeatureReport, HostFloat, MatView};
 use crate::error::{Error, Result};
 
+/// A row's place in a matrix of several files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The file.
+    pub name: &'a str,
+    /// Which of the files it is, from 0.
+    pub index: usize,
+    /// How many files there are.
+    pub of: usize,
+    /// The row's number in its file.
+    pub row: usize,
+}
+
 /// A matrix whose rows (samples) can be read in any order, from any thread.
 pub trait RowSource: Send + Sync {
     /// Number of rows.
@@ -53,6 +66,11 @@ pub trait RowSource: Send + Sync {
         None
     }
 
+    /// Where a row is, of a matrix that lies in several files.
+    fn part(&self, _row: usize) -> Option<Part<'_>> {
+        None
+    }
+
     /// The rows that this process can read, where others hold the rest: all of them by default.
     fn held(&self) -> Range<usize> {
         0..self.rows()
@@ -90,6 +108,9 @@ macro_rules! forward {
             fn examine(&self) -> Option<Result<FeatureReport>> {
                 (**self).examine()
             }
+            fn part(&self, row: usize) -> Option<Part<'_>> {
+                (**self).part(row)
+            }
             fn held(&self) -> Range<usize> {
                 (**self).held()
             }
@@ -119,7 +140,7 @@ pub(crate) fn check_request(source: &(impl RowSource + ?Sized), start: usize, le
 
 /// Rows in a panel of about one MiB of `T`: long enough to amortise a call, short enough to stay in cache.
 pub(super) fn panel_rows<T>(cols: usize) -> usize {
-    ((1 << 20) / (cols.max(1) * size_of::<T>())).max(1)
+    ((1 << 20) / cols.max(1).saturating_mul(size_of::<T>())).max(1)
 }
 
 /// Reads rows `start..start + out.len() / cols` into `out`, in parallel.

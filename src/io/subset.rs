@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::source::{check_request, panel_rows};
-use super::{HostFloat, MatView, RowSource};
+use super::{HostFloat, MatView, Part, RowSource};
 use crate::error::{Error, Result};
 
 /// A contiguous range of rows.
@@ -63,6 +63,9 @@ impl<S: RowSource> RowSource for RowRange<S> {
     fn paged(&self) -> Option<Arc<dyn RowSource>> {
         let inner = self.inner.paged()?;
         Some(Arc::new(RowRange { inner, range: self.range.clone(), name: self.name.clone() }))
+    }
+    fn part(&self, row: usize) -> Option<Part<'_>> {
+        self.inner.part(self.range.start + row)
     }
     fn held(&self) -> Range<usize> {
         let inner = self.inner.held();
@@ -125,6 +128,9 @@ impl<S: RowSource> RowSource for Rows<S> {
     }
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
         self.read(start, out)
+    }
+    fn part(&self, row: usize) -> Option<Part<'_>> {
+        self.inner.part(*self.indices.get(row)?)
     }
     /// Of rows in ascending order, as a split has them, those that are held lie together.
     fn held(&self) -> Range<usize> {

@@ -260,6 +260,8 @@ class FitInfo(Structure):
         ("r", c_int64),
         ("rows_held_back", c_int64),
         ("cols_held_back", c_int64),
+        ("distinct_x", c_int64),
+        ("distinct_y", c_int64),
     ]
 
 

@@ -142,6 +142,7 @@ class FitInfo:
     tau: float
     r: int
     held_back: tuple
+    distinct: tuple
     seconds: dict = field(default_factory=dict)
 
 
@@ -171,6 +172,7 @@ class Results:
             trace=[{name: getattr(p, name) for name, _ in p._fields_} for p in points],
             zero_rows=(raw.zero_rows_x, raw.zero_rows_y),
             held_back=(raw.rows_held_back, raw.cols_held_back),
+            distinct=(raw.distinct_x, raw.distinct_y),
             seconds={"total": raw.seconds, **{n[8:]: getattr(raw, n) for n, _ in raw._fields_ if n.startswith("seconds_")}},
             **{name: getattr(raw, name) for name in same},
         )

@@ -27,7 +27,7 @@ use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
 use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase};
 use crate::error::{Error, Result};
-use crate::io::{RowSource, check_rows};
+use crate::io::{Duplicates, RowSource, check_digests, check_rows};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -144,6 +144,21 @@ impl<T: Real> Cpu<T> {
         self.pool.current_num_threads()
     }
 
+    /// Runs a check over the rows of a source that fall to this rank: those that it alone can read, or its share.
+    fn screen_share<R: Send>(
+        &self,
+        source: &dyn RowSource,
+        check: fn(&dyn RowSource, Range<usize>) -> Result<R>,
+    ) -> Result<R> {
+        let all = 0..source.rows();
+        let rows = match self.group.any(source.held() != all)? {
+            true => source.held(),
+            false => self.layout(source.rows(), TILE).own(),
+        };
+        let paged = self.spill.as_ref().and_then(|_| source.paged());
+        self.install(|| check(paged.as_deref().unwrap_or(source), rows))
+    }
+
     /// Runs `f` with this backend's threads as rayon's.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.pool.install(f)
@@ -178,17 +193,16 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn screen(&self, source: &dyn RowSource) -> Result<usize> {
-        let all = 0..source.rows();
-        let rows = match self.group.any(source.held() != all)? {
-            true => source.held(),
-            false => self.layout(source.rows(), TILE).own(),
-        };
-        let paged = self.spill.as_ref().and_then(|_| source.paged());
-        let zeros = self.install(|| match &paged {
-            Some(paged) => check_rows(paged, rows),
-            None => check_rows(source, rows),
-        })?;
+        let zeros = self.screen_share(source, check_rows)?;
         Ok(self.group.concat(vec![zeros as u64])?.into_iter().sum::<u64>() as usize)
+    }
+
+    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(usize, Option<Duplicates>)> {
+        let screened = self.screen_share(source, check_digests)?;
+        let zeros = self.group.concat(vec![screened.zero_rows as u64])?.into_iter().sum::<u64>();
+        let digests = self.group.concat(screened.digests)?;
+        let whole = digests.len() == source.rows();
+        Ok((zeros as usize, whole.then(|| self.install(|| Duplicates::of(&digests)))))
     }
 
     fn arithmetic(&self) -> Arithmetic {

@@ -64,7 +64,7 @@ pub fn fit_best_watched<B: Backend>(
     let clock = Clock { begin: Instant::now(), budget: options.budget };
     options.validate()?;
     check_data(data, validation)?;
-    let mut info = screened(backend, data, validation)?;
+    let (mut info, _) = screened(backend, data, validation)?;
     let n = data.x.rows();
     let count = ((n as f64 * HELD_SHARE) as usize).min(HELD_MOST);
     let model = match validation {

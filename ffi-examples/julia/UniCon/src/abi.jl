@@ -242,6 +242,8 @@ mutable struct FitInfo_t
     r::Int64
     rows_held_back::Int64
     cols_held_back::Int64
+    distinct_x::Int64
+    distinct_y::Int64
     FitInfo_t() = new()
 end
 

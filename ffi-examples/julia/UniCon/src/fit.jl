@@ -129,6 +129,7 @@ struct FitInfo
     "Shrinkage (-1: none), power, temperature and dimension, chosen or asked for."
     chosen::NamedTuple{(:whiten, :power, :tau, :r),Tuple{Float64,Float64,Float64,Int}}
     held_back::Tuple{Int,Int}
+    distinct::Tuple{Int,Int}
     seconds::Float64
     peak_bytes::Int
 end
@@ -189,6 +190,7 @@ function fit(
         info.cols_without_positives,
         (whiten = info.whiten, power = info.power, tau = info.tau, r = Int(info.r)),
         (info.rows_held_back, info.cols_held_back),
+        (info.distinct_x, info.distinct_y),
         info.seconds,
         info.peak_bytes,
     )

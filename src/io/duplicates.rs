@@ -1,0 +1,116 @@
+//! Rows that are equal to others.
+//!
+//! A data set that repeats a row (five captions to an image as five pairs) makes the row its own negative unless groups
+//! say otherwise, and a copy that is held back to judge a fit has been seen by it. Rows are compared by a 128-bit digest of
+//! their values as float32, so that a file of any element type costs one read and 16 bytes a row.
+
+use super::check::check_digests;
+use super::{RowSource, Screened};
+use crate::error::Result;
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// A row in brief: equal rows have equal digests, and unequal ones do not, but with probability 2^-128 a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Digest([u64; 2]);
+
+impl Digest {
+    /// Of a row without negative zeros, which equal the positive ones.
+    pub(super) fn of<T: Pod>(row: &[T]) -> Self {
+        let whole = xxh3_128(bytemuck::cast_slice(row));
+        Self([whole as u64, (whole >> 64) as u64])
+    }
+}
+
+/// Which rows of a matrix are equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Duplicates {
+    groups: Vec<u32>,
+    distinct: usize,
+}
+
+impl Duplicates {
+    /// From the digests of all rows, in order.
+    pub fn of(digests: &[Digest]) -> Self {
+        let mut order: Vec<(Digest, u32)> = digests.iter().copied().zip(0..).collect();
+        order.par_sort_unstable();
+        let mut groups = vec![0; digests.len()];
+        let mut distinct = 0;
+        for equal in order.chunk_by(|a, b| a.0 == b.0) {
+            // Sorted: the first of them comes first.
+            equal.iter().for_each(|&(_, row)| groups[row as usize] = equal[0].1);
+            distinct += 1;
+        }
+        Self { groups, distinct }
+    }
+
+    /// Of each row the first row that is equal to it: equal rows have equal numbers, which serve as group ids.
+    pub fn groups(&self) -> &[u32] {
+        &self.groups
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Number of distinct rows.
+    pub fn distinct(&self) -> usize {
+        self.distinct
+    }
+
+    /// Rows that an earlier row is equal to.
+    pub fn repeats(&self) -> usize {
+        self.rows() - self.distinct
+    }
+
+    /// Whether enough rows repeat that pairs by row number are hardly what was meant: at least two, and one in a hundred.
+    pub fn many(&self) -> bool {
+        self.repeats() >= 2 && self.repeats() >= self.rows() / 100
+    }
+}
+
+/// Which rows of a matrix are equal, as float32 (zeros of either sign are equal). Reads everything once, in parallel, and
+/// checks it like [`check_finite`](super::check_finite).
+///
+/// Whoever splits rows keeps equal ones together: `duplicate_groups(x)?.groups()` are group ids.
+///
+/// # Errors
+/// As [`check_finite`](super::check_finite).
+pub fn duplicate_groups(source: &dyn RowSource) -> Result<Duplicates> {
+    let Screened { digests, .. } = check_digests(source, 0..source.rows())?;
+    Ok(Duplicates::of(&digests))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::HostMatrix;
+    use super::*;
+
+    #[test]
+    fn equal_rows_share_the_first_ones_number() {
+        let rows = [[1., 2.], [0., 3.], [1., 2.], [-0., 3.], [2., 1.], [1., 2.]];
+        let m = HostMatrix::from_f32("x", 6, 2, rows.concat()).unwrap();
+        let d = duplicate_groups(&m).unwrap();
+        assert_eq!(d.groups(), [0, 1, 0, 1, 4, 0]);
+        assert_eq!((d.rows(), d.distinct(), d.repeats(), d.many()), (6, 3, 3, true));
+        // Whatever they are stored as.
+        let wide = HostMatrix::from_f64("x", 6, 2, rows.concat().iter().map(|&v| f64::from(v)).collect());
+        assert_eq!(duplicate_groups(&wide.unwrap()).unwrap(), d);
+        let none = HostMatrix::from_f32("x", 0, 2, vec![]).unwrap();
+        assert_eq!(duplicate_groups(&none).unwrap().distinct(), 0);
+    }
+
+    #[test]
+    fn many_panels_agree_with_a_plain_count() {
+        let (n, d) = (20_000, 300);
+        let value = |i: usize, j: usize| ((i * 7919 % 15_013) * 31 + j) as f32;
+        let values = (0..n * d).map(|k| value(k / d, k % d)).collect();
+        let found = duplicate_groups(&HostMatrix::from_f32("x", n, d, values).unwrap()).unwrap();
+        assert_eq!(found.distinct(), 15_013);
+        // 7919 is prime to 15,013: row i equals row i + 15,013.
+        assert!(found.groups().iter().enumerate().all(|(i, &g)| g as usize == i % 15_013));
+    }
+}
