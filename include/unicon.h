@@ -377,17 +377,25 @@ enum unicon_eps_by {
     UNICON_EPS_BY_DIAGONAL = 1   /**< The literal diagonal i == j whatever the positives are, as the authors' code does. */
 };
 
+/** The value of ::unicon_loss_t::nu that stands for the usual one of the kind: 1, or 1.5 for sigmoid. It is -DBL_MAX. */
+#define UNICON_NU_USUAL (-1.7976931348623157e+308)
+
 /**
  * A member of the loss
  * `L = 1/(2 n_x) sum_i 1/|P(i)| sum_{k in P(i)} phi(u_ik)` plus the same over columns, with
  * `u_ik = eps_pos psi((1 - nu) s_ik) + sum_{j not in P(i)} eps_neg psi(s_ij - nu s_ik)`.
+ *
+ * For clip phi is tau log: the loss and its gradients with respect to embeddings and similarities are `tau` times those of
+ * open_clip and of CLIP's paper (the mean of two cross-entropies of logits `s / tau`), with nu = 1, both eps 1 and the diagonal.
+ * Divide them by `tau` to compare, or to replace that loss at the same learning rate.
  */
 typedef struct unicon_loss {
     size_t struct_size; /**< Set by unicon_loss_init(). */
     int32_t kind;       /**< ::unicon_loss_kind. */
     int32_t eps_by;     /**< ::unicon_eps_by, default ::UNICON_EPS_BY_POSITIVES. */
     double tau;         /**< Temperature, at least 0.001, default 0.07. Not used by triplet_hard. */
-    double nu;          /**< Weight of the positive, finite. Default 1; 1.5 for sigmoid. */
+    double nu;          /**< Weight of the positive, finite. Default ::UNICON_NU_USUAL: that of `kind` at the time of use, 1, or 1.5 for
+                             sigmoid. */
     double margin;      /**< Margin of the triplet members, any finite value, default 0.5. */
     double eps_pos;     /**< >= 0, default 1. 0 gives the decoupled loss. */
     double eps_neg;     /**< >= 0, default 1. */
@@ -538,6 +546,9 @@ UNICON_API unicon_status_t unicon_weights_cross(unicon_weights_t *weights, const
  *
  * The similarity is s = zx zy^T as given; normalise before, and let the framework differentiate that step.
  * Memory O(n r); no n by n matrix is stored.
+ * The value and gradients of clip are `tau` times those of open_clip, see ::unicon_loss_t. The derivative with respect to the
+ * temperature needs no further call: for clip with dL/dtau = (L - sum_ij zx_ij dzx_ij) / tau, for sigmoid with
+ * dL/dtau = -sum_ij zx_ij dzx_ij / tau; and d(L/tau)/d(1/tau) of clip, open_clip's loss by its logit scale, is sum_ij zx_ij dzx_ij.
  * @param loss NULL for clip with its defaults.
  * @param zx n_x by r, rows of norm at most 1 (within rounding).
  * @param zy n_y by r.
@@ -637,6 +648,28 @@ UNICON_API unicon_status_t unicon_model_save(unicon_context_t *context, const un
  * @return ::UNICON_IO if it cannot be read, ::UNICON_BAD_FILE if it is not a model.
  */
 UNICON_API unicon_status_t unicon_model_load(unicon_context_t *context, const char *path, unicon_model_t **model);
+
+/**
+ * The bytes that unicon_model_save() writes, to be kept or sent elsewhere; equal models give equal bytes.
+ *
+ * Called twice: first with `buffer` NULL and `capacity` 0 for the size, then with a buffer of that size. Needs no context; text of
+ * a failure: per thread.
+ * @param[out] buffer receives the bytes. May be NULL if `capacity` is 0.
+ * @param capacity bytes of the buffer: 0, or at least the size.
+ * @param[out] size the number of bytes. Not NULL.
+ * @return ::UNICON_INVALID_ARGUMENT if the buffer is too small, with the size in its text.
+ */
+UNICON_API unicon_status_t unicon_model_to_bytes(const unicon_model_t *model, void *buffer, int64_t capacity, int64_t *size);
+
+/**
+ * A model from the bytes of unicon_model_to_bytes() or of a model file. They may come from a stranger: they are checked whole.
+ * Needs no context; text of a failure: per thread.
+ * @param data the bytes, in host memory. Not needed afterwards.
+ * @param size their number, at least 1.
+ * @param[out] model the new handle, for unicon_model_destroy().
+ * @return ::UNICON_BAD_FILE if they are not a model.
+ */
+UNICON_API unicon_status_t unicon_model_from_bytes(const void *data, int64_t size, unicon_model_t **model);
 
 /** @} */
 /** @name Solvers */

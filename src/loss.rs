@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossKind {
-    /// InfoNCE / CLIP, SupCon when many-to-many: `psi = exp(t/tau)`, `phi = tau log(u + log_eps)`.
+    /// InfoNCE / CLIP, SupCon when many-to-many: `psi = exp(t/tau)`, `phi = tau log(u + log_eps)`. With `nu = 1` and both eps 1
+    /// the loss and its gradients by embeddings are `tau` times those of open_clip, the mean of two cross-entropies of `s / tau`.
     Clip,
     /// Pairwise sigmoid (SigLIP style): `psi = softplus(t/tau)`, `phi = u`.
     Sigmoid,

@@ -20,10 +20,14 @@ fn loss_kind(kind: i32) -> Result<LossKind> {
     }
 }
 
+/// The header's UNICON_NU_USUAL, which is no integer and so not among the bindings.
+pub(super) const NU_USUAL: f64 = -f64::MAX;
+
 fn set_loss(raw: &mut unicon_loss, kind: i32, loss: &Loss) {
     raw.kind = kind;
     raw.eps_by = UNICON_EPS_BY_POSITIVES as i32;
-    (raw.tau, raw.nu, raw.margin) = (loss.tau, loss.nu, loss.margin);
+    // Not the number: the kind may be changed afterwards.
+    (raw.tau, raw.nu, raw.margin) = (loss.tau, NU_USUAL, loss.margin);
     (raw.eps_pos, raw.eps_neg, raw.log_eps) = (loss.eps_pos, loss.eps_neg, loss.log_eps);
 }
 
@@ -53,6 +57,7 @@ pub(super) unsafe fn loss(pointer: *const unicon_loss_t) -> Result<Loss> {
     };
     let kind = loss_kind(raw.kind)?;
     let unicon_loss { tau, nu, margin, eps_pos, eps_neg, log_eps, .. } = raw;
+    let nu = if nu == NU_USUAL { Loss::new(kind, tau).nu } else { nu };
     let loss = Loss { kind, tau, nu, margin, eps_pos, eps_neg, log_eps, eps_by };
     loss.validate()?;
     Ok(loss)

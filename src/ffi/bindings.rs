@@ -659,6 +659,21 @@ unsafe extern "C" {
         model: *mut *mut unicon_model_t,
     ) -> unicon_status_t;
 }
+unsafe extern "C" {
+    pub fn unicon_model_to_bytes(
+        model: *const unicon_model_t,
+        buffer: *mut ::core::ffi::c_void,
+        capacity: i64,
+        size: *mut i64,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
+    pub fn unicon_model_from_bytes(
+        data: *const ::core::ffi::c_void,
+        size: i64,
+        model: *mut *mut unicon_model_t,
+    ) -> unicon_status_t;
+}
 pub const UNICON_FACTORIZATION_SQRT: unicon_factorization = 0;
 pub const UNICON_FACTORIZATION_ORTHONORMAL: unicon_factorization = 1;
 pub const UNICON_FACTORIZATION_POWER: unicon_factorization = 2;

@@ -3,8 +3,8 @@
 use super::asked::kernel_number;
 use super::bindings::*;
 use super::context::{context_of, on_backend};
-use super::matrix::{Allowed, Input, Precision, check_out, input, output};
-use super::structs::{Versioned, path_of, read, write};
+use super::matrix::{Allowed, Input, Precision, check_out, input, output, values};
+use super::structs::{Versioned, count, path_of, read, write};
 use super::weights::expect;
 use super::{entry, guard, same_signature};
 use crate::backend::Backend;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::fit::host;
 use crate::kernel::KernelKind;
 use crate::model::{Component, Encoder, Model, Side};
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
 
 /// # Safety
@@ -187,6 +187,44 @@ entry!(
         check_out("model", model)?;
         // SAFETY: as the header requires; the pointer is checked.
         unsafe { give(Model::load(path_of("path", path)?)?, model) };
+        Ok(())
+    }
+);
+
+entry!(
+    fn unicon_model_to_bytes(
+        model: *const unicon_model_t,
+        buffer: *mut c_void,
+        capacity: i64,
+        size: *mut i64,
+    ) {
+        check_out("size", size)?;
+        let room = count("capacity", capacity, 0)?;
+        // SAFETY: as the header requires.
+        let bytes = unsafe { model_of(model)? }.to_bytes()?;
+        if room > 0 {
+            check_out("buffer", buffer.cast::<u8>())?;
+            if room < bytes.len() {
+                return Err(Error::invalid("capacity", format!("{} bytes", bytes.len()), room));
+            }
+            // SAFETY: the buffer holds `capacity` bytes by the header's contract, which suffice.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.cast(), bytes.len()) };
+        }
+        // SAFETY: checked above.
+        unsafe { size.write(bytes.len() as i64) };
+        Ok(())
+    }
+);
+
+entry!(
+    fn unicon_model_from_bytes(data: *const c_void, size: i64, model: *mut *mut unicon_model_t) {
+        check_out("model", model)?;
+        let size = count("size", size, 1)?;
+        // SAFETY: that many readable bytes by the header's contract.
+        let bytes = unsafe { values("data", data.cast::<u8>(), size)? };
+        let made = Model::from_bytes(bytes).map_err(|reason| Error::bad_file("data", reason))?;
+        // SAFETY: checked above.
+        unsafe { give(made, model) };
         Ok(())
     }
 );

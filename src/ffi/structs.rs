@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(read_loss(&loss_of(nu_end)).unwrap().nu, 3.0);
         assert_eq!(read_loss(&loss_of(nu_end)).unwrap().margin, 0.5);
         let before_nu = offset_of!(unicon_loss, nu);
-        assert_eq!(read_loss(&loss_of(before_nu)).unwrap().nu, 1.0);
+        assert_eq!(read_loss(&loss_of(before_nu)).unwrap().nu, super::super::asked::NU_USUAL);
     }
 
     #[test]

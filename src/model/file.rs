@@ -58,7 +58,7 @@ impl Model {
         file.commit()
     }
 
-    /// The bytes of a model file.
+    /// The bytes of a model file; equal models give equal bytes.
     ///
     /// # Errors
     /// [`Error::Numerical`] for a model that [`from_bytes`](Self::from_bytes) would refuse.
@@ -89,7 +89,9 @@ impl Model {
                 view.map(|v| (name.as_str(), v)).map_err(|e| failed(&e))
             })
             .collect::<Result<_>>()?;
-        safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))
+        let mut bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?;
+        sort_header(&mut bytes).map_err(|e| failed(&e))?;
+        Ok(bytes)
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -182,6 +184,21 @@ fn in_range(name: &str, m: &Mat<f64>, largest: f64) -> Checked<()> {
             return Err(format!("{name}: {v:e} at row {i}, column {j}; at most {largest:e} can be used"));
         }
     }
+    Ok(())
+}
+
+/// Puts the names in a safetensors header into order, which its writer leaves to chance, without changing its length.
+fn sort_header(file: &mut [u8]) -> Checked<()> {
+    let cut = || "its header cannot be read again".to_string();
+    let (length, rest) = file.split_first_chunk_mut::<8>().ok_or_else(cut)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| cut())?;
+    let header = rest.get_mut(..length).ok_or_else(cut)?;
+    // A map of serde_json is sorted.
+    let value: serde_json::Value = serde_json::from_slice(header).map_err(|e| e.to_string())?;
+    let sorted = serde_json::to_vec(&value).map_err(|e| e.to_string())?;
+    let (text, blanks) = header.split_at_mut_checked(sorted.len()).ok_or_else(cut)?;
+    text.copy_from_slice(&sorted);
+    blanks.fill(b' ');
     Ok(())
 }
 
