@@ -12,9 +12,12 @@
  * @endcode
  *
  * - Every failure is a unicon::Error that carries the status and the text.
- * - Handles move and do not copy; they are destroyed with their scope.
+ * - Contexts, weights and partial fits move and do not copy; copies of a model share its encoders. All are destroyed with the last of
+ *   their scopes, in any order.
  * - Views borrow. view() makes one from a pointer, from a std::vector (or anything with data() and size()), or from an
- *   Eigen-like matrix or map (data(), rows(), cols(), outerStride(), IsRowMajor) in either order, without a copy.
+ *   Eigen-like matrix, map or block (data(), rows(), cols(), innerStride(), outerStride(), IsRowMajor) in either order, without a copy.
+ *   Both strides are kept: a layout that the library cannot read is an error of the call. Of constant data it is a View, which
+ *   no function takes as an output; of other data a MutableView.
  * - The option types are those of unicon.h with constructors; all their fields and their documentation are there.
  */
 #ifndef UNICON_HPP
@@ -66,17 +69,22 @@ template <class T, void (*destroy)(T *)> struct Destroy {
     void operator()(T *handle) const noexcept { destroy(handle); }
 };
 template <class T, void (*destroy)(T *)> using Handle = std::unique_ptr<T, Destroy<T, destroy>>;
+/** A context that what lives on it keeps. */
+using SharedContext = std::shared_ptr<unicon_context_t>;
 } // namespace detail
 
 /** @name Views */
 /** @{ */
 
 /** The ::unicon_dtype of an element type; specialise it for a half or bfloat16 type of your own. */
-template <class T> struct dtype_of;
+template <class T> struct dtype_of {
+    static_assert(sizeof(T) == 0, "unicon: matrices of float or double; specialise unicon::dtype_of for a half or bfloat16 type");
+    static constexpr int32_t value = 0;
+};
 template <> struct dtype_of<float> : std::integral_constant<int32_t, UNICON_F32> {};
 template <> struct dtype_of<double> : std::integral_constant<int32_t, UNICON_F64> {};
 
-/** A borrowed matrix. Converts to the pointer that unicon.h takes. */
+/** A borrowed matrix to read. Converts to the pointer that unicon.h takes. */
 class View {
 public:
     View(const unicon_matrix_t &matrix) : matrix_(matrix) {}
@@ -84,7 +92,10 @@ public:
     int64_t cols() const noexcept { return matrix_.cols; }
     const unicon_matrix_t *get() const noexcept { return &matrix_; }
     /** The same memory read as its transpose. */
-    View transposed() const {
+    View transposed() const { return View(swapped()); }
+
+protected:
+    unicon_matrix_t swapped() const {
         unicon_matrix_t m = matrix_;
         std::swap(m.rows, m.cols);
         std::swap(m.row_stride, m.col_stride);
@@ -95,23 +106,36 @@ private:
     unicon_matrix_t matrix_;
 };
 
-/** Row-major memory. */
-template <class T> View view(T *data, int64_t rows, int64_t cols) {
-    return unicon_matrix_host(data, rows, cols, dtype_of<std::remove_cv_t<T>>::value);
-}
+/** A borrowed matrix to write to, or to read. */
+class MutableView : public View {
+public:
+    explicit MutableView(const unicon_matrix_t &matrix) : View(matrix) {}
+    /** The same memory as its transpose. */
+    MutableView transposed() const { return MutableView(swapped()); }
+};
+
+/** The view of memory of that type: a View of constant elements. */
+template <class T> using view_of = std::conditional_t<std::is_const<T>::value, View, MutableView>;
 
 /** Memory with given strides, in elements. */
-template <class T> View view(T *data, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
+template <class T> view_of<T> view(T *data, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
     unicon_matrix_t m = unicon_matrix_host(data, rows, cols, dtype_of<std::remove_cv_t<T>>::value);
     m.row_stride = row_stride;
     m.col_stride = col_stride;
-    return m;
+    return view_of<T>(m);
 }
+
+/** Row-major memory. */
+template <class T> view_of<T> view(T *data, int64_t rows, int64_t cols) { return view(data, rows, cols, cols, 1); }
+
+namespace detail {
+template <class C> using element_of = std::remove_pointer_t<decltype(std::declval<C &>().data())>;
+} // namespace detail
 
 /** A row-major std::vector, std::array or span of rows of `cols` values. */
 template <class C, class = decltype(std::declval<C &>().size()),
           class = std::enable_if_t<std::is_pointer<decltype(std::declval<C &>().data())>::value>>
-View view(C &values, int64_t cols) {
+view_of<detail::element_of<C>> view(C &values, int64_t cols) {
     const int64_t size = static_cast<int64_t>(values.size());
     if (cols < 1 || size % cols != 0)
         throw Error(UNICON_INVALID_ARGUMENT, "cols: expected a divisor of the " + std::to_string(size)
@@ -119,13 +143,15 @@ View view(C &values, int64_t cols) {
     return view(values.data(), size / cols, cols);
 }
 
-/** An Eigen matrix or map, or anything that looks like one, row-major or column-major. */
-template <class M, class = decltype(std::declval<M &>().outerStride()), class = decltype(std::declval<M &>().data())>
-View view(M &matrix) {
-    const int64_t outer = static_cast<int64_t>(matrix.outerStride());
+/** An Eigen matrix, map or block, or anything that looks like one, row-major or column-major. Name a block before: it must not be
+ *  the result of an expression that has ended when the view is used. */
+template <class M, class = decltype(std::declval<M &>().outerStride()), class = decltype(std::declval<M &>().innerStride()),
+          class = decltype(std::declval<M &>().data())>
+view_of<detail::element_of<M>> view(M &matrix) {
+    const int64_t outer = static_cast<int64_t>(matrix.outerStride()), inner = static_cast<int64_t>(matrix.innerStride());
     const bool by_rows = static_cast<bool>(std::remove_reference_t<M>::IsRowMajor);
     return view(matrix.data(), static_cast<int64_t>(matrix.rows()), static_cast<int64_t>(matrix.cols()),
-                by_rows ? outer : 1, by_rows ? 1 : outer);
+                by_rows ? outer : inner, by_rows ? inner : outer);
 }
 
 /** @} */
@@ -154,7 +180,7 @@ enum class Stream : int32_t { sums = UNICON_STREAM_SUMS, solutions = UNICON_STRE
 
 enum class Side : int32_t { x = UNICON_SIDE_X, y = UNICON_SIDE_Y };
 
-/** ::unicon_loss_t with the defaults of a kind. */
+/** ::unicon_loss_t with the defaults of a kind. The value and gradients of clip are tau times those of open_clip. */
 struct Loss : unicon_loss_t {
     explicit Loss(LossKind kind = LossKind::clip) : unicon_loss_t() {
         detail::check(unicon_loss_init(this, sizeof(unicon_loss_t), static_cast<int32_t>(kind)), nullptr);
@@ -400,11 +426,13 @@ private:
 /** @name Handles */
 /** @{ */
 
-/** A device with its stream, threads, allocator and communicator. One call at a time. */
+/** A device with its stream, threads, allocator and communicator. One call at a time. Moves and does not copy. */
 class Context {
 public:
     Context() : Context(nullptr) {}
     explicit Context(const unicon_context_options_t &options) : Context(&options) {}
+    Context(Context &&) = default;
+    Context &operator=(Context &&) = default;
     /** The defaults, for a context with some fields changed. */
     static unicon_context_options_t options() {
         unicon_context_options_t o;
@@ -414,20 +442,22 @@ public:
     unicon_context_t *get() const noexcept { return handle_.get(); }
     void cancel() const noexcept { unicon_cancel(handle_.get()); }
     void check(unicon_status_t status) const { detail::check(status, handle_.get()); }
+    const detail::SharedContext &shared() const noexcept { return handle_; }
 
 private:
     explicit Context(const unicon_context_options_t *options) {
         unicon_context_t *handle = nullptr;
         detail::check(unicon_context_create(options, &handle), nullptr);
-        handle_.reset(handle);
+        handle_.reset(handle, unicon_context_destroy);
     }
-    detail::Handle<unicon_context_t, unicon_context_destroy> handle_;
+    detail::SharedContext handle_;
 };
 
-/** A pair of encoders. Immutable; may be used by several threads at once, each with its context. */
+/** A pair of encoders. Immutable; may be used by several threads at once, each with its context. Copies share it. */
 class Model {
 public:
-    explicit Model(unicon_model_t *handle) : handle_(handle) {
+    /** Takes the handle over. */
+    explicit Model(unicon_model_t *handle) : handle_(handle, unicon_model_destroy) {
         description_.struct_size = sizeof description_;
         detail::check(unicon_model_describe(handle, &description_), nullptr);
     }
@@ -441,6 +471,20 @@ public:
         context.check(unicon_model_load(context.get(), path.c_str(), &handle));
         return Model(handle);
     }
+    /** A model from the bytes of to_bytes() or of a model file. */
+    static Model from_bytes(const void *data, size_t size) {
+        unicon_model_t *handle = nullptr;
+        detail::check(unicon_model_from_bytes(data, static_cast<int64_t>(size), &handle), nullptr);
+        return Model(handle);
+    }
+    /** The bytes that save() writes. */
+    std::vector<unsigned char> to_bytes() const {
+        int64_t size = 0;
+        detail::check(unicon_model_to_bytes(handle_.get(), nullptr, 0, &size), nullptr);
+        std::vector<unsigned char> bytes(static_cast<size_t>(size));
+        detail::check(unicon_model_to_bytes(handle_.get(), bytes.data(), size, &size), nullptr);
+        return bytes;
+    }
     void save(const Context &context, const std::string &path) const {
         context.check(unicon_model_save(context.get(), handle_.get(), path.c_str()));
     }
@@ -448,19 +492,19 @@ public:
     int64_t d2() const noexcept { return description_.d2; }
     int64_t r() const noexcept { return description_.r; }
     const unicon_model_description_t &description() const noexcept { return description_; }
-    void encode(const Context &context, Side side, const View &in, const View &out) const {
+    void encode(const Context &context, Side side, const View &in, const MutableView &out) const {
         context.check(unicon_model_encode(context.get(), handle_.get(), static_cast<int32_t>(side), in.get(), out.get()));
     }
-    void similarity(const Context &context, const View &x, const View &y, const View &out) const {
+    void similarity(const Context &context, const View &x, const View &y, const MutableView &out) const {
         context.check(unicon_model_similarity(context.get(), handle_.get(), x.get(), y.get(), out.get()));
     }
-    void encoder(const Context &context, Side side, const View &out) const {
+    void encoder(const Context &context, Side side, const MutableView &out) const {
         context.check(unicon_model_encoder(context.get(), handle_.get(), static_cast<int32_t>(side), out.get()));
     }
     const unicon_model_t *get() const noexcept { return handle_.get(); }
 
 private:
-    detail::Handle<unicon_model_t, unicon_model_destroy> handle_;
+    std::shared_ptr<unicon_model_t> handle_;
     unicon_model_description_t description_{};
 };
 
@@ -469,17 +513,17 @@ class Weights {
 public:
     Weights(const Context &context, const Loss &loss, const View &zx, const View &zy,
             const Positives &positives = Positives::diagonal())
-        : context_(context.get()) {
+        : context_(context.shared()) {
         const unicon_positives_t p = positives.get(zx.rows(), zy.rows());
         unicon_weights_t *handle = nullptr;
-        detail::check(unicon_weights_create(context_, &loss, zx.get(), zy.get(), &p, &handle), context_);
+        context.check(unicon_weights_create(context.get(), &loss, zx.get(), zy.get(), &p, &handle));
         handle_.reset(handle);
     }
     /** S of any matrix of cosines, for small n. */
     static Weights of_similarity(const Context &context, const Loss &loss, const View &similarity,
                                  const Positives &positives = Positives::diagonal()) {
         const unicon_positives_t p = positives.get(similarity.rows(), similarity.cols());
-        Weights out(context.get());
+        Weights out(context.shared());
         unicon_weights_t *handle = nullptr;
         context.check(unicon_weights_create_similarity(context.get(), &loss, similarity.get(), &p, &handle));
         out.handle_.reset(handle);
@@ -487,18 +531,19 @@ public:
     }
     double loss() const {
         double value = 0;
-        detail::check(unicon_weights_loss(handle_.get(), &value, nullptr, nullptr), context_);
+        check(unicon_weights_loss(handle_.get(), &value, nullptr, nullptr));
         return value;
     }
-    void dense(const View &s) { detail::check(unicon_weights_dense(handle_.get(), s.get()), context_); }
-    void apply(const View &v, const View &sv) { detail::check(unicon_weights_apply(handle_.get(), v.get(), sv.get()), context_); }
-    void apply_t(const View &u, const View &stu) { detail::check(unicon_weights_apply_t(handle_.get(), u.get(), stu.get()), context_); }
-    void cross(const View &x, const View &y, const View &c) { detail::check(unicon_weights_cross(handle_.get(), x.get(), y.get(), c.get()), context_); }
+    void dense(const MutableView &s) { check(unicon_weights_dense(handle_.get(), s.get())); }
+    void apply(const View &v, const MutableView &sv) { check(unicon_weights_apply(handle_.get(), v.get(), sv.get())); }
+    void apply_t(const View &u, const MutableView &stu) { check(unicon_weights_apply_t(handle_.get(), u.get(), stu.get())); }
+    void cross(const View &x, const View &y, const MutableView &c) { check(unicon_weights_cross(handle_.get(), x.get(), y.get(), c.get())); }
     unicon_weights_t *get() const noexcept { return handle_.get(); }
 
 private:
-    explicit Weights(unicon_context_t *context) : context_(context) {}
-    unicon_context_t *context_;
+    explicit Weights(const detail::SharedContext &context) : context_(context) {}
+    void check(unicon_status_t status) const { detail::check(status, context_.get()); }
+    detail::SharedContext context_;
     detail::Handle<unicon_weights_t, unicon_weights_destroy> handle_;
 };
 
@@ -602,11 +647,11 @@ class PartialFit {
 public:
     PartialFit(const Context &context, const FitOptions &options, int64_t d1, int64_t d2, Stream stream = Stream::sums,
                int32_t dtype = UNICON_F32, const Validation *validation = nullptr, const Model *warm_start = nullptr)
-        : context_(context.get()) {
+        : context_(context.shared()) {
         const unicon_fit_options_t raw = options.get(nullptr);
         const detail::HeldOut held_out(validation);
         unicon_partial_fit_t *handle = nullptr;
-        context.check(unicon_partial_fit_create(context_, &raw, static_cast<int32_t>(stream), d1, d2, dtype, held_out.get(),
+        context.check(unicon_partial_fit_create(context.get(), &raw, static_cast<int32_t>(stream), d1, d2, dtype, held_out.get(),
                                                 warm_start ? warm_start->get() : nullptr, &handle));
         handle_.reset(handle);
     }
@@ -614,30 +659,30 @@ public:
     double add(const View &x, const View &y, const Positives &positives = Positives::diagonal()) {
         const unicon_positives_t p = positives.get(x.rows(), y.rows());
         double loss = 0;
-        detail::check(unicon_partial_fit_add(handle_.get(), x.get(), y.get(), &p, &loss), context_);
+        detail::check(unicon_partial_fit_add(handle_.get(), x.get(), y.get(), &p, &loss), context_.get());
         return loss;
     }
     /** The model of the batches of this pass so far. */
     Model model() {
         unicon_model_t *model = nullptr;
-        detail::check(unicon_partial_fit_model(handle_.get(), &model), context_);
+        detail::check(unicon_partial_fit_model(handle_.get(), &model), context_.get());
         return Model(model);
     }
     /** Ends a pass. */
     Model finish() {
         unicon_model_t *model = nullptr;
-        detail::check(unicon_partial_fit_finish(handle_.get(), &model), context_);
+        detail::check(unicon_partial_fit_finish(handle_.get(), &model), context_.get());
         return Model(model);
     }
 
 private:
-    unicon_context_t *context_;
+    detail::SharedContext context_;
     detail::Handle<unicon_partial_fit_t, unicon_partial_fit_destroy> handle_;
 };
 
 /** The loss of a batch and its gradients; see unicon_contrastive_grad(). */
 inline double contrastive_grad(const Context &context, const Loss &loss, const View &zx, const View &zy,
-                               const View &dzx, const View &dzy, const Positives &positives = Positives::diagonal()) {
+                               const MutableView &dzx, const MutableView &dzy, const Positives &positives = Positives::diagonal()) {
     const unicon_positives_t p = positives.get(zx.rows(), zy.rows());
     double value = 0;
     context.check(unicon_contrastive_grad(context.get(), &loss, zx.get(), zy.get(), &p, &value, dzx.get(), dzy.get()));
@@ -657,7 +702,7 @@ inline Neighbours search(const Context &context, const View &queries, const View
     Neighbours out{k, {}, {}};
     out.scores.resize(static_cast<size_t>(queries.rows() * k));
     out.indices.resize(out.scores.size());
-    const View scores = view(out.scores.data(), queries.rows(), k);
+    const MutableView scores = view(out.scores.data(), queries.rows(), k);
     context.check(unicon_search(context.get(), queries.get(), items.get(), k, scores.get(), out.indices.data()));
     return out;
 }
@@ -672,7 +717,7 @@ inline std::vector<double> recall(const Context &context, const View &zx, const 
 }
 
 /** The Gram matrix k(a_i, b_j); see unicon_gram(). */
-inline void gram(const Context &context, const Kernel &kernel, const View &a, const View &b, const View &out) {
+inline void gram(const Context &context, const Kernel &kernel, const View &a, const View &b, const MutableView &out) {
     context.check(unicon_gram(context.get(), &kernel, a.get(), b.get(), out.get()));
 }
 

@@ -34,7 +34,7 @@ int main() {
         std::printf("loss %.4f -> %.4f\n", fitted.info.loss.front(), fitted.info.raw.final_loss);
 
         std::vector<float> zx(n * latent), zy(n * latent);
-        const unicon::View ex = unicon::view(zx, latent), ey = unicon::view(zy, latent);
+        const auto ex = unicon::view(zx, latent), ey = unicon::view(zy, latent);
         fitted.model.encode(context, unicon::Side::x, unicon::view(x, d1), ex);
         fitted.model.encode(context, unicon::Side::y, unicon::view(y, d2), ey);
         const std::vector<double> recall = unicon::recall(context, ex, ey, {1, 5});
