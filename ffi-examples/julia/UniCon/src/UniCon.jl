@@ -1,8 +1,9 @@
 """
 Closed-form contrastive alignment of two sets of features, over the C ABI of libunicon.
 
-**Samples are columns**, as everywhere in Julia: `X` is `d1 × n` and embeddings are `r × n`. The library reads these arrays
-where they lie; nothing is transposed or copied.
+**Samples are columns**, as everywhere in Julia: `X` is `d1 × n` and embeddings are `r × n`. The library reads dense
+arrays, views with contiguous rows or columns, their adjoints and transposes where they lie; anything else (other views, ranges, integers,
+sparse matrices) is copied first.
 
 ```julia
 using UniCon
@@ -15,10 +16,11 @@ The library is found as `libunicon` by the dynamic linker, or at `ENV["UNICON_LI
 """
 module UniCon
 
-import Libdl
+import Libdl, Serialization
+using LinearAlgebra: Adjoint, Transpose
 
 export Context, Loss, Kernel, Damping, Refine, Minibatch, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
-export fit, encode, similarity, encoder, search, recall, gram, contrastive_grad, cancel, save, load, linear_model
+export fit, encode, similarity, encoder, search, recall, gram, contrastive_grad, cancel, save, load, linear_model, to_bytes, from_bytes
 export add!, current, finish!, value, dense, apply, apply_t, cross_covariance, device_count
 
 include("abi.jl")
@@ -69,6 +71,7 @@ choose(name, value, choices) =
 
 include("matrices.jl")
 include("options.jl")
+include("positives.jl")
 include("context.jl")
 include("models.jl")
 include("fit.jl")

@@ -52,7 +52,7 @@ struct BestUniCon
     end
 end
 
-from_zero(landmarks) = landmarks isa AbstractVector ? Vector{Int64}(landmarks) .- 1 : landmarks
+from_zero(landmarks) = landmarks isa AbstractVector ? whole("landmarks", landmarks) .- 1 : landmarks
 
 function set_landmarks!(raw, landmarks)
     if landmarks isa Int
@@ -137,28 +137,28 @@ end
 """
     fit(solver, X, Y; positives, validation, warm_start, progress, context) -> (Model, FitInfo)
 
-Fits encoders on `X` (`d1 × n_x`) and `Y` (`d2 × n_y`). `positives` is `nothing` (column i matches column i), a tuple of group ids, or a
-sparse `n_y × n_x` matrix. `validation` is a tuple `(X, Y)` or `(X, Y, positives)`. `progress` is called with the progress struct and
-cancels by returning `false`.
+Fits encoders on `X` (`d1 × n_x`) and `Y` (`d2 × n_y`). `positives` is `nothing` (column i matches column i), a tuple of group ids, a
+matrix `n_y × n_x`, sparse or of `Bool`, or a vector of pairs `(i, j)`. `validation` is a tuple `(X, Y)` or `(X, Y, positives)`. `progress` is
+called with the progress struct and cancels by returning `false`; an exception in it, also that of Ctrl-C, cancels and is thrown on.
 """
 function fit(
     solver::Union{LinearUniCon,KernelUniCon,BestUniCon},
-    X::StridedMatrix{<:Element},
-    Y::StridedMatrix{<:Element};
+    X,
+    Y;
     positives = nothing,
     validation = nothing,
     warm_start::Union{Nothing,Model} = nothing,
     progress = nothing,
-    context::Context = default_context(),
+    context::Union{Nothing,Context} = nothing,
 )
+    X, Y = readable("X", X), readable("Y", Y)
     room = 4096 # points of the history that are kept
     options = fit_options(solver)
     p = Positives(positives, size(X, 2), size(Y, 2))
-    call = ProgressCall(progress, nothing)
-    if progress !== nothing
-        options.progress = @cfunction(on_progress, Int32, (Ptr{Progress_t}, Ptr{Cvoid}))
-        options.progress_user = pointer_from_objref(call)
-    end
+    # Also without a function of the caller's: Julia hears Ctrl-C only while it runs code of its own.
+    call = ProgressCall(progress === nothing ? (_ -> nothing) : progress, nothing)
+    options.progress = @cfunction(on_progress, Int32, (Ptr{Progress_t}, Ptr{Cvoid}))
+    options.progress_user = pointer_from_objref(call)
     info = FitInfo_t()
     check(c_fit_info_init(info))
     losses, changes, trace = zeros(room), zeros(room), Vector{TracePoint_t}(undef, room)
@@ -170,12 +170,17 @@ function fit(
     start = warm_start === nothing ? C_NULL : warm_start.handle
     held_out, keep = validation_of(validation)
     run = solver isa BestUniCon ? c_fit_best : c_fit
-    status = GC.@preserve solver X Y p call losses changes trace singular warm_start context held_out keep begin
-        v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
-        run(context.handle, options, samples(X), samples(Y), p.raw, v, start, handle, info)
+    on(context) do c
+        status = GC.@preserve solver X Y p call losses changes trace singular warm_start held_out keep begin
+            v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
+            run(c.handle, options, samples(X), samples(Y), p.raw, v, start, handle, info)
+        end
+        if call.thrown !== nothing
+            status == 0 && c_model_destroy(handle[])
+            throw(call.thrown)
+        end
+        check(status, c.handle)
     end
-    call.thrown === nothing || throw(call.thrown)
-    check(status, context.handle)
     first_of(values, n) = values[1:min(length(values), n)]
     return Model(handle[]),
     FitInfo(
@@ -198,7 +203,8 @@ end
 
 function validation_of(validation)
     validation === nothing && return nothing, nothing
-    X, Y = validation[1], validation[2]
+    validation isa Tuple && length(validation) in (2, 3) || throw(ArgumentError("validation: expected (X, Y) or (X, Y, positives)"))
+    X, Y = readable("validation[1]", validation[1]), readable("validation[2]", validation[2])
     p = Positives(length(validation) > 2 ? validation[3] : nothing, size(X, 2), size(Y, 2))
     x, y = Ref(samples(X)), Ref(samples(Y))
     pointers = Validation_t(Base.unsafe_convert(Ptr{Matrix_t}, x), Base.unsafe_convert(Ptr{Matrix_t}, y), pointer_from_objref(p.raw))
@@ -223,32 +229,36 @@ mutable struct PartialFit
         dtype::Type = Float32,
         validation = nothing,
         warm_start = nothing,
-        context::Context = default_context(),
+        context::Union{Nothing,Context} = nothing,
     )
         options = fit_options(solver)
         handle = Ref{Ptr{Cvoid}}(C_NULL)
         start = warm_start === nothing ? C_NULL : warm_start.handle
         held_out, keep = validation_of(validation)
         kind = choose("stream", stream, (sums = 0, solutions = 1))
-        status = GC.@preserve solver warm_start context held_out keep begin
-            v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
-            c_partial_fit_create(context.handle, options, kind, d1, d2, UniCon.dtype(dtype), v, start, handle)
+        return on(context) do c
+            GC.@preserve solver warm_start held_out keep begin
+                v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
+                check(c_partial_fit_create(c.handle, options, kind, d1, d2, UniCon.dtype(dtype), v, start, handle), c.handle)
+            end
+            finalizer(f -> c_partial_fit_destroy(f.handle), new(handle[], c))
         end
-        check(status, context.handle)
-        return finalizer(f -> c_partial_fit_destroy(f.handle), new(handle[], context))
     end
 end
+
+Base.deepcopy_internal(::PartialFit, ::IdDict) = throw(ArgumentError("a stream of batches cannot be copied"))
 
 """
     add!(partial, X, Y; positives)
 
 Adds one batch and returns its loss before the update.
 """
-function add!(partial::PartialFit, X::StridedMatrix{<:Element}, Y::StridedMatrix{<:Element}; positives = nothing)
+function add!(partial::PartialFit, X, Y; positives = nothing)
+    X, Y = readable("X", X), readable("Y", Y)
     p = Positives(positives, size(X, 2), size(Y, 2))
     loss = Ref(0.0)
-    GC.@preserve partial X Y p begin
-        check(c_partial_fit_add(partial.handle, samples(X), samples(Y), p.raw, loss), partial.context.handle)
+    on(partial.context) do c
+        GC.@preserve partial X Y p check(c_partial_fit_add(partial.handle, samples(X), samples(Y), p.raw, loss), c.handle)
     end
     return loss[]
 end
@@ -260,7 +270,7 @@ The [`Model`](@ref) of the batches of this pass so far.
 """
 function current(partial::PartialFit)
     handle = Ref{Ptr{Cvoid}}(C_NULL)
-    GC.@preserve partial check(c_partial_fit_model(partial.handle, handle), partial.context.handle)
+    on(c -> GC.@preserve(partial, check(c_partial_fit_model(partial.handle, handle), c.handle)), partial.context)
     return Model(handle[])
 end
 
@@ -271,6 +281,6 @@ Ends a pass: its [`Model`](@ref), from which the next pass begins.
 """
 function finish!(partial::PartialFit)
     handle = Ref{Ptr{Cvoid}}(C_NULL)
-    GC.@preserve partial check(c_partial_fit_finish(partial.handle, handle), partial.context.handle)
+    on(c -> GC.@preserve(partial, check(c_partial_fit_finish(partial.handle, handle), c.handle)), partial.context)
     return Model(handle[])
 end

@@ -9,19 +9,33 @@ const own = (
     :n_whiten, :n_powers, :n_widths, :progress, :progress_user,
 )
 
+# A value of a field's type, or an error that names the field.
+function converted(name, type, value)
+    fits = type <: AbstractFloat ? value isa Real && !(value isa Bool) : type <: Integer ? value isa Real : true
+    fits || throw(ArgumentError("$name: expected $(type <: Integer ? "an integer" : "a number"), got $(repr(value))"))
+    try
+        return convert(type, value)
+    catch e
+        e isa InexactError || rethrow()
+        throw(ArgumentError("$name: expected a value of $type, got $value"))
+    end
+end
+
 # Sets the field that an option names. What it points to is part of the solver, which the calls preserve.
 function assign!(raw::T, name::Symbol, value) where {T}
     known = filter(field -> !(field in own), fieldnames(T))
     name in known || throw(ArgumentError("$name: expected one of $(join(known, ", "))"))
+    value === nothing && return raw
     if name in (:damping, :refine, :minibatch)
-        value = pointer_from_objref(value.raw)
+        value = pointer_from_objref(prepared(value).raw)
     elseif name === :checkpoint
-        value = pointer(value::String)
+        value isa String && !occursin('\0', value) || throw(ArgumentError("checkpoint: expected a path, got $(repr(value))"))
+        value = pointer(value)
     elseif value isa Symbol
         haskey(choices, name) || throw(ArgumentError("$name: expected a number, got $value"))
         value = choose(name, value, choices[name])
     end
-    return setproperty!(raw, name, convert(fieldtype(T, name), value))
+    return setproperty!(raw, name, converted(name, fieldtype(T, name), value))
 end
 
 function set!(raw, options)
@@ -32,7 +46,7 @@ end
 """
     Loss(kind = :clip; tau, nu, margin, eps_pos, eps_neg, log_eps)
 
-A loss: `:clip`, `:sigmoid`, `:triplet_hard` or `:triplet_smooth`.
+A loss: `:clip`, `:sigmoid`, `:triplet_hard` or `:triplet_smooth`. The value and gradients of clip are `tau` times those of open_clip.
 """
 struct Loss
     raw::Loss_t
@@ -100,39 +114,16 @@ struct Refine
     raw::Refine_t
     stages::Vector{Int64}
     function Refine(; stages = Int64[], parameters...)
-        raw, stages = Refine_t(), Vector{Int64}(stages)
+        raw = Refine_t()
         check(c_refine_init(raw))
         set!(raw, parameters)
-        if !isempty(stages)
-            raw.stages, raw.n_stages = pointer(stages), length(stages)
-        end
-        return new(raw, stages)
+        return new(raw, whole("stages", stages))
     end
 end
 
-# Positives: nothing is the diagonal, a tuple of two vectors are group ids, anything with colptr and rowval (a SparseMatrixCSC
-# whose columns are the samples of X, `Y samples × X samples`) is CSR.
-struct Positives
-    raw::Positives_t
-    arrays::Tuple{Vector{Int64},Vector{Int64}}
-end
-
-function Positives(positives, n_x::Int, n_y::Int)
-    raw = Positives_t()
-    check(c_positives_init(raw))
-    positives === nothing && return Positives(raw, (Int64[], Int64[]))
-    if positives isa Tuple
-        arrays = (Vector{Int64}(positives[1]), Vector{Int64}(positives[2]))
-        lengths = (length(arrays[1]), length(arrays[2]))
-        lengths == (n_x, n_y) || throw(DimensionMismatch("positives: expected $((n_x, n_y)) group ids, got $lengths"))
-        raw.kind = 1
-        raw.x_groups, raw.y_groups = pointer(arrays[1]), pointer(arrays[2])
-        return Positives(raw, arrays)
-    end
-    size(positives) == (n_y, n_x) ||
-        throw(DimensionMismatch("positives: expected a $n_y × $n_x sparse matrix (columns are samples of X), got $(size(positives))"))
-    arrays = (Vector{Int64}(positives.colptr) .- 1, Vector{Int64}(positives.rowval) .- 1)
-    raw.kind, raw.nnz = 2, length(arrays[2])
-    raw.indptr, raw.indices = pointer(arrays[1]), pointer(arrays[2])
-    return Positives(raw, arrays)
+# A struct whose pointers are those of its own arrays, also where it is a copy of another.
+prepared(part) = part
+function prepared(refine::Refine)
+    isempty(refine.stages) || ((refine.raw.stages, refine.raw.n_stages) = (pointer(refine.stages), length(refine.stages)))
+    return refine
 end
