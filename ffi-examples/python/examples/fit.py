@@ -22,7 +22,7 @@ assert (indices[:, 0] == np.arange(500)).mean() == recall["x2y"][1]
 assert np.array_equal(model.encode(np.asfortranarray(x), "x"), zx)
 try:
     model.encode(np.repeat(x, 2, axis=1)[:, ::2], "x")
-except unicon.Error as e:
+except ValueError as e:
     print("as expected:", e)
 
 # What needs no tuning: shrinkage, power and the dimension are chosen on rows that are held back.

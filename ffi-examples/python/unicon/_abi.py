@@ -306,6 +306,8 @@ FUNCTIONS = {
     "unicon_model_similarity": (c_int32, [_handle, _handle, _matrix, _matrix, _matrix]),
     "unicon_model_save": (c_int32, [_handle, _handle, c_char_p]),
     "unicon_model_load": (c_int32, [_handle, c_char_p, POINTER(_handle)]),
+    "unicon_model_to_bytes": (c_int32, [_handle, c_void_p, c_int64, POINTER(c_int64)]),
+    "unicon_model_from_bytes": (c_int32, [c_char_p, c_int64, POINTER(_handle)]),
     "unicon_damping_init": (c_int32, [POINTER(Damping), c_size_t]),
     "unicon_refine_init": (c_int32, [POINTER(Refine), c_size_t]),
     "unicon_minibatch_init": (c_int32, [POINTER(Minibatch), c_size_t]),

@@ -1,14 +1,13 @@
-"""Matrix views of NumPy arrays and DLPack tensors, without copies."""
+"""Matrix views of DLPack tensors, without copies."""
 
 import ctypes
 
-import numpy as np
-
 from ._abi import Matrix
 
-_NUMPY = {"float32": 1, "float64": 2, "float16": 3}
 # (DLPack type code, bits) -> unicon_dtype; code 2 is float, 4 is bfloat.
-_DLPACK = {(2, 32): 1, (2, 64): 2, (2, 16): 3, (4, 16): 4}
+_TYPES = {(2, 32): 1, (2, 64): 2, (2, 16): 3, (4, 16): 4}
+_NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
+_READ_ONLY = 1
 
 
 class _DLTensor(ctypes.Structure):
@@ -26,42 +25,58 @@ class _DLTensor(ctypes.Structure):
     ]
 
 
+class _Versioned(ctypes.Structure):
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("manager", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+    ]
+
+
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype = ctypes.c_void_p
 _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_is_valid = ctypes.pythonapi.PyCapsule_IsValid
+_is_valid.restype = ctypes.c_int
+_is_valid.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def matrix_of(values):
-    """(view, owner): a view of a two-dimensional array, and what must live as long as the view."""
-    if isinstance(values, np.ndarray):
-        return _of_numpy(values), values
-    if hasattr(values, "__dlpack__"):
-        return _of_dlpack(values)
-    raise TypeError(f"expected a NumPy array or a DLPack tensor, got {type(values).__name__}")
+def is_read_only(tensor):
+    """Whether a tensor says that it must not be written; those that cannot say are taken to allow it."""
+    if type(tensor).__module__.startswith(("jax", "tensorflow")):
+        return True
+    try:
+        capsule = _plain(tensor).__dlpack__(max_version=(1, 0))
+    except TypeError:
+        return False
+    if not _is_valid(capsule, b"dltensor_versioned"):
+        return False
+    return bool(_Versioned.from_address(_pointer(capsule, b"dltensor_versioned")).flags & _READ_ONLY)
 
 
-def _of_numpy(a):
-    if a.ndim != 2:
-        raise ValueError(f"expected 2 dimensions, got {a.ndim}")
-    if a.dtype.name not in _NUMPY or not a.dtype.isnative:
-        raise TypeError(f"expected float32, float64 or float16, got {a.dtype}")
-    if any(s % a.itemsize for s in a.strides):
-        raise ValueError(f"expected strides of whole elements, got {a.strides} bytes")
-    rs, cs = (s // a.itemsize for s in a.strides)
-    return Matrix(a.ctypes.data, a.shape[0], a.shape[1], rs, cs, _NUMPY[a.dtype.name], 1, 0, 0)
+def _plain(tensor):
+    return tensor.detach() if hasattr(tensor, "detach") else tensor
 
 
-def _of_dlpack(tensor):
-    if hasattr(tensor, "detach"):
-        tensor = tensor.detach()
-    capsule = tensor.__dlpack__()
+def of_dlpack(tensor, name):
+    """(view, owner) of a tensor of two dimensions."""
+    tensor = _plain(tensor)
+    try:
+        capsule = tensor.__dlpack__()
+    except (BufferError, RuntimeError, TypeError, ValueError) as e:
+        raise TypeError(f"{name}: expected a dense tensor, got one that its owner does not hand out: {e}") from None
     t = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
-    if t.ndim != 2:
-        raise ValueError(f"expected 2 dimensions, got {t.ndim}")
-    dtype = _DLPACK.get((t.code, t.bits)) if t.lanes == 1 else None
+    shape = tuple(t.shape[i] for i in range(t.ndim))
+    if t.ndim != 2 or 0 in shape:
+        hint = f"; pass {name}[None, :] for one sample" if t.ndim == 1 else ""
+        raise ValueError(f"{name}: expected 2 dimensions (rows are samples), none of them 0, got shape {shape}{hint}")
+    dtype = _TYPES.get((t.code, t.bits)) if t.lanes == 1 else None
     if dtype is None:
-        raise TypeError(f"expected float32, float64, float16 or bfloat16, got DLPack type {t.code}/{t.bits}")
-    rows, cols = t.shape[0], t.shape[1]
+        got = f"{_NAMES.get(t.code, f'DLPack type {t.code} of ')}{t.bits}"
+        raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {got}; convert it first")
+    rows, cols = shape
     rs, cs = (t.strides[0], t.strides[1]) if t.strides else (cols, 1)
     data = (t.data or 0) + t.byte_offset
     # The capsule was not consumed: its own destructor frees the tensor when it goes.

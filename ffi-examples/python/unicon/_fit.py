@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import _abi
-from ._dlpack import matrix_of
+from ._arrays import index_array, matrix_of
+from ._asked import assign
+from ._library import check, file_name, lib, pick
 
 _CHOICES = {
     "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
@@ -20,17 +22,6 @@ _PLAIN = (ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double)
 _ROOM = 4096
 
 
-def index_array(values):
-    """int64, as the library takes indices."""
-    return np.ascontiguousarray(values, dtype=np.int64)
-
-
-def _choose(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-    return choices[value]
-
-
 def _common(raw, options, keep):
     """What both kinds of options have."""
     for name in ("loss", "kernel", "damping", "refine", "minibatch"):
@@ -42,12 +33,12 @@ def _common(raw, options, keep):
             setattr(raw, name, ctypes.pointer(value))
     value = options.pop("landmarks", None)
     if value is not None:
-        value = index_array(value)
+        value = index_array(value, "landmarks")
         keep.append(value)
         raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
     value = options.pop("checkpoint", None)
     if value is not None:
-        raw.checkpoint = str(value).encode()
+        raw.checkpoint = file_name("checkpoint", value)
 
 
 def _plain(raw, options):
@@ -55,37 +46,40 @@ def _plain(raw, options):
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"{name}: not an option of this fit")
-        setattr(raw, name, _choose(name, value, _CHOICES[name]) if name in _CHOICES else value)
+        if name in _CHOICES and isinstance(value, str):
+            value = pick(name, value, _CHOICES[name])
+        if value is not None:
+            assign(raw, name, value)
 
 
-def fit_options(lib, check, r, options):
+def fit_options(r, options):
     """unicon_fit_options_t, and what it borrows."""
     options = dict(options)
     raw, keep = _abi.FitOptions(), []
     check(lib.unicon_fit_options_init(raw, ctypes.sizeof(raw)))
-    raw.r = r
-    check(lib.unicon_fit_options_preset(raw, _choose("preset", options.pop("preset", "default"), _PRESETS)))
+    assign(raw, "r", r)
+    check(lib.unicon_fit_options_preset(raw, pick("preset", options.pop("preset", "default"), _PRESETS)))
     _common(raw, options, keep)
     value = options.pop("similarity", None)
     if value is not None:
-        view, owner = matrix_of(value)
+        view, owner = matrix_of(value, "similarity")
         keep.append((view, owner))
         raw.init, raw.similarity = 2, ctypes.pointer(view)
     _plain(raw, options)
     return raw, keep
 
 
-def best_options(lib, check, r, options):
+def best_options(r, options):
     """unicon_best_options_t, and what it borrows."""
     options = dict(options)
     raw, keep = _abi.BestOptions(), []
     check(lib.unicon_best_options_init(raw, ctypes.sizeof(raw)))
-    if r == "auto":
-        raw.rank = 2
-    elif isinstance(r, float) and r < 1:
+    if isinstance(r, str):
+        raw.rank = pick("r", r, {"auto": 2})
+    elif isinstance(r, (float, np.floating)) and r < 1:
         raw.rank, raw.energy = 1, r
     else:
-        raw.r = r
+        assign(raw, "r", r)
     tau = options.pop("tau", None)
     if tau == "auto":
         raw.tau_auto = 1
@@ -95,7 +89,9 @@ def best_options(lib, check, r, options):
     for name in ("whiten", "powers", "widths"):
         value = options.pop(name, None)
         if value is not None:
-            value = np.atleast_1d(np.ascontiguousarray(value, dtype=np.float64))
+            value = np.ascontiguousarray(np.atleast_1d(value), dtype=np.float64)
+            if value.ndim != 1 or not value.size:
+                raise ValueError(f"{name}: expected a list of numbers, got shape {value.shape}")
             keep.append(value)
             setattr(raw, name, value.ctypes.data)
             setattr(raw, "n_" + name, len(value))
@@ -103,17 +99,12 @@ def best_options(lib, check, r, options):
     return raw, keep
 
 
-def on_progress(function, thrown):
-    """The library's callback; what `function` raises is carried across the C call in `thrown`."""
+def on_progress(report):
+    """The library's callback, of a function of a dict that returns 0 to go on."""
 
     def call(p, _user):
         p = p.contents
-        try:
-            names = [n for n, _ in p._fields_ if n not in ("struct_size", "reserved")]
-            return 1 if function({n: getattr(p, n) for n in names}) is False else 0
-        except BaseException as e:
-            thrown.append(e)
-            return 1
+        return report({n: getattr(p, n) for n, _ in p._fields_ if n not in ("struct_size", "reserved")})
 
     return _abi.ProgressFn(call)
 
@@ -149,7 +140,7 @@ class FitInfo:
 class Results:
     """A unicon_fit_info_t with its arrays."""
 
-    def __init__(self, lib, check, r):
+    def __init__(self, r):
         self.raw = raw = _abi.FitInfo()
         check(lib.unicon_fit_info_init(raw, ctypes.sizeof(raw)))
         self._losses, self._changes, self._singular = np.zeros(_ROOM), np.zeros(_ROOM), np.zeros(max(r, 1))

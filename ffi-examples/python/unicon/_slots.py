@@ -1,0 +1,229 @@
+"""Contexts of the library behind one Context: as many as threads that call at once, and calls that hear Ctrl-C."""
+
+import ctypes
+import os
+import signal
+import threading
+import weakref
+
+from ._library import Error, Handle, check, lib
+
+# Contexts are made for threads that call at once, each with threads of its own: not more than this; then calls wait.
+_MOST = max(4, os.cpu_count() or 1)
+# Work, in multiplications, that is done before anyone would press Ctrl-C. Handing it to a thread takes about 50 us.
+_BRIEF = 2e8
+_POLL = 0.1
+
+
+class Slot:
+    """A context of the library, and the thread that is at work on it."""
+
+    __slots__ = ("handle", "_lock", "_owner")
+
+    def __init__(self, options):
+        pointer = ctypes.c_void_p()
+        check(lib.unicon_context_create(options, pointer))
+        self.handle = Handle(pointer, lib.unicon_context_destroy)
+        self._lock, self._owner = threading.Lock(), None
+
+    def take(self, wait):
+        """Whether it is this thread's now."""
+        me = threading.get_ident()
+        if self._owner == me or not self._lock.acquire(wait):
+            return False
+        self._owner = me
+        return True
+
+    def give(self):
+        """Ends what take() began."""
+        self._owner = None
+        self._lock.release()
+
+    def run(self, function, arguments, work=0.0, relay=None):
+        """Calls `function`. Above `work` multiplications the main thread listens for signals meanwhile."""
+        if (work > _BRIEF or relay) and threading.current_thread() is threading.main_thread():
+            status = _listen(function, arguments, self.handle.pointer, relay)
+        else:
+            status = function(*arguments)
+            if relay:
+                relay.end()
+        check(status, self.handle.pointer)
+
+    def bound(self, function, arguments, work=0.0):
+        """Calls a function of a handle that lives on this context, after those that are at work on it."""
+        if self.handle.pid != os.getpid():
+            raise Error(2, "made before fork(): make it anew in this process")
+        if not self.take(True):
+            raise Error(11, "called from a function that this context is calling")
+        try:
+            self.run(function, arguments, work)
+        finally:
+            self.give()
+
+
+class Slots:
+    """The contexts of one set of options."""
+
+    def __init__(self, make_options):
+        self._make, self._all, self._grow = make_options, [], threading.Lock()
+        _everyone.add(self)
+        self.primary()
+
+    def primary(self):
+        """The first."""
+        return self._all[0] if self._all else self._open()
+
+    def _open(self):
+        with self._grow:
+            slot = Slot(self._make())
+            self._all.append(slot)
+            return slot
+
+    def take(self):
+        """A context that nobody is at work on; the caller gives it back."""
+        while True:
+            for slot in self._all:
+                if slot.take(False):
+                    return slot
+            if len(self._all) < _MOST:
+                slot = self._open()
+                if slot.take(False):
+                    return slot
+            else:
+                slot = self._all[threading.get_ident() // 64 % len(self._all)]
+                if slot.take(True):
+                    return slot
+                # This thread's own, which calls it: there is another, or there will be.
+                slot = self._open()
+                if slot.take(False):
+                    return slot
+
+    def call(self, function, arguments, work=0.0, relay=None):
+        """Calls `function(context, *arguments)` on a context that is free."""
+        slot = self.take()
+        try:
+            slot.run(function, (slot.handle.pointer, *arguments), work, relay)
+            return slot
+        finally:
+            slot.give()
+
+    def cancel(self):
+        """Stops all calls in progress."""
+        for slot in list(self._all):
+            lib.unicon_cancel(slot.handle.pointer)
+
+    def forget(self):
+        """In the child of a fork: the contexts there have no threads, and others take their place when they are needed."""
+        self._all, self._grow = [], threading.Lock()
+
+
+_everyone = weakref.WeakSet()
+
+
+def _forget_all():
+    for slots in list(_everyone):
+        slots.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+class Relay:
+    """Carries what the library reports from the thread of a call to the one that made it, and what is raised there back."""
+
+    def __init__(self, function):
+        self._function, self._asked, self._answer = function, None, 1
+        self._wake, self._replied = None, threading.Event()
+        self.raised = None
+
+    def begin(self, wake):
+        """The thread that made the call waits for `wake`."""
+        self._wake = wake
+
+    def report(self, values):
+        """On the thread of the call: whether to cancel, 0 or 1."""
+        if self._wake is None:
+            return self._run(values)
+        self._replied.clear()
+        self._asked = values
+        self._wake()
+        while not self._replied.wait(_POLL):
+            if self.raised is not None:
+                return 1
+        return self._answer
+
+    def serve(self):
+        """On the thread that made the call: answers a report."""
+        if self._asked is not None:
+            self._answer = self._run(self._asked)
+            self._asked = None
+            self._replied.set()
+
+    def _run(self, values):
+        if self.raised is not None:
+            return 1
+        try:
+            return 1 if self._function(values) is False else 0
+        except BaseException as e:
+            self.raised = e
+            return 1
+
+    def end(self):
+        """Raises what the function raised."""
+        if self.raised is not None:
+            raise self.raised
+
+
+# Signals that may wait while a thread is started; not those that a fault raises where it happens.
+_SIGNALS = signal.valid_signals() - {getattr(signal, name, None) for name in
+                                     ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")}
+
+
+def _listen(function, arguments, context, relay):
+    """Calls on a thread of its own, while this one runs signal handlers; what they raise cancels the call."""
+    status, thrown, wake = [], [], threading.Event()
+
+    def work():
+        try:
+            status.append(function(*arguments))
+        except BaseException as e:
+            thrown.append(e)
+        finally:
+            wake.set()
+
+    if relay:
+        relay.begin(wake.set)
+    # No interrupt may come between the start and the loop that waits. The thread keeps the mask: signals are for this one.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    interrupt = None
+    try:
+        threading.Thread(target=work, name="unicon-call", daemon=True).start()
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        raise
+    while not status and not thrown:
+        try:
+            if masked is not None:
+                before, masked = masked, None
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # Not for ever: an interrupt may have come before a wake-up was seen, or before the call began.
+            wake.wait(_POLL)
+            wake.clear()
+            if relay:
+                relay.serve()
+        except BaseException as e:
+            interrupt = interrupt or e
+        if interrupt is not None:
+            if relay:
+                relay.raised = interrupt
+            lib.unicon_cancel(context)
+    if masked is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    if interrupt is not None:
+        raise interrupt
+    if thrown:
+        raise thrown[0]
+    if relay:
+        relay.end()
+    return status[0]

@@ -1,0 +1,139 @@
+"""Weights of a batch, and fits whose batches arrive one by one: handles that live on one context of the library."""
+
+import ctypes
+
+import numpy as np
+
+from . import _abi
+from ._arrays import matrix_of, new_output, output_of
+from ._fit import fit_options
+from ._library import Handle, check, lib, pick
+from ._model import Model
+from ._positives import Positives
+
+
+class Weights:
+    """S(gamma) = -dL/ds of a batch of embeddings as an operator; never n x n unless dense() is asked for.
+
+    Immutable; copies share it. It cannot be pickled.
+    """
+
+    def __init__(self, context, zx, zy, loss=None, positives=None):
+        (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
+        p = Positives(positives, a.rows, b.rows)
+        work = 2.0 * a.rows * b.rows * a.cols
+        self._make(context, (a.rows, b.rows), (a, b), lib.unicon_weights_create, (loss, a, b, p.raw), work)
+
+    @classmethod
+    def of_similarity(cls, context, similarity, loss=None, positives=None):
+        """S of any matrix of cosines, n_x x n_y, for small n."""
+        s, keep = matrix_of(similarity, "similarity")
+        out = cls.__new__(cls)
+        p = Positives(positives, s.rows, s.cols)
+        work = 10.0 * s.rows * s.cols
+        out._make(context, (s.rows, s.cols), (s,), lib.unicon_weights_create_similarity, (loss, s, p.raw), work)
+        return out
+
+    def _make(self, context, shape, views, function, arguments, work):
+        self._context, self.shape = context, shape
+        self._dtype = np.float64 if any(v.dtype == 2 for v in views) else np.float32
+        pointer = ctypes.c_void_p()
+        self._slot = context._slots.call(function, (*arguments, pointer), work)
+        self._handle = Handle(pointer, lib.unicon_weights_destroy)
+
+    @property
+    def loss(self):
+        """The loss L."""
+        return self.losses()[0]
+
+    def losses(self):
+        """L, and the shares of the rows and of the columns."""
+        values = [ctypes.c_double() for _ in range(3)]
+        self._slot.bound(lib.unicon_weights_loss, (self._handle.pointer, *values))
+        return tuple(v.value for v in values)
+
+    def _product(self, function, inputs, shape):
+        views = [matrix_of(m, name) for name, m in inputs]
+        out = np.empty(shape(*(v for v, _ in views)), self._dtype)
+        target, keep = output_of(out)
+        columns = sum(v.cols for v, _ in views) or self.shape[1]
+        self._slot.bound(function, (self._handle.pointer, *(v for v, _ in views), target),
+                         work=float(self.shape[0]) * self.shape[1] * columns)
+        return out
+
+    def dense(self):
+        """S itself, for small n."""
+        return self._product(lib.unicon_weights_dense, [], lambda: self.shape)
+
+    def apply(self, v):
+        """S V."""
+        return self._product(lib.unicon_weights_apply, [("v", v)], lambda v: (self.shape[0], v.cols))
+
+    def apply_t(self, u):
+        """S^T U."""
+        return self._product(lib.unicon_weights_apply_t, [("u", u)], lambda u: (self.shape[1], u.cols))
+
+    def cross(self, x, y):
+        """X^T S Y."""
+        return self._product(lib.unicon_weights_cross, [("x", x), ("y", y)], lambda x, y: (x.cols, y.cols))
+
+
+class PartialFit:
+    """A linear fit whose batches arrive one by one; finish() ends a pass and gives the model.
+
+    stream "sums" (Gram matrices and C summed: one solution of all batches, also with whitening) or "solutions" (one per batch,
+    averaged with the score on `validation` pairs: the batched mode of the paper).
+    """
+
+    def __init__(self, context, d1, d2, r, *, stream="sums", dtype="float32", validation=None, validation_positives=None,
+                 warm_start=None, **options):
+        self._context, self._work = context, 4.0 * d1 * d2
+        raw, keep = fit_options(r, options)
+        held_out, keep_held = validation_of(validation, validation_positives)
+        pointer = ctypes.c_void_p()
+        start = warm_start._pointer if warm_start is not None else None
+        code = pick("dtype", getattr(np.dtype(dtype), "name", dtype), {"float32": 1, "float64": 2})
+        kind = pick("stream", stream, {"sums": 0, "solutions": 1})
+        arguments = raw, kind, d1, d2, code, held_out, start, pointer
+        self._slot = context._slots.call(lib.unicon_partial_fit_create, arguments)
+        self._handle = Handle(pointer, lib.unicon_partial_fit_destroy)
+
+    def __copy__(self):
+        raise TypeError("a stream of batches cannot be copied")
+
+    def __deepcopy__(self, memo):
+        self.__copy__()
+
+    def add(self, x, y, positives=None):
+        """Adds one batch and returns its loss before the update."""
+        (a, keep_a), (b, keep_b) = matrix_of(x, "x"), matrix_of(y, "y")
+        p = Positives(positives, a.rows, b.rows)
+        value = ctypes.c_double()
+        self._slot.bound(lib.unicon_partial_fit_add, (self._handle.pointer, a, b, p.raw, value),
+                         work=a.rows * (self._work + float(b.rows) * (a.cols + b.cols)))
+        return value.value
+
+    def _result(self, function):
+        pointer = ctypes.c_void_p()
+        self._slot.bound(function, (self._handle.pointer, pointer), work=float("inf"))
+        return Model(self._context, pointer)
+
+    def model(self):
+        """The model of the batches of this pass so far; more may follow."""
+        return self._result(lib.unicon_partial_fit_model)
+
+    def finish(self):
+        """Ends a pass: its model, from which the next pass begins."""
+        return self._result(lib.unicon_partial_fit_finish)
+
+
+def validation_of(pair, positives):
+    """Held-out pairs as the library takes them, and what they borrow."""
+    if pair is None:
+        return None, None
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f"validation: expected a pair of feature matrices, got {type(pair).__name__}")
+    (a, keep_a), (b, keep_b) = matrix_of(pair[0], "validation[0]"), matrix_of(pair[1], "validation[1]")
+    p = Positives(positives, a.rows, b.rows, "validation_positives")
+    pointers = _abi.Validation(ctypes.pointer(a), ctypes.pointer(b), ctypes.pointer(p.raw))
+    return pointers, (keep_a, keep_b, a, b, p)
