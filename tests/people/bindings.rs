@@ -1,1 +1,159 @@
 //! What callers in C, C++, Python and Julia hand over.
+//!
+//! Each language has a script in `bindings/` that ends with a non-zero status where something is not as it should be.
+
+#[path = "../ffi/mod.rs"]
+mod ffi;
+
+use ffi::{STRICT, built, have, root, run};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn here(file: &str) -> PathBuf {
+    root().join("tests/people/bindings").join(file)
+}
+
+/// A Python that can import a package: that of `PATH`, or the system's own, where Debian's packages are.
+fn python_with(package: &str) -> Option<&'static str> {
+    let imports = |python: &&str| {
+        Command::new(python)
+            .args(["-c", &format!("import {package}")])
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
+    ["python3", "/usr/bin/python3"].into_iter().find(imports)
+}
+
+/// Runs a script in a folder of its own, with the package of `ffi-examples` and the library of these tests.
+fn python(python: &str, script: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(python);
+    command.args(["-B", "-W", "error::ResourceWarning"]).arg(here(script)).current_dir(dir.path());
+    command.env("PYTHONPATH", root().join("ffi-examples/python"));
+    print!("{}", run(command.env("UNICON_LIBRARY", built().join("libunicon.so"))));
+}
+
+/// Python with NumPy. Without it the test is skipped, or fails where UNICON_REQUIRE_TOOLS=1.
+fn numpy(script: &str) {
+    match python_with("numpy") {
+        Some(found) => python(found, script),
+        None => {
+            assert_ne!(
+                std::env::var("UNICON_REQUIRE_TOOLS").as_deref(),
+                Ok("1"),
+                "python3 with NumPy not found"
+            );
+            println!("skipped: NumPy not found; get it with pip install numpy");
+        }
+    }
+}
+
+#[test]
+fn python_positives_are_read_by_shape_and_type() {
+    numpy("positives.py");
+}
+
+#[test]
+fn python_features_outputs_and_files_are_right_or_refused() {
+    numpy("arrays.py");
+}
+
+#[test]
+fn python_models_are_copied_pickled_shared_and_forked() {
+    numpy("copies.py");
+}
+
+#[test]
+fn python_hears_an_interrupt() {
+    numpy("interrupt.py");
+}
+
+/// PyTorch is too large to require: 150 MB as Debian's package, several GB as PyPI's.
+#[test]
+fn the_loss_layer_agrees_with_pytorch() {
+    match python_with("torch") {
+        Some(found) => python(found, "layer.py"),
+        None => println!("skipped: PyTorch not found; get it with apt-get install python3-torch"),
+    }
+}
+
+/// A folder with the library under the names that the linker and the loader look for.
+fn linkable(dir: &Path) {
+    for name in ["libunicon.so", "libunicon.so.1"] {
+        std::os::unix::fs::symlink(built().join("libunicon.so"), dir.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn cpp_views_keep_their_strides_and_handles_are_safe() {
+    if !have("g++", "g++") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    linkable(dir.path());
+    let compile = |source: &Path, out: &str| {
+        let mut command = Command::new("g++");
+        command.arg("-std=c++17").args(STRICT).args(["-g", "-fsanitize=address,undefined"]);
+        command.arg("-fno-sanitize-recover=all").arg("-I").arg(root().join("include"));
+        // Where Debian has Eigen; without it that part is skipped.
+        command.args(["-isystem", "/usr/include/eigen3"]).arg(source).arg("-o").arg(dir.path().join(out));
+        command.arg("-L").arg(dir.path()).args(["-lunicon", "-lpthread"]);
+        command.arg(format!("-Wl,-rpath,{}", dir.path().display()));
+        command
+    };
+    run(&mut compile(&here("views.cpp"), "views"));
+    print!("{}", run(&mut Command::new(dir.path().join("views"))));
+    // What must not compile: outputs of constant memory, of a view to read, and elements that are no floats.
+    let begin = "#include <unicon.hpp>\n#include <vector>\nvoid f(unicon::Context &c, unicon::Model &m, std::vector<float> &v, \
+                 const std::vector<float> &k, std::vector<int> &i) {\n(void)i; (void)k;\n";
+    for (line, said) in [
+        ("m.encode(c, unicon::Side::x, unicon::view(v, 2), unicon::view(v, 2));", ""),
+        ("m.encode(c, unicon::Side::x, unicon::view(v, 2), unicon::view(k, 2));", "cannot convert"),
+        (
+            "const unicon::View out = unicon::view(v, 2); m.encode(c, unicon::Side::x, out, out);",
+            "cannot convert",
+        ),
+        (
+            "m.encode(c, unicon::Side::x, unicon::view(i, 2), unicon::view(v, 2));",
+            "matrices of float or double",
+        ),
+        ("unicon::Context d = c; (void)d;", "deleted"),
+        ("unicon::view(std::vector<float>(4), 2);", "cannot bind"),
+    ] {
+        let source = dir.path().join("line.cpp");
+        std::fs::write(&source, format!("{begin}{line}\n(void)c; (void)m; (void)v;\n}}\nint main() {{}}\n"))
+            .unwrap();
+        let out = compile(&source, "line").output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.success(), said.is_empty(), "{line}\n{text}");
+        assert!(text.contains(said), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn julia_copies_turns_and_threads() {
+    let depot = tempfile::tempdir().unwrap();
+    if let Some(mut julia) = ffi::julia(depot.path()) {
+        julia.env("JULIA_NUM_THREADS", "4").arg(here("people.jl"));
+        print!("{}", run(&mut julia));
+    }
+}
+
+#[test]
+fn c_models_are_bytes_and_a_loss_has_the_nu_of_its_kind() {
+    if !have("gcc", "gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    linkable(dir.path());
+    let mut gcc = Command::new("gcc");
+    gcc.arg("-std=c99").args(STRICT).args([
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+    ]);
+    gcc.arg("-I").arg(root().join("include")).arg("-I").arg(root().join("tests/ffi")).arg(here("bytes.c"));
+    gcc.arg("-o").arg(dir.path().join("bytes")).arg("-L").arg(dir.path()).args(["-lunicon", "-lm"]);
+    run(gcc.arg(format!("-Wl,-rpath,{}", dir.path().display())));
+    print!("{}", run(Command::new(dir.path().join("bytes")).arg(dir.path().join("m.safetensors"))));
+}
