@@ -1,9 +1,13 @@
 //! Which pairs match: one-to-one, by group, or any relation as CSR.
 
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use crate::io::Duplicates;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Entries of the lists that equal rows may make: 4 GiB.
+const MOST_MATCHES: usize = 1 << 30;
 
 /// The relation "column `j` is a positive of row `i`" between `n_x` rows and `n_y` columns.
 ///
@@ -245,6 +249,42 @@ impl Positives {
         self.n_y
     }
 
+    /// Pairs by row number of rows that repeat: row `i` matches column `j` where some row `k` of x is equal to row `i` and
+    /// row `k` of y to row `j`. Five captions of one image match it and each of its copies; a caption that two images share
+    /// matches both, and does not make the images' other captions match each other's image.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for different numbers of rows, and where the lists would be beyond all use.
+    pub fn of_equal_rows(x: &Duplicates, y: &Duplicates) -> Result<Self> {
+        let n = x.rows();
+        if y.rows() != n {
+            return Err(Error::invalid("y", format!("as many rows as x has, {n}"), y.rows()));
+        }
+        check_count("x", n)?;
+        if x.repeats() + y.repeats() == 0 {
+            return Ok(Self::diagonal(n));
+        }
+        let rows = Arc::new(equal_lists(x.groups(), y.groups())?);
+        let cols = Arc::new(equal_lists(y.groups(), x.groups())?);
+        Ok(Self { n_x: n, n_y: n, diagonal: false, rows, cols })
+    }
+
+    /// The relation without some rows and columns (ascending), and the rows and columns that are left. Of pairs by row
+    /// number the whole pair goes.
+    pub fn without(&self, x: &[usize], y: &[usize]) -> (Vec<usize>, Vec<usize>, Self) {
+        let left = |n: usize, gone: &[&[usize]]| {
+            let mut keep = vec![true; n];
+            gone.iter().copied().flatten().for_each(|&i| keep[i] = false);
+            (0..n).filter(|&i| keep[i]).collect::<Vec<usize>>()
+        };
+        let (x, y) = match self.diagonal {
+            true => (left(self.n_x, &[x, y]), left(self.n_y, &[x, y])),
+            false => (left(self.n_x, &[x]), left(self.n_y, &[y])),
+        };
+        let relation = self.subset(&x, &y);
+        (x, y, relation)
+    }
+
     /// Number of matching pairs.
     pub fn nnz(&self) -> usize {
         self.rows.offset(self.n_x)
@@ -342,6 +382,44 @@ impl Positives {
     }
 }
 
+/// For each row of one side the rows of the other that match it by [`Positives::of_equal_rows`]; rows with the same matches
+/// share their list.
+fn equal_lists(own: &[u32], other: &[u32]) -> Result<Lists> {
+    // Groups are named by their first rows.
+    let mut members = vec![Vec::new(); other.len()];
+    let mut partners = vec![BTreeSet::new(); own.len()];
+    for (row, (&a, &b)) in own.iter().zip(other).enumerate() {
+        members[b as usize].push(row as u32);
+        partners[a as usize].insert(b);
+    }
+    let mut lists: HashMap<&BTreeSet<u32>, u32> = HashMap::new();
+    let (mut indptr, mut indices): (Vec<usize>, Vec<u32>) = (vec![0], Vec::new());
+    let mut of = Vec::with_capacity(own.len());
+    for &group in own {
+        let set = &partners[group as usize];
+        let list = match lists.get(set) {
+            Some(&list) => list,
+            None => {
+                let start = indices.len();
+                let more: usize = set.iter().map(|&b| members[b as usize].len()).sum();
+                if start.saturating_add(more) > MOST_MATCHES {
+                    let expected =
+                        format!("at most {MOST_MATCHES} matches of equal rows; give groups instead");
+                    return Err(Error::invalid("groups", expected, "more"));
+                }
+                set.iter().for_each(|&b| indices.extend(&members[b as usize]));
+                indices[start..].sort_unstable();
+                indptr.push(indices.len());
+                let list = lists.len() as u32;
+                lists.insert(set, list);
+                list
+            }
+        };
+        of.push(list);
+    }
+    Ok(Lists::shared(of, indptr, indices))
+}
+
 fn check_count(name: &str, n: usize) -> Result<()> {
     if n == 0 || n > u32::MAX as usize {
         return Err(Error::invalid(name, format!("between 1 and {} samples", u32::MAX), n));
@@ -385,6 +463,40 @@ mod tests {
         }
         assert_eq!((a.row(0), a.row(1)), (&[1u32][..], &[0u32][..]));
         assert!(Positives::diagonal(9).subset(&[1, 5], &[1, 5]).is_diagonal());
+    }
+
+    #[test]
+    fn equal_rows_have_each_others_matches() {
+        use crate::io::{HostMatrix, duplicate_groups};
+        let of = |ids: &[f32]| {
+            let m = HostMatrix::from_f32("m", ids.len(), 1, ids.to_vec()).unwrap();
+            duplicate_groups(&m).unwrap()
+        };
+        // Images a a b b c, captions p q q r s: q is a caption of a and of b.
+        let (x, y) = (of(&[1., 1., 2., 2., 3.]), of(&[1., 2., 2., 3., 4.]));
+        let p = Positives::of_equal_rows(&x, &y).unwrap();
+        let rows: Vec<&[u32]> = (0..5).map(|i| p.row(i)).collect();
+        assert_eq!(rows, [&[0, 1, 2][..], &[0, 1, 2], &[1, 2, 3], &[1, 2, 3], &[4]]);
+        let cols: Vec<&[u32]> = (0..5).map(|j| p.col(j)).collect();
+        assert_eq!(cols, [&[0, 1][..], &[0, 1, 2, 3], &[0, 1, 2, 3], &[2, 3], &[4]]);
+        assert!((0..5).all(|i| (0..5).all(|j| p.contains(i, j) == p.col(j).contains(&(i as u32)))));
+        // Repeats on one side are groups.
+        let p = Positives::of_equal_rows(&of(&[7., 7., 8.]), &of(&[1., 2., 3.])).unwrap();
+        let groups = Positives::from_groups(&[7, 7, 8], &[7, 7, 8]).unwrap();
+        assert!((0..3).all(|i| p.row(i) == groups.row(i) && p.col(i) == groups.col(i)));
+        assert!(Positives::of_equal_rows(&of(&[1., 2.]), &of(&[3., 4.])).unwrap().is_diagonal());
+        assert!(Positives::of_equal_rows(&of(&[1., 2.]), &of(&[3.])).is_err());
+    }
+
+    #[test]
+    fn dropped_rows_take_their_pairs_along() {
+        let (x, y, p) = Positives::diagonal(5).without(&[1], &[3]);
+        assert_eq!((x, y), (vec![0, 2, 4], vec![0, 2, 4]));
+        assert!(p.is_diagonal() && p.n_x() == 3);
+        let groups = Positives::from_groups(&[3, 7, 3], &[7, 3, 3, 1]).unwrap();
+        let (x, y, p) = groups.without(&[0], &[2]);
+        assert_eq!((x, y), (vec![1, 2], vec![0, 1, 3]));
+        assert_eq!((p.row(0), p.row(1), p.unmatched()), (&[0u32][..], &[1u32][..], (0, 1)));
     }
 
     #[test]

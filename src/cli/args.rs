@@ -1,14 +1,15 @@
 //! Arguments that several commands share.
 
+use super::pairs::{Pairs, RowsArgs};
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use faer::Mat;
 use serde::de::DeserializeOwned;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 use unicon::Error;
-use unicon::fit::Data;
 use unicon::io::{self, RowSource};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{Loss, LossKind};
@@ -156,10 +157,10 @@ impl LossArgs {
 pub struct ValidationArgs {
     /// Validation features of side x.
     #[arg(long, value_name = "MATRIX", requires = "val_y")]
-    val_x: Option<String>,
+    val_x: Option<OsString>,
     /// Validation features of side y.
     #[arg(long, value_name = "MATRIX", requires = "val_x")]
-    val_y: Option<String>,
+    val_y: Option<OsString>,
     /// Group ids of the validation rows of x.
     #[arg(long, value_name = "NPY", requires_all = ["val_groups_y", "val_x"], conflicts_with = "val_pos_indptr")]
     val_groups_x: Option<PathBuf>,
@@ -174,38 +175,18 @@ pub struct ValidationArgs {
     val_pos_indices: Option<PathBuf>,
 }
 
-/// Features of both sides and who matches whom.
-pub struct Pairs {
-    pub x: Box<dyn RowSource>,
-    pub y: Box<dyn RowSource>,
-    pub positives: Positives,
-}
-
-impl Pairs {
-    /// Opens features and reads their matches.
-    pub fn open(x: &str, y: &str, positives: &PositivesArgs) -> Result<Self> {
-        let (x, y) = (open(x)?, open(y)?);
-        let positives = positives.read(&x, &y)?;
-        Ok(Self { x, y, positives })
-    }
-
-    /// As the solvers take them.
-    pub fn data(&self) -> Data<'_> {
-        Data { x: &self.x, y: &self.y, positives: &self.positives }
-    }
-}
-
 impl ValidationArgs {
-    /// The rows, where some are given.
-    pub fn open(&self) -> Result<Option<Pairs>> {
+    /// The rows, where some are given; what happens to rows is that of the training rows.
+    pub fn open(&self, training: &PositivesArgs) -> Result<Option<Pairs>> {
         let (Some(x), Some(y)) = (&self.val_x, &self.val_y) else { return Ok(None) };
         let positives = PositivesArgs {
             groups_x: self.val_groups_x.clone(),
             groups_y: self.val_groups_y.clone(),
             pos_indptr: self.val_pos_indptr.clone(),
             pos_indices: self.val_pos_indices.clone(),
+            rows: training.rows.clone(),
         };
-        Pairs::open(x, y, &positives).map(Some)
+        positives.open(x, y).map(Some)
     }
 }
 
@@ -260,9 +241,16 @@ pub struct PositivesArgs {
     /// Row numbers of y.
     #[arg(long, value_name = "NPY", requires = "pos_indptr")]
     pub pos_indices: Option<PathBuf>,
+    #[command(flatten)]
+    pub rows: RowsArgs,
 }
 
 impl PositivesArgs {
+    /// Opens features and reads their matches.
+    pub fn open(&self, x: &OsStr, y: &OsStr) -> Result<Pairs> {
+        Pairs::of(open(x)?, open(y)?, self)
+    }
+
     /// The relation between the rows of `x` and `y`.
     pub fn read(&self, x: &dyn RowSource, y: &dyn RowSource) -> Result<Positives> {
         self.read_shape((x.name(), x.rows()), (y.name(), y.rows()))
@@ -299,15 +287,19 @@ impl PositivesArgs {
 }
 
 /// A matrix on disk: anything [`io::open`] takes.
-pub fn open(path: &str) -> Result<Box<dyn RowSource>> {
+pub fn open(path: impl AsRef<OsStr>) -> Result<Box<dyn RowSource>> {
     Ok(io::open(path)?)
 }
 
 /// A small matrix as float64.
-pub fn read_matrix(path: &str) -> Result<Mat<f64>> {
-    let source = open(path)?;
+pub fn read_matrix(path: impl AsRef<OsStr>) -> Result<Mat<f64>> {
+    matrix_of(&open(path)?)
+}
+
+/// All of a small matrix as float64.
+pub fn matrix_of(source: &dyn RowSource) -> Result<Mat<f64>> {
     let (rows, cols) = (source.rows(), source.cols());
-    let values = io::read_all::<f64>(&source)?;
+    let values = io::read_all::<f64>(source)?;
     Ok(Mat::from_fn(rows, cols, |i, j| values[i * cols + j]))
 }
 

@@ -1,9 +1,11 @@
 //! `unicon compare`.
 
-use super::args::{self, LossArgs, Pairs, PositivesArgs, ValidationArgs};
+use super::args::{self, LossArgs, PositivesArgs, ValidationArgs};
 use super::output::{self, Report};
+use super::pairs::Pairs;
 use super::session::{Session, on_backend};
 use anyhow::Result;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,20 +22,20 @@ use unicon::io::AtomicFile;
 pub struct Args {
     /// Training features of side x.
     #[arg(long, value_name = "MATRIX")]
-    x: String,
+    x: OsString,
     /// Training features of side y.
     #[arg(long, value_name = "MATRIX")]
-    y: String,
+    y: OsString,
     #[command(flatten)]
     positives: PositivesArgs,
     #[command(flatten)]
     validation: ValidationArgs,
     /// Test features of side x.
     #[arg(long, value_name = "MATRIX")]
-    test_x: String,
+    test_x: OsString,
     /// Test features of side y.
     #[arg(long, value_name = "MATRIX")]
-    test_y: String,
+    test_y: OsString,
     /// Matches of the test rows, as --pos-indptr.
     #[arg(long, value_name = "NPY", requires = "test_pos_indices")]
     test_pos_indptr: Option<PathBuf>,
@@ -100,14 +102,15 @@ impl Args {
 }
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
-    let pairs = Pairs::open(&args.x, &args.y, &args.positives)?;
+    let pairs = args.positives.open(&args.x, &args.y)?;
     let test = PositivesArgs {
         pos_indptr: args.test_pos_indptr.clone(),
         pos_indices: args.test_pos_indices.clone(),
+        rows: args.positives.rows.clone(),
         ..PositivesArgs::default()
     };
-    let test = Pairs::open(&args.test_x, &args.test_y, &test)?;
-    let validation = args.validation.open()?;
+    let test = test.open(&args.test_x, &args.test_y)?;
+    let validation = args.validation.open(&args.positives)?;
     let validation = validation.as_ref().map(Pairs::data);
     let options = args.options(session.seed())?;
     for path in args.out.iter().chain(&args.plot) {
@@ -152,6 +155,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
             output::loss(v.adam_loss)
         ));
     }
+    pairs.tell(&mut report, None)?;
     session.print(&report)
 }
 

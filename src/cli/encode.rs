@@ -5,6 +5,7 @@ use super::encoding::stream;
 use super::output::{self, Report};
 use super::session::{Session, on_backend};
 use anyhow::Result;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 use unicon::io::NpyWriter;
@@ -23,7 +24,7 @@ pub struct Args {
     side: Side,
     /// Features, n x d.
     #[arg(long, value_name = "MATRIX")]
-    input: String,
+    input: OsString,
     /// Embeddings, n x r.
     #[arg(long, value_name = "NPY")]
     out: PathBuf,

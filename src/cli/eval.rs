@@ -3,8 +3,10 @@
 use super::args::{self, PositivesArgs};
 use super::encoding::embed;
 use super::output::{self, Report};
+use super::pairs::Pairs;
 use super::session::{Session, on_backend};
 use anyhow::Result;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 use unicon::Error;
@@ -26,10 +28,10 @@ pub struct Args {
     model: PathBuf,
     /// Features of side x.
     #[arg(long, value_name = "MATRIX")]
-    x: String,
+    x: OsString,
     /// Features of side y.
     #[arg(long, value_name = "MATRIX", required_unless_present = "classes", conflicts_with = "classes")]
-    y: Option<String>,
+    y: Option<OsString>,
     /// The values of k.
     #[arg(long, value_delimiter = ',', default_value = "1,5,10", value_name = "K,K,..")]
     k: Vec<usize>,
@@ -44,7 +46,7 @@ pub struct Args {
     positives: PositivesArgs,
     /// Zero-shot: features of the classes, of side y, one row a class.
     #[arg(long, value_name = "MATRIX", requires = "labels", help_heading = "Zero-shot classification")]
-    classes: Option<String>,
+    classes: Option<OsString>,
     /// Zero-shot: the class (row of --classes) of every row of x.
     #[arg(long, value_name = "NPY", requires = "classes", help_heading = "Zero-shot classification")]
     labels: Option<PathBuf>,
@@ -69,23 +71,27 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let model = Model::load(&args.model)?;
     let x = args::open(&args.x)?;
     if let (Some(classes), Some(labels)) = (&args.classes, &args.labels) {
+        if args.positives.rows.drop_bad_rows {
+            let expected = "pairs of rows, which --classes and --labels are not";
+            return Err(Error::invalid("--drop-bad-rows", expected, "--classes").into());
+        }
         return zero_shot(session, &model, &x, &args::open(classes)?, labels, &args.k);
     }
     // The parser lets nothing else through.
     let y = args::open(args.y.as_deref().unwrap_or_default())?;
-    recall(session, &args, &model, &x, &y)
+    recall(session, &args, &model, Pairs::of(x, y, &args.positives)?)
 }
 
-fn recall(session: &Session, args: &Args, model: &Model, x: &dyn RowSource, y: &dyn RowSource) -> Result<()> {
+fn recall(session: &Session, args: &Args, model: &Model, pairs: Pairs) -> Result<()> {
     let begin = Instant::now();
-    let positives = args.positives.read(x, y)?;
+    let Pairs { x, y, positives, .. } = &pairs;
     let (recall, loss, zero_rows) = on_backend!(session, |backend| {
         let (zx, zero_x) = embed(session, backend, model, Side::X, x)?;
         let (zy, zero_y) = embed(session, backend, model, Side::Y, y)?;
-        let recall = retrieval::recall_at_k(backend, &zx, &zy, &positives, &args.k, args.ties.into())?;
+        let recall = retrieval::recall_at_k(backend, &zx, &zy, positives, &args.k, args.ties.into())?;
         let s = Similarity::Embeddings(&zx, &zy);
         let loss = match args.loss {
-            true => Some(backend.weights(s, &model.loss, &positives, Negatives::All)?.value()),
+            true => Some(backend.weights(s, &model.loss, positives, Negatives::All)?.value()),
             false => None,
         };
         (recall, loss, (zero_x, zero_y))
@@ -124,6 +130,7 @@ fn recall(session: &Session, args: &Args, model: &Model, x: &dyn RowSource, y: &
             output::count(uy, "row")
         ));
     }
+    pairs.tell(&mut report, None)?;
     session.print(&report)
 }
 

@@ -1,11 +1,13 @@
 //! `unicon fit`.
 
-use super::args::{self, KernelArgs, LossArgs, Pairs, PositivesArgs, RankChoice, ValidationArgs};
+use super::args::{self, KernelArgs, LossArgs, PositivesArgs, RankChoice, ValidationArgs};
 use super::fit_best;
 use super::fit_report::report;
+use super::pairs::Pairs;
 use super::session::{Session, on_backend};
 use anyhow::Result;
 use clap::ValueEnum;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -51,10 +53,10 @@ pub struct Args {
 struct DataArgs {
     /// Features of side x, n_x x d1.
     #[arg(long, value_name = "MATRIX")]
-    x: String,
+    x: OsString,
     /// Features of side y, n_y x d2.
     #[arg(long, value_name = "MATRIX")]
-    y: String,
+    y: OsString,
     #[command(flatten)]
     validation: ValidationArgs,
     #[command(flatten)]
@@ -370,9 +372,9 @@ impl Args {
 }
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
-    let pairs = Pairs::open(&args.data.x, &args.data.y, &args.data.positives)?;
+    let pairs = args.data.positives.open(&args.data.x, &args.data.y)?;
     let data = pairs.data();
-    let validation = args.data.validation.open()?;
+    let validation = args.data.validation.open(&args.data.positives)?;
     let validation = validation.as_ref().map(Pairs::data);
     let (n, seed) = (data.x.rows().min(data.y.rows()), session.seed());
     let preset = args.solver.preset(&args.kernel);
@@ -402,7 +404,9 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     }
     let Data { x, y, positives } = data;
     let shape = (x.rows(), y.rows(), x.cols(), y.cols());
-    session.print(&report(&args.out, preset, &model, &info, &device, shape, positives.nnz())?)
+    let mut report = report(&args.out, preset, &model, &info, &device, shape, positives.nnz())?;
+    pairs.tell(&mut report, Some(info.distinct))?;
+    session.print(&report)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::output::Report;
 use super::session::{Precision, Session, on_backend};
 use anyhow::Result;
 use faer::Mat;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use unicon::Error;
 use unicon::backend::Backend;
@@ -21,10 +22,10 @@ const CHUNK_BYTES: usize = 64 << 20;
 pub struct Args {
     /// n x d.
     #[arg(long, value_name = "MATRIX")]
-    a: String,
+    a: OsString,
     /// m x d [default: A].
     #[arg(long, value_name = "MATRIX")]
-    b: Option<String>,
+    b: Option<OsString>,
     #[command(flatten)]
     kernel: KernelArgs,
     /// K, n x m.
@@ -35,14 +36,16 @@ pub struct Args {
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let kind = args.kernel.kernel.unwrap_or(KernelKind::Angular);
     let kernel = args.kernel.build(kind, 0.0)?;
-    let (a, b) = (args::open(&args.a)?, args::open(args.b.as_ref().unwrap_or(&args.a))?);
+    let a = args::open(&args.a)?;
+    let other = args.b.as_ref().map(args::open).transpose()?;
+    let b = other.as_ref().unwrap_or(&a);
     if a.cols() != b.cols() {
         let expected = format!("{} columns, as {}", a.cols(), a.name());
         return Err(Error::invalid(b.name(), expected, b.cols()).into());
     }
     check_finite(&a)?;
-    check_finite(&b)?;
-    let points = args::read_matrix(args.b.as_ref().unwrap_or(&args.a))?;
+    check_finite(b)?;
+    let points = args::matrix_of(b)?;
     let shape = [a.rows(), b.rows()];
     let dtype = match session.precision() {
         Some(Precision::F32 | Precision::Bf16) => {

@@ -8,6 +8,7 @@ mod demo;
 mod encode;
 mod encoding;
 mod eval;
+mod files;
 mod fit;
 mod fit_best;
 mod fit_report;
@@ -16,6 +17,7 @@ mod info;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod output;
+mod pairs;
 mod plan;
 mod ranks;
 mod report;
@@ -25,14 +27,15 @@ mod session;
 mod weights;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ranks::Job;
 use session::{Globals, Session};
 use std::process::ExitCode;
 
 /// Closed-form contrastive alignment of two sets of frozen features.
 ///
-/// Matrices are .npy files, `file.safetensors:tensor`, or a folder or glob of .npy shards; rows are samples.
+/// Matrices are .npy files, `xy.npz:x`, `file.safetensors:tensor`, or a folder or pattern of such files (`part-*.npy`,
+/// `part-{0..3}.npy`); rows are samples. `x.npy:bf16` reads two-byte values as bfloat16, /dev/stdin a pipe.
 /// Exit code: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
 #[derive(Parser)]
 #[command(name = "unicon", version, max_term_width = 110)]
@@ -91,10 +94,17 @@ impl Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let program = match Program::try_parse() {
-        Ok(program) => program,
+    let parsed = Program::command()
+        .try_get_matches()
+        .and_then(|matches| Ok((Program::from_arg_matches(&matches)?, matches)));
+    let (program, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
+    if let Err(e) = files::check(&matches) {
+        complain(&whole(&e));
+        return ExitCode::FAILURE;
+    }
     let mut job = match Job::join(program.globals.device) {
         Ok(job) => job,
         Err(e) => {

@@ -3,7 +3,10 @@
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde_json::{Map, Value};
+use std::fs::Metadata;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A command's result: what `--json` prints, and the tables and lines people see.
 #[derive(Clone, Default)]
@@ -67,8 +70,27 @@ pub fn print(report: &Report, json: bool) -> Result<()> {
         report.text.join("\n")
     };
     text.push('\n');
+    if STDOUT_LEFT.load(Ordering::Relaxed) {
+        let mut out = std::io::stderr().lock();
+        return out.write_all(text.as_bytes()).context("writing to standard error");
+    }
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("writing to standard output")
+}
+
+/// Whether standard output is a command's output file, in which no report has a place.
+static STDOUT_LEFT: AtomicBool = AtomicBool::new(false);
+
+/// From now on reports go to standard error.
+pub fn leave_stdout() {
+    STDOUT_LEFT.store(true, Ordering::Relaxed);
+}
+
+/// Whether a file is standard output; the null device takes anything and is nobody's.
+pub fn is_stdout(file: &Metadata) -> bool {
+    let same =
+        |path: &str| std::fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (file.dev(), file.ino()));
+    same("/dev/stdout") && !same("/dev/null")
 }
 
 /// `.8173` as `0.817`.

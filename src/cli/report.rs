@@ -1,11 +1,13 @@
 //! `unicon report`.
 
-use super::args::{Pairs, PositivesArgs, ValidationArgs};
+use super::args::{PositivesArgs, ValidationArgs};
 use super::encoding::embed;
 use super::eval::TiesArg;
 use super::output::{self, Report};
+use super::pairs::Pairs;
 use super::session::{Session, on_backend};
 use anyhow::Result;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,10 +26,10 @@ pub struct Args {
     model: PathBuf,
     /// Features of side x to evaluate on.
     #[arg(long, value_name = "MATRIX")]
-    x: String,
+    x: OsString,
     /// Features of side y to evaluate on.
     #[arg(long, value_name = "MATRIX")]
-    y: String,
+    y: OsString,
     #[command(flatten)]
     positives: PositivesArgs,
     #[command(flatten)]
@@ -51,9 +53,9 @@ type Set = (&'static str, Pairs);
 
 impl Args {
     fn sets(&self) -> Result<Vec<Set>> {
-        let evaluated = Pairs::open(&self.x, &self.y, &self.positives)?;
+        let evaluated = self.positives.open(&self.x, &self.y)?;
         let mut sets: Vec<Set> = vec![("evaluated", evaluated)];
-        sets.extend(self.validation.open()?.map(|pairs| ("validation", pairs)));
+        sets.extend(self.validation.open(&self.positives)?.map(|pairs| ("validation", pairs)));
         Ok(sets)
     }
 
@@ -73,7 +75,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let mut measured: Vec<(&str, Measured)> = Vec::new();
     let looked = on_backend!(session, |backend| {
         let mut looked = None;
-        for (name, Pairs { x, y, positives }) in &sets {
+        for (name, Pairs { x, y, positives, .. }) in &sets {
             let (zx, zero_x) = embed(session, backend, &model, Side::X, x)?;
             let (zy, zero_y) = embed(session, backend, &model, Side::Y, y)?;
             let z = (&zx, &zy);
@@ -99,6 +101,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     report.value("seconds", seconds)?;
     let size = output::bytes(html.len() as u64);
     report.line(format!("{}: {size}, {seconds:.2} s; open it in a browser", args.out.display()));
+    sets[0].1.tell(&mut report, None)?;
     session.print(&report)
 }
 

@@ -5,6 +5,7 @@ use super::encoding::embed;
 use super::output::Report;
 use super::session::{Session, on_backend};
 use anyhow::Result;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use unicon::Error;
@@ -24,10 +25,10 @@ pub struct Args {
     model: PathBuf,
     /// Features of the queries.
     #[arg(long, value_name = "MATRIX")]
-    queries: String,
+    queries: OsString,
     /// Features of the items.
     #[arg(long, value_name = "MATRIX")]
-    items: String,
+    items: OsString,
     /// Side the queries are of.
     #[arg(long, value_parser = args::side(), default_value = "x", value_name = "x|y")]
     query_side: Side,

@@ -4,7 +4,9 @@ use super::args::{self, LossArgs, PositivesArgs};
 use super::output::{self, Report};
 use super::session::Session;
 use anyhow::Result;
+use std::ffi::OsString;
 use std::path::PathBuf;
+use unicon::Error;
 use unicon::backend::{Backend, Similarity};
 use unicon::io::{NpyWriter, check_finite_as};
 use unicon::weights::Negatives;
@@ -14,7 +16,7 @@ use unicon::weights::Negatives;
 pub struct Args {
     /// Similarities s, n_x x n_y.
     #[arg(long, value_name = "MATRIX")]
-    similarity: String,
+    similarity: OsString,
     #[command(flatten)]
     loss: LossArgs,
     #[command(flatten)]
@@ -26,6 +28,14 @@ pub struct Args {
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let loss = args.loss.build()?;
+    let rows = &args.positives.rows;
+    for (name, given) in [("--groups", rows.groups.is_some()), ("--drop-bad-rows", rows.drop_bad_rows)] {
+        if given {
+            return Err(
+                Error::invalid(name, "rows of features, which similarities are not", "--similarity").into()
+            );
+        }
+    }
     let s = args::open(&args.similarity)?;
     let name = s.name();
     let columns = format!("columns of {name}");

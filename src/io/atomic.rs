@@ -1,7 +1,8 @@
 //! Files that appear complete or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -11,45 +12,88 @@ use crate::error::{Error, Result};
 /// A file written aside, in the directory of its destination, and renamed there by [`commit`](Self::commit).
 ///
 /// Dropped without `commit` (an error, a cancelled run) it is removed and what was at the destination stays untouched.
-/// Readers that mapped an older file keep its contents. A destination that is a symbolic link is followed.
+/// Readers that mapped an older file keep its contents. A destination that is a symbolic link is followed. A file that is
+/// replaced hands on its permissions and, where the process may set them, its owner and group. Where the destination is a
+/// pipe, a terminal or another stream, such as `/dev/stdout`, the complete file is copied into it.
 #[derive(Debug)]
 pub struct AtomicFile {
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<Aside>,
     path: PathBuf,
+}
+
+/// Where the bytes are until they are complete.
+#[derive(Debug)]
+enum Aside {
+    /// Beside its destination, whose place it takes.
+    Beside(NamedTempFile),
+    /// In a temporary file without a name, for a stream.
+    Apart(File),
+}
+
+impl Aside {
+    fn file(&self) -> &File {
+        match self {
+            Self::Beside(file) => file.as_file(),
+            Self::Apart(file) => file,
+        }
+    }
+}
+
+impl Write for Aside {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.file().write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file().flush()
+    }
+}
+
+impl Seek for Aside {
+    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
+        self.file().seek(pos)
+    }
 }
 
 impl AtomicFile {
     /// Begins a file that will replace `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the directory does not exist or cannot be written, or if `path` is not a regular file.
+    /// [`Error::Io`] if the directory does not exist or cannot be written, or if `path` is a directory, a disk, or a file
+    /// that may not be written.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let asked = path.as_ref();
         let fail =
             |e: io::Error| Error::io(asked, io::Error::new(e.kind(), format!("cannot be written: {e}")));
+        match fs::metadata(asked).map(|m| m.file_type()) {
+            Ok(kind) if kind.is_file() => {
+                // Its own permissions count, not only those of its directory. Nothing is written here.
+                OpenOptions::new().write(true).open(asked).map_err(|e| fail(e.kind().into()))?;
+            }
+            Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
+                let apart = Aside::Apart(tempfile::tempfile().map_err(fail)?);
+                let path = asked.to_path_buf();
+                return Ok(Self { file: BufWriter::with_capacity(1 << 20, apart), path });
+            }
+            Ok(_) => return Err(fail(io::Error::other("it exists and is neither a file nor a stream"))),
+            Err(_) => {}
+        }
         let path =
             if asked.is_symlink() { fs::canonicalize(asked).map_err(fail)? } else { asked.to_path_buf() };
-        if fs::metadata(&path).is_ok_and(|m| !m.is_file()) {
-            return Err(fail(io::Error::other("it exists and is not a regular file")));
-        }
         let name = path.file_name().ok_or_else(|| fail(io::Error::other("it names no file")))?;
         let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(name);
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix).suffix(".partial");
-        #[cfg(unix)]
-        let permissions = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666);
         // The umask still applies: an output gets the permissions of any file the user creates.
-        #[cfg(unix)]
-        builder.permissions(permissions);
+        builder.permissions(fs::Permissions::from_mode(0o666));
         let file = builder.tempfile_in(dir).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound if !dir.is_dir() => {
                 fail(io::Error::new(e.kind(), format!("no directory {}", dir.display())))
             }
             _ => fail(io::Error::from(e.kind())),
         })?;
-        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), path })
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, Aside::Beside(file)), path })
     }
 
     /// The destination.
@@ -63,9 +107,20 @@ impl AtomicFile {
     /// [`Error::Io`]; the partial file is then gone and the destination untouched.
     pub fn commit(self) -> Result<()> {
         let fail = |e| Error::io(&self.path, e);
-        let file = self.file.into_inner().map_err(|e| fail(e.into_error()))?;
-        file.as_file().sync_all().map_err(fail)?;
-        file.persist(&self.path).map_err(|e| fail(e.error))?;
+        match self.file.into_inner().map_err(|e| fail(e.into_error()))? {
+            Aside::Beside(file) => {
+                if let Ok(old) = fs::metadata(&self.path) {
+                    hand_on(&old, file.as_file()).map_err(fail)?;
+                }
+                file.as_file().sync_all().map_err(fail)?;
+                file.persist(&self.path).map_err(|e| fail(e.error))?;
+            }
+            Aside::Apart(mut file) => {
+                let mut stream = OpenOptions::new().write(true).open(&self.path).map_err(fail)?;
+                file.rewind().map_err(fail)?;
+                io::copy(&mut file, &mut stream).and_then(|_| stream.flush()).map_err(fail)?;
+            }
+        }
         Ok(())
     }
 
@@ -75,7 +130,22 @@ impl AtomicFile {
     /// [`Error::Io`] if the flush fails.
     pub fn as_file(&mut self) -> Result<&File> {
         self.file.flush().map_err(|e| Error::io(&self.path, e))?;
-        Ok(self.file.get_ref().as_file())
+        Ok(self.file.get_ref().file())
+    }
+}
+
+/// Gives a new file the permissions of the one that it replaces, and its owner and group where that is allowed.
+fn hand_on(old: &fs::Metadata, new: &File) -> io::Result<()> {
+    let own = new.metadata()?;
+    let (uid, gid) = (old.uid() != own.uid(), old.gid() != own.gid());
+    // Another's file in a directory that is ours to write: the group may be one of ours, the owner hardly ever.
+    let group = !gid || fchown(new, None, Some(old.gid())).is_ok();
+    let owner = !uid || fchown(new, Some(old.uid()), None).is_ok();
+    // Set-user-id and set-group-id say whose rights a program has: not those of whoever wrote this.
+    let mode = if group && owner { old.mode() & 0o7777 } else { old.mode() & 0o777 };
+    match new.metadata()?.mode() & 0o7777 == mode {
+        true => Ok(()),
+        false => new.set_permissions(fs::Permissions::from_mode(mode)),
     }
 }
 
@@ -115,10 +185,9 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
-    #[cfg(unix)]
     #[test]
     fn outputs_have_ordinary_permissions_and_links_are_followed() {
-        use std::os::unix::fs::{PermissionsExt, symlink};
+        use std::os::unix::fs::symlink;
         let dir = tempfile::tempdir().unwrap();
         let (plain, path, link) = (dir.path().join("plain"), dir.path().join("out"), dir.path().join("link"));
         fs::write(&plain, "x").unwrap();
@@ -134,6 +203,43 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_file_hands_on_its_permissions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        for mode in [0o600, 0o640, 0o664, 0o755] {
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let mut f = AtomicFile::create(&path).unwrap();
+            f.write_all(b"new").unwrap();
+            f.commit().unwrap();
+            let meta = fs::metadata(&path).unwrap();
+            assert_eq!((meta.mode() & 0o7777, fs::read(&path).unwrap()), (mode, b"new".to_vec()));
+        }
+    }
+
+    #[test]
+    fn streams_get_the_complete_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let reader = {
+            let path = path.clone();
+            std::thread::spawn(move || fs::read(path).unwrap())
+        };
+        let mut f = AtomicFile::create(&path).unwrap();
+        f.write_all(b"0123").unwrap();
+        f.seek(SeekFrom::Start(1)).unwrap();
+        f.write_all(b"x").unwrap();
+        f.commit().unwrap();
+        assert_eq!(reader.join().unwrap(), b"0x23");
+        // One that is abandoned writes nothing.
+        drop(AtomicFile::create("/dev/full").unwrap());
+        let mut full = AtomicFile::create("/dev/full").unwrap();
+        full.write_all(b"0123").unwrap();
+        assert!(full.commit().unwrap_err().to_string().contains("/dev/full"));
+    }
+
+    #[test]
     fn unwritable_places_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("missing").join("out.npy");
@@ -143,7 +249,7 @@ mod tests {
             "{text}"
         );
         let text = AtomicFile::create(dir.path()).unwrap_err().to_string();
-        assert!(text.contains("not a regular file"), "{text}");
+        assert!(text.contains("neither a file nor a stream"), "{text}");
         assert!(AtomicFile::create("").is_err());
         assert!(AtomicFile::create(dir.path().join("..")).is_err());
     }

@@ -68,7 +68,13 @@ impl Duplicates {
 
     /// Whether enough rows repeat that pairs by row number are hardly what was meant: at least two, and one in a hundred.
     pub fn many(&self) -> bool {
-        self.repeats() >= 2 && self.repeats() >= self.rows() / 100
+        Self::many_of(self.rows(), self.distinct)
+    }
+
+    /// As [`many`](Self::many), of numbers of rows and of distinct rows.
+    pub fn many_of(rows: usize, distinct: usize) -> bool {
+        let repeats = rows.saturating_sub(distinct);
+        repeats >= 2 && repeats >= rows / 100
     }
 }
 

@@ -1,8 +1,15 @@
 //! The front end: features by path.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
-use super::{MappedMatrix, MatView, RowSource, ShardedNpy, open_npy, open_safetensors};
+use super::archive::open_npz;
+use super::bytes::FileBytes;
+use super::convert_hint::hint;
+use super::npy::npy_of;
+use super::safetensors::{names_in, tensor_of};
+use super::spec::{Spec, resolve};
+use super::{MappedArray, MappedMatrix, MatView, Part, RowSource, Shards};
 use crate::error::{Error, Result};
 
 /// A feature matrix on disk, opened by its path.
@@ -10,42 +17,30 @@ use crate::error::{Error, Result};
 pub enum Features {
     /// One array of one file.
     Mapped(MappedMatrix),
-    /// A set of `.npy` shards.
-    Sharded(ShardedNpy),
+    /// A set of shards.
+    Sharded(Shards),
 }
 
 impl Features {
-    /// Opens `x.npy`, `file.safetensors:tensor` (`file.safetensors` if it holds one tensor), a directory of `.npy`
-    /// shards, or a glob pattern of them. Nothing but headers is read.
+    /// Opens `x.npy`, `xy.npz:x` (`xy.npz` if it holds one array), `file.safetensors:tensor` (`file.safetensors` if it holds
+    /// one tensor), a folder of such files, or a pattern of them (`part-*.npy`, `part-{0..3}.npy`). `:bf16` after a name reads
+    /// two-byte values as bfloat16, which `.npy` files have no type for. A pipe (`/dev/stdin`) is read to its end; of anything
+    /// else nothing but headers is read.
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be opened; [`Error::BadFile`] if it is damaged, not a matrix, or has no rows;
     /// [`Error::InvalidArgument`] if `spec` is none of the above or matches nothing.
-    pub fn open(spec: &str) -> Result<Self> {
-        let features = Self::find(spec)?;
+    pub fn open(spec: impl AsRef<OsStr>) -> Result<Self> {
+        let spec = spec.as_ref();
+        let found = resolve(spec)?;
+        let features = match found.parts {
+            true => Self::Sharded(open_shards(&spec.display().to_string(), &found)?),
+            false => Self::Mapped(open_file(&found.files[0], &found)?.into_matrix()?),
+        };
         if features.rows() == 0 {
             return Err(Error::bad_file(spec, "the matrix has no rows"));
         }
         Ok(features)
-    }
-
-    fn find(spec: &str) -> Result<Self> {
-        let path = Path::new(spec);
-        if path.is_dir() {
-            return ShardedNpy::open(spec).map(Self::Sharded);
-        }
-        if let Some((file, tensor)) = split_tensor(spec) {
-            return open_safetensors(file, tensor)?.into_matrix().map(Self::Mapped);
-        }
-        if !path.exists() && spec.contains(['*', '?', '[']) {
-            return ShardedNpy::open(spec).map(Self::Sharded);
-        }
-        if path.exists() || path.extension().is_some_and(|e| e == "npy") {
-            return open_npy(path)?.into_matrix().map(Self::Mapped);
-        }
-        let expected =
-            "x.npy, file.safetensors:tensor, or a directory or glob pattern of .npy shards that exists";
-        Err(Error::invalid("features", expected, format!("'{spec}'")))
     }
 
     fn source(&self) -> &dyn RowSource {
@@ -60,23 +55,100 @@ impl Features {
 ///
 /// # Errors
 /// As [`Features::open`].
-pub fn open(spec: &str) -> Result<Box<dyn RowSource>> {
+pub fn open(spec: impl AsRef<OsStr>) -> Result<Box<dyn RowSource>> {
     Ok(Box::new(Features::open(spec)?))
 }
 
-/// Splits `file.safetensors[:tensor]`; `None` if `spec` is not of that form. A file whose very name is `spec` wins over
-/// a tensor of a file with a shorter name.
-pub(super) fn split_tensor(spec: &str) -> Option<(&str, Option<&str>)> {
-    const SUFFIX: &str = ".safetensors";
-    if spec.ends_with(SUFFIX) {
-        return Some((spec, None));
+/// The files that [`open`] and [`read_index_vector`](super::read_index_vector) would read; some may not exist.
+///
+/// # Errors
+/// As [`open`], for a pattern that matches nothing.
+pub fn files_of(spec: impl AsRef<OsStr>) -> Result<Vec<PathBuf>> {
+    resolve(spec.as_ref()).map(|found| found.files)
+}
+
+/// The array in the one file that `spec` names.
+pub(super) fn open_one(spec: &OsStr) -> Result<MappedArray> {
+    let found = resolve(spec)?;
+    match &found.files[..] {
+        [only] => open_file(only, &found),
+        many => Err(Error::invalid(spec.display().to_string(), "one file", format!("{} files", many.len()))),
     }
-    if Path::new(spec).exists() {
-        return None;
+}
+
+/// An array of one of a name's files, whatever kind of file it is: its first bytes decide where they can, its name where not.
+fn open_file(path: &Path, spec: &Spec) -> Result<MappedArray> {
+    let member = spec.member.as_deref();
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    if !path.exists() && !matches!(extension, "npy" | "npz" | "safetensors") {
+        let expected =
+            "x.npy, xy.npz:x, file.safetensors:tensor, or a folder or pattern of such files that exists";
+        return Err(Error::invalid("features", expected, format!("'{}'", path.display())));
     }
-    let at = spec.find(&format!("{SUFFIX}:"))? + SUFFIX.len();
-    let (file, tensor) = spec.split_at(at);
-    Some((file, tensor.strip_prefix(':')))
+    let bytes = FileBytes::open(path)?;
+    let known = match &bytes[..] {
+        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => "npy",
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => "npz",
+        _ => extension,
+    };
+    let bad = |reason: String| Error::bad_file(path, reason);
+    match known {
+        "npz" => open_npz(path, &bytes, member, spec.bf16),
+        "npy" => match member {
+            None => hint_of(path, &bytes, npy_of(path, bytes.clone(), spec.bf16)),
+            Some(name) => {
+                Err(bad(format!("holds one array, which has no name; got ':{}'", name.escape_debug())))
+            }
+        },
+        _ if spec.bf16 => {
+            Err(bad("is no .npy file; :bf16 is for those, for other files say what they hold".into()))
+        }
+        "safetensors" => tensor_of(path, bytes, member),
+        // A pipe has no name that says what comes out of it.
+        _ if member.is_some() || super::safetensors::whole_length(&bytes).is_ok() => {
+            tensor_of(path, bytes, member)
+        }
+        _ => hint_of(path, &bytes, npy_of(path, bytes.clone(), false)),
+    }
+}
+
+/// An array, or in place of its error what the file is and how to convert it, where that is known.
+fn hint_of(path: &Path, bytes: &[u8], array: Result<MappedArray>) -> Result<MappedArray> {
+    array.map_err(|e| hint(path, bytes).map_or(e, |hint| Error::bad_file(path, hint)))
+}
+
+/// The shards of a name, stacked.
+pub(super) fn open_shards(name: &str, spec: &Spec) -> Result<Shards> {
+    let mut files: Vec<&PathBuf> = spec.files.iter().collect();
+    if let Some(tensor) = &spec.member {
+        // A checkpoint in several safetensors files has each tensor in one of them.
+        let mut lacking = None;
+        let mut having = Vec::new();
+        for file in &files {
+            let safetensors = file.extension().is_some_and(|e| e == "safetensors");
+            let names = if safetensors { names_in(&FileBytes::open(file)?).ok() } else { None };
+            match names {
+                Some(names) if !names.contains(tensor) => lacking = Some(*file),
+                _ => having.push(*file),
+            }
+        }
+        match (having.len(), lacking) {
+            (2.., Some(file)) => {
+                let reason =
+                    format!("has no tensor '{}', which {} has", tensor.escape_debug(), having[0].display());
+                return Err(Error::bad_file(file, reason));
+            }
+            (1, _) => files = having,
+            _ => {}
+        }
+    }
+    let arrays = files.into_iter().map(|file| open_file(file, spec)).collect::<Result<Vec<_>>>()?;
+    let tensor = |a: &MappedArray| a.member().map(str::to_string);
+    if let Some(other) = arrays.iter().find(|a| tensor(a) != tensor(&arrays[0])) {
+        let reason = format!("holds another array than {}; choose one as {name}:NAME", arrays[0].name());
+        return Err(Error::bad_file(other.name(), reason));
+    }
+    Shards::stacked(name.into(), arrays)
 }
 
 impl RowSource for Features {
@@ -100,6 +172,9 @@ impl RowSource for Features {
     }
     fn paged(&self) -> Option<std::sync::Arc<dyn RowSource>> {
         self.source().paged()
+    }
+    fn part(&self, row: usize) -> Option<Part<'_>> {
+        self.source().part(row)
     }
 }
 
@@ -134,6 +209,8 @@ mod tests {
         for (spec, cause) in [
             ("y.npy", "No such file"),
             ("y.bin", "expected x.npy"),
+            ("x.npy:z", "holds one array"),
+            ("x.npy:bf16", "two bytes"),
             ("y*.npy", "at least one"),
             ("t.safetensors:c", "has no tensor 'c'"),
             ("u.safetensors:c", "No such file"),

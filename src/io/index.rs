@@ -4,22 +4,21 @@ use std::path::Path;
 
 use bytemuck::{Pod, pod_read_unaligned};
 
-use super::features::split_tensor;
-use super::{Dtype, npy_header, open_npy, open_safetensors};
+use super::features::open_one;
+use super::{Dtype, HostFloat, npy_header};
 use crate::error::{Error, Result};
 
-/// Reads a vector of integers from `x.npy` or `file.safetensors:tensor`: any integer or boolean dtype, one extent (or
-/// two of which one is 1).
+/// Up to here float64 holds every integer.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Reads a vector of integers from `x.npy`, `xy.npz:x` or `file.safetensors:tensor`: any integer or boolean dtype, or floats
+/// that are whole numbers; one extent (or two of which one is 1).
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) or [`Error::BadFile`](crate::Error::BadFile): as for matrices, and for floats, other
+/// [`Error::Io`](crate::Error::Io) or [`Error::BadFile`](crate::Error::BadFile): as for matrices, and for fractions, other
 /// shapes and values beyond int64.
 pub fn read_index_vector(path: impl AsRef<Path>) -> Result<Vec<i64>> {
-    let path = path.as_ref();
-    let array = match path.to_str().and_then(split_tensor) {
-        Some((file, tensor)) => open_safetensors(file, tensor)?,
-        None => open_npy(path)?,
-    };
+    let array = open_one(path.as_ref().as_os_str())?;
     if !matches!(array.shape(), [_] | [1, _] | [_, 1]) {
         return Err(array.bad(format!("expected a vector of integers, got shape {:?}", array.shape())));
     }
@@ -29,7 +28,7 @@ pub fn read_index_vector(path: impl AsRef<Path>) -> Result<Vec<i64>> {
 /// As [`read_index_vector`], from the bytes of a whole `.npy` file.
 pub(crate) fn parse_index_vector(name: &str, file: &[u8]) -> Result<Vec<i64>> {
     let bad = |reason| Error::bad_file(name, reason);
-    let h = npy_header::parse(file).map_err(bad)?;
+    let h = npy_header::parse(file, false).map_err(bad)?;
     integers(h.dtype, file.get(h.offset..h.offset + h.len).unwrap_or_default()).map_err(bad)
 }
 
@@ -51,8 +50,15 @@ fn integers(dtype: Dtype, bytes: &[u8]) -> std::result::Result<Vec<i64>, String>
                 format!("element {i} is beyond the range of int64")
             })
         }
+        // Labels that passed through a table or a division are floats; whole numbers among them are exact.
         Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
-            Err(format!("expected a vector of integers, got {dtype}"))
+            let mut values = vec![0f64; bytes.len() / dtype.size()];
+            f64::convert(dtype, bytes, &mut values);
+            let whole = |v: f64| v.fract() == 0.0 && v.abs() <= EXACT;
+            match values.iter().position(|&v| !whole(v)) {
+                None => Ok(values.into_iter().map(|v| v as i64).collect()),
+                Some(i) => Err(format!("expected integers, got {} at element {i} ({dtype})", values[i])),
+            }
         }
     }
 }
@@ -84,12 +90,17 @@ mod tests {
         assert_eq!(read(&[1], &[u8::MAX]).unwrap(), [255]);
         assert_eq!(read(&[2], &[3u64, 4]).unwrap(), [3, 4]);
         assert!(read::<i64>(&[0], &[]).unwrap().is_empty());
+        assert_eq!(read(&[3], &[-0f32, 2., -16777216.]).unwrap(), [0, 2, -16777216]);
+        assert_eq!(read(&[2], &[3f64, -9007199254740992.]).unwrap(), [3, -9007199254740992]);
     }
 
     #[test]
     fn what_is_no_index_is_refused() {
-        let text = read(&[2], &[1f32, 2.]).unwrap_err().to_string();
-        assert!(text.contains("v.npy: expected a vector of integers, got float32"), "{text}");
+        let text = read(&[3], &[1f32, 2.5, 3.]).unwrap_err().to_string();
+        assert!(text.contains("v.npy: expected integers, got 2.5 at element 1 (float32)"), "{text}");
+        for bad in [f64::NAN, f64::INFINITY, 1e17] {
+            assert!(read(&[1], &[bad]).unwrap_err().to_string().contains("expected integers"), "{bad}");
+        }
         assert!(read(&[2, 2], &[1i64, 2, 3, 4]).unwrap_err().to_string().contains("shape [2, 2]"));
         assert!(read(&[2], &[1u64, u64::MAX]).unwrap_err().to_string().contains("element 1 is beyond"));
     }

@@ -1,61 +1,18 @@
 //! Arrays that stay in their file: memory-mapped `.npy` arrays and safetensors tensors.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
+use super::bytes::FileBytes;
 use super::paged::PagedMatrix;
 use super::{Dtype, MatView, RowSource};
 use crate::error::{Error, Result};
 
-/// Maps a regular file of at least one byte.
-///
-/// The pages are read on demand. The operating system offers no protection against another process that shortens the
-/// file while it is mapped: reading a page that is gone ends the process with a bus error. Files that are in use must
-/// be replaced by renaming, as every writer of this crate does, not rewritten in place.
-pub(super) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io(path, e))?;
-    if !meta.is_file() {
-        return Err(Error::bad_file(path, "is not a regular file"));
-    }
-    if meta.len() == 0 {
-        return Err(Error::bad_file(path, "is empty"));
-    }
-    // SAFETY: the mapping is read-only and private to this crate, which reads it only through `&[u8]` within its length.
-    // The bytes have no validity requirement, so that a concurrent writer can change values but not break an invariant.
-    // A concurrent truncation raises SIGBUS, which ends the process without undefined behaviour (documented above).
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-    Ok(Arc::new(map))
-}
-
-/// The bytes of a regular file.
-pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let fail = |e| Error::io(path, e);
-    // Asked before it is opened: opening a pipe waits for its writer.
-    let meta = std::fs::metadata(path).map_err(fail)?;
-    if !meta.is_file() {
-        return Err(Error::bad_file(path, "is not a regular file"));
-    }
-    let mut file = File::open(path).map_err(fail)?;
-    let mut bytes = Vec::new();
-    let needed = meta.len();
-    // The allocator does not say how much it has, only that this is more.
-    let reserved = usize::try_from(needed).map(|n| bytes.try_reserve_exact(n).is_ok());
-    if reserved != Ok(true) {
-        return Err(Error::OutOfMemory { needed, limit: 0, what: path.display().to_string() });
-    }
-    std::io::Read::read_to_end(&mut file, &mut bytes).map_err(fail)?;
-    Ok(bytes)
-}
-
 /// A mapped array of any shape, validated against the length of its file.
 #[derive(Debug, Clone)]
 pub struct MappedArray {
-    map: Arc<Mmap>,
+    map: Arc<FileBytes>,
     data: Range<usize>,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -67,7 +24,7 @@ pub struct MappedArray {
 impl MappedArray {
     /// The array of `shape` whose elements are bytes `data` of `map`; the caller has checked that both fit.
     pub(super) fn new(
-        map: Arc<Mmap>,
+        map: Arc<FileBytes>,
         data: Range<usize>,
         dtype: Dtype,
         shape: Vec<usize>,
@@ -93,15 +50,24 @@ impl MappedArray {
         &self.name
     }
 
+    /// The name of the array or tensor in its file, where it has one.
+    pub(super) fn member(&self) -> Option<&str> {
+        self.name.strip_prefix(&*self.path.display().to_string())?.strip_prefix(':')
+    }
+
     /// The stored bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         self.map.get(self.data.clone()).unwrap_or_default()
     }
 
+    /// Whether it has no rows: an empty part of a larger matrix, whatever its other extents.
+    pub(super) fn is_empty(&self) -> bool {
+        self.shape.first() == Some(&0)
+    }
+
     /// An error about this array.
     pub(super) fn bad(&self, reason: impl Into<String>) -> Error {
-        let path = self.path.display().to_string();
-        match self.name.strip_prefix(&path).and_then(|rest| rest.strip_prefix(':')) {
+        match self.member() {
             Some(tensor) => Error::bad_file(&self.path, format!("tensor {tensor}: {}", reason.into())),
             None => Error::bad_file(&self.path, reason),
         }
@@ -171,10 +137,7 @@ impl RowSource for MappedMatrix {
     fn paged(&self) -> Option<Arc<dyn RowSource>> {
         let array = &self.array;
         // The file may have been replaced since it was mapped; then the mapping stays what is read.
-        let file = File::open(&array.path).ok().filter(|_| !array.fortran)?;
-        if file.metadata().ok()?.len() != array.map.len() as u64 {
-            return None;
-        }
+        let file = array.map.reopen().filter(|_| !array.fortran)?;
         let offset = array.data.start as u64;
         let shape = (self.rows, self.cols);
         Some(Arc::new(PagedMatrix::new(file, offset, array.dtype, shape, &array.name, &array.path)))

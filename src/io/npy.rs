@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::marker::PhantomData;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytemuck::cast_slice;
 
-use super::mapped::map_file;
+use super::bytes::FileBytes;
 use super::{AtomicFile, Element, MappedArray, MatView, npy_header};
 use crate::error::{Error, Result};
 
@@ -17,10 +18,14 @@ use crate::error::{Error, Result};
 /// is not what its header implies.
 pub fn open_npy(path: impl AsRef<Path>) -> Result<MappedArray> {
     let path = path.as_ref();
-    let map = map_file(path)?;
-    let h = npy_header::parse(&map).map_err(|reason| Error::bad_file(path, reason))?;
+    npy_of(path, FileBytes::open(path)?, false)
+}
+
+/// The array in the bytes of the `.npy` file at `path`; `bf16` as [`npy_header::parse`] has it.
+pub(super) fn npy_of(path: &Path, bytes: Arc<FileBytes>, bf16: bool) -> Result<MappedArray> {
+    let h = npy_header::parse(&bytes, bf16).map_err(|reason| Error::bad_file(path, reason))?;
     let name = path.display().to_string();
-    Ok(MappedArray::new(map, h.offset..h.offset + h.len, h.dtype, h.shape, h.fortran, name, path))
+    Ok(MappedArray::new(bytes, h.offset..h.offset + h.len, h.dtype, h.shape, h.fortran, name, path))
 }
 
 /// Views a matrix in the bytes of a whole `.npy` file, of which `name` tells errors.
@@ -28,7 +33,7 @@ pub fn open_npy(path: impl AsRef<Path>) -> Result<MappedArray> {
 /// # Errors
 /// [`Error::BadFile`] as [`open_npy`], and if the array is not a matrix.
 pub fn parse_npy<'a>(name: &'a str, file: &'a [u8]) -> Result<MatView<'a>> {
-    let h = npy_header::parse(file).map_err(|reason| Error::bad_file(name, reason))?;
+    let h = npy_header::parse(file, false).map_err(|reason| Error::bad_file(name, reason))?;
     let [rows, cols] = *h.shape.as_slice() else {
         return Err(Error::bad_file(name, format!("expected a matrix (2 extents), got shape {:?}", h.shape)));
     };

@@ -21,8 +21,46 @@ pub(super) struct Header {
     pub len: usize,
 }
 
-/// Parses the header at the start of a whole file's bytes.
-pub(super) fn parse(file: &[u8]) -> Result<Header, String> {
+/// The part of a [`Header`] that does not depend on what follows it.
+pub(super) struct Start {
+    dtype: Dtype,
+    fortran: bool,
+    shape: Vec<usize>,
+    offset: usize,
+}
+
+impl Start {
+    /// Bytes of the elements.
+    fn len(&self) -> Option<usize> {
+        let count = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        count.checked_mul(self.dtype.size()).filter(|&n| isize::try_from(n).is_ok())
+    }
+
+    /// Where the elements end, and so the file.
+    pub(super) fn end(&self) -> Option<usize> {
+        self.len()?.checked_add(self.offset)
+    }
+}
+
+/// Parses the header at the start of a whole file's bytes. `bf16`: values of two bytes without a type of their own are
+/// bfloat16.
+pub(super) fn parse(file: &[u8], bf16: bool) -> Result<Header, String> {
+    let start = parse_start(file, bf16)?;
+    let len = start.len();
+    let Start { dtype, fortran, shape, offset } = start;
+    let len = len.ok_or_else(|| format!("has shape {shape:?}, which overflows the address space"))?;
+    let have = file.len() - offset;
+    if have != len {
+        let fault = if have < len { "is truncated" } else { "is longer than its header says" };
+        return Err(format!(
+            "{fault}: shape {shape:?} of {dtype} takes {len} bytes, {have} follow the header"
+        ));
+    }
+    Ok(Header { dtype, fortran, shape, offset, len })
+}
+
+/// Parses the header at the start of a file, of which what follows may be missing.
+pub(super) fn parse_start(file: &[u8], bf16: bool) -> Result<Start, String> {
     let rest = file.strip_prefix(MAGIC).ok_or("is not a .npy file (wrong magic number)")?;
     let [major, minor, rest @ ..] = rest else {
         return Err("ends within the .npy header".into());
@@ -40,19 +78,8 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, String> {
     }
     let text = rest.get(..text_len).ok_or("ends within the .npy header")?;
     let offset = file.len() - rest.len() + text_len;
-    let (dtype, fortran, shape) = Literal { rest: text }.header()?;
-
-    let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let len = count.and_then(|n| n.checked_mul(dtype.size())).filter(|&n| isize::try_from(n).is_ok());
-    let len = len.ok_or_else(|| format!("has shape {shape:?}, which overflows the address space"))?;
-    let have = file.len() - offset;
-    if have != len {
-        let fault = if have < len { "is truncated" } else { "is longer than its header says" };
-        return Err(format!(
-            "{fault}: shape {shape:?} of {dtype} takes {len} bytes, {have} follow the header"
-        ));
-    }
-    Ok(Header { dtype, fortran, shape, offset, len })
+    let (dtype, fortran, shape) = Literal { rest: text, bf16 }.header()?;
+    Ok(Start { dtype, fortran, shape, offset })
 }
 
 /// The header bytes of a C-order array, padded so that the elements begin at a multiple of 64.
@@ -75,6 +102,7 @@ pub(super) fn format(descr: &str, shape: &[usize]) -> Vec<u8> {
 /// A cursor over the header's Python dictionary.
 struct Literal<'a> {
     rest: &'a [u8],
+    bf16: bool,
 }
 
 impl<'a> Literal<'a> {
@@ -84,13 +112,16 @@ impl<'a> Literal<'a> {
         while !self.accept(b'}') {
             let key = self.string()?;
             self.expect(b':')?;
-            match key {
-                b"descr" => dtype = Some(self.dtype()?),
-                b"fortran_order" => fortran = Some(self.boolean()?),
-                b"shape" => shape = Some(self.shape()?),
+            let twice = match key {
+                b"descr" => dtype.replace(self.dtype()?).is_some(),
+                b"fortran_order" => fortran.replace(self.boolean()?).is_some(),
+                b"shape" => shape.replace(self.shape()?).is_some(),
                 _ => {
                     return Err(format!("has an unknown .npy header key '{}'", key.escape_ascii()));
                 }
+            };
+            if twice {
+                return Err(format!("has '{}' twice in its .npy header", key.escape_ascii()));
             }
             if !self.accept(b',') {
                 self.expect(b'}')?;
@@ -200,7 +231,21 @@ impl<'a> Literal<'a> {
         if !matches!(order, b'<' | b'>' | b'|' | b'=') {
             return Err(format!("has dtype '{shown}', which is not a known type"));
         }
+        if self.bf16 {
+            return match kind {
+                b"V2" | b"u2" | b"i2" => Ok(Dtype::BF16),
+                _ => Err(format!(
+                    "has dtype '{shown}'; :bf16 is for values of two bytes ('|V2', '<u2' or '<i2')"
+                )),
+            };
+        }
         Ok(match kind {
+            b"V2" => {
+                return Err(format!(
+                    "has dtype '{shown}', values of two bytes without a type, as which NumPy writes bfloat16; \
+                     :bf16 after its name reads them so"
+                ));
+            }
             b"f8" => Dtype::F64,
             b"f4" => Dtype::F32,
             b"f2" => Dtype::F16,
@@ -242,7 +287,7 @@ mod tests {
                 let (offset, len) = (f.len(), shape.iter().product::<usize>() * dtype.size());
                 f.resize(offset + len, 0);
                 let expected = Header { dtype, fortran: false, shape: shape.to_vec(), offset, len };
-                assert_eq!(parse(&f), Ok(expected));
+                assert_eq!(parse(&f, false), Ok(expected));
             }
         }
     }
@@ -254,13 +299,23 @@ mod tests {
             "{'shape': (3L, 2L), 'fortran_order': True, 'descr': '<f4'}",
             " { \"descr\":\"=f4\",\"fortran_order\":True,\"shape\":(3,2,)}",
         ] {
-            let h = parse(&file(text, 24)).unwrap();
+            let h = parse(&file(text, 24), false).unwrap();
             assert_eq!((h.dtype, h.fortran, h.shape), (Dtype::F32, true, vec![3, 2]), "{text}");
         }
         let text = "{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}";
         let mut f = [MAGIC, &[2, 0], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
         f.resize(f.len() + 8, 0);
-        assert_eq!(parse(&f).unwrap().dtype, Dtype::I64);
+        assert_eq!(parse(&f, false).unwrap().dtype, Dtype::I64);
+    }
+
+    #[test]
+    fn two_byte_values_are_bfloat16_where_asked_for() {
+        for descr in ["'|V2'", "'<V2'", "'<u2'", "'<i2'"] {
+            let text = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (2, 3), }}");
+            assert_eq!(parse(&file(&text, 12), true).unwrap().dtype, Dtype::BF16, "{descr}");
+        }
+        let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
+        assert!(parse(&file(text, 24), true).unwrap_err().contains("values of two bytes"));
     }
 
     #[test]
@@ -293,11 +348,16 @@ mod tests {
             (file(&with("[('a', '<f4')]", "(2, 3)"), 24), "records"),
             (file(&with("''", "(2, 3)"), 24), "empty dtype"),
             (file("{'descr': '<f4', 'fortran_order': Maybe, 'shape': (1,)}", 4), "neither True nor False"),
+            (file(&with("'|V2'", "(2, 3)"), 12), "bfloat16"),
+            (
+                file("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'shape': (1,)}", 4),
+                "'shape' twice",
+            ),
             (file("{'descr': '<f4', 'other': 1}", 4), "unknown .npy header key 'other'"),
             (file("{'descr': '<f4", 4), "quoted string"),
             (file("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x", 4), "text after"),
         ] {
-            let got = parse(&f).unwrap_err();
+            let got = parse(&f, false).unwrap_err();
             assert!(got.contains(cause), "expected {cause:?} in {got:?}");
             assert!(!got.contains('\n') && got.len() < 400, "{got}");
         }

@@ -5,12 +5,11 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use safetensors::tensor::{Dtype as StDtype, Metadata, TensorInfo};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::mapped::map_file;
+use super::bytes::FileBytes;
 use super::{Dtype, MappedArray};
 use crate::error::{Error, Result};
 
@@ -24,13 +23,16 @@ const MAX_HEADER: u64 = 100_000_000;
 /// `tensor` is `None`, or the tensor's dtype is not one of [`Dtype`].
 pub fn open_safetensors(path: impl AsRef<Path>, tensor: Option<&str>) -> Result<MappedArray> {
     let path = path.as_ref();
-    let (map, meta, start) = open(path)?;
+    tensor_of(path, FileBytes::open(path)?, tensor)
+}
+
+/// A tensor in the bytes of the safetensors file at `path`, as [`open_safetensors`].
+pub(super) fn tensor_of(path: &Path, bytes: Arc<FileBytes>, tensor: Option<&str>) -> Result<MappedArray> {
+    let (meta, start) = directory(&bytes).map_err(|reason| Error::bad_file(path, reason))?;
     let names = || {
         let mut names = meta.offset_keys();
         names.sort();
-        let more = if names.len() > 8 { ", ..." } else { "" };
-        names.truncate(8);
-        format!("{}{more}", names.join(", ").escape_debug())
+        some_names(&names)
     };
     let tensor = match tensor {
         Some(name) => name.to_string(),
@@ -69,7 +71,7 @@ pub fn open_safetensors(path: impl AsRef<Path>, tensor: Option<&str>) -> Result<
     };
     let (begin, end) = info.data_offsets;
     let name = format!("{}:{}", path.display(), tensor.escape_debug());
-    Ok(MappedArray::new(map, start + begin..start + end, dtype, info.shape.clone(), false, name, path))
+    Ok(MappedArray::new(bytes, start + begin..start + end, dtype, info.shape.clone(), false, name, path))
 }
 
 /// The names of a safetensors file's tensors, sorted.
@@ -77,17 +79,21 @@ pub fn open_safetensors(path: impl AsRef<Path>, tensor: Option<&str>) -> Result<
 /// # Errors
 /// [`Error::Io`] or [`Error::BadFile`] as [`open_safetensors`].
 pub fn safetensors_names(path: impl AsRef<Path>) -> Result<Vec<String>> {
-    let (_, meta, _) = open(path.as_ref())?;
-    let mut names = meta.offset_keys();
+    let path = path.as_ref();
+    names_in(&FileBytes::open(path)?).map_err(|reason| Error::bad_file(path, reason))
+}
+
+/// As [`safetensors_names`], of a whole file's bytes.
+pub(super) fn names_in(file: &[u8]) -> std::result::Result<Vec<String>, String> {
+    let mut names = directory(file)?.0.offset_keys();
     names.sort();
     Ok(names)
 }
 
-/// The mapping, the validated directory of tensors, and where the data section begins.
-fn open(path: &Path) -> Result<(Arc<Mmap>, Metadata, usize)> {
-    let map = map_file(path)?;
-    let (meta, start) = directory(&map).map_err(|reason| Error::bad_file(path, reason))?;
-    Ok((map, meta, start))
+/// The first of many names, for a message.
+pub(super) fn some_names(names: &[String]) -> String {
+    let more = if names.len() > 8 { ", ..." } else { "" };
+    format!("{}{more}", one_line(&names[..names.len().min(8)].join(", ")))
 }
 
 /// The validated header of a whole file's bytes, and where the data section begins.
@@ -96,25 +102,42 @@ fn open(path: &Path) -> Result<(Arc<Mmap>, Metadata, usize)> {
 /// end where the file ends is checked here, without its unchecked additions, and that no name comes twice, of which it
 /// would keep the last.
 pub(crate) fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
-    let (len, rest) = file.split_first_chunk::<8>().ok_or("is too short for a safetensors file")?;
-    let len = u64::from_le_bytes(*len);
-    if len > MAX_HEADER {
-        return Err(format!("is not a safetensors file (it claims a header of {len} bytes)"));
-    }
-    let json = usize::try_from(len).ok().and_then(|n| rest.get(..n));
-    let json = json
+    let (len, rest) = header_length(file)?;
+    let json = rest
+        .get(..len)
         .ok_or_else(|| format!("is truncated: it claims a header of {len} bytes, {} follow", rest.len()))?;
-    let bad =
-        |e: &dyn std::fmt::Display| format!("has a bad safetensors header: {}", one_line(&e.to_string()));
-    let Entries { metadata, mut tensors } = serde_json::from_slice(json).map_err(|e| bad(&e))?;
-    tensors.sort_by(|(_, a), (_, b)| a.data_offsets.cmp(&b.data_offsets));
-    let meta = Metadata::new(metadata, tensors).map_err(|e| bad(&e))?;
+    let meta = parse(json)?;
     let (have, need) = (rest.len() - json.len(), meta.data_len());
     if have != need {
         let fault = if have < need { "is truncated" } else { "is longer than its header says" };
         return Err(format!("{fault}: its tensors take {need} bytes, {have} follow the header"));
     }
     Ok((meta, 8 + json.len()))
+}
+
+/// The length of a whole file by its first bytes, if they hold the header.
+pub(super) fn whole_length(head: &[u8]) -> std::result::Result<Option<usize>, String> {
+    let (len, rest) = header_length(head)?;
+    let Some(json) = rest.get(..len) else { return Ok(None) };
+    Ok(parse(json)?.data_len().checked_add(8 + len))
+}
+
+/// The length of the header, and what follows that number.
+fn header_length(file: &[u8]) -> std::result::Result<(usize, &[u8]), String> {
+    let (len, rest) = file.split_first_chunk::<8>().ok_or("is too short for a safetensors file")?;
+    match u64::from_le_bytes(*len) {
+        len @ ..=MAX_HEADER => Ok((len as usize, rest)),
+        len => Err(format!("is not a safetensors file (it claims a header of {len} bytes)")),
+    }
+}
+
+/// Parses the header's JSON.
+fn parse(json: &[u8]) -> std::result::Result<Metadata, String> {
+    let bad =
+        |e: &dyn std::fmt::Display| format!("has a bad safetensors header: {}", one_line(&e.to_string()));
+    let Entries { metadata, mut tensors } = serde_json::from_slice(json).map_err(|e| bad(&e))?;
+    tensors.sort_by(|(_, a), (_, b)| a.data_offsets.cmp(&b.data_offsets));
+    Metadata::new(metadata, tensors).map_err(|e| bad(&e))
 }
 
 /// The header's JSON object, each key once.

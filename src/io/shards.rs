@@ -1,19 +1,21 @@
-//! A matrix in several `.npy` files.
+//! A matrix in several files.
 
-use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 
+use super::features::open_shards;
 use super::paged::Stacked;
 use super::source::check_request;
-use super::{HostFloat, MappedMatrix, RowSource, open_npy};
+use super::spec::resolve;
+use super::{HostFloat, MappedArray, MappedMatrix, Part, RowSource};
 use crate::error::{Error, Result};
 
-/// `.npy` shards stacked by rows, in natural order of their names (`part-2` before `part-10`).
+/// Shards stacked by rows, in natural order of their names (`part-2` before `part-10`).
 ///
-/// Shards may differ in rows, dtype and order, not in columns. All are mapped at once; only the pages of rows that are
-/// read are touched.
+/// Shards may differ in rows, dtype and order, not in columns; those without rows are left out. All are mapped at once; only
+/// the pages of rows that are read are touched.
 #[derive(Debug, Clone)]
-pub struct ShardedNpy {
+pub struct Shards {
     shards: Vec<MappedMatrix>,
     /// First row of each shard, then the total.
     starts: Vec<usize>,
@@ -21,70 +23,55 @@ pub struct ShardedNpy {
     name: String,
 }
 
-impl ShardedNpy {
-    /// Opens all `.npy` files of a directory, or those that match a glob pattern such as `features/part-*.npy`.
+impl Shards {
+    /// Opens the shards in a folder, or the files that match a pattern such as `features/part-*.npy` or
+    /// `part-{0..3}.safetensors:tensor`.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a bad pattern or one without matches; otherwise as [`from_paths`](Self::from_paths).
-    pub fn open(spec: &str) -> Result<Self> {
-        let mut paths = Vec::new();
-        if Path::new(spec).is_dir() {
-            for entry in std::fs::read_dir(spec).map_err(|e| Error::io(spec, e))? {
-                let path = entry.map_err(|e| Error::io(spec, e))?.path();
-                let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-                if !hidden && path.extension().is_some_and(|e| e == "npy") {
-                    paths.push(path);
-                }
-            }
-        } else {
-            let pattern = glob::glob(spec).map_err(|e| Error::invalid(spec, "a glob pattern", e))?;
-            for path in pattern {
-                paths.push(path.map_err(|e| {
-                    let unreadable = e.path().to_path_buf();
-                    Error::io(unreadable, e.into())
-                })?);
-            }
-        }
-        if paths.is_empty() {
-            return Err(Error::invalid(spec, "at least one .npy shard", "none"));
-        }
-        paths.sort_by(|a, b| {
-            natural_order(a.as_os_str().as_encoded_bytes(), b.as_os_str().as_encoded_bytes())
-        });
-        Self::from_paths(spec, &paths)
+    pub fn open(spec: impl AsRef<OsStr>) -> Result<Self> {
+        let spec = spec.as_ref();
+        open_shards(&spec.display().to_string(), &resolve(spec)?)
     }
 
-    /// Opens the given shards in the given order; `name` is what errors call the whole.
+    /// Opens the given `.npy` shards in the given order; `name` is what errors call the whole.
     ///
     /// # Errors
-    /// [`Error::BadFile`] naming a shard that is damaged or has other columns than the first; [`Error::Io`].
+    /// [`Error::BadFile`] naming a shard that is damaged or has other columns than the first, and if none has rows;
+    /// [`Error::Io`].
     pub fn from_paths(name: impl Into<String>, paths: &[PathBuf]) -> Result<Self> {
-        let mut set = Self { shards: Vec::new(), starts: vec![0], cols: 0, name: name.into() };
+        let arrays = paths.iter().map(super::open_npy).collect::<Result<Vec<_>>>()?;
+        Self::stacked(name.into(), arrays)
+    }
+
+    /// The arrays as one matrix.
+    pub(super) fn stacked(name: String, arrays: Vec<MappedArray>) -> Result<Self> {
+        let mut set = Self { shards: Vec::new(), starts: vec![0], cols: 0, name };
+        let some = !arrays.is_empty();
         let mut rows = 0usize;
-        for path in paths {
-            let shard = open_npy(path)?.into_matrix()?;
+        for array in arrays.into_iter().filter(|a| !a.is_empty()) {
+            let shard = array.into_matrix()?;
             if let Some(first) = set.shards.first()
                 && first.cols() != shard.cols()
             {
-                let (expected, got) = (first.cols(), shard.cols());
-                return Err(Error::bad_file(
-                    path,
-                    format!("has {got} columns, {} has {expected}", first.name()),
-                ));
+                let reason = format!("has {} columns, {} has {}", shard.cols(), first.name(), first.cols());
+                return Err(Error::bad_file(shard.name(), reason));
             }
             let total = rows.checked_add(shard.rows());
-            rows = total.ok_or_else(|| Error::bad_file(path, "makes the total number of rows overflow"))?;
+            rows = total
+                .ok_or_else(|| Error::bad_file(shard.name(), "makes the total number of rows overflow"))?;
             set.cols = shard.cols();
             set.starts.push(rows);
             set.shards.push(shard);
         }
-        if set.shards.is_empty() {
-            return Err(Error::invalid(set.name, "at least one .npy shard", "none"));
+        match set.shards.is_empty() {
+            true if some => Err(Error::bad_file(set.name, "the matrix has no rows")),
+            true => Err(Error::invalid(set.name, "at least one .npy shard", "none")),
+            false => Ok(set),
         }
-        Ok(set)
     }
 
-    /// Number of shards.
+    /// Number of shards that have rows.
     pub fn shards(&self) -> usize {
         self.shards.len()
     }
@@ -108,7 +95,7 @@ impl ShardedNpy {
     }
 }
 
-impl RowSource for ShardedNpy {
+impl RowSource for Shards {
     fn rows(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
@@ -128,33 +115,10 @@ impl RowSource for ShardedNpy {
     fn name(&self) -> &str {
         &self.name
     }
-}
-
-/// Compares names with their runs of digits taken as numbers; equal numbers of unequal length by length (`1` < `01`).
-fn natural_order(a: &[u8], b: &[u8]) -> Ordering {
-    let (mut a, mut b) = (a, b);
-    let mut tie = Ordering::Equal;
-    loop {
-        let digits = |s: &[u8]| s.iter().take_while(|c| c.is_ascii_digit()).count();
-        let (da, db) = (digits(a), digits(b));
-        if da > 0 && db > 0 {
-            let ((na, ra), (nb, rb)) = (a.split_at(da), b.split_at(db));
-            let significant = |n: &[u8]| n.iter().take_while(|&&c| c == b'0').count();
-            let (za, zb) = (significant(na), significant(nb));
-            let values = (da - za).cmp(&(db - zb)).then_with(|| na.iter().skip(za).cmp(nb.iter().skip(zb)));
-            if values.is_ne() {
-                return values;
-            }
-            tie = tie.then(da.cmp(&db));
-            (a, b) = (ra, rb);
-            continue;
-        }
-        match (a.split_first(), b.split_first()) {
-            (Some((x, ra)), Some((y, rb))) if x == y => (a, b) = (ra, rb),
-            (Some((x, _)), Some((y, _))) => return x.cmp(y),
-            (None, None) => return tie,
-            (left, right) => return left.is_some().cmp(&right.is_some()),
-        }
+    fn part(&self, row: usize) -> Option<Part<'_>> {
+        let index = self.starts.partition_point(|&s| s <= row).checked_sub(1)?;
+        let name = self.shards.get(index)?.name();
+        Some(Part { name, index, of: self.shards.len(), row: row - self.starts[index] })
     }
 }
 
@@ -172,11 +136,19 @@ mod tests {
             write_npy(dir.path().join(format!("part-{part}.npy")), &[rows as usize, 2], &values).unwrap();
             expected.extend(values);
         }
+        // As `np.save` writes `np.array([])`: neither its width nor its type says anything.
+        write_npy::<f64>(dir.path().join("part-12.npy"), &[0], &[]).unwrap();
+        write_npy::<f64>(dir.path().join("part-13.npy"), &[0, 7], &[]).unwrap();
         write_npy(dir.path().join(".hidden.npy"), &[1, 2], &[0f32, 0.]).unwrap();
-        let glob = format!("{}/part-*.npy", dir.path().display());
-        for spec in [dir.path().to_str().unwrap(), &glob] {
-            let set = ShardedNpy::open(spec).unwrap();
-            assert_eq!((set.rows(), set.cols(), set.shards()), (10, 2, 5));
+        let dir_of = dir.path().display();
+        let globs = [
+            format!("{dir_of}/part-*.npy"),
+            format!("{dir_of}/*"),
+            format!("{dir_of}/part-{{1,2,9,{{10..13}}}}.npy"),
+        ];
+        for spec in [&dir_of.to_string()].into_iter().chain(&globs) {
+            let set = Shards::open(spec).unwrap();
+            assert_eq!((set.rows(), set.cols(), set.shards()), (10, 2, 4), "{spec}");
             assert_eq!(read_all::<f32>(&set).unwrap(), expected);
             for start in 0..10 {
                 for count in 0..=10 - start {
@@ -187,28 +159,26 @@ mod tests {
             }
             assert!(set.read_rows(9, &mut [0.; 4]).is_err());
         }
+        let set = Shards::open(dir.path()).unwrap();
+        let part = set.part(5).unwrap();
+        assert_eq!((part.index, part.row, part.of), (2, 1, 4));
+        assert!(part.name.ends_with("part-10.npy"), "{}", part.name);
     }
 
     #[test]
     fn faults_name_the_shard() {
         let dir = tempfile::tempdir().unwrap();
         let spec = dir.path().to_str().unwrap().to_string();
-        assert!(ShardedNpy::open(&spec).unwrap_err().to_string().contains("at least one .npy shard"));
-        assert!(ShardedNpy::open(&format!("{spec}/none-*.npy")).is_err());
-        assert!(ShardedNpy::open(&format!("{spec}/***")).unwrap_err().to_string().contains("a glob pattern"));
+        assert!(Shards::open(&spec).unwrap_err().to_string().contains("at least one .npy shard"));
+        assert!(Shards::open(format!("{spec}/none-*.npy")).is_err());
+        assert!(Shards::open(format!("{spec}/***")).unwrap_err().to_string().contains("a glob pattern"));
+        write_npy::<f32>(dir.path().join("a.npy"), &[0, 2], &[]).unwrap();
+        assert!(Shards::open(&spec).unwrap_err().to_string().contains("no rows"));
         write_npy(dir.path().join("a.npy"), &[1, 2], &[0f32, 0.]).unwrap();
         write_npy(dir.path().join("b.npy"), &[1, 3], &[0f32, 0., 0.]).unwrap();
-        let text = ShardedNpy::open(&spec).unwrap_err().to_string();
+        let text = Shards::open(&spec).unwrap_err().to_string();
         assert!(text.contains("b.npy: has 3 columns") && text.contains("a.npy has 2"), "{text}");
-    }
-
-    #[test]
-    fn natural_order_is_a_total_order() {
-        let sorted = ["a", "a1", "a01", "a2", "a10", "a10b", "a10c1", "a10c02", "b", "b0", "b00"];
-        for (i, x) in sorted.iter().enumerate() {
-            for (j, y) in sorted.iter().enumerate() {
-                assert_eq!(natural_order(x.as_bytes(), y.as_bytes()), i.cmp(&j), "{x} {y}");
-            }
-        }
+        let twice = Shards::open(format!("{spec}/{{a,a}}.npy")).unwrap_err().to_string();
+        assert!(twice.contains("a.npy twice"), "{twice}");
     }
 }
