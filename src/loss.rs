@@ -12,6 +12,9 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// No parameter is larger: beyond it the loss is a number only by chance.
+const LARGEST: f64 = 1e6;
+
 /// The members of the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,9 +47,9 @@ pub enum EpsBy {
 pub struct Loss {
     /// Which member.
     pub kind: LossKind,
-    /// Temperature, at least 0.001. Unused by [`LossKind::TripletHard`].
+    /// Temperature, between 0.001 and 1e6. Unused by [`LossKind::TripletHard`].
     pub tau: f64,
-    /// Weight of the positive inside the loss, finite; 1 is the textbook loss, more up-weights positives.
+    /// Weight of the positive inside the loss, at most 1e6 in magnitude, like everything below; 1 is the textbook loss, more up-weights positives.
     pub nu: f64,
     /// Margin of the triplet members, finite.
     pub margin: f64,
@@ -96,15 +99,22 @@ impl Loss {
         if self.tau < 1e-3 {
             return Err(Error::invalid("tau", "at least 0.001", self.tau));
         }
+        if self.tau > LARGEST {
+            return Err(Error::invalid("tau", format!("at most {LARGEST:e}"), self.tau));
+        }
         for (name, value) in [("nu", self.nu), ("margin", self.margin)] {
-            if !value.is_finite() {
-                return Err(Error::invalid(name, "a finite number", value));
+            if !(value.abs() <= LARGEST) {
+                return Err(Error::invalid(
+                    name,
+                    format!("a number of magnitude at most {LARGEST:e}"),
+                    value,
+                ));
             }
         }
         for (name, value) in [("eps_pos", self.eps_pos), ("eps_neg", self.eps_neg), ("log_eps", self.log_eps)]
         {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::invalid(name, "a finite number >= 0", value));
+            if !(0.0..=LARGEST).contains(&value) {
+                return Err(Error::invalid(name, format!("a number >= 0, at most {LARGEST:e}"), value));
             }
         }
         if self.log_eps > 0.0 && self.kind != LossKind::Clip {

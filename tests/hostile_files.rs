@@ -1,7 +1,19 @@
 //! Damaged and hostile feature files: an error that names the file, never a panic, never more than the file holds.
 
+#[path = "hostile/models.rs"]
+mod models;
+#[path = "parts/mod.rs"]
+mod parts;
+#[path = "hostile/watch.rs"]
+mod watch;
+
+use std::io::Write;
 use std::path::Path;
 use std::sync::LazyLock;
+use watch::{cases, watched};
+
+#[global_allocator]
+static COUNTING: watch::Counting = watch::Counting;
 
 use proptest::prelude::*;
 use unicon::io::{Features, RowSource, check_finite, read_all, read_index_vector, write_npy};
@@ -81,9 +93,13 @@ fn use_file(path: &Path, bytes: &[u8]) -> bool {
             let wide: Vec<f64> = read_all(&source).unwrap();
             assert_eq!(values.len(), source.rows() * source.cols());
             assert_eq!(values.len(), wide.len());
-            assert!(values.len() <= bytes.len(), "more elements than bytes");
+            // What is compressed may hold more.
+            assert!(values.len() <= bytes.len() || bytes.starts_with(b"PK"), "more elements than bytes");
             let finite = values.iter().all(|v| v.is_finite());
             assert_eq!(check_finite(&source).is_ok(), finite);
+            if let Some(stored) = promised(bytes) {
+                assert_eq!(stored, values.len(), "accepted, against what its header says");
+            }
             true
         }
         Err(e) => {
@@ -92,10 +108,65 @@ fn use_file(path: &Path, bytes: &[u8]) -> bool {
         }
     };
     match read_index_vector(path) {
-        Ok(v) => assert!(v.len() <= bytes.len()),
+        Ok(v) => assert!(v.len() <= bytes.len() || bytes.starts_with(b"PK")),
         Err(e) => refused(e.to_string()),
     }
     matrix
+}
+
+/// The number of elements that a `.npy` file's header promises, as a reader finds it that looks at nothing but the words.
+fn promised(file: &[u8]) -> Option<usize> {
+    let start = if file.get(6)? == &1 { 10 } else { 12 };
+    let text = file.strip_prefix(b"\x93NUMPY").and(file.get(start..))?;
+    let text = &text[..text.iter().position(|&b| b == b'}')?];
+    let text = String::from_utf8_lossy(text).into_owned();
+    let shape = text.split_once("shape")?.1.split_once('(')?.1.split_once(')')?.0.to_string();
+    let extents = shape.split(',').map(|d| d.trim().trim_end_matches('L')).filter(|d| !d.is_empty());
+    extents.map(|d| d.parse::<usize>().ok()).try_fold(1usize, |n, d| n.checked_mul(d?))
+}
+
+/// Headers of hostile extents and types before a few bytes: consistent in form, whatever they claim.
+fn any_header() -> impl Strategy<Value = (&'static str, Vec<u8>)> {
+    let extents = [0u64, 1, 2, 7, 35, 36, 1 << 31, 1 << 32, 1 << 53, 1 << 62, u64::MAX / 2, u64::MAX];
+    let shape = prop::collection::vec(prop::sample::select(extents.to_vec()), 0..5);
+    let types = [
+        "<f4",
+        "<f8",
+        "<f2",
+        "|i1",
+        "<i8",
+        "|b1",
+        "|V2",
+        ">f4",
+        "<c8",
+        "|O",
+        "|V4294967295",
+        "<f9999999999",
+        "",
+        "f",
+    ];
+    let npy = (prop::sample::select(types.to_vec()), shape.clone(), any::<bool>(), 0usize..200);
+    let npy = npy.prop_map(|(descr, shape, fortran, len)| {
+        let fortran = if fortran { "True" } else { "False" };
+        let shape: Vec<String> = shape.iter().map(|d| format!("{d}, ")).collect();
+        let text =
+            format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': ({}), }}\n", shape.concat());
+        let mut file =
+            [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
+        file.resize(file.len() + len, 1);
+        ("npy", file)
+    });
+    let types = ["F32", "F64", "BF16", "I8", "F8_E4M3", "F4", "C64", "X"];
+    let safetensors =
+        (prop::sample::select(types.to_vec()), shape, 0u64..200, prop::sample::select(extents.to_vec()));
+    let safetensors = safetensors.prop_map(|(dtype, shape, len, end)| {
+        let end = if end > 1 << 40 { end } else { len };
+        let text = format!(r#"{{"x":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[0,{end}]}}}}"#);
+        let mut file = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        file.resize(file.len() + len as usize, 1);
+        ("safetensors", file)
+    });
+    prop_oneof![npy, safetensors]
 }
 
 /// Valid files of each kind, with the extension that selects their reader.
@@ -123,6 +194,13 @@ static VALID_FILES: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
     };
     let one = safetensors::serialize([("x", tensor(vec![7, 5]))], None).unwrap();
     files.push(("safetensors", one));
+    for method in [zip::CompressionMethod::Stored, zip::CompressionMethod::Deflated] {
+        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default().compression_method(method);
+        zip.start_file("x.npy", options).unwrap();
+        zip.write_all(&files[0].1).unwrap();
+        files.push(("npz", zip.finish().unwrap().into_inner()));
+    }
     files
 });
 
@@ -131,7 +209,7 @@ fn intact_files_are_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let accepted =
         VALID_FILES.iter().map(|(ext, bytes)| use_file(&dir.path().join(format!("f.{ext}")), bytes));
-    assert_eq!(accepted.collect::<Vec<_>>(), [true, false, true, true, true]);
+    assert_eq!(accepted.collect::<Vec<_>>(), [true, false, true, true, true, true, true]);
 }
 
 #[test]
@@ -158,22 +236,46 @@ fn every_single_bit_flip_of_a_header_is_survived() {
     }
 }
 
+/// UNICON_HOSTILE_FILES asks for another number of files, of each of the first two kinds.
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: cases("UNICON_HOSTILE_FILES", 1000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
-    fn random_damage_is_survived(which in 0usize..5, damages in prop::collection::vec(any_damage(), 1..4)) {
+    fn random_damage_is_survived(which in 0usize..7, damages in prop::collection::vec(any_damage(), 1..4)) {
         let dir = tempfile::tempdir().unwrap();
         let (ext, bytes) = &VALID_FILES[which];
         let bytes = damages.iter().fold(bytes.clone(), damage);
-        use_file(&dir.path().join(format!("f.{ext}")), &bytes);
+        let case = || format!("{ext}: {:?}", String::from_utf8_lossy(&bytes));
+        watched(case, || use_file(&dir.path().join(format!("f.{ext}")), &bytes));
     }
 
     #[test]
-    fn noise_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..300), ext in prop::sample::select(vec!["npy", "safetensors"])) {
+    fn hostile_headers_are_survived((ext, bytes) in any_header()) {
+        let dir = tempfile::tempdir().unwrap();
+        let case = || format!("{ext}: {:?}", String::from_utf8_lossy(&bytes));
+        watched(case, || use_file(&dir.path().join(format!("f.{ext}")), &bytes));
+    }
+}
+
+proptest! {
+    #[test]
+    fn noise_is_refused(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        ext in prop::sample::select(vec!["npy", "safetensors", "npz"]),
+    ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(format!("f.{ext}"));
-        prop_assert!(!use_file(&path, &bytes));
+        let case = || format!("{ext}: {bytes:?}");
+        let accepted = watched(case, || use_file(&path, &bytes));
+        prop_assert!(!accepted);
     }
 }
 
@@ -182,7 +284,7 @@ fn special_files_are_refused() {
     for spec in ["/dev/null", "/dev/zero"] {
         if Path::new(spec).exists() {
             let text = Features::open(spec).unwrap_err().to_string();
-            assert!(text.contains("not a regular file"), "{text}");
+            assert!(text.contains("not a regular file or a pipe"), "{text}");
         }
     }
 }

@@ -60,6 +60,8 @@ pub(super) fn open_npz(
             return Err(fault("lies beyond the end of the archive".into()));
         };
         let h = npy_header::parse(file, bf16).map_err(fault)?;
+        // Reading it once checks the archive's checksum.
+        std::io::copy(&mut entry, &mut std::io::sink()).map_err(|e| fault(one_line(&e.to_string())))?;
         let data = range.start + h.offset..range.start + h.offset + h.len;
         return Ok(MappedArray::new(bytes.clone(), data, h.dtype, h.shape, h.fortran, called, path));
     }

@@ -67,7 +67,7 @@ impl FileBytes {
             }
             Self::of_file(path, file, map)?
         } else if meta.file_type().is_fifo() {
-            Self::of_pipe(path)?
+            Self::of_pipe(path, NO_WRITER)?
         } else {
             return Err(Error::bad_file(path, "is not a regular file or a pipe"));
         };
@@ -85,11 +85,11 @@ impl FileBytes {
         }
     }
 
-    fn of_pipe(path: &Path) -> Result<Self> {
+    fn of_pipe(path: &Path, patience: Duration) -> Result<Self> {
         let fail = |e| Error::io(path, e);
         // Without waiting for a writer, who may never come.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
-        let mut pipe = Pipe { file, begin: Instant::now(), written: false };
+        let mut pipe = Pipe { file, until: Instant::now() + patience, written: false };
         let mut head = Vec::new();
         pipe.by_ref().take(HEAD).read_to_end(&mut head).map_err(fail)?;
         if head.is_empty() {
@@ -171,7 +171,8 @@ fn map(file: &File) -> io::Result<Mmap> {
 /// A pipe that is read without blocking, so that a missing writer is noticed.
 struct Pipe {
     file: File,
-    begin: Instant,
+    /// When a writer must have come.
+    until: Instant,
     /// Whether there was a writer.
     written: bool,
 }
@@ -180,7 +181,7 @@ impl Read for Pipe {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.file.read(buf) {
-                Ok(0) if !self.written && self.begin.elapsed() < NO_WRITER => {
+                Ok(0) if !self.written && Instant::now() < self.until => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Ok(n) => {
@@ -236,6 +237,29 @@ mod tests {
         assert!(read.reopen().is_none());
         let failed = |_: &File| Err(io::Error::from_raw_os_error(libc::ENOMEM));
         assert!(FileBytes::of_file(&path, File::open(&path).unwrap(), failed).is_err());
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_writes_to_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let text = FileBytes::of_pipe(&path, Duration::from_millis(30)).unwrap_err().to_string();
+        assert!(text.contains("nothing was written to"), "{text}");
+        // A writer that takes its time, and writes in pieces.
+        let other = path.clone();
+        let writer = std::thread::spawn(move || {
+            let mut pipe = OpenOptions::new().write(true).open(other).unwrap();
+            let mut file = npy_header::format("|u1", &[400_000]);
+            file.resize(file.len() + 400_000, 7);
+            for piece in file.chunks(150_000) {
+                std::thread::sleep(Duration::from_millis(20));
+                pipe.write_all(piece).unwrap();
+            }
+        });
+        let read = FileBytes::of_pipe(&path, NO_WRITER).unwrap();
+        writer.join().unwrap();
+        assert_eq!(npy_header::parse(&read, false).unwrap().len, 400_000);
     }
 
     #[test]

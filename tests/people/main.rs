@@ -8,6 +8,8 @@ mod files;
 mod fitting;
 mod models;
 mod numbers;
+#[path = "../parts/mod.rs"]
+mod parts;
 mod processes;
 #[path = "../program/mod.rs"]
 mod program;
