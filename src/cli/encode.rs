@@ -52,7 +52,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         writer.finish()?;
     }
     let mut report = Report::new("encode");
-    report.value("out", &args.out)?;
+    report.value("out", args.out.display().to_string())?;
     report.value("rows", shape[0])?;
     report.value("cols", shape[1])?;
     report.value("zero_rows", zero_rows)?;

@@ -19,7 +19,7 @@ pub(super) fn report(
     pairs: usize,
 ) -> Result<Report> {
     let mut report = Report::new("fit");
-    report.value("out", out)?;
+    report.value("out", out.display().to_string())?;
     report.value("device", device)?;
     report.value("n_x", n_x)?;
     report.value("n_y", n_y)?;

@@ -61,7 +61,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         }
     };
     let mut report = Report::new("gram");
-    report.value("out", &args.out)?;
+    report.value("out", args.out.display().to_string())?;
     report.value("kernel", kernel)?;
     report.value("shape", shape)?;
     report.value("dtype", dtype)?;

@@ -92,7 +92,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let html = page(&Page { title: &args.title(), model: &model, sets: &shown, look: &look });
     write(&args.out, &html)?;
     let mut report = Report::new("report");
-    report.value("out", &args.out)?;
+    report.value("out", args.out.display().to_string())?;
     report.value("bytes", html.len())?;
     for (name, m) in &measured {
         report.value(name, m)?;

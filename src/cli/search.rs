@@ -62,7 +62,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     }
     let seconds = begin.elapsed().as_secs_f64();
     let mut report = Report::new("search");
-    report.value("out", &args.out)?;
+    report.value("out", args.out.display().to_string())?;
     report.value("queries", queries.rows())?;
     report.value("items", items.rows())?;
     report.value("k", top.k)?;

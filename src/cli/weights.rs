@@ -54,7 +54,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     }
     writer.finish()?;
     let mut report = Report::new("weights");
-    report.value("out", &args.out)?;
+    report.value("out", args.out.display().to_string())?;
     report.value("shape", [s.rows(), s.cols()])?;
     report.value("loss_def", loss)?;
     report.value("loss", w.value())?;

@@ -3,8 +3,8 @@
 use super::info::{FitInfo, TracePoint};
 use crate::comm::Group;
 use crate::error::{Error, Result};
-use crate::io::AtomicFile;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use crate::io::{AtomicFile, one_line, read_file, safetensors_directory};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -102,10 +102,10 @@ impl Checkpoint {
     pub(crate) fn load(&self, group: &Group, phase: &str) -> Result<Option<Saved>> {
         let mut bytes = Vec::new();
         if group.is_first() {
-            match std::fs::read(&self.path) {
+            match read_file(&self.path) {
                 Ok(read) => bytes = read,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(&self.path, e)),
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
             }
         }
         bytes.resize(group.same(bytes.len() as u64)? as usize, 0);
@@ -118,23 +118,29 @@ impl Checkpoint {
     }
 
     fn parse(&self, bytes: &[u8]) -> std::result::Result<Saved, String> {
-        let (_, meta) = SafeTensors::read_metadata(bytes).map_err(|e| format!("not a checkpoint: {e}"))?;
+        let (meta, start) =
+            safetensors_directory(bytes).map_err(|reason| format!("not a checkpoint: {reason}"))?;
         let notes = meta.metadata().clone().unwrap_or_default();
         if notes.get("format").map(String::as_str) != Some("unicon-checkpoint") {
             return Err("not a checkpoint of a fit".into());
         }
         let header: Header = serde_json::from_str(notes.get("state").map_or("", String::as_str))
-            .map_err(|e| format!("state: {e}"))?;
+            .map_err(|e| format!("state: {}", one_line(&e.to_string())))?;
         if header.fingerprint != self.fingerprint {
             return Err(
                 "it belongs to a fit with other options or other data; remove it to start anew".into()
             );
         }
-        let file = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-        let values =
-            |t: &[u8]| t.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect::<Vec<f64>>();
-        let tensors: HashMap<String, Vec<f64>> =
-            file.tensors().into_iter().map(|(name, t)| (name, values(t.data()))).collect();
+        let data = bytes.get(start..).unwrap_or_default();
+        let mut tensors = HashMap::new();
+        for (name, info) in meta.tensors() {
+            if info.dtype != Dtype::F64 {
+                return Err(format!("{}: expected F64, got {:?}", one_line(&name), info.dtype));
+            }
+            let values = data.get(info.data_offsets.0..info.data_offsets.1).unwrap_or_default();
+            let values = values.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
+            tensors.insert(name, values.collect::<Vec<f64>>());
+        }
         let mut saved = Saved { path: self.path.clone(), header, tensors, trace: Vec::new() };
         let count = saved.header.negatives.len();
         if saved.header.evaluations.len() != count {

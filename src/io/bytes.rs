@@ -98,7 +98,11 @@ impl FileBytes {
         // What says its length is not read beyond it, whatever the writer goes on to write.
         let bad = |reason| Error::bad_file(path, reason);
         let most = match &head[..] {
-            [0x93, b'N', b'U', b'M', ..] => npy_header::parse_start(&head, true).map_err(bad)?.end(),
+            [0x93, b'N', b'U', b'M', ..] => {
+                let start = npy_header::parse_start(&head, false);
+                // Whether two-byte values are bfloat16 is the reader's to know.
+                start.or_else(|e| npy_header::parse_start(&head, true).map_err(|_| e)).map_err(bad)?.end()
+            }
             [b'P', b'K', ..] => None,
             _ => {
                 safetensors::whole_length(&head).map_err(|reason| match convert_hint::hint(path, &head) {
