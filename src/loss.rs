@@ -106,7 +106,7 @@ impl Loss {
             if !(value.abs() <= LARGEST) {
                 return Err(Error::invalid(
                     name,
-                    format!("a number of magnitude at most {LARGEST:e}"),
+                    format!("a finite number of magnitude at most {LARGEST:e}"),
                     value,
                 ));
             }
@@ -114,7 +114,11 @@ impl Loss {
         for (name, value) in [("eps_pos", self.eps_pos), ("eps_neg", self.eps_neg), ("log_eps", self.log_eps)]
         {
             if !(0.0..=LARGEST).contains(&value) {
-                return Err(Error::invalid(name, format!("a number >= 0, at most {LARGEST:e}"), value));
+                return Err(Error::invalid(
+                    name,
+                    format!("a finite number >= 0, at most {LARGEST:e}"),
+                    value,
+                ));
             }
         }
         if self.log_eps > 0.0 && self.kind != LossKind::Clip {

@@ -6,7 +6,8 @@ mod shared;
 use libfuzzer_sys::fuzz_target;
 use shared::File;
 use unicon_under_test::io::{
-    RowSource, check_finite, open_npy, open_safetensors, parse_npy, read_index_vector, safetensors_names,
+    Features, RowSource, check_finite, open_npy, open_safetensors, parse_npy, read_index_vector,
+    safetensors_names,
 };
 
 /// Values that are read of one matrix: a header of a few bytes can promise many that a sparse file holds.
@@ -18,6 +19,8 @@ fuzz_target!(|bytes: &[u8]| {
     let path = std::path::Path::new(path.to_str().expect("our own path"));
     let _ = parse_npy("bytes", bytes);
     let _ = read_index_vector(path);
+    // By its first bytes: archives, too.
+    read(Features::open(path).ok());
     if let Ok(array) = open_npy(path) {
         read(array.into_matrix().ok());
     }

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
@@ -66,8 +67,9 @@ impl AtomicFile {
             |e: io::Error| Error::io(asked, io::Error::new(e.kind(), format!("cannot be written: {e}")));
         match fs::metadata(asked).map(|m| m.file_type()) {
             Ok(kind) if kind.is_file() => {
-                // Its own permissions count, not only those of its directory. Nothing is written here.
-                OpenOptions::new().write(true).open(asked).map_err(|e| fail(e.kind().into()))?;
+                // Its own permissions count, not only those of its directory.
+                accessat(CWD, asked, Access::WRITE_OK, AtFlags::EACCESS)
+                    .map_err(|e| fail(io::Error::from(e).kind().into()))?;
             }
             Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
                 let apart = Aside::Apart(tempfile::tempfile().map_err(fail)?);
