@@ -17,9 +17,9 @@ __device__ __forceinline__ double kernel_value(int32_t kind, double dot, double 
         const double difference = a + b - 2.0 * dot, squared = difference < 0.0 ? 0.0 : difference;
         if (kind == kRbf) return exp(-parameter * squared);
         const double r = root3 * sqrt(squared + 1e-12) / parameter;  // the offset of unicon::kernel, which see
-        return (1.0 + r) * exp(-r);
+        return r > 1e3 ? 0.0 : (1.0 + r) * exp(-r);  // never infinity times 0; NaN stays
     }
-    const double ratio = dot / (fmax(sqrt(a), 1e-12) * fmax(sqrt(b), 1e-12));
+    const double lengths = sqrt(a) * sqrt(b), ratio = lengths == 0.0 ? 0.0 : dot / lengths;
     const double cosine = ratio < -clamp ? -clamp : ratio > clamp ? clamp : ratio;
     switch (kind) {
         case kCosine: return cosine;

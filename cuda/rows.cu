@@ -8,7 +8,7 @@ namespace {
 __device__ __forceinline__ int64_t warp_row() { return (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) >> 5; }
 __device__ __forceinline__ int lane_id() { return threadIdx.x & 31; }
 
-// z = h / max(|h|, 1e-12) for every row, in the layout of the embeddings (the 16-bit value, then its 16-bit remainder), zeros
+// z = h / |h| for every row, in the layout of the embeddings (the 16-bit value, then its 16-bit remainder), zeros
 // up to `depth`; a zero row stays zero, a row with NaN becomes NaN. Dividing by the largest element first keeps the
 // squares in range for any h.
 template <class T> __device__ __forceinline__ void store_split(T* row, int depth, int c, float v) {
@@ -33,7 +33,7 @@ __device__ __forceinline__ void normalise(const float* h, int64_t rows, int32_t 
     }
     squares = warp_sum(squares);
     const float length = sqrtf(squares);
-    const float inverse = length > 0.0f ? 1.0f / fmaxf(length, 1e-12f / unit) : length;  // a NaN length stays NaN
+    const float inverse = length > 0.0f ? 1.0f / length : length;  // a NaN length stays NaN
     for (int c = lane_id(); c < depth; c += 32)
         store_split(z + row * 2 * depth, depth, c, c < r ? h[c] / unit * inverse : 0.0f);
     if (lane_id() == 0) norm[row] = length * unit;
@@ -120,12 +120,13 @@ UNICON_KERNEL void rows_to_float(const double* in, int64_t rows, int32_t cols, f
 GATHER(b16, uint16_t)
 GATHER(b32, uint32_t)
 
-// Gradient through the normalisation: out = (g - z (z . g)) / norm; 0 where norm is at most 1e-12.
+// Gradient through the normalisation: out = (g - z (z . g)) / norm; 0 where norm is at most 1e-30, whose inverse fp32 has no
+// room for.
 UNICON_KERNEL void tangent_rows(const float* z, const float* norm, const float* g, int64_t ld_g, int64_t rows, int32_t r,
                                 float* out) {
     const int64_t row = warp_row();
     if (row >= rows) return;
-    const float inverse = norm[row] > 1e-12f ? 1.0f / norm[row] : 0.0f;
+    const float inverse = norm[row] > 1e-30f ? 1.0f / norm[row] : 0.0f;
     float dot = 0.0f;
     for (int c = lane_id(); c < r; c += 32) dot += z[row * r + c] * g[row * ld_g + c];
     dot = warp_sum(dot);

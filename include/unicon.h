@@ -611,7 +611,7 @@ UNICON_API void unicon_model_destroy(unicon_model_t *model);
 UNICON_API unicon_status_t unicon_model_describe(const unicon_model_t *model, unicon_model_description_t *description);
 
 /**
- * The encoder matrix of a linear model, with any whitening folded in.
+ * The encoder matrix F of a linear model, with any whitening folded in: embeddings are F x + b, divided by its length.
  * @param side ::unicon_side.
  * @param[out] f r by d1 (or d2), float32 or float64.
  * @return ::UNICON_UNSUPPORTED for a kernel model or one of several members.
@@ -620,7 +620,16 @@ UNICON_API unicon_status_t unicon_model_encoder(unicon_context_t *context, const
                                                 const unicon_matrix_t *f);
 
 /**
- * Embeds features: unit rows.
+ * The bias b of a linear model, which takes the mean out of features; 0 where nothing is taken out.
+ * @param side ::unicon_side.
+ * @param[out] b r by 1, float32 or float64.
+ * @return as unicon_model_encoder().
+ */
+UNICON_API unicon_status_t unicon_model_bias(unicon_context_t *context, const unicon_model_t *model, int32_t side,
+                                             const unicon_matrix_t *b);
+
+/**
+ * Embeds features: unit rows, or zero where the encoder gives exactly zero, whatever the scale of the features.
  * @param side ::unicon_side.
  * @param in n by d1 (or d2).
  * @param[out] out n by r, any dtype.
@@ -695,10 +704,19 @@ enum unicon_init {
     UNICON_INIT_SIMILARITY = 2 /**< The matrix `similarity`. */
 };
 
+/** Whether the mean of each side's features is taken out of them, and folded into its encoder as a bias. */
+enum unicon_center {
+    UNICON_CENTER_AUTO = 0, /**< Where it is more than 30 times as long as the spread of the rows about it. unicon_fit_best()
+                                 also judges it on the validation pairs. */
+    UNICON_CENTER_ON = 1,   /**< Always. */
+    UNICON_CENTER_OFF = 2   /**< Never. */
+};
+
 /** Schedules for unicon_fit_options_preset(). The schedule that needs no tuning is a call of its own: unicon_fit_best(). */
 enum unicon_preset {
     UNICON_PRESET_DEFAULT = 0, /**< What unicon_fit_options_init() sets. */
-    UNICON_PRESET_PAPER = 1    /**< The authors' schedule: random start, 5 updates, no whitening, a trailing partial batch dropped. */
+    UNICON_PRESET_PAPER = 1    /**< The authors' schedule: random start, 5 updates, no whitening nor centring, a trailing partial batch
+                                    dropped. */
 };
 
 /** Phases that unicon_progress_t reports. */
@@ -820,6 +838,8 @@ typedef struct unicon_fit_options {
                                          limit. */
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
+    int32_t center;                 /**< ::unicon_center, default auto. A warm start's encoders come with what they take out. */
+    int32_t reserved2;              /**< 0. */
 } unicon_fit_options_t;
 
 /** Sets every field to its default. @return as unicon_context_options_init(). */
@@ -900,6 +920,8 @@ typedef struct unicon_fit_info {
     int64_t distinct_x;           /**< Out: distinct rows of X, compared as float32; 0 where they were not compared (device memory).
                                        Rows that repeat are their own negatives unless groups make them one. */
     int64_t distinct_y;           /**< Out: distinct rows of Y. */
+    int32_t centred_x;            /**< Out: boolean, whether the mean of X was taken out. */
+    int32_t centred_y;            /**< Out: that of Y. */
 } unicon_fit_info_t;
 
 /** Zeroes every field and sets `struct_size`. @return as unicon_context_options_init(). */
@@ -972,6 +994,8 @@ typedef struct unicon_best_options {
                                          in median distances between the rows of a side; 0.5, 1, 2, 4 are worth trying. NULL (default): the
                                          kernel's own parameter. */
     int64_t n_widths;               /**< Length of `widths`; 0 for NULL. */
+    int32_t center;                 /**< As in ::unicon_fit_options_t. */
+    int32_t reserved2;              /**< 0. */
 } unicon_best_options_t;
 
 /** Sets every field to its default. @return as unicon_context_options_init(). */

@@ -293,6 +293,8 @@ public:
     /** Rows to use as Nystrom reference points. */
     Self &landmarks(std::vector<int64_t> rows) { return landmarks_ = std::move(rows), self(); }
     Self &refine(const Refine &refine) { return refine_ = refine, self(); }
+    /** Whether means are taken out of the features: a ::unicon_center. */
+    Self &center(int32_t center) { return raw_.center = center, self(); }
     /** File that holds the state of a refinement. */
     Self &checkpoint(std::string path) { return checkpoint_ = std::move(path), self(); }
     Self &progress(Progress progress) { return progress_ = std::move(progress), self(); }
@@ -500,6 +502,10 @@ public:
     }
     void encoder(const Context &context, Side side, const MutableView &out) const {
         context.check(unicon_model_encoder(context.get(), handle_.get(), static_cast<int32_t>(side), out.get()));
+    }
+    /** The bias, r by 1: see unicon_model_bias(). */
+    void bias(const Context &context, Side side, const View &out) const {
+        context.check(unicon_model_bias(context.get(), handle_.get(), static_cast<int32_t>(side), out.get()));
     }
     const unicon_model_t *get() const noexcept { return handle_.get(); }
 

@@ -1,6 +1,7 @@
 //! The kernels of the kernel solver.
 
 use crate::error::{Error, Result};
+use crate::io::times_power;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
@@ -73,6 +74,22 @@ impl Kernel {
         }
     }
 
+    /// Whether it depends on the directions of rows alone, or on their lengths through common factors of `k(x)`: embeddings
+    /// are the same for rows times any positive numbers.
+    pub(crate) fn is_scale_free(&self) -> bool {
+        !self.has_width()
+    }
+
+    /// The same kernel of rows times `2^e`.
+    pub(crate) fn of_scaled_rows(self, e: i32) -> Self {
+        let finite = |v: f64| v.clamp(f64::MIN_POSITIVE, f64::MAX);
+        match self.kind {
+            KernelKind::Rbf => Self { gamma: finite(times_power(self.gamma, -2 * e)), ..self },
+            KernelKind::Matern => Self { lengthscale: finite(times_power(self.lengthscale, e)), ..self },
+            _ => self,
+        }
+    }
+
     /// Checks the parameters.
     ///
     /// # Errors
@@ -107,10 +124,13 @@ impl Kernel {
     /// `k(a, b)` from the product `<a, b>` and both rows' [`norm`](Self::norm).
     pub fn of_product(&self, product: f64, norm_a: f64, norm_b: f64) -> f64 {
         let cosine = || {
-            let c = product / (norm_a.max(1e-12) * norm_b.max(1e-12));
+            let lengths = norm_a * norm_b;
+            let c = if lengths == 0.0 { 0.0 } else { product / lengths };
             c.clamp(-1.0 + self.cos_clamp, 1.0 - self.cos_clamp)
         };
-        let distance2 = || (norm_a - 2.0 * product + norm_b).max(0.0);
+        // A product beyond the range of float32 is one of rows of which one is far longer than the other.
+        let product2 = if product.is_finite() { 2.0 * product } else { 0.0 };
+        let distance2 = || (norm_a - product2 + norm_b).max(0.0);
         match self.kind {
             KernelKind::Linear => product,
             KernelKind::Cosine => cosine(),
@@ -125,7 +145,7 @@ impl Kernel {
             KernelKind::Matern => {
                 // The offset keeps the authors' derivative finite at distance 0; it moves k by 1e-12.
                 let r = 3f64.sqrt() * (distance2() + 1e-12).sqrt() / self.lengthscale;
-                (1.0 + r) * (-r).exp()
+                if r < 1e3 { (1.0 + r) * (-r).exp() } else { 0.0 }
             }
         }
     }

@@ -1,16 +1,16 @@
-//! A fitted pair of encoders: applying it, and (in [`file`]) saving and loading it.
+//! A fitted pair of encoders: applying it (in [`apply`]), and saving and loading it (in [`file`]).
 
+mod apply;
 mod file;
 
-use crate::backend::Backend;
-use crate::error::{Error, Result};
 use crate::fit::FitOptions;
-use crate::io::RowSource;
 use crate::kernel::Kernel;
 use crate::loss::Loss;
+use apply::encoder;
 use faer::Mat;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Which modality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +22,8 @@ pub enum Side {
     Y,
 }
 
-/// `k(x) = (k(x, z_1), ..., k(x, z_m))`.
+/// `k(x) = (k(x, z_1), ..., k(x, z_m))`, of features from which the encoder's offset has been taken out, as it has been
+/// out of the landmarks.
 #[derive(Clone, Debug)]
 pub struct KernelMap {
     /// The kernel.
@@ -31,31 +32,16 @@ pub struct KernelMap {
     pub landmarks: Mat<f64>,
 }
 
-/// One encoder: `f(x) = F x`, or `f(x) = F k(x)`.
+/// One encoder: `f(x) = F (x - m)`, or `f(x) = F k(x - m)`. Embeddings are `f(x)` divided by its length, so `F` counts up
+/// to a positive factor.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// Kernel features first, if any.
+    /// `m`, taken out of raw features first (`d` values); none: 0.
+    pub offset: Option<Arc<[f64]>>,
+    /// Kernel features then, if any.
     pub map: Option<KernelMap>,
     /// `F`, `r x d` (or `r x m`).
     pub matrix: Mat<f64>,
-}
-
-impl Encoder {
-    /// Width of the raw features.
-    pub fn input_dim(&self) -> usize {
-        self.map.as_ref().map_or(self.matrix.ncols(), |m| m.landmarks.ncols())
-    }
-
-    /// Unit-norm embeddings of raw features.
-    pub(crate) fn encode<B: Backend>(&self, backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
-        match &self.map {
-            Some(map) => {
-                let k = backend.kernel(&map.kernel, x, map.landmarks.as_ref())?;
-                Ok(backend.encode(&k, self.matrix.as_ref())?.0)
-            }
-            None => Ok(backend.encode(x, self.matrix.as_ref())?.0),
-        }
-    }
 }
 
 /// A pair of encoders and its share of the fused similarity.
@@ -112,43 +98,5 @@ impl Model {
     /// Width of the embeddings: the components' side by side.
     pub fn embedding_dim(&self) -> usize {
         self.components.iter().map(|c| c.x.matrix.nrows()).sum()
-    }
-
-    /// Unit-norm embeddings of raw features: `n x r`.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] when the width is not the model's; those of the source and the backend.
-    pub fn encode<B: Backend>(&self, backend: &B, side: Side, x: &dyn RowSource) -> Result<B::Matrix> {
-        let expected = self.input_dim(side);
-        if x.cols() != expected {
-            return Err(Error::invalid(x.name(), format!("{expected} columns, as the model's"), x.cols()));
-        }
-        self.encode_loaded(backend, side, &backend.load(x)?)
-    }
-
-    /// As [`encode`](Self::encode), of features already in the backend.
-    pub(crate) fn encode_loaded<B: Backend>(
-        &self,
-        backend: &B,
-        side: Side,
-        x: &B::Matrix,
-    ) -> Result<B::Matrix> {
-        if let [only] = &self.components[..] {
-            return encoder(only, side).encode(backend, x);
-        }
-        let parts: Vec<(f64, B::Matrix)> = self
-            .components
-            .iter()
-            .map(|c| Ok((c.weight.sqrt(), encoder(c, side).encode(backend, x)?)))
-            .collect::<Result<_>>()?;
-        let blocks: Vec<(f64, &B::Matrix)> = parts.iter().map(|(w, z)| (*w, z)).collect();
-        backend.hstack(&blocks)
-    }
-}
-
-fn encoder(c: &Component, side: Side) -> &Encoder {
-    match side {
-        Side::X => &c.x,
-        Side::Y => &c.y,
     }
 }

@@ -12,7 +12,7 @@
 //! Source: arXiv 2604.16678, the triple reductions `gamma`, `gamma-bar` of the unified loss.
 
 use crate::comm::Group;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::{EpsBy, Loss, LossKind, log_add_exp};
 use crate::positives::Positives;
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,32 @@ impl Weights {
     /// `L = L_x + L_y`.
     pub fn value(&self) -> f64 {
         self.loss_rows + self.loss_cols
+    }
+
+    /// The same, if its numbers are finite: embeddings that are not, or extreme parameters of the loss, end here.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`].
+    pub(crate) fn checked(self) -> Result<Self> {
+        let fails = |what: String| {
+            let advice = "are the embeddings unit rows, and tau, nu, margin and eps of ordinary size?";
+            Err(Error::Numerical(format!("{what}: {advice}")))
+        };
+        let Self { loss_rows, loss_cols, .. } = self;
+        if !(loss_rows.is_finite() && loss_cols.is_finite()) {
+            return fails(format!("the loss is not finite ({loss_rows} of rows, {loss_cols} of columns)"));
+        }
+        for (name, side) in [("row", &self.rows), ("column", &self.cols)] {
+            // -inf is the logarithm of nothing.
+            let logs = side.coeff.iter().position(|v| v.is_nan() || *v == f64::INFINITY);
+            if let Some(i) = logs {
+                return fails(format!("the weights of {name} {} are not finite", side.first + i));
+            }
+            if side.s_pos.iter().chain(&side.dpsi).any(|v| !v.is_finite()) {
+                return fails(format!("the weights of {name}s are not finite"));
+            }
+        }
+        Ok(self)
     }
 
     /// The same with the coefficients of all ranks' rows and columns. A collective.

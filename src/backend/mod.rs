@@ -7,11 +7,14 @@ mod anchors;
 pub mod cpu;
 pub mod cuda;
 mod plan;
+mod range;
+
+pub(crate) use range::{directions, inverse_lengths};
 
 use crate::comm::Group;
 use crate::control::Control;
 use crate::error::Result;
-use crate::io::{Duplicates, RowSource, check_digests, check_finite};
+use crate::io::{Center, Duplicates, RowSource, Survey, check_digests, column_sums, survey_rows};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -65,6 +68,16 @@ pub enum Arithmetic {
     Bf16,
 }
 
+/// What a rank finds in some rows of a source.
+pub type Reader<'a> = &'a (dyn Fn(&dyn RowSource, Range<usize>) -> Result<Vec<u64>> + Sync);
+
+/// The mean of a source's rows; `seen` is what [`Backend::survey`] says of it.
+pub(crate) fn center<B: Backend>(backend: &B, source: &dyn RowSource, seen: &Survey) -> Result<Center> {
+    let top = seen.range().map_or(0, |(_, most)| most);
+    let parts = backend.over_rows(source, &|source, rows| column_sums(source, rows, top))?;
+    Ok(Center::new(&parts, source.cols(), source.rows(), top))
+}
+
 /// Best items per query: `k` columns a query, best first; ties by lower index. Short rows (fewer than `k` items)
 /// cannot occur: `k` is cut to the number of items.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,21 +116,31 @@ pub trait Backend: Send + Sync {
         Group::single()
     }
 
+    /// Checks that every value of a source is finite, and says how large its rows are.
+    fn survey(&self, source: &dyn RowSource) -> Result<Survey> {
+        let parts = self.over_rows(source, &|source, rows| Ok(survey_rows(source, rows)?.words()))?;
+        let nothing = Survey::of_shape(source.rows(), source.cols());
+        Ok(parts.iter().fold(nothing, |seen, words| seen.with_words(words)))
+    }
     /// Checks that every value of a source is finite, and counts its zero rows.
     fn screen(&self, source: &dyn RowSource) -> Result<usize> {
-        check_finite(source).map(|report| report.zero_rows)
+        self.survey(source).map(|seen| seen.zero_rows)
     }
-    /// As [`screen`](Self::screen), and which rows are equal, from the same reading of them; none where the rows do not pass
+    /// Runs `read` on rows of a source, which ranks share out: what it gave on each of them, in their order.
+    fn over_rows(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>> {
+        Ok(vec![read(source, 0..source.rows())?])
+    }
+    /// As [`survey`](Self::survey), and which rows are equal, from the same reading of them; none where the rows do not pass
     /// through the host. The same on all ranks.
-    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(usize, Option<Duplicates>)> {
+    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(Survey, Option<Duplicates>)> {
         if !self.group().is_single() {
-            return Ok((self.screen(source)?, None));
+            return Ok((self.survey(source)?, None));
         }
-        if let Some(report) = source.examine() {
-            return Ok((report?.zero_rows, None));
+        if let Some(seen) = source.examine() {
+            return Ok((seen?, None));
         }
         let screened = check_digests(source, 0..source.rows())?;
-        Ok((screened.zero_rows, Some(Duplicates::of(&screened.digests))))
+        Ok((screened.seen, Some(Duplicates::of(&screened.digests))))
     }
     /// Waits until what was asked for has been done. Only timing needs it: whoever reads a result waits anyway.
     fn synchronize(&self) -> Result<()> {
@@ -140,8 +163,11 @@ pub trait Backend: Send + Sync {
 
     /// `X W^T`, with `W` `p x d`.
     fn linear(&self, x: &Self::Matrix, w: MatRef<'_, f64>) -> Result<Self::Matrix>;
-    /// Encoder `F` (`r x d`): rows `F x_i / max(|F x_i|, 1e-12)`, and the norms `|F x_i|` of the rows that this rank holds,
-    /// in order. Zero rows stay zero.
+    /// Encoder `F` (`r x d`): rows `F x_i / |F x_i|`, and the norms `|F x_i|` of the rows that this rank holds, in order. Rows
+    /// are unit, or zero where `F x_i` is.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`](crate::Error::Numerical) naming the first row whose `F x_i` is not finite.
     fn encode(&self, x: &Self::Matrix, f: MatRef<'_, f64>) -> Result<(Self::Matrix, Vec<f64>)>;
     /// Row `i` times its factor; `scale` has those of the rows that this rank holds, in order, as the norms of
     /// [`encode`](Self::encode).

@@ -25,17 +25,17 @@ pub fn stream<B: Backend>(
         let expected = format!("{expected} columns, as the model's");
         return Err(Error::invalid(source.name(), expected, source.cols()).into());
     }
-    let zero_rows = backend.screen(source)?;
+    let seen = backend.survey(source)?;
     // Features as read and as computed with, kernel features, and the embeddings of all components twice.
     let width = 2 * source.cols() + 2 * model.embedding_dim() + landmarks(model);
     let chunk = (CHUNK_BYTES / (8 * width.max(1))).max(1);
     for start in (0..source.rows()).step_by(chunk) {
         session.check()?;
         let rows = RowRange::new(source, start..(start + chunk).min(source.rows()))?;
-        let z = model.encode(backend, side, &rows)?;
+        let z = model.encode_surveyed(backend, side, &rows, &seen)?;
         backend.store(&z, &mut |_, panel| sink(panel))?;
     }
-    Ok(zero_rows)
+    Ok(seen.zero_rows)
 }
 
 /// All embeddings of `source`, in the backend, and the number of zero rows.
@@ -48,8 +48,8 @@ pub fn embed<B: Backend>(
 ) -> Result<(B::Matrix, usize)> {
     if !backend.group().is_single() {
         // Each rank holds its rows; none gathers all.
-        let zero_rows = backend.screen(source)?;
-        return Ok((model.encode(backend, side, source)?, zero_rows));
+        let seen = backend.survey(source)?;
+        return Ok((model.encode_surveyed(backend, side, source, &seen)?, seen.zero_rows));
     }
     let (rows, cols) = (source.rows(), model.embedding_dim());
     // Kept in the precision they were computed in: nothing is lost.

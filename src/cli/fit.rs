@@ -13,8 +13,8 @@ use std::str::FromStr;
 use std::time::Duration;
 use unicon::Error;
 use unicon::fit::{
-    Batches, DampingOptions, Data, Factorization, FitOptions, Init, KernelOptions, Landmarks, RefineOptions,
-    fit,
+    Batches, Center, DampingOptions, Data, Factorization, FitOptions, Init, KernelOptions, Landmarks,
+    RefineOptions, fit,
 };
 use unicon::io::{AtomicFile, read_index_vector};
 use unicon::model::Model;
@@ -116,6 +116,10 @@ pub struct SolverArgs {
     /// Whiten both sides first with this shrinkage; folded into the encoders. The preset best chooses among several.
     #[arg(long, value_name = "LAMBDA,..", value_delimiter = ',', allow_negative_numbers = true)]
     pub whiten: Vec<f64>,
+    /// Whether the mean of each side's features is taken out, and folded into its encoder as a bias: auto does where it is
+    /// over 30 times their spread, and the preset best judges it on validation rows [default: auto; preset paper off].
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub center: Option<CenterArg>,
     /// Mini-batches of this many rows instead of the global batch [preset paper: 30].
     #[arg(long, value_name = "B")]
     batch_size: Option<usize>,
@@ -157,6 +161,26 @@ pub struct KernelFitArgs {
     /// Tikhonov ridge on K [default: 1e-6].
     #[arg(long, value_name = "LAMBDA", requires = "kernel", allow_negative_numbers = true)]
     kernel_ridge: Option<f64>,
+}
+
+/// Whether means are taken out of features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CenterArg {
+    On,
+    Off,
+    Auto,
+}
+
+impl CenterArg {
+    pub fn of(given: Option<Self>, preset: Preset) -> Center {
+        match given {
+            Some(Self::On) => Center::On,
+            Some(Self::Off) => Center::Off,
+            Some(Self::Auto) => Center::Auto,
+            None if preset == Preset::Paper => Center::Off,
+            None => Center::Auto,
+        }
+    }
 }
 
 /// Sets of defaults.
@@ -344,6 +368,7 @@ impl Args {
             tol: solver.tol,
             batches,
             whiten,
+            center: CenterArg::of(solver.center, preset),
             kernel: self.kernel.build(preset, batches.is_some(), n)?,
             negatives: match solver.negatives {
                 Some(per_anchor) => Negatives::Sampled { per_anchor, seed },

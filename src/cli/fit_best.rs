@@ -1,7 +1,7 @@
 //! `unicon fit --preset best`.
 
 use super::args::{LossArgs, RankChoice};
-use super::fit::{KernelFitArgs, Preset, SolverArgs};
+use super::fit::{CenterArg, KernelFitArgs, Preset, SolverArgs};
 use super::output::{self, Report};
 use anyhow::Result;
 use std::path::Path;
@@ -42,6 +42,7 @@ pub fn options(
         loss,
         tau_auto,
         whiten: if solver.whiten.is_empty() { defaults.whiten } else { solver.whiten.clone() },
+        center: CenterArg::of(solver.center, Preset::Best),
         refine,
         kernel,
         widths,
@@ -64,6 +65,10 @@ pub fn describe(info: &FitInfo, report: &mut Report) -> Vec<(String, String)> {
         let width = c.width.map_or_else(String::new, |w| format!(", kernel width {w} median distances"));
         let Chosen { whiten, power, tau, rank, .. } = c;
         rows.push(row("chosen", format!("whiten {whiten}, power {power}, tau {tau}, rank {rank}{width}")));
+        if let Some((raw, centred)) = c.centring {
+            let better = if centred > raw { "centred" } else { "as they are" };
+            rows.push(row("features", format!("{better}: MRR {raw:.4} as they are, {centred:.4} centred")));
+        }
         if c.held_back.0 > 0 {
             rows.push(row("held back to judge", format!("{} of x, {} of y", c.held_back.0, c.held_back.1)));
         }

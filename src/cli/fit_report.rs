@@ -5,7 +5,8 @@ use super::fit_best;
 use super::output::{self, Report};
 use anyhow::Result;
 use std::path::Path;
-use unicon::fit::{FitInfo, FitStatus};
+use unicon::fit::{FitInfo, FitStatus, Prepared};
+use unicon::io::RowScale;
 use unicon::model::Model;
 
 /// The report of a fit whose model goes to `out`, of `n_x x d1` and `n_y x d2` features.
@@ -60,6 +61,7 @@ pub(super) fn report(
         let used = batches.iter().filter(|&&w| w > 0.0).count();
         rows.push(row("mini-batches", format!("{}, {used} of weight > 0", batches.len())));
     }
+    rows.extend(prepared(info).map(|text| row("features", text)));
     for (name, (x, y)) in [("zero rows", info.zero_rows), ("rows without a positive", info.unmatched)] {
         if x + y > 0 {
             rows.push(row(name, format!("{x} of x, {y} of y")));
@@ -83,6 +85,32 @@ pub(super) fn report(
     }
     report.line(format!("wrote {}", out.display()));
     Ok(report)
+}
+
+/// What was done to features before the fit, where something was.
+fn prepared(info: &FitInfo) -> Option<String> {
+    let side = |name: &str, p: &Prepared| {
+        let mut done = Vec::new();
+        if p.centred {
+            let ratio =
+                p.mean_over_spread.map_or_else(String::new, |r| format!(" ({r:.3} times their spread)"));
+            done.push(format!("mean taken out{ratio}"));
+        }
+        if p.exponent != 0 {
+            done.push(format!("times 2^{}", p.exponent));
+        }
+        match p.rows {
+            RowScale::None => {}
+            RowScale::All => {
+                done.push("each row times a power of two, as their lengths differ widely".into())
+            }
+            _ => done.push("rows out of range times powers of two".into()),
+        }
+        (!done.is_empty()).then(|| format!("{name}: {}", done.join(", ")))
+    };
+    let sides = [side("x", &info.prepared.0), side("y", &info.prepared.1)];
+    let said: Vec<String> = sides.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// The undamped iteration is no descent method; where it made things worse, say so.

@@ -2,7 +2,7 @@
 
 use super::Group;
 use crate::error::{Error, Result};
-use crate::io::{HostFloat, RowSource};
+use crate::io::{HostFloat, Part, RowSource};
 use std::ops::Range;
 
 /// One rank's rows of a matrix that all ranks bring together, in rank order. Its [`RowSource::rows`] are those of all
@@ -65,5 +65,8 @@ impl<S: RowSource> RowSource for LocalRows<S> {
     }
     fn held(&self) -> Range<usize> {
         self.held.clone()
+    }
+    fn part(&self, row: usize) -> Option<Part<'_>> {
+        self.inner.part(row.checked_sub(self.held.start)?)
     }
 }

@@ -119,8 +119,7 @@ pub fn sgd_clip<B: Backend>(
         let seconds = begin.elapsed().as_secs_f64();
         watch(Iterate { x: &hx.f, y: &hy.f, seconds, loss: value / per_epoch as f64 })?;
     }
-    let encoder = |matrix| Encoder { map: None, matrix };
-    let component = Component { weight: 1.0, x: encoder(hx.f), y: encoder(hy.f) };
+    let component = Component { weight: 1.0, x: Encoder::linear(hx.f), y: Encoder::linear(hy.f) };
     Ok(Model::new(
         vec![component],
         &crate::fit::FitOptions { loss: *loss, ..crate::fit::FitOptions::new(rank) },

@@ -8,13 +8,19 @@ pub use adam::{AdamOptions, sgd_clip};
 
 use crate::backend::{Backend, Similarity, Ties};
 use crate::error::Result;
-use crate::fit::{BestOptions, Data, Factorization, FitOptions, Rank, fit, fit_best_watched};
+use crate::fit::{
+    BestOptions, Center, Data, Factorization, FitInfo, FitOptions, Rank, Wanted, fit, fit_best_watched,
+    prepare,
+};
+use crate::io::{Conditioned, Conditioning, RowSource};
 use crate::loss::Loss;
+use crate::model::Component;
 use crate::positives::Positives;
 use crate::retrieval::recall_at_k;
 use crate::weights::Negatives;
 use faer::{Mat, MatRef};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What to compare.
@@ -140,9 +146,22 @@ pub struct Verdict {
     pub adam_loss: f64,
 }
 
-/// Snapshots of a run: encoders and when.
+/// Snapshots of a run: encoders and when, of features from which the same offsets were taken out.
+#[derive(Default)]
 struct Track {
     points: Vec<(f64, Mat<f64>, Mat<f64>)>,
+    offsets: Offsets,
+}
+
+/// Of x and of y.
+type Offsets = (Option<Arc<[f64]>>, Option<Arc<[f64]>>);
+
+impl Track {
+    /// The end of a run.
+    fn end(&mut self, seconds: f64, c: &Component) {
+        self.points.push((seconds, c.x.matrix.clone(), c.y.matrix.clone()));
+        self.offsets = (c.x.offset.clone(), c.y.offset.clone());
+    }
 }
 
 /// Runs every method on `data` and judges it on `test`; `validation` rows are for `best` alone.
@@ -157,7 +176,13 @@ pub fn compare<B: Backend>(
     options: &CompareOptions,
     note: &mut dyn FnMut(&str),
 ) -> Result<Comparison> {
-    let judge = Judge::new(backend, data, test, options)?;
+    // All methods see the same features, in range.
+    let wanted = Wanted { center: Center::Off, kernel: None, start: None };
+    let seen = (&backend.survey(data.x)?, &backend.survey(data.y)?);
+    let sides = prepare(backend, data, seen, &wanted, &mut FitInfo::default())?;
+    let (data, test, validation) = (sides.of(data), sides.of(test), validation.map(|v| sides.of(v)));
+    let (data, test, validation) = (data.data(), test.data(), validation.as_ref().map(|v| v.data()));
+    let mut judge = Judge::new(backend, data, test, options)?;
     let mut curves = Vec::new();
     let plain = FitOptions {
         loss: options.loss,
@@ -169,14 +194,16 @@ pub fn compare<B: Backend>(
     };
     let linear = |o: &FitOptions| -> Result<Track> {
         let (model, info) = fit(backend, data, None, o)?;
-        let c = &model.components[0];
-        Ok(Track { points: vec![(info.seconds.total, c.x.matrix.clone(), c.y.matrix.clone())] })
+        let mut track = Track::default();
+        track.end(info.seconds.total, &model.components[0]);
+        Ok(track)
     };
     if data.x.cols() == data.y.cols() {
         note("raw features");
         let begin = Instant::now();
         let identity = Mat::<f64>::identity(data.x.cols(), data.x.cols());
-        let track = Track { points: vec![(begin.elapsed().as_secs_f64(), identity.clone(), identity)] };
+        let points = vec![(begin.elapsed().as_secs_f64(), identity.clone(), identity)];
+        let track = Track { points, ..Track::default() };
         curves.push(judge.curve("raw features", "cosine", track)?);
     }
     note("PLS-SVD");
@@ -186,11 +213,13 @@ pub fn compare<B: Backend>(
         let track = linear(&FitOptions { whiten: Some(lambda), ..plain.clone() })?;
         curves.push(judge.curve("regularised CCA", &format!("lambda {lambda}"), track)?);
     }
-    let mut paper = Track { points: Vec::new() };
+    let mut paper = Track::default();
     for n_iters in 1..=options.paper_iters {
         note(&format!("the paper's iteration, {n_iters} updates"));
         let o = FitOptions { n_iters, factorization: Factorization::Sqrt, ..plain.clone() };
-        paper.points.extend(linear(&o)?.points);
+        let track = linear(&o)?;
+        paper.points.extend(track.points);
+        paper.offsets = track.offsets;
     }
     if !paper.points.is_empty() {
         curves.push(judge.curve("paper", "global batch", paper)?);
@@ -198,7 +227,7 @@ pub fn compare<B: Backend>(
     for adam in &options.adam {
         let setting = format!("lr {}, batch {}, {} epochs", adam.learning_rate, adam.batch, adam.epochs);
         note(&format!("SGD-CLIP, {setting}"));
-        let mut track = Track { points: Vec::new() };
+        let mut track = Track::default();
         sgd_clip(backend, data, options.rank, &options.loss, adam, options.seed, &mut |i| {
             track.points.push((i.seconds, i.x.clone(), i.y.clone()));
             Ok(())
@@ -206,15 +235,14 @@ pub fn compare<B: Backend>(
         curves.push(judge.curve("SGD-CLIP", &setting, track)?);
     }
     note("best");
-    let mut track = Track { points: Vec::new() };
+    let mut track = Track::default();
     let best = BestOptions { rank: Rank::Fixed(options.rank), loss: options.loss, ..options.best.clone() };
     let (model, info) = fit_best_watched(backend, data, validation, &best, &mut |i| {
         track.points.push((i.seconds, i.x.clone(), i.y.clone()));
         Ok(())
     })?;
     // What is returned is the iterate of the best validation score, which need not be the last.
-    let c = &model.components[0];
-    track.points.push((info.seconds.total, c.x.matrix.clone(), c.y.matrix.clone()));
+    track.end(info.seconds.total, &model.components[0]);
     curves.push(judge.curve("best", "defaults", track)?);
     let verdict = verdict(&curves);
     Ok(Comparison { device: backend.describe(), ks: options.ks.clone(), ties: options.ties, curves, verdict })
@@ -223,20 +251,35 @@ pub fn compare<B: Backend>(
 /// Judges encoders of raw features on the test rows, and their loss on the training rows.
 struct Judge<'a, B: Backend> {
     backend: &'a B,
-    train: (B::Matrix, B::Matrix, &'a Positives),
-    test: (B::Matrix, B::Matrix, &'a Positives),
+    data: (Data<'a>, Data<'a>),
+    train: Rows<'a, B>,
+    test: Rows<'a, B>,
+    offsets: Offsets,
     options: &'a CompareOptions,
+}
+
+/// Both sides' features in the backend, and which match.
+type Rows<'a, B> = (<B as Backend>::Matrix, <B as Backend>::Matrix, &'a Positives);
+
+/// Features without offsets.
+fn load<'a, B: Backend>(backend: &B, data: Data<'a>, offsets: &Offsets) -> Result<Rows<'a, B>> {
+    let side = |source: &dyn RowSource, offset: &Option<Arc<[f64]>>| {
+        let how = Conditioning { offset: offset.clone(), ..Conditioning::default() };
+        backend.load(&Conditioned::new(source, how))
+    };
+    Ok((side(data.x, &offsets.0)?, side(data.y, &offsets.1)?, data.positives))
 }
 
 impl<'a, B: Backend> Judge<'a, B> {
     fn new(backend: &'a B, data: Data<'a>, test: Data<'a>, options: &'a CompareOptions) -> Result<Self> {
-        let load = |d: Data<'a>| Ok::<_, crate::Error>((backend.load(d.x)?, backend.load(d.y)?, d.positives));
-        Ok(Self { backend, train: load(data)?, test: load(test)?, options })
+        let offsets = Offsets::default();
+        let (train, held) = (load(backend, data, &offsets)?, load(backend, test, &offsets)?);
+        Ok(Self { backend, data: (data, test), train, test: held, offsets, options })
     }
 
     fn encode(
         &self,
-        (x, y, _): &(B::Matrix, B::Matrix, &Positives),
+        (x, y, _): &Rows<'_, B>,
         f1: MatRef<'_, f64>,
         f2: MatRef<'_, f64>,
     ) -> Result<(B::Matrix, B::Matrix)> {
@@ -249,8 +292,13 @@ impl<'a, B: Backend> Judge<'a, B> {
         Ok(self.backend.weights(s, &self.options.loss, self.train.2, negatives)?.value())
     }
 
-    fn curve(&self, method: &str, setting: &str, track: Track) -> Result<Curve> {
+    fn curve(&mut self, method: &str, setting: &str, track: Track) -> Result<Curve> {
         let o = self.options;
+        if self.offsets != track.offsets {
+            self.train = load(self.backend, self.data.0, &track.offsets)?;
+            self.test = load(self.backend, self.data.1, &track.offsets)?;
+            self.offsets.clone_from(&track.offsets);
+        }
         // A seed that no method samples with.
         let seed = !o.seed;
         let negatives = Negatives::Sampled { per_anchor: o.loss_sample, seed };

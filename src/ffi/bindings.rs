@@ -628,6 +628,14 @@ unsafe extern "C" {
     ) -> unicon_status_t;
 }
 unsafe extern "C" {
+    pub fn unicon_model_bias(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        side: i32,
+        b: *const unicon_matrix_t,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
     pub fn unicon_model_encode(
         context: *mut unicon_context_t,
         model: *const unicon_model_t,
@@ -685,6 +693,10 @@ pub const UNICON_INIT_ZEROS: unicon_init = 0;
 pub const UNICON_INIT_RANDOM: unicon_init = 1;
 pub const UNICON_INIT_SIMILARITY: unicon_init = 2;
 pub type unicon_init = ::core::ffi::c_uint;
+pub const UNICON_CENTER_AUTO: unicon_center = 0;
+pub const UNICON_CENTER_ON: unicon_center = 1;
+pub const UNICON_CENTER_OFF: unicon_center = 2;
+pub type unicon_center = ::core::ffi::c_uint;
 pub const UNICON_PRESET_DEFAULT: unicon_preset = 0;
 pub const UNICON_PRESET_PAPER: unicon_preset = 1;
 pub type unicon_preset = ::core::ffi::c_uint;
@@ -930,12 +942,14 @@ pub struct unicon_fit_options {
     pub budget: f64,
     pub progress: unicon_progress_fn,
     pub progress_user: *mut ::core::ffi::c_void,
+    pub center: i32,
+    pub reserved2: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of unicon_fit_options",
-    ][::core::mem::size_of::<unicon_fit_options>() - 232usize];
+    ][::core::mem::size_of::<unicon_fit_options>() - 240usize];
     [
         "Alignment of unicon_fit_options",
     ][::core::mem::align_of::<unicon_fit_options>() - 8usize];
@@ -1038,6 +1052,12 @@ const _: () = {
     [
         "Offset of field: unicon_fit_options::progress_user",
     ][::core::mem::offset_of!(unicon_fit_options, progress_user) - 224usize];
+    [
+        "Offset of field: unicon_fit_options::center",
+    ][::core::mem::offset_of!(unicon_fit_options, center) - 232usize];
+    [
+        "Offset of field: unicon_fit_options::reserved2",
+    ][::core::mem::offset_of!(unicon_fit_options, reserved2) - 236usize];
 };
 pub type unicon_fit_options_t = unicon_fit_options;
 unsafe extern "C" {
@@ -1139,10 +1159,12 @@ pub struct unicon_fit_info {
     pub cols_held_back: i64,
     pub distinct_x: i64,
     pub distinct_y: i64,
+    pub centred_x: i32,
+    pub centred_y: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 320usize];
+    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 328usize];
     [
         "Alignment of unicon_fit_info",
     ][::core::mem::align_of::<unicon_fit_info>() - 8usize];
@@ -1269,6 +1291,12 @@ const _: () = {
     [
         "Offset of field: unicon_fit_info::distinct_y",
     ][::core::mem::offset_of!(unicon_fit_info, distinct_y) - 312usize];
+    [
+        "Offset of field: unicon_fit_info::centred_x",
+    ][::core::mem::offset_of!(unicon_fit_info, centred_x) - 320usize];
+    [
+        "Offset of field: unicon_fit_info::centred_y",
+    ][::core::mem::offset_of!(unicon_fit_info, centred_y) - 324usize];
 };
 pub type unicon_fit_info_t = unicon_fit_info;
 unsafe extern "C" {
@@ -1335,12 +1363,14 @@ pub struct unicon_best_options {
     pub progress_user: *mut ::core::ffi::c_void,
     pub widths: *const f64,
     pub n_widths: i64,
+    pub center: i32,
+    pub reserved2: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of unicon_best_options",
-    ][::core::mem::size_of::<unicon_best_options>() - 192usize];
+    ][::core::mem::size_of::<unicon_best_options>() - 200usize];
     [
         "Alignment of unicon_best_options",
     ][::core::mem::align_of::<unicon_best_options>() - 8usize];
@@ -1422,6 +1452,12 @@ const _: () = {
     [
         "Offset of field: unicon_best_options::n_widths",
     ][::core::mem::offset_of!(unicon_best_options, n_widths) - 184usize];
+    [
+        "Offset of field: unicon_best_options::center",
+    ][::core::mem::offset_of!(unicon_best_options, center) - 192usize];
+    [
+        "Offset of field: unicon_best_options::reserved2",
+    ][::core::mem::offset_of!(unicon_best_options, reserved2) - 196usize];
 };
 pub type unicon_best_options_t = unicon_best_options;
 unsafe extern "C" {

@@ -5,7 +5,7 @@ use super::context::Context;
 use crate::backend::Backend;
 use crate::backend::cuda::{self, LentMatrix, Place};
 use crate::error::{Error, Result};
-use crate::io::{Dtype, MatView, RowSource, check_finite};
+use crate::io::{Dtype, MatView, RowSource, check_finite_as};
 use faer::Mat;
 use half::{bf16, f16};
 use std::any::Any;
@@ -168,7 +168,7 @@ impl Input<'_> {
     }
 }
 
-/// Takes an input matrix and checks that its values are finite.
+/// Takes an input matrix that is used as it is, and checks that its values are finite in float32.
 ///
 /// # Safety
 /// `pointer` is NULL or points to a `unicon_matrix_t` that describes memory readable during the call.
@@ -179,7 +179,7 @@ pub(super) unsafe fn input<'a>(
 ) -> Result<Input<'a>> {
     // SAFETY: passed on.
     let input = unsafe { unchecked_input(context, name, pointer)? };
-    check_finite(input.source())?;
+    check_finite_as::<f32>(input.source())?;
     Ok(input)
 }
 

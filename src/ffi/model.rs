@@ -3,17 +3,29 @@
 use super::asked::kernel_number;
 use super::bindings::*;
 use super::context::{context_of, on_backend};
-use super::matrix::{Allowed, Input, Precision, check_out, input, output, values};
+use super::matrix::{Allowed, Input, Precision, check_out, input, output, unchecked_input, values};
 use super::structs::{Versioned, count, path_of, read, write};
 use super::weights::expect;
 use super::{entry, guard, same_signature};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::host;
-use crate::kernel::KernelKind;
 use crate::model::{Component, Encoder, Model, Side};
+use faer::Mat;
 use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
+
+/// One side's encoder of a linear model.
+fn linear(model: &Model, side: Side) -> Result<&Encoder> {
+    let [only] = &model.components[..] else {
+        return Err(Error::Unsupported("model: an encoder matrix of a model with several members".into()));
+    };
+    let encoder = if side == Side::X { &only.x } else { &only.y };
+    match encoder.map {
+        None => Ok(encoder),
+        Some(_) => Err(Error::Unsupported("model: an encoder matrix of a kernel model".into())),
+    }
+}
 
 /// # Safety
 /// `handle` is NULL or a live model.
@@ -51,7 +63,7 @@ entry!(
         // SAFETY: as the header requires.
         let (f1, f2) = unsafe { (input(context, "f1", f1)?, input(context, "f2", f2)?) };
         expect(&f2, "rows, as f1 has", f1.rows, f2.rows)?;
-        let encoder = |m: &Input<'_>| Ok::<_, Error>(Encoder { map: None, matrix: host(m.source())? });
+        let encoder = |m: &Input<'_>| Ok::<_, Error>(Encoder::linear(host(m.source())?));
         let component = Component { weight: 1.0, x: encoder(&f1)?, y: encoder(&f2)? };
         let made = Model { components: vec![component], loss: Default::default(), notes: Default::default() };
         // SAFETY: checked above.
@@ -106,16 +118,28 @@ entry!(
     ) |context| {
         // SAFETY: as the header requires.
         let (model, side) = (unsafe { model_of(model)? }, side_of(side)?);
-        let [only] = &model.components[..] else {
-            return Err(Error::Unsupported("model: an encoder matrix of a model with several members".into()));
-        };
-        let encoder = if side == Side::X { &only.x } else { &only.y };
-        if encoder.map.as_ref().is_some_and(|m| m.kernel.kind != KernelKind::Linear) || encoder.map.is_some() {
-            return Err(Error::Unsupported("model: an encoder matrix of a kernel model".into()));
-        }
+        let encoder = linear(model, side)?;
         let shape = (encoder.matrix.nrows(), encoder.matrix.ncols());
         // SAFETY: as the header requires.
         unsafe { output(context, "f", f, shape, Allowed::Wide)? }.store_host(&encoder.matrix)
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_model_bias(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        side: i32,
+        b: *const unicon_matrix_t,
+    ) |context| {
+        // SAFETY: as the header requires.
+        let (model, side) = (unsafe { model_of(model)? }, side_of(side)?);
+        let encoder = linear(model, side)?;
+        let (r, bias) = (encoder.matrix.nrows(), encoder.bias());
+        let bias = Mat::from_fn(r, 1, |i, _| bias.as_ref().map_or(0.0, |b| b[i]));
+        // SAFETY: as the header requires.
+        unsafe { output(context, "b", b, (r, 1), Allowed::Wide)? }.store_host(&bias)
     }
 );
 
@@ -129,7 +153,9 @@ entry!(
         out: *const unicon_matrix_t,
     ) |context| {
         // SAFETY: as the header requires.
-        let (model, side, features) = unsafe { (model_of(model)?, side_of(side)?, input(context, "in", in_)?) };
+        let (model, side) = (unsafe { model_of(model)? }, side_of(side)?);
+        // SAFETY: as the header requires. Encoding checks the values.
+        let features = unsafe { unchecked_input(context, "in", in_)? };
         expect(&features, "columns, as the model", model.input_dim(side), features.cols)?;
         let shape = (features.rows, model.embedding_dim());
         // SAFETY: as the header requires.
@@ -151,7 +177,9 @@ entry!(
         out: *const unicon_matrix_t,
     ) |context| {
         // SAFETY: as the header requires.
-        let (model, x, y) = unsafe { (model_of(model)?, input(context, "x", x)?, input(context, "y", y)?) };
+        let model = unsafe { model_of(model)? };
+        // SAFETY: as the header requires. Encoding checks the values.
+        let (x, y) = unsafe { (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?) };
         expect(&x, "columns, as the model", model.input_dim(Side::X), x.cols)?;
         expect(&y, "columns, as the model", model.input_dim(Side::Y), y.cols)?;
         // SAFETY: as the header requires.

@@ -7,7 +7,7 @@ use super::structs::{Versioned, boolean, count, init, path_of, read, read_or_def
 use super::{asked, entry, model};
 use crate::error::{Error, Result};
 use crate::fit::{
-    Batches, BestOptions, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
+    Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
     MinibatchOptions, Rank, RefineOptions, host,
 };
 use crate::spectral::SvdMethod;
@@ -226,6 +226,16 @@ unsafe fn first(context: &Context, raw: &unicon_fit_options) -> Result<Init> {
     }
 }
 
+/// Of a ::unicon_center.
+fn center(value: i32) -> Result<Center> {
+    match u32::try_from(value) {
+        Ok(UNICON_CENTER_AUTO) => Ok(Center::Auto),
+        Ok(UNICON_CENTER_ON) => Ok(Center::On),
+        Ok(UNICON_CENTER_OFF) => Ok(Center::Off),
+        _ => Err(Error::invalid("options.center", "a value of unicon_center", value)),
+    }
+}
+
 /// Validates with a model in place of the start, where one is given.
 ///
 /// # Safety
@@ -236,6 +246,7 @@ pub(super) unsafe fn fit(
     warm_start: *const unicon_model_t,
 ) -> Result<FitOptions> {
     reserved("options", raw.reserved)?;
+    reserved("options", raw.reserved2)?;
     let rank = count("options.r", raw.r, 1)?;
     let svd = match u32::try_from(raw.svd) {
         Ok(UNICON_SVD_FULL) => SvdMethod::Full,
@@ -269,6 +280,7 @@ pub(super) unsafe fn fit(
             batches: batches.map(|size| Batches { size, count: n_batches, drop_trailing }),
             // -1 is the header's "none"; every other negative value is out of range, as NaN is.
             whiten: Some(raw.whiten).filter(|&w| w != -1.0),
+            center: center(raw.center)?,
             kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge })?,
             negatives,
             seed: raw.seed,
@@ -317,6 +329,7 @@ pub(super) unsafe fn best(
         Ok(UNICON_RANK_AUTO) => Rank::Auto,
         _ => return Err(Error::invalid("options.rank", "a value of unicon_rank", raw.rank)),
     };
+    reserved("options", raw.reserved2)?;
     let defaults = BestOptions::new(rank);
     // SAFETY: pointers by the header's contract.
     unsafe {
@@ -333,6 +346,7 @@ pub(super) unsafe fn best(
             tau_auto: boolean("options.tau_auto", raw.tau_auto)?,
             whiten: given("options.whiten", raw.whiten, raw.n_whiten, defaults.whiten)?,
             powers: given("options.powers", raw.powers, raw.n_powers, defaults.powers)?,
+            center: center(raw.center)?,
             refine: refine(raw.refine, raw.seed)?,
             kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge })?,
             widths: given("options.widths", raw.widths, raw.n_widths, defaults.widths)?,
@@ -393,18 +407,19 @@ entry!(
         // SAFETY: as the header requires.
         let mut raw = unsafe { read(options.cast_const())? };
         let defaults = unicon_fit_options::defaults();
-        let unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, .. } =
+        let unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, center, .. } =
             match u32::try_from(preset) {
                 Ok(UNICON_PRESET_DEFAULT) => defaults,
                 Ok(UNICON_PRESET_PAPER) => unicon_fit_options {
                     n_iters: 5,
                     init: UNICON_INIT_RANDOM as i32,
                     drop_trailing: 1,
+                    center: UNICON_CENTER_OFF as i32,
                     ..defaults
                 },
                 _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
             };
-        raw = unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, ..raw };
+        raw = unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, center, ..raw };
         // SAFETY: read above.
         unsafe { write(options, &raw) };
         Ok(())

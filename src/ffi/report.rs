@@ -116,6 +116,8 @@ impl Report {
             cols_held_back: size(chosen.held_back.1),
             distinct_x: size(info.distinct.0.unwrap_or(0)),
             distinct_y: size(info.distinct.1.unwrap_or(0)),
+            centred_x: i32::from(info.prepared.0.centred),
+            centred_y: i32::from(info.prepared.1.centred),
             ..self.raw
         };
         let trace = info.trace.iter().map(|t| unicon_trace_point {

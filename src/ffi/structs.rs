@@ -116,7 +116,9 @@ versioned!(
         progress,
         progress_user,
         widths,
-        n_widths
+        n_widths,
+        center,
+        reserved2
     ],
     super::options::default_best
 );
@@ -156,7 +158,9 @@ versioned!(
         checkpoint,
         budget,
         progress,
-        progress_user
+        progress_user,
+        center,
+        reserved2
     ],
     super::options::default_fit
 );
@@ -204,7 +208,9 @@ versioned!(
         rows_held_back,
         cols_held_back,
         distinct_x,
-        distinct_y
+        distinct_y,
+        centred_x,
+        centred_y
     ],
     |_| ()
 );

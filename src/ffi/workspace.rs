@@ -5,7 +5,7 @@ use super::context::context_of;
 use super::matrix::{Precision, check_out};
 use super::structs::{count, read};
 use super::{entry, options};
-use crate::fit::{BestOptions, FitOptions, Init, KernelOptions, Landmarks, Rank};
+use crate::fit::{BestOptions, Center, FitOptions, Init, KernelOptions, Landmarks, Rank};
 
 /// A product of sizes in elements; saturates, since a query may be about anything.
 fn elements(rows: usize, cols: usize) -> u64 {
@@ -112,7 +112,15 @@ pub(super) fn of_best(o: &BestOptions, sizes: Sizes, element: u64) -> u64 {
         some => some,
     };
     let validation = sum(&[judged(judges.0, d1, x.width, rank), judged(judges.1, d2, y.width, rank)]);
-    let parts = [x.held, y.held, x.passing.max(y.passing), embeddings, validation];
+    // Whether to centre is judged on these rows beside a column of ones, and rotated into the eigenbases of centred moments.
+    let twice = |m: usize, width: usize| elements(m, width.saturating_add(1)).saturating_mul(2);
+    let centring = match o.center == Center::Auto && o.kernel.is_none() && o.start.is_none() {
+        true => {
+            sum(&[twice(judges.0, x.width), twice(judges.1, y.width), elements(n_x, 1), elements(n_y, 1)])
+        }
+        false => 0,
+    };
+    let parts = [x.held, y.held, x.passing.max(y.passing), embeddings.max(centring), validation];
     sum(&parts).saturating_mul(element)
 }
 

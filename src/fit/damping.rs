@@ -8,7 +8,7 @@ use super::refine::Clock;
 use super::sampling::sampling_error;
 use super::solve::{Encoders, Problem};
 use super::timed;
-use crate::backend::{Backend, Similarity};
+use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::spectral::{self, TopR};
@@ -114,11 +114,11 @@ impl<B: Backend> Problem<'_, B> {
     /// `C` at embeddings; of sampled negatives with its estimated relative error.
     fn gradient(&self, at: &At<B::Matrix>) -> Result<(Mat<f64>, Option<f64>)> {
         let (backend, s) = (self.backend, Similarity::Embeddings(&at.zx.0, &at.zy.0));
-        let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
+        let inverse = |lengths: &[f64]| inverse_lengths(backend.group(), lengths);
         let scaled = match self.options.scale_inputs {
             true => Some((
-                backend.scale_rows(&self.x.cross, &inverse(&at.zx.1))?,
-                backend.scale_rows(&self.y.cross, &inverse(&at.zy.1))?,
+                backend.scale_rows(&self.x.cross, &inverse(&at.zx.1)?)?,
+                backend.scale_rows(&self.y.cross, &inverse(&at.zy.1)?)?,
             )),
             false => None,
         };

@@ -44,7 +44,7 @@ impl FeatureMap {
             Some(l) => f * l,
             None => f.to_owned(),
         };
-        Encoder { map: self.kernel.clone(), matrix }
+        Encoder { offset: None, map: self.kernel.clone(), matrix }
     }
 
     /// Appends the linear map `l` (`p x p_before`).

@@ -1,5 +1,6 @@
 //! What a fit did.
 
+use super::condition::Prepared;
 use serde::{Deserialize, Serialize};
 
 /// How a fit ended.
@@ -49,6 +50,8 @@ pub struct Chosen {
     pub rank: usize,
     /// Every candidate tried: `(whiten, power, validation score)`.
     pub candidates: Vec<(f64, f64, f64)>,
+    /// Scores of the choice with raw and with centred features; none where that was not open.
+    pub centring: Option<(f64, f64)>,
     /// Rows of x and y that were held back to judge.
     pub held_back: (usize, usize),
 }
@@ -108,7 +111,9 @@ pub struct FitInfo {
     pub batch_weights: Vec<Vec<f64>>,
     /// Rows of a trailing batch that were dropped on request.
     pub rows_dropped: usize,
-    /// Zero rows of x and y: they embed to 0.
+    /// What was done to the features of x and of y before the solver saw them.
+    pub prepared: (Prepared, Prepared),
+    /// Zero rows of x and y: they embed to 0, unless means were taken out.
     pub zero_rows: (usize, usize),
     /// Distinct rows of x and of y; none where the rows were not compared (features in device memory).
     pub distinct: (Option<usize>, Option<usize>),
@@ -137,6 +142,11 @@ impl FitInfo {
                 model.notes.insert(name.into(), value);
             }
         };
+        for (name, side) in [("centred_x", self.prepared.0), ("centred_y", self.prepared.1)] {
+            if side.centred {
+                note(name, serde_json::to_string(&side.mean_over_spread));
+            }
+        }
         note("history", serde_json::to_string(&self.trace));
         note("history_loss", serde_json::to_string(&self.loss));
         note("history_seconds", serde_json::to_string(&self.loss_seconds));

@@ -3,6 +3,7 @@
 
 mod best;
 mod checkpoint;
+mod condition;
 mod damping;
 pub(crate) mod features;
 mod held;
@@ -19,6 +20,8 @@ mod solve;
 mod tests;
 
 pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
+pub use condition::{Center, Prepared};
+pub(crate) use condition::{Sides, Wanted, prepare};
 pub use damping::DampingOptions;
 pub(crate) use features::{download, host, upload};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
@@ -72,7 +75,7 @@ impl Data<'_> {
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for options or shapes out of range and for NaN or infinite features (the row is named);
-/// those of the backend, and [`Error::Cancelled`].
+/// [`Error::Numerical`] where a loss or an encoder would not be finite; those of the backend, and [`Error::Cancelled`].
 pub fn fit<B: Backend>(
     backend: &B,
     data: Data<'_>,
@@ -97,43 +100,78 @@ pub fn fit<B: Backend>(
             return Err(Error::invalid("batch_size", expected, batches.size));
         }
     }
-    let (mut info, _) = screened(backend, data, validation)?;
+    let kernel = options.kernel.as_ref().map(|k| k.kernel);
+    let (mut info, sides, _) =
+        screened(backend, data, validation, &Wanted::new(options.center, kernel, &options.init))?;
+    let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
+    let (data, validation) = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
     let components = match (&options.kernel, options.batches) {
         (Some(kernel), Some(batches)) => {
-            fit_kernel_batches(backend, data, validation, options, kernel, batches, &mut info)?
+            fit_kernel_batches(backend, (data, validation, &sides), options, kernel, batches, &mut info)?
         }
         _ => {
             let clock = Clock { begin, budget: options.budget };
-            vec![fit_one(backend, data, validation, options, clock, &mut info)?]
+            vec![fit_one(backend, (data, validation, &sides), options, clock, &mut info)?]
         }
     };
+    let components = components.into_iter().map(|c| sides.finish(c, kernel)).collect();
     info.peak_bytes = backend.memory().1;
     info.seconds.total = begin.elapsed().as_secs_f64();
     let mut model = Model::new(components, options);
+    check_result(&model, &info)?;
     info.record(&mut model);
     Ok((model, info))
 }
 
-/// The information of a fit that begins: what is unmatched, zero rows, and which rows of each side are equal (none where
-/// rows do not pass through the host). All features are finite.
+/// A model or a loss that is not finite is a failure, not a result.
+fn check_result(model: &Model, info: &FitInfo) -> Result<()> {
+    let fails = |what: &str| {
+        let advice = "are tau, nu, eps, rho and the start of ordinary size?";
+        Err(Error::Numerical(format!("{what} not finite: {advice}")))
+    };
+    for c in &model.components {
+        for (name, e) in [("x", &c.x), ("y", &c.y)] {
+            if !e.matrix.norm_max().is_finite() {
+                return fails(&format!("the encoder of {name} is"));
+            }
+            // Chosen widths are in the units of the features, which may be too large or too small for their squares.
+            if let Some(Err(why)) = e.map.as_ref().map(|m| m.kernel.validate()) {
+                let text = format!("the kernel of {name} cannot be kept ({why}): rescale the features");
+                return Err(Error::Numerical(text));
+            }
+        }
+    }
+    let traced = info.trace.iter().map(|t| t.loss);
+    if info.loss.iter().copied().chain(info.final_loss).chain(traced).any(|l| !l.is_finite()) {
+        return fails("the loss is");
+    }
+    if info.singular_values.iter().any(|s| !s.is_finite()) {
+        return fails("the singular values of C are");
+    }
+    Ok(())
+}
+
+/// The information of a fit that begins: what is unmatched, zero rows, what brings the features into range, and which rows
+/// of each side are equal (none where rows do not pass through the host). All features are finite.
 fn screened<B: Backend>(
     backend: &B,
     data: Data<'_>,
     validation: Option<Data<'_>>,
-) -> Result<(FitInfo, [Option<Duplicates>; 2])> {
+    wanted: &Wanted<'_>,
+) -> Result<(FitInfo, Sides, [Option<Duplicates>; 2])> {
+    let begin = Instant::now();
     let mut info = FitInfo { unmatched: data.positives.unmatched(), ..FitInfo::default() };
-    let duplicates = timed(&mut info.seconds.load, || {
-        let (x, y) = (backend.screen_duplicates(data.x)?, backend.screen_duplicates(data.y)?);
-        info.zero_rows = (x.0, y.0);
-        if let Some(v) = validation {
-            backend.screen(v.x)?;
-            backend.screen(v.y)?;
-        }
-        Ok::<_, Error>([x.1, y.1])
-    })?;
+    let (x, y) = (backend.screen_duplicates(data.x)?, backend.screen_duplicates(data.y)?);
+    if let Some(v) = validation {
+        backend.survey(v.x)?;
+        backend.survey(v.y)?;
+    }
+    let sides = prepare(backend, data, (&x.0, &y.0), wanted, &mut info)?;
+    let duplicates = [x.1, y.1];
     let [x, y] = duplicates.each_ref().map(|d| d.as_ref().map(Duplicates::distinct));
     info.distinct = (x, y);
-    Ok((info, duplicates))
+    info.seconds.load += begin.elapsed().as_secs_f64();
+    Ok((info, sides, duplicates))
 }
 
 /// Checks shapes of training and validation data.
@@ -153,14 +191,13 @@ fn check_data(data: Data<'_>, validation: Option<Data<'_>>) -> Result<()> {
 /// One pair of encoders over all the data.
 fn fit_one<B: Backend>(
     backend: &B,
-    data: Data<'_>,
-    validation: Option<Data<'_>>,
+    (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
     options: &FitOptions,
     clock: Clock,
     info: &mut FitInfo,
 ) -> Result<Component> {
-    let x = map_side(backend, data.x, options, info)?;
-    let y = map_side(backend, data.y, options, info)?;
+    let x = map_side(backend, data.x, sides.x.exponent, options, info)?;
+    let y = map_side(backend, data.y, sides.y.exponent, options, info)?;
     let p = backend.shape(&x.cross).1.min(backend.shape(&y.cross).1);
     if options.rank > p {
         return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.rank));
@@ -206,8 +243,13 @@ fn fit_one<B: Backend>(
             let start = alignment.variables(&encoders);
             let watch: Watch<'_> = &mut |_| Ok(());
             let shape = (backend.shape(x.embed()), backend.shape(y.embed()), data.positives.nnz());
-            let print =
-                format!("fit {} {:?} {refinement:?} {shape:?} {}", options.rank, options.loss, options.seed);
+            let print = format!(
+                "fit {} {:?} {refinement:?} {shape:?} {}{}",
+                options.rank,
+                options.loss,
+                options.seed,
+                sides.print()
+            );
             let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &start));
             let run =
                 Run { held: held.as_ref(), options: refinement, clock, checkpoint: checkpoint.as_ref() };
@@ -227,10 +269,13 @@ fn component<M>(x: &Mapped<M>, y: &Mapped<M>, encoders: &Encoders, weight: f64) 
 fn map_side<B: Backend>(
     backend: &B,
     source: &dyn RowSource,
+    exponent: i32,
     options: &FitOptions,
     info: &mut FitInfo,
 ) -> Result<Mapped<B::Matrix>> {
-    match &options.kernel {
+    let kernel = options.kernel.as_ref();
+    let kernel = kernel.map(|k| KernelOptions { kernel: k.kernel.of_scaled_rows(exponent), ..k.clone() });
+    match &kernel {
         Some(k) if k.landmarks == Landmarks::Exact => {
             timed(&mut info.seconds.features, || features::exact(backend, source, k))
         }
@@ -251,8 +296,7 @@ fn map_side<B: Backend>(
 /// max(validation accuracy, 0) / total.
 fn fit_kernel_batches<B: Backend>(
     backend: &B,
-    data: Data<'_>,
-    validation: Option<Data<'_>>,
+    (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
     options: &FitOptions,
     kernel: &KernelOptions,
     batches: Batches,
@@ -270,12 +314,12 @@ fn fit_kernel_batches<B: Backend>(
         let positives = data.positives.restricted(range.clone(), range.clone());
         let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
-        let mut component = fit_one(backend, batch, None, &one, clock, &mut part)?;
+        let mut component = fit_one(backend, (batch, None, sides), &one, clock, &mut part)?;
         info.seconds = part.seconds;
         if let Some(v) = validation {
             component.weight = timed(&mut info.seconds.validation, || {
-                let zx = component.x.encode(backend, &backend.load(v.x)?)?;
-                let zy = component.y.encode(backend, &backend.load(v.y)?)?;
+                let zx = component.x.apply(backend, &backend.load(v.x)?)?;
+                let zy = component.y.apply(backend, &backend.load(v.y)?)?;
                 matching_accuracy(backend, Similarity::Embeddings(&zx, &zy), v.positives)
             })?;
         }

@@ -1,5 +1,6 @@
 //! Second moments of both sides, from which every whitened spectral step follows by one small SVD.
 
+use super::best::Sums;
 use super::info::FitInfo;
 use super::options::Factorization;
 use super::refine::{Clock, Held};
@@ -46,6 +47,37 @@ impl Moments {
         })?;
         let m = x.0.transpose() * &c * &y.0;
         Ok(Self { x, y, m })
+    }
+
+    /// Those of the same features without their means.
+    pub(super) fn centred<B: Backend>(
+        &self,
+        backend: &B,
+        (mean_x, mean_y): (&[f64], &[f64]),
+        sums: &Sums,
+    ) -> Result<Self> {
+        // In the eigenbases: `diag(e) - m m^T`, and `C` less what the means have in it.
+        let turned = |q: &Mat<f64>, v: &dyn Fn(usize) -> f64| -> Vec<f64> {
+            (0..q.ncols()).map(|k| (0..q.nrows()).map(|j| q[(j, k)] * v(j)).sum()).collect()
+        };
+        let (mx, my) = (turned(&self.x.0, &|j| mean_x[j]), turned(&self.y.0, &|j| mean_y[j]));
+        let (cols, rows) =
+            (turned(&self.x.0, &|j| sums.cols[(j, 0)]), turned(&self.y.0, &|j| sums.rows[(0, j)]));
+        let m = Mat::from_fn(self.m.nrows(), self.m.ncols(), |i, j| {
+            self.m[(i, j)] - mx[i] * rows[j] - cols[i] * my[j] + sums.all * mx[i] * my[j]
+        });
+        let sides = [(&self.x, &mx), (&self.y, &my)];
+        let eigen = backend.parallel(&sides, |((q, e), m)| {
+            let g = Mat::from_fn(e.len(), e.len(), |i, j| if i == j { e[i] } else { 0.0 } - m[i] * m[j]);
+            let (v, values) = spectral::eigen(g.as_ref())?;
+            Ok::<_, Error>((q * &v, v, values))
+        });
+        let mut eigen = eigen.into_iter();
+        let (Some(x), Some(y)) = (eigen.next(), eigen.next()) else {
+            return Err(Error::Numerical("an eigendecomposition is missing".into()));
+        };
+        let ((qx, vx, ex), (qy, vy, ey)) = (x?, y?);
+        Ok(Self { x: (qx, ex), y: (qy, ey), m: vx.transpose() * &m * &vy })
     }
 
     /// `(e + lambda mean(e))^{-1/2}`; directions without variance stay out.

@@ -1,10 +1,12 @@
 //! What a fit is asked to do.
 
+use super::condition::Center;
 use super::damping::DampingOptions;
 use super::refine::RefineOptions;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
+use crate::model::Component;
 use crate::spectral::SvdMethod;
 use crate::weights::Negatives;
 use faer::Mat;
@@ -45,6 +47,8 @@ pub enum Init {
     Random,
     /// Encoders of the features the solver sees (raw features, or kernel features), `r x d1` and `r x d2`.
     Given(Mat<f64>, Mat<f64>),
+    /// The linear encoders of a model. Unless centring is off, what they take out of raw features is taken out in the fit.
+    Model(Box<Component>),
     /// A similarity matrix `n_x x n_y` for the first `S`. Small n only.
     Similarity(Mat<f64>),
 }
@@ -56,10 +60,17 @@ impl Init {
     /// [`Error::InvalidArgument`] for a model of kernel encoders or of several components.
     pub fn from_model(model: &crate::model::Model) -> Result<Self> {
         match &model.components[..] {
-            [c] if c.x.map.is_none() && c.y.map.is_none() => {
-                Ok(Self::Given(c.x.matrix.clone(), c.y.matrix.clone()))
-            }
+            [c] if c.x.map.is_none() && c.y.map.is_none() => Ok(Self::Model(Box::new(c.clone()))),
             _ => Err(Error::invalid("init", "a linear model of one component", "kernels or several")),
+        }
+    }
+
+    /// The encoders that are given.
+    pub(crate) fn encoders(&self) -> Option<(&Mat<f64>, &Mat<f64>)> {
+        match self {
+            Self::Given(f1, f2) => Some((f1, f2)),
+            Self::Model(c) => Some((&c.x.matrix, &c.y.matrix)),
+            _ => None,
         }
     }
 }
@@ -144,6 +155,8 @@ pub struct FitOptions {
     /// Whiten both sides first, with this shrinkage lambda >= 0: `X (X^T X/n + lambda tr/d I)^{-1/2}`. The map is folded
     /// into the encoders. Default none.
     pub whiten: Option<f64>,
+    /// Whether means are taken out of the features. Default [`Center::Auto`].
+    pub center: Center,
     /// Kernel encoders. Default none: linear.
     pub kernel: Option<KernelOptions>,
     /// Which negatives the sums see. Default all.
@@ -182,6 +195,7 @@ impl FitOptions {
             tol: 0.0,
             batches: None,
             whiten: None,
+            center: Center::Auto,
             kernel: None,
             negatives: Negatives::All,
             growth: 1.0,
@@ -204,7 +218,7 @@ impl FitOptions {
         if self.rank == 0 {
             return Err(Error::invalid("rank", "at least 1", self.rank));
         }
-        let given = matches!(self.init, Init::Given(..) | Init::Random);
+        let given = self.init.encoders().is_some() || matches!(self.init, Init::Random);
         if self.n_iters == 0 && !(given && self.refine.is_some()) {
             return Err(Error::invalid("n_iters", "at least 1", self.n_iters));
         }

@@ -1,10 +1,10 @@
 //! Batches that arrive one by one: a linear fit that never holds more than one of them.
 
-use super::Data;
 use super::features::{FeatureMap, Mapped, whitening};
 use super::info::FitInfo;
 use super::options::{FitOptions, Init};
 use super::solve::{Encoders, Problem, Side, Start, add, refactor};
+use super::{Data, Sides, Wanted, prepare};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::model::{Component, Encoder, Model};
@@ -29,6 +29,8 @@ pub struct PartialFit<B: Backend> {
     backend: B,
     options: FitOptions,
     dims: (usize, usize),
+    /// What brings features into range: the validation rows, or else the first batch, decide.
+    sides: Option<Sides>,
     start: Option<Start<B::Matrix>>,
     validation: Option<(B::Matrix, B::Matrix, Positives)>,
     so_far: SoFar,
@@ -95,23 +97,26 @@ impl<B: Backend> PartialFit<B> {
         if options.rank > bound {
             return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
         }
-        if let Init::Given(f1, f2) = &options.init {
+        if let Some((f1, f2)) = options.init.encoders() {
             for (name, f, d) in [("init F1", f1, dims.0), ("init F2", f2, dims.1)] {
                 if f.ncols() != d {
                     return Err(Error::invalid(name, format!("an encoder of {d} features"), f.ncols()));
                 }
             }
         }
+        let mut sides = None;
         let validation = match validation {
             Some(v) => {
                 v.check("validation ")?;
-                check_features(&backend, "validation ", &v, dims)?;
-                Some((backend.load(v.x)?, backend.load(v.y)?, v.positives.clone()))
+                check_features("validation ", &v, dims)?;
+                let in_range = sides.insert(decide(&backend, v, &options)?).of(v);
+                let held = in_range.data();
+                Some((backend.load(held.x)?, backend.load(held.y)?, v.positives.clone()))
             }
             None => None,
         };
         let so_far = SoFar::nothing(stream, dims);
-        Ok(Self { backend, options, dims, start: None, validation, so_far, batches: 0 })
+        Ok(Self { backend, options, dims, sides, start: None, validation, so_far, batches: 0 })
     }
 
     /// Batches added in this pass.
@@ -119,13 +124,20 @@ impl<B: Backend> PartialFit<B> {
         self.batches
     }
 
-    /// Adds one batch with its own relation, and returns its loss before the update.
+    /// Adds one batch with its own relation, and returns its loss before the update. Without validation rows the first one
+    /// decides, by [`FitOptions::center`], whether its mean is taken out of all batches, and which power of two scales them.
     ///
     /// # Errors
     /// As [`fit`](super::fit()). The stream is unchanged by a batch that fails.
     pub fn add(&mut self, batch: Data<'_>) -> Result<f64> {
         batch.check("")?;
-        check_features(&self.backend, "", &batch, self.dims)?;
+        check_features("", &batch, self.dims)?;
+        let sides = match &self.sides {
+            Some(sides) => sides.of_batch((&self.backend.survey(batch.x)?, &self.backend.survey(batch.y)?)),
+            None => decide(&self.backend, batch, &self.options)?,
+        };
+        let in_range = sides.of(batch);
+        let batch = in_range.data();
         let raw = |m| Mapped { cross: m, embed: None, map: FeatureMap::default() };
         let (x, y) = (raw(self.backend.load(batch.x)?), raw(self.backend.load(batch.y)?));
         let problem = Problem {
@@ -146,6 +158,7 @@ impl<B: Backend> PartialFit<B> {
         self.start = Some(start);
         let loss = added?;
         self.batches += 1;
+        self.sides.get_or_insert(sides);
         Ok(loss)
     }
 
@@ -154,10 +167,17 @@ impl<B: Backend> PartialFit<B> {
     /// # Errors
     /// [`Error::InvalidArgument`] when nothing was added since the last pass; those of the decompositions.
     pub fn model(&self) -> Result<Model> {
-        let Encoders { f1, f2 } = self.solve()?;
-        let encoder = |matrix| Encoder { map: None, matrix };
-        let component = Component { weight: 1.0, x: encoder(f1), y: encoder(f2) };
-        Ok(Model::new(vec![component], &self.options))
+        Ok(self.model_of(self.solve()?))
+    }
+
+    /// The model of encoders of features in range.
+    fn model_of(&self, Encoders { f1, f2 }: Encoders) -> Model {
+        let component = Component { weight: 1.0, x: Encoder::linear(f1), y: Encoder::linear(f2) };
+        let component = match &self.sides {
+            Some(sides) => sides.finish(component, None),
+            None => component,
+        };
+        Model::new(vec![component], &self.options)
     }
 
     /// Ends a pass: its model, from which the next pass begins.
@@ -165,15 +185,15 @@ impl<B: Backend> PartialFit<B> {
     /// # Errors
     /// As [`model`](Self::model).
     pub fn finish(&mut self) -> Result<Model> {
-        let model = self.model()?;
-        let c = &model.components[0];
-        self.start = Some(Start::Encoders(Encoders { f1: c.x.matrix.clone(), f2: c.y.matrix.clone() }));
+        let encoders = self.solve()?;
+        let model = self.model_of(encoders.clone());
+        self.start = Some(Start::Encoders(encoders));
         self.so_far = SoFar::nothing(self.so_far.stream(), self.dims);
         self.batches = 0;
         Ok(model)
     }
 
-    /// Encoders of raw features.
+    /// Encoders of features in range.
     fn solve(&self) -> Result<Encoders> {
         if self.batches == 0 {
             return Err(Error::invalid("batches", "at least one since the last pass", 0));
@@ -244,12 +264,18 @@ fn add_batch<B: Backend>(
     }
 }
 
-fn check_features<B: Backend>(backend: &B, name: &str, data: &Data<'_>, dims: (usize, usize)) -> Result<()> {
+/// What brings the features of a stream into range, by some of them; they are finite.
+fn decide<B: Backend>(backend: &B, data: Data<'_>, options: &FitOptions) -> Result<Sides> {
+    let seen = (&backend.survey(data.x)?, &backend.survey(data.y)?);
+    let wanted = Wanted::new(options.center, None, &options.init);
+    prepare(backend, data, seen, &wanted, &mut FitInfo::default())
+}
+
+fn check_features(name: &str, data: &Data<'_>, dims: (usize, usize)) -> Result<()> {
     for (side, source, d) in [("x", data.x, dims.0), ("y", data.y, dims.1)] {
         if source.cols() != d {
             return Err(Error::invalid(format!("{name}{side}"), format!("{d} columns"), source.cols()));
         }
-        backend.screen(source)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::info::{FitInfo, FitStatus};
 use super::options::{Batches, Factorization, FitOptions, Init};
 use super::sampling::sampled_cross;
 use super::timed;
-use crate::backend::{Backend, Similarity};
+use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::positives::Positives;
@@ -145,7 +145,8 @@ impl<B: Backend> Problem<'_, B> {
                 };
                 Start::Encoders(Encoders { f1: uniform(p1), f2: uniform(p2) })
             }
-            Init::Given(f1, f2) => {
+            Init::Given(..) | Init::Model(_) => {
+                let Some((f1, f2)) = self.options.init.encoders() else { return Ok(Start::Zeros) };
                 for (name, f, p) in [("F1", f1, p1), ("F2", f2, p2)] {
                     if (f.nrows(), f.ncols()) != (r, p) {
                         let got = format!("{} x {}", f.nrows(), f.ncols());
@@ -198,11 +199,11 @@ impl<B: Backend> Problem<'_, B> {
             (Start::Similarity(s), _) => Similarity::Dense(s),
             _ => Similarity::Zeros(positives.n_x(), positives.n_y()),
         };
-        let inverse = |n: &[f64]| n.iter().map(|n| 1.0 / n.max(1e-12)).collect::<Vec<_>>();
+        let inverse = |lengths: &[f64]| inverse_lengths(backend.group(), lengths);
         let scaled = match &embedded {
             Some(((_, norms_x), (_, norms_y))) if o.scale_inputs => Some((
-                backend.scale_rows(x.cross, &inverse(norms_x))?,
-                backend.scale_rows(y.cross, &inverse(norms_y))?,
+                backend.scale_rows(x.cross, &inverse(norms_x)?)?,
+                backend.scale_rows(y.cross, &inverse(norms_y)?)?,
             )),
             _ => None,
         };
@@ -211,8 +212,12 @@ impl<B: Backend> Problem<'_, B> {
         info.sampling_error.extend(found.error);
         info.seconds.statistics += found.seconds.0;
         info.seconds.weights += found.seconds.1;
-        let (c, loss) = (found.cross, found.loss);
-        Ok((c * faer::Scale(1.0 / o.rho), loss))
+        let (c, loss) = (found.cross * faer::Scale(1.0 / o.rho), found.loss);
+        if !c.norm_max().is_finite() {
+            let text = "C = X^T S Y / rho is not finite: is rho of ordinary size?";
+            return Err(Error::Numerical(text.into()));
+        }
+        Ok((c, loss))
     }
 
     /// C(gamma) of the given rows -> top-r SVD.

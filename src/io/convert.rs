@@ -32,6 +32,15 @@ pub trait HostFloat: Pod + Default + PartialOrd + Send + Sync + sealed::Sealed {
 
     /// The value; 0 where it is -0.
     fn without_sign_of_zero(self) -> Self;
+
+    /// The largest |value|, as this type; not finite where one is not.
+    fn largest(values: &[Self]) -> Self;
+
+    /// Whether the value is neither 0, subnormal, infinite nor NaN.
+    fn is_normal(self) -> bool;
+
+    /// Widens exactly.
+    fn wide(self) -> f64;
 }
 
 /// Applies `f` to each (possibly unaligned) element of `bytes`.
@@ -96,6 +105,19 @@ macro_rules! host_float {
 
             fn without_sign_of_zero(self) -> Self {
                 self + 0.0
+            }
+
+            fn largest(values: &[Self]) -> Self {
+                // Without their signs, floats are ordered as their bits are, and NaN comes last.
+                Self::from_bits(values.iter().fold(0, |top, v| top.max(v.abs().to_bits())))
+            }
+
+            fn is_normal(self) -> bool {
+                <$t>::is_normal(self)
+            }
+
+            fn wide(self) -> f64 {
+                self.into()
             }
         }
     };

@@ -11,7 +11,9 @@
 mod archive;
 mod atomic;
 mod bytes;
+mod center;
 mod check;
+mod condition;
 mod convert;
 mod convert_hint;
 mod dtype;
@@ -34,8 +36,11 @@ pub(crate) use self::safetensors::{directory as safetensors_directory, one_line}
 pub use self::safetensors::{open_safetensors, safetensors_names};
 pub use atomic::AtomicFile;
 pub(crate) use bytes::read_file;
-pub use check::{FeatureReport, bad_rows, check_finite, check_finite_as};
-pub(crate) use check::{Screened, check_digests, check_rows};
+pub(crate) use center::{Center, column_sums};
+pub use check::{FeatureReport, Survey, bad_rows, check_finite, check_finite_as, survey};
+pub(crate) use check::{Screened, check_digests, exponent, survey_rows};
+pub use condition::{Conditioned, Conditioning, RowScale};
+pub(crate) use condition::{is_ordinary, times_power};
 pub use convert::HostFloat;
 pub use dtype::{Dtype, Element};
 pub use duplicates::{Digest, Duplicates, duplicate_groups};

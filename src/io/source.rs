@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{FeatureReport, HostFloat, MatView};
+use super::{HostFloat, MatView, Survey};
 use crate::error::{Error, Result};
 
 /// A row's place in a matrix of several files.
@@ -60,9 +60,9 @@ pub trait RowSource: Send + Sync {
         None
     }
 
-    /// What [`check_finite`](super::check_finite) finds, by a shorter way than reading all rows; none where there is no such
-    /// way or where something is wrong, which reading then locates.
-    fn examine(&self) -> Option<Result<FeatureReport>> {
+    /// What [`survey`](super::survey()) finds, by a shorter way than reading all rows; none where there is no such way or
+    /// where something is wrong, which reading then locates.
+    fn examine(&self) -> Option<Result<Survey>> {
         None
     }
 
@@ -105,7 +105,7 @@ macro_rules! forward {
             fn as_any(&self) -> Option<&dyn std::any::Any> {
                 (**self).as_any()
             }
-            fn examine(&self) -> Option<Result<FeatureReport>> {
+            fn examine(&self) -> Option<Result<Survey>> {
                 (**self).examine()
             }
             fn part(&self, row: usize) -> Option<Part<'_>> {

@@ -15,13 +15,16 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-/// Version of the file layout; readers refuse newer ones.
-const FORMAT_VERSION: u32 = 1;
+/// Version of the file layout; readers refuse newer ones. The first one had no offsets, and what has none is still
+/// written so.
+const FORMAT_VERSION: u32 = 2;
 /// Largest magnitude of a weight. Its square and its products with any float32 are float64 numbers, so that encoders can be
 /// brought into the range of float32 exactly.
 const LARGEST_WEIGHT: f64 = 1e150;
 /// Landmarks are rows of features, which are float32 numbers.
 const LARGEST_LANDMARK: f64 = f32::MAX as f64;
+/// By how much, as a share of its terms, a bias may miss the product of encoder and offset.
+const BIAS_TOLERANCE: f64 = 1e-6;
 /// By how much the shares of the components may miss a sum of 1.
 const SHARES_TOLERANCE: f64 = 1e-6;
 
@@ -45,8 +48,10 @@ fn stated<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<
 }
 
 impl Model {
-    /// Writes a safetensors file: tensors `c<k>.<side>.encoder` (`r x d`) and `c<k>.<side>.landmarks` (`m x d`), float64,
-    /// and metadata (format version, loss, kernels, notes). Written aside and renamed.
+    /// Writes a safetensors file: tensors `c<k>.<side>.encoder` (`r x d`), `c<k>.<side>.landmarks` (`m x d`) of kernels, and
+    /// where means are taken out `c<k>.<side>.offset` (`d`) and, of linear encoders, `c<k>.<side>.bias` (`r`): their
+    /// embeddings are `F x + b = F (x - m)`, divided by its length. All float64; the metadata hold format version, loss,
+    /// kernels and notes. Written aside and renamed.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file; [`Error::Numerical`] for a model that [`load`](Self::load) would refuse, with NaN in
@@ -72,6 +77,12 @@ impl Model {
                 if let Some(map) = &e.map {
                     tensors.push(named(format!("c{k}.{side}.landmarks"), &map.landmarks));
                 }
+                for (name, values) in [("offset", e.offset.as_deref()), ("bias", e.bias().as_deref())] {
+                    if let Some(values) = values {
+                        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                        tensors.push((format!("c{k}.{side}.{name}"), vec![values.len()], bytes));
+                    }
+                }
             }
             let kernel = |e: &Encoder| e.map.as_ref().map(|m| m.kernel);
             headers.push(Header { weight: c.weight, kernel_x: kernel(&c.x), kernel_y: kernel(&c.y) });
@@ -79,7 +90,9 @@ impl Model {
         let failed = |e: &dyn std::fmt::Display| Error::Numerical(format!("the model cannot be kept: {e}"));
         let mut metadata = self.notes.clone();
         metadata.insert("format".into(), "unicon".into());
-        metadata.insert("format_version".into(), FORMAT_VERSION.to_string());
+        let offsets = self.components.iter().any(|c| c.x.offset.is_some() || c.y.offset.is_some());
+        let version = if offsets { FORMAT_VERSION } else { 1 };
+        metadata.insert("format_version".into(), version.to_string());
         metadata.insert("loss".into(), serde_json::to_string(&self.loss).map_err(|e| failed(&e))?);
         metadata.insert("components".into(), serde_json::to_string(&headers).map_err(|e| failed(&e))?);
         let views: Vec<(&str, TensorView<'_>)> = tensors
@@ -114,14 +127,14 @@ impl Model {
             return Err("is not a UniCon model: its metadata has no format = unicon".into());
         }
         let version = notes.remove("format_version").unwrap_or_default();
-        match version.parse::<u32>() {
-            Ok(v) if (1..=FORMAT_VERSION).contains(&v) => {}
+        let offsets = match version.parse::<u32>() {
+            Ok(v) if (1..=FORMAT_VERSION).contains(&v) => v > 1,
             _ => return Err(format!("format_version: expected at most {FORMAT_VERSION}, got {version:?}")),
-        }
+        };
         let mut field = |name: &str| notes.remove(name).ok_or_else(|| format!("metadata lacks {name}"));
         let loss: Loss = parsed("loss", &field("loss")?)?;
         let headers: Vec<Header> = parsed("components", &field("components")?)?;
-        let plans = file.plans(&headers)?;
+        let plans = file.plans(&headers, offsets)?;
         let components = headers
             .iter()
             .zip(plans)
@@ -151,6 +164,21 @@ impl Model {
                     return Err(format!("c{k}.{side}: input widths differ between components"));
                 }
                 in_range(&format!("c{k}.{side}.encoder"), &e.matrix, LARGEST_WEIGHT)?;
+                if let Some(offset) = &e.offset {
+                    let name = format!("c{k}.{side}.offset");
+                    if offset.len() != e.input_dim() {
+                        return Err(format!(
+                            "{name}: expected {} values, got {}",
+                            e.input_dim(),
+                            offset.len()
+                        ));
+                    }
+                    in_range(&name, &Mat::from_fn(1, offset.len(), |_, j| offset[j]), f64::MAX)?;
+                    // Features of ordinary float64 values times weights are float64 values.
+                    if e.bias().is_some_and(|b| b.iter().any(|v| !v.is_finite())) {
+                        return Err(format!("c{k}.{side}.bias: the encoder times the offset is not finite"));
+                    }
+                }
                 if let Some(map) = &e.map {
                     if map.landmarks.nrows() != e.matrix.ncols() || e.matrix.ncols() == 0 {
                         return Err(format!("c{k}.{side}: as many landmarks as encoder columns are needed"));
@@ -213,8 +241,11 @@ fn named(name: String, m: &Mat<f64>) -> (String, Vec<usize>, Vec<u8>) {
 
 /// The tensors of an encoder, found and measured but not read.
 struct Plan<'a> {
+    name: String,
     matrix: Found<'a>,
     landmarks: Option<Found<'a>>,
+    offset: Option<Found<'a>>,
+    bias: Option<Found<'a>>,
 }
 
 /// A matrix in the file: its extents are not zero and their product is what its bytes hold.
@@ -237,8 +268,8 @@ impl<'a> Tensors<'a> {
         Ok(Self { directory, data: bytes.get(start..).unwrap_or_default() })
     }
 
-    /// Where everything is that the headers promise; nothing else may be there.
-    fn plans(&self, headers: &[Header]) -> Checked<Vec<[Plan<'a>; 2]>> {
+    /// Where everything is that the headers promise, and offsets where there may be; nothing else may be there.
+    fn plans(&self, headers: &[Header], offsets: bool) -> Checked<Vec<[Plan<'a>; 2]>> {
         let mut left: BTreeSet<String> = self.directory.offset_keys().into_iter().collect();
         let mut take = |name: String| {
             left.remove(&name);
@@ -251,7 +282,17 @@ impl<'a> Tensors<'a> {
                     Some(_) => Some(take(format!("c{k}.{side}.landmarks"))?),
                     None => None,
                 };
-                Ok::<_, String>(Plan { matrix: take(format!("c{k}.{side}.encoder"))?, landmarks })
+                let name = format!("c{k}.{side}");
+                let matrix = take(format!("{name}.encoder"))?;
+                let there = |what: &str| offsets && self.directory.info(&format!("{name}.{what}")).is_some();
+                let offset = if there("offset") { Some(take(format!("{name}.offset"))?) } else { None };
+                // A linear encoder has both or neither.
+                let both = kernel.is_none() && (offset.is_some() || there("bias"));
+                let bias = if both { Some(take(format!("{name}.bias"))?) } else { None };
+                if bias.is_some() && offset.is_none() {
+                    return Err(format!("tensor {name}.offset is missing"));
+                }
+                Ok::<_, String>(Plan { name, matrix, landmarks, offset, bias })
             };
             plans.push([plan("x", &h.kernel_x)?, plan("y", &h.kernel_y)?]);
         }
@@ -264,8 +305,14 @@ impl<'a> Tensors<'a> {
     fn find(&self, name: &str) -> Checked<Found<'a>> {
         let info: &TensorInfo =
             self.directory.info(name).ok_or_else(|| format!("tensor {name} is missing"))?;
-        let &[rows, cols] = &info.shape[..] else {
-            return Err(format!("{name}: expected 2 dimensions, got {}", info.shape.len()));
+        let vector = name.ends_with(".offset") || name.ends_with(".bias");
+        let (rows, cols) = match (&info.shape[..], vector) {
+            (&[rows, cols], false) => (rows, cols),
+            (&[cols], true) => (1, cols),
+            (shape, _) => {
+                let wanted = if vector { "1 dimension" } else { "2 dimensions" };
+                return Err(format!("{name}: expected {wanted}, got {}", shape.len()));
+            }
         };
         if rows == 0 || cols == 0 {
             return Err(format!("{name}: expected at least one row and one column, got {rows} x {cols}"));
@@ -285,22 +332,45 @@ impl<'a> Tensors<'a> {
 
     fn encoder(&self, plan: Plan<'_>, kernel: Option<Kernel>) -> Checked<Encoder> {
         let map = kernel.zip(plan.landmarks).map(|(kernel, z)| KernelMap { kernel, landmarks: z.read() });
-        Ok(Encoder { map, matrix: plan.matrix.read() })
+        let offset = plan.offset.map(|m| (0..m.cols).map(|j| m.value(0, j)).collect());
+        let encoder = Encoder { offset, map, matrix: plan.matrix.read() };
+        if let Some(bias) = plan.bias {
+            agrees(&plan.name, &encoder, &bias)?;
+        }
+        Ok(encoder)
     }
 }
 
-impl Found<'_> {
-    fn read(&self) -> Mat<f64> {
-        let at = |i: usize, j: usize| i * self.cols + j;
-        match self.dtype {
-            Dtype::F32 => {
-                let values = self.bytes.as_chunks::<4>().0;
-                Mat::from_fn(self.rows, self.cols, |i, j| f32::from_le_bytes(values[at(i, j)]).into())
-            }
-            _ => {
-                let values = self.bytes.as_chunks::<8>().0;
-                Mat::from_fn(self.rows, self.cols, |i, j| f64::from_le_bytes(values[at(i, j)]))
-            }
+/// Whether the bias that other readers use is the one that the offset means.
+fn agrees(name: &str, encoder: &Encoder, bias: &Found<'_>) -> Checked<()> {
+    let (Some(m), (r, d)) = (&encoder.offset, (encoder.matrix.nrows(), encoder.matrix.ncols())) else {
+        return Ok(());
+    };
+    if bias.cols != r || m.len() != d {
+        let got = format!("{} and {}", bias.cols, m.len());
+        return Err(format!("{name}: expected a bias of {r} values and an offset of {d}, got {got}"));
+    }
+    for i in 0..r {
+        let terms = (0..d).map(|j| encoder.matrix[(i, j)] * m[j]);
+        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+        // Written so that NaN fails too.
+        if !((bias.value(0, i) + sum).abs() <= BIAS_TOLERANCE * size) {
+            return Err(format!("{name}.bias: value {i} is not that of the encoder times the offset"));
         }
+    }
+    Ok(())
+}
+
+impl Found<'_> {
+    fn value(&self, i: usize, j: usize) -> f64 {
+        let at = i * self.cols + j;
+        match self.dtype {
+            Dtype::F32 => f32::from_le_bytes(self.bytes.as_chunks::<4>().0[at]).into(),
+            _ => f64::from_le_bytes(self.bytes.as_chunks::<8>().0[at]),
+        }
+    }
+
+    fn read(&self) -> Mat<f64> {
+        Mat::from_fn(self.rows, self.cols, |i, j| self.value(i, j))
     }
 }

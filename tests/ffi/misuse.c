@@ -302,6 +302,9 @@ static void structs(void)
     OPTION(scale_inputs, 2, UNICON_INVALID_ARGUMENT, "options.scale_inputs");
     OPTION(final_loss, -1, UNICON_INVALID_ARGUMENT, "options.final_loss");
     OPTION(drop_trailing, 5, UNICON_INVALID_ARGUMENT, "options.drop_trailing");
+    OPTION(center, 3, UNICON_INVALID_ARGUMENT, "options.center");
+    OPTION(center, -1, UNICON_INVALID_ARGUMENT, "options.center");
+    OPTION(reserved2, 1, UNICON_UNSUPPORTED, "reserved");
     OPTION(whiten, -0.5, UNICON_INVALID_ARGUMENT, "whiten");
     OPTION(whiten, NAN, UNICON_INVALID_ARGUMENT, "whiten");
     OPTION(batch_size, 1, UNICON_INVALID_ARGUMENT, "batch_size");
@@ -359,6 +362,7 @@ static void structs(void)
     BEST(exact, -1, UNICON_INVALID_ARGUMENT, "options.exact");
     BEST(final_loss, 7, UNICON_INVALID_ARGUMENT, "options.final_loss");
     BEST(n_negatives, -1, UNICON_INVALID_ARGUMENT, "options.n_negatives");
+    BEST(center, 3, UNICON_INVALID_ARGUMENT, "options.center");
     BEST(n_whiten, 1, UNICON_INVALID_ARGUMENT, "options.whiten");
     BEST(whiten, a, UNICON_INVALID_ARGUMENT, "options.whiten");
     a[0] = 0.1;

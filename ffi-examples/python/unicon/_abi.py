@@ -167,6 +167,8 @@ class BestOptions(Structure):
         ("progress_user", c_void_p),
         ("widths", c_void_p),
         ("n_widths", c_int64),
+        ("center", c_int32),
+        ("reserved2", c_int32),
     ]
 
 
@@ -216,6 +218,8 @@ class FitOptions(Structure):
         ("budget", c_double),
         ("progress", ProgressFn),
         ("progress_user", c_void_p),
+        ("center", c_int32),
+        ("reserved2", c_int32),
     ]
 
 
@@ -262,6 +266,8 @@ class FitInfo(Structure):
         ("cols_held_back", c_int64),
         ("distinct_x", c_int64),
         ("distinct_y", c_int64),
+        ("centred_x", c_int32),
+        ("centred_y", c_int32),
     ]
 
 
@@ -301,6 +307,7 @@ FUNCTIONS = {
     "unicon_model_create_linear": (c_int32, [_handle, _matrix, _matrix, POINTER(_handle)]),
     "unicon_model_destroy": (None, [_handle]),
     "unicon_model_describe": (c_int32, [_handle, POINTER(ModelDescription)]),
+    "unicon_model_bias": (c_int32, [_handle, _handle, c_int32, _matrix]),
     "unicon_model_encoder": (c_int32, [_handle, _handle, c_int32, _matrix]),
     "unicon_model_encode": (c_int32, [_handle, _handle, c_int32, _matrix, _matrix]),
     "unicon_model_similarity": (c_int32, [_handle, _handle, _matrix, _matrix, _matrix]),

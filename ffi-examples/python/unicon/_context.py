@@ -70,7 +70,8 @@ class Context:
 
         loss, kernel, landmarks, similarity, damping, refine, checkpoint, budget, preset and every plain field of
         unicon_fit_options_t (n_iters, tol, rho, ridge, factorization, power, svd, init, scale_inputs, final_loss, drop_trailing,
-        whiten, batch_size, n_batches, n_negatives, growth, exact_last, kernel_ridge, n_landmarks, seed) are options; None is the default
+        whiten, batch_size, n_batches, n_negatives, growth, exact_last, kernel_ridge, n_landmarks, seed,
+        center: "auto", "on" or "off") are options; None is the default
         of each. positives: see unicon.Positives. validation is a pair of feature matrices; progress is called with a dict and cancels by
         returning False.
         """
@@ -83,7 +84,8 @@ class Context:
 
         r is a number, "auto", or a share of the energy below 1. Shrinkage, power and, with tau="auto", the temperature are chosen on
         the validation pairs, or on a tenth of the rows that is held back. loss, tau, kernel, landmarks, whiten, powers and
-        widths (lists of candidates), refine, minibatch, n_negatives, exact, final_loss, checkpoint, budget and seed are options.
+        widths (lists of candidates), refine, minibatch, n_negatives, exact, final_loss, checkpoint, budget, seed and
+        center ("auto" judges that too, "on", "off") are options.
         """
         raw, keep = best_options(r, options)
         room = raw.r if raw.r > 0 else None

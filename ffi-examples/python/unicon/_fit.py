@@ -14,6 +14,7 @@ _CHOICES = {
     "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
     "svd": {"full": 0, "randomized": 1},
     "init": {"zeros": 0, "random": 1, "similarity": 2},
+    "center": {"auto": 0, "on": 1, "off": 2},
 }
 _PRESETS = {"default": 0, "paper": 1}
 _OUTCOMES = ["completed", "converged", "cancelled", "out of time"]
@@ -42,7 +43,7 @@ def _common(raw, options, keep):
 
 
 def _plain(raw, options):
-    known = [name for name, t in raw._fields_ if t in _PLAIN and name != "reserved"]
+    known = [name for name, t in raw._fields_ if t in _PLAIN and name not in ("reserved", "reserved2")]
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"{name}: not an option of this fit")
@@ -134,6 +135,7 @@ class FitInfo:
     r: int
     held_back: tuple
     distinct: tuple
+    centred: tuple
     seconds: dict = field(default_factory=dict)
 
 
@@ -164,6 +166,7 @@ class Results:
             zero_rows=(raw.zero_rows_x, raw.zero_rows_y),
             held_back=(raw.rows_held_back, raw.cols_held_back),
             distinct=(raw.distinct_x, raw.distinct_y),
+            centred=(bool(raw.centred_x), bool(raw.centred_y)),
             seconds={"total": raw.seconds, **{n[8:]: getattr(raw, n) for n, _ in raw._fields_ if n.startswith("seconds_")}},
             **{name: getattr(raw, name) for name in same},
         )

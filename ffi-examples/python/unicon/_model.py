@@ -86,6 +86,14 @@ class Model:
         self._slots(None).call(lib.unicon_model_encoder, (self._pointer, code, output_of(out)[0]))
         return out
 
+    def bias(self, side):
+        """The bias b of a linear model, r values in float64, where the encoder matrix is F: embeddings are F x + b, divided by
+        its length. 0 where no mean is taken out."""
+        code = pick("side", side, SIDES)
+        out = np.empty((self.r, 1))
+        self._slots(None).call(lib.unicon_model_bias, (self._pointer, code, output_of(out)[0]))
+        return out[:, 0]
+
     def save(self, path):
         """Writes a safetensors file: to a path, or to a file that is open for binary writing."""
         if hasattr(path, "write"):

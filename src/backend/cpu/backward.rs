@@ -14,8 +14,8 @@ use faer::Mat;
 /// Rows per panel at most: products of `r x d` are large, so of many rows fewer are added up.
 const MOST: usize = 4 * TILE;
 
-/// Norms up to this belong to rows that `encode` does not scale to unit length.
-const NORM_CUT: f64 = 1e-12;
+/// Rows up to this length are taken for 0: float32 has no room for the inverse.
+const NORM_CUT: f64 = 1e-30;
 
 impl<T: Real> Cpu<T> {
     /// `sum_i (I - z_i z_i^T) g_i / |F x_i| x_i^T`: panels' products are added in float64 in panel order.

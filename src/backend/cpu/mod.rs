@@ -23,11 +23,11 @@ pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
 use crate::backend::plan::TILE;
-use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Backend, Reader, Similarity, Ties, TopK, directions};
 use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase};
 use crate::error::{Error, Result};
-use crate::io::{Duplicates, RowSource, check_digests, check_rows};
+use crate::io::{Duplicates, RowSource, Survey, check_digests};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -148,7 +148,7 @@ impl<T: Real> Cpu<T> {
     fn screen_share<R: Send>(
         &self,
         source: &dyn RowSource,
-        check: fn(&dyn RowSource, Range<usize>) -> Result<R>,
+        check: impl Fn(&dyn RowSource, Range<usize>) -> Result<R> + Sync,
     ) -> Result<R> {
         let all = 0..source.rows();
         let rows = match self.group.any(source.held() != all)? {
@@ -162,6 +162,29 @@ impl<T: Real> Cpu<T> {
     /// Runs `f` with this backend's threads as rayon's.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.pool.install(f)
+    }
+}
+
+impl<T: Real> Cpu<T> {
+    /// Unit rows of `X F^T`, and their lengths before.
+    fn encode_rows(&self, x: &Matrix<T>, f: MatRef<'_, f64>) -> Result<(Matrix<T>, Vec<f64>)> {
+        let (d, r, f) = (x.cols(), f.nrows(), self.agreed(f)?);
+        let own = self.layout(x.rows(), TILE).own();
+        // Panels are filled in parallel, each with its part of the norms.
+        let norms: Vec<Mutex<Vec<T>>> = (0..own.len().div_ceil(TILE)).map(|_| Mutex::default()).collect();
+        let z = self.build(x.rows(), r, |rows, panel| {
+            let mut scratch = Vec::new();
+            let x = x.panel(&rows, &mut scratch)?;
+            gemm_nt(rows.len(), r, d, T::of(0.0), panel, r, T::of(1.0), x, d, &f, d);
+            let mut lengths = vec![T::default(); rows.len()];
+            T::normalize_rows(panel, r, &mut lengths);
+            let slot = &norms[(rows.start - own.start) / TILE];
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = lengths;
+            Ok(())
+        })?;
+        let norms = norms.into_iter().map(|n| n.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let norms = norms.flatten().map(Real::as_f64).collect::<Vec<_>>();
+        Ok((z, norms))
     }
 }
 
@@ -192,17 +215,18 @@ impl<T: Real> Backend for Cpu<T> {
         &self.group
     }
 
-    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
-        let zeros = self.screen_share(source, check_rows)?;
-        Ok(self.group.concat(vec![zeros as u64])?.into_iter().sum::<u64>() as usize)
+    fn over_rows(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>> {
+        self.group.allgather(&self.screen_share(source, read)?)
     }
 
-    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(usize, Option<Duplicates>)> {
+    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(Survey, Option<Duplicates>)> {
         let screened = self.screen_share(source, check_digests)?;
-        let zeros = self.group.concat(vec![screened.zero_rows as u64])?.into_iter().sum::<u64>();
+        let parts = self.group.allgather(&screened.seen.words())?;
+        let nothing = Survey::of_shape(source.rows(), source.cols());
+        let seen = parts.iter().fold(nothing, |seen, words| seen.with_words(words));
         let digests = self.group.concat(screened.digests)?;
         let whole = digests.len() == source.rows();
-        Ok((zeros as usize, whole.then(|| self.install(|| Duplicates::of(&digests)))))
+        Ok((seen, whole.then(|| self.install(|| Duplicates::of(&digests)))))
     }
 
     fn arithmetic(&self) -> Arithmetic {
@@ -294,23 +318,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn encode(&self, x: &Matrix<T>, f: MatRef<'_, f64>) -> Result<(Matrix<T>, Vec<f64>)> {
-        let (d, r, f) = (x.cols(), f.nrows(), self.agreed(f)?);
-        let own = self.layout(x.rows(), TILE).own();
-        // Panels are filled in parallel, each with its part of the norms.
-        let norms: Vec<Mutex<Vec<T>>> = (0..own.len().div_ceil(TILE)).map(|_| Mutex::default()).collect();
-        let z = self.build(x.rows(), r, |rows, panel| {
-            let mut scratch = Vec::new();
-            let x = x.panel(&rows, &mut scratch)?;
-            gemm_nt(rows.len(), r, d, T::of(0.0), panel, r, T::of(1.0), x, d, &f, d);
-            let mut lengths = vec![T::default(); rows.len()];
-            T::normalize_rows(panel, r, &mut lengths);
-            let slot = &norms[(rows.start - own.start) / TILE];
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = lengths;
-            Ok(())
-        })?;
-        let norms = norms.into_iter().map(|n| n.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let norms = norms.flatten().map(Real::as_f64).collect::<Vec<_>>();
-        Ok((z, norms))
+        directions(f, x.own().start, |f| self.encode_rows(x, f))
     }
 
     fn scale_rows(&self, x: &Matrix<T>, scale: &[f64]) -> Result<Matrix<T>> {

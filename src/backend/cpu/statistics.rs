@@ -42,7 +42,7 @@ impl<T: Real> Cpu<T> {
         let rows = Side { factor: factors.x, ..rows };
         let cols = Side { factor: factors.y, ..cols };
         let (loss, positives) = (*loss, p.clone());
-        Ok(Weights { loss, positives, negatives, loss_rows, loss_cols, share, rows, cols })
+        Weights { loss, positives, negatives, loss_rows, loss_cols, share, rows, cols }.checked()
     }
 
     /// The first anchor whose sums a rank has: of all negatives those of its own rows or columns, `n` in all.

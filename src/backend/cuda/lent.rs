@@ -7,7 +7,7 @@ use super::memory::View;
 use super::precision::Narrow;
 use super::rows::Rows;
 use crate::error::{Error, Result};
-use crate::io::{Dtype, FeatureReport, RowSource};
+use crate::io::{Dtype, RowSource, Survey};
 use bytemuck::Pod;
 use half::{bf16, f16};
 use std::any::Any;
@@ -268,13 +268,14 @@ impl RowSource for LentMatrix {
     fn as_any(&self) -> Option<&dyn Any> {
         Some(self)
     }
-    fn examine(&self) -> Option<Result<FeatureReport>> {
+    fn examine(&self) -> Option<Result<Survey>> {
         let Place { rows, cols, .. } = self.place;
         match self.row_tops() {
             // The first fault is named by whoever reads the rows.
             Ok(Some(tops)) if tops.iter().all(|v| v.is_finite()) => {
-                let zero_rows = tops.iter().filter(|v| **v == 0.0).count();
-                Some(Ok(FeatureReport { rows, cols, zero_rows }))
+                let mut seen = Survey::of_shape(rows, cols);
+                tops.iter().for_each(|&v| seen.count(f64::from(v)));
+                Some(Ok(seen))
             }
             Ok(_) => None,
             Err(e) => Some(Err(e)),

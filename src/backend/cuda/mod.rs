@@ -52,7 +52,7 @@ pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 pub use remote::nccl_id;
 
-use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Backend, Reader, Similarity, Ties, TopK, directions};
 use crate::comm::Group;
 use crate::control::{Control, Phase, Progress};
 use crate::error::Result;
@@ -254,8 +254,8 @@ impl Backend for Cuda {
         &self.group
     }
 
-    fn screen(&self, source: &dyn RowSource) -> Result<usize> {
-        self.screen_share(source)
+    fn over_rows(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>> {
+        self.over_shares(source, read)
     }
 
     fn arithmetic(&self) -> Arithmetic {
@@ -319,7 +319,8 @@ impl Backend for Cuda {
 
     fn encode(&self, x: &Matrix, f: MatRef<'_, f64>) -> Result<(Matrix, Vec<f64>)> {
         self.device.enter()?;
-        self.encode_rows(x, self.agreed(f)?.as_ref())
+        let f = self.agreed(f)?;
+        directions(f.as_ref(), x.held().start, |f| self.encode_rows(x, f))
     }
 
     fn scale_rows(&self, x: &Matrix, scale: &[f64]) -> Result<Matrix> {

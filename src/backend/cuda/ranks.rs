@@ -10,11 +10,12 @@ use super::Cuda;
 use super::matrix::{Data, Matrix, PANEL, Panels, depth_of, panels_of};
 use super::precision::Narrow;
 use super::transfer::Wanted;
+use crate::backend::Reader;
 use crate::backend::plan::{Plan, TILE};
 use crate::backend::{Similarity, TopK};
 use crate::comm::{Fold, Layout, Part};
 use crate::error::{Error, Result};
-use crate::io::{RowRange, RowSource, check_finite, check_rows};
+use crate::io::{RowRange, RowSource};
 use crate::loss::log_add_exp;
 use crate::spectral::TopR;
 use faer::{Mat, MatRef};
@@ -174,18 +175,17 @@ impl Cuda {
         })
     }
 
-    /// Checks this rank's rows of a source; counts the zero rows of all.
-    pub(super) fn screen_share(&self, source: &dyn RowSource) -> Result<usize> {
-        if self.group.is_single() {
-            return check_finite(source).map(|report| report.zero_rows);
-        }
+    /// Runs `read` on this rank's rows of a source: what it gave on all ranks.
+    pub(super) fn over_shares(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>> {
         let all = 0..source.rows();
+        if self.group.is_single() {
+            return Ok(vec![read(source, all)?]);
+        }
         let rows = match self.group.any(source.held() != all)? {
             true => source.held(),
             false => self.layout(source.rows()).own(),
         };
-        let zeros = check_rows(source, rows)? as u64;
-        Ok(self.group.concat(vec![zeros])?.into_iter().sum::<u64>() as usize)
+        self.group.allgather(&read(source, rows)?)
     }
 
     /// This rank's rows of a source, from whichever ranks can read them.

@@ -221,7 +221,7 @@ impl Device {
         )
     }
 
-    /// `(g - z (z . g)) / norm`, 0 where the norm is at most 1e-12; `z`, `g` and `out` without gaps.
+    /// `(g - z (z . g)) / norm`, 0 where the norm is at most 1e-30; `z`, `g` and `out` without gaps.
     pub(super) fn tangent_rows(
         &self,
         z: Rows<'_, f32>,

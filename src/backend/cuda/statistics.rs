@@ -56,7 +56,7 @@ impl Cuda {
         let rows = Side { factor: factors.x, ..rows };
         let cols = Side { factor: factors.y, ..cols };
         let (loss, positives) = (*loss, positives.clone());
-        Ok(Weights { loss, positives, negatives, loss_rows, loss_cols, share: false, rows, cols })
+        Weights { loss, positives, negatives, loss_rows, loss_cols, share: false, rows, cols }.checked()
     }
 
     /// `log sum_neg eps_neg e^{s/tau}` of every row and column, by sample.

@@ -6,10 +6,12 @@
 //! data by L-BFGS on the exact loss; on request L-BFGS follows on larger samples and on all negatives. All of it works in
 //! whitened coordinates without a whitened copy of the data.
 
+mod center;
 mod options;
 mod solver;
 mod start;
 
+pub(super) use center::Sums;
 pub use options::{BestOptions, Rank, WIDTHS};
 
 use super::checkpoint::Checkpoint;
@@ -20,7 +22,7 @@ use super::moments::Choice;
 use super::options::{Factorization, FitOptions};
 use super::refine::{Clock, Held, Iterate, Watch};
 use super::solve::Encoders;
-use super::{Data, check_data, screened};
+use super::{Data, Sides, Wanted, check_data, check_result, screened};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::io::Rows;
@@ -64,7 +66,10 @@ pub fn fit_best_watched<B: Backend>(
     let clock = Clock { begin: Instant::now(), budget: options.budget };
     options.validate()?;
     check_data(data, validation)?;
-    let (mut info, _) = screened(backend, data, validation)?;
+    let kernel = options.kernel.as_ref().map(|k| k.kernel);
+    let start = options.start.as_ref().and_then(|m| m.components.first());
+    let wanted = Wanted { center: options.center, kernel, start };
+    let (mut info, sides, _) = screened(backend, data, validation, &wanted)?;
     let n = data.x.rows();
     let count = ((n as f64 * HELD_SHARE) as usize).min(HELD_MOST);
     let model = match validation {
@@ -79,27 +84,39 @@ pub fn fit_best_watched<B: Backend>(
             info.chosen = Some(chosen);
             let train = Data { x: &tx, y: &ty, positives: &train };
             let held = Data { x: &hx, y: &hy, positives: &held };
-            run(backend, train, Some(held), options, clock, &mut info, watch)?
+            run(backend, (train, Some(held)), sides, options, clock, &mut info, watch)?
         }
-        _ => run(backend, data, validation, options, clock, &mut info, watch)?,
+        _ => run(backend, (data, validation), sides, options, clock, &mut info, watch)?,
     };
     info.peak_bytes = backend.memory().1;
     info.seconds.total = clock.begin.elapsed().as_secs_f64();
     Ok((model, info))
 }
 
-#[allow(clippy::too_many_arguments)]
 fn run<B: Backend>(
     backend: &B,
-    data: Data<'_>,
-    validation: Option<Data<'_>>,
+    (data, validation): (Data<'_>, Option<Data<'_>>),
+    sides: Sides,
     options: &BestOptions,
     clock: Clock,
     info: &mut FitInfo,
     watch: Watch<'_>,
 ) -> Result<Model> {
-    let width = width(backend, data, validation, options, &clock, info)?;
-    let found = spectral(backend, data, validation, (options, width), &clock, info)?;
+    let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
+    let raw = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
+    let width = width(backend, raw.0, raw.1, options, (&sides, &clock), info)?;
+    let found = spectral(backend, raw.0, raw.1, (options, width, Some(&sides)), &clock, info)?;
+    // Where centring judged better, its means are taken out of the rows themselves.
+    let sides = match &found.means {
+        Some(means) => sides.with_means(means, &mut info.prepared),
+        None => sides,
+    };
+    let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
+    let (data, validation) = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
+    let found = match found.means {
+        Some(_) => found.reloaded(backend, data, validation, (options, width, &sides), info)?,
+        None => found,
+    };
     let Spectral {
         x,
         y,
@@ -107,6 +124,7 @@ fn run<B: Backend>(
         choice: Choice { lambda, power, top, candidates, .. },
         rank,
         encoders: mut start,
+        ..
     } = found;
     info.singular_values.clone_from(&top.all);
     let (mx, my) = (&x.mapped.cross, &y.mapped.cross);
@@ -132,7 +150,7 @@ fn run<B: Backend>(
         false => options.loss,
     };
     if !clock.spent(backend.group())? {
-        let print = format!("best {rank} {loss:?} {lambda} {power} {:?}", solver.print());
+        let print = format!("best {rank} {loss:?} {lambda} {power} {:?}{}", solver.print(), sides.print());
         let variables = solver.alignment(loss).variables(&start);
         let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &variables));
         encoders = solver.descend(start, loss, judge, clock, checkpoint.as_ref(), info, watch)?;
@@ -152,6 +170,8 @@ fn run<B: Backend>(
         x: x.mapped.map.fold(encoders.f1.as_ref()),
         y: y.mapped.map.fold(encoders.f2.as_ref()),
     };
+    let kernel = options.kernel.as_ref().filter(|_| width.is_none()).map(|k| k.kernel);
+    let component = sides.finish(component, kernel);
     let record = FitOptions {
         loss,
         n_iters: 1,
@@ -161,6 +181,7 @@ fn run<B: Backend>(
         ..FitOptions::new(rank)
     };
     let mut model = Model::new(vec![component], &record);
+    check_result(&model, info)?;
     model.notes.insert("preset".into(), "best".into());
     info.record(&mut model);
     model.notes.insert("refine_steps".into(), info.trace.len().saturating_sub(1).to_string());

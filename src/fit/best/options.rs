@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fit::Data;
+use crate::fit::condition::Center;
 use crate::fit::minibatch::MinibatchOptions;
 use crate::fit::options::{KernelOptions, Landmarks};
 use crate::fit::refine::RefineOptions;
@@ -39,6 +40,8 @@ pub struct BestOptions {
     pub whiten: Vec<f64>,
     /// Candidate powers of the singular values in each encoder.
     pub powers: Vec<f64>,
+    /// Whether means are taken out of the features; [`Center::Auto`], the default, judges it on validation rows.
+    pub center: Center,
     /// L-BFGS; its stages are replaced by those of `sample` and `exact`. `max_steps` 0: the spectral step alone, without
     /// mini-batches.
     pub refine: RefineOptions,
@@ -74,6 +77,7 @@ impl BestOptions {
             tau_auto: false,
             whiten: vec![10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001],
             powers: vec![0.0, 0.5, 1.0, 2.0],
+            center: Center::Auto,
             refine: RefineOptions::default(),
             kernel: None,
             widths: Vec::new(),

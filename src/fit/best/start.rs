@@ -1,5 +1,6 @@
 //! The spectral step: features of both sides, their moments, and what is chosen from them.
 
+use super::center::{Means, centred, is_open};
 use super::{BestOptions, Rank};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::fit::moments::{Choice, Moments, choose, leading};
 use crate::fit::options::{Factorization, KernelOptions, Landmarks};
 use crate::fit::refine::{Clock, Held};
 use crate::fit::solve::Encoders;
-use crate::fit::{Data, timed};
+use crate::fit::{Data, Sides, timed};
 use crate::io::{RowSource, Rows};
 use faer::Mat;
 
@@ -38,13 +39,14 @@ fn load_side<B: Backend>(
     backend: &B,
     source: &dyn RowSource,
     held: Option<&dyn RowSource>,
-    (options, width): (&BestOptions, Option<f64>),
+    (options, width, exponent): (&BestOptions, Option<f64>, i32),
     info: &mut FitInfo,
 ) -> Result<SideData<B::Matrix>> {
     let x = timed(&mut info.seconds.load, || backend.load(source))?;
     let mapped = timed(&mut info.seconds.features, || match &options.kernel {
         Some(k) => {
             let mut k = k.clone();
+            k.kernel = k.kernel.of_scaled_rows(exponent);
             if let Some(width) = width {
                 let unit = features::median_distance(backend, source, &x, options.seed)?;
                 k.kernel = k.kernel.of_width(width * unit);
@@ -72,19 +74,42 @@ pub(super) struct Spectral<M> {
     pub(super) rank: usize,
     /// Encoders of whitened features, of that rank.
     pub(super) encoders: Encoders,
+    /// The means to take out, where centring judged better.
+    pub(super) means: Option<Means>,
 }
 
-/// The best spectral step by validation score; `width` is that of the kernels, in median distances.
+impl<M: Send + Sync> Spectral<M> {
+    /// The same with the rows of centred data.
+    pub(super) fn reloaded<B: Backend<Matrix = M>>(
+        self,
+        backend: &B,
+        data: Data<'_>,
+        validation: Option<Data<'_>>,
+        (options, width, sides): (&BestOptions, Option<f64>, &Sides),
+        info: &mut FitInfo,
+    ) -> Result<Self> {
+        let Self { x, y, moments, choice, rank, encoders, means } = self;
+        drop((x, y));
+        let (ex, ey) = (sides.x.exponent, sides.y.exponent);
+        let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width, ex), info)?;
+        let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width, ey), info)?;
+        Ok(Self { x, y, moments, choice, rank, encoders, means })
+    }
+}
+
+/// The best spectral step by validation score; `width` is that of the kernels, in median distances. Where the choice is open
+/// by what `sides` did to the features, it is also tried without their means.
 pub(super) fn spectral<B: Backend>(
     backend: &B,
     data: Data<'_>,
     validation: Option<Data<'_>>,
-    (options, width): (&BestOptions, Option<f64>),
+    (options, width, sides): (&BestOptions, Option<f64>, Option<&Sides>),
     clock: &Clock,
     info: &mut FitInfo,
 ) -> Result<Spectral<B::Matrix>> {
-    let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width), info)?;
-    let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width), info)?;
+    let (ex, ey) = sides.map_or((0, 0), |s| (s.x.exponent, s.y.exponent));
+    let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width, ex), info)?;
+    let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width, ey), info)?;
     let (mx, my) = (&x.mapped.cross, &y.mapped.cross);
     let bound = backend.shape(mx).1.min(backend.shape(my).1);
     let widest = match options.rank {
@@ -95,7 +120,7 @@ pub(super) fn spectral<B: Backend>(
         Rank::Fixed(r) => r,
         _ => bound,
     };
-    let moments = Moments::new(backend, mx, my, &options.loss, data.positives, info)?;
+    let mut moments = Moments::new(backend, mx, my, &options.loss, data.positives, info)?;
     let rotated = timed(&mut info.seconds.validation, || {
         let on = |h: &B::Matrix, q: &Mat<f64>| backend.linear(h, q.transpose());
         Ok::<_, Error>((on(x.judging(), &moments.x.0)?, on(y.judging(), &moments.y.0)?))
@@ -104,7 +129,19 @@ pub(super) fn spectral<B: Backend>(
     let judge = Held { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
     // Choices of shrinkage hardly depend on the rank.
     let lists = (&options.whiten[..], &options.powers[..]);
-    let choice = choose(backend, &moments, &judge, lists, (widest.min(TRIAL_RANK), widest), clock, info)?;
+    let ranks = (widest.min(TRIAL_RANK), widest);
+    let mut choice = choose(backend, &moments, &judge, lists, ranks, clock, info)?;
+    let mut means = None;
+    let mut hold = None;
+    if sides.is_some_and(|s| is_open(s, options)) && !clock.spent(backend.group())? {
+        let (so_far, asked) = ((&moments, &choice), (positives, &options.loss));
+        if let Some(c) = centred(backend, data, (&x, &y), so_far, asked, ranks, clock, info)? {
+            (moments, means, choice) = (c.moments, Some(c.means), c.choice);
+            hold = Some(c.held);
+        }
+    }
+    let rotated = hold.as_ref().unwrap_or(&rotated);
+    let judge = Held { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
     let all = Encoders::split(&choice.top, Factorization::Power(choice.power));
     let rank = timed(&mut info.seconds.validation, || match options.rank {
         Rank::Fixed(r) => Ok(r),
@@ -120,7 +157,7 @@ pub(super) fn spectral<B: Backend>(
         }
     })?;
     let encoders = leading(&all, rank);
-    Ok(Spectral { x, y, moments, choice, rank, encoders })
+    Ok(Spectral { x, y, moments, choice, rank, encoders, means })
 }
 
 /// The kernels' width with the best spectral step; none where there are no widths to choose from.
@@ -129,7 +166,7 @@ pub(super) fn width<B: Backend>(
     data: Data<'_>,
     validation: Option<Data<'_>>,
     options: &BestOptions,
-    clock: &Clock,
+    (sides, clock): (&Sides, &Clock),
     info: &mut FitInfo,
 ) -> Result<Option<f64>> {
     let Some(kernel) = options.kernel.as_ref().filter(|k| k.kernel.has_width()) else { return Ok(None) };
@@ -154,7 +191,7 @@ pub(super) fn width<B: Backend>(
     let kernel = Some(KernelOptions { landmarks, ..kernel.clone() });
     let options = BestOptions { kernel, ..options.clone() };
     for &width in &options.widths {
-        let found = spectral(backend, data, validation, (&options, Some(width)), clock, info)?;
+        let found = spectral(backend, data, validation, (&options, Some(width), Some(sides)), clock, info)?;
         if found.choice.score > best.0 {
             best = (found.choice.score, width);
         }

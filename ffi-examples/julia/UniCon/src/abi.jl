@@ -153,6 +153,8 @@ mutable struct BestOptions_t
     progress_user::Ptr{Cvoid}
     widths::Ptr{Float64}
     n_widths::Int64
+    center::Int32
+    reserved2::Int32
     BestOptions_t() = new()
 end
 
@@ -199,6 +201,8 @@ mutable struct FitOptions_t
     budget::Float64
     progress::Ptr{Cvoid}
     progress_user::Ptr{Cvoid}
+    center::Int32
+    reserved2::Int32
     FitOptions_t() = new()
 end
 
@@ -244,6 +248,8 @@ mutable struct FitInfo_t
     cols_held_back::Int64
     distinct_x::Int64
     distinct_y::Int64
+    centred_x::Int32
+    centred_y::Int32
     FitInfo_t() = new()
 end
 
@@ -271,6 +277,7 @@ c_contrastive_grad(h, loss, zx, zy, p, value, dzx, dzy) = @ccall $(symbol(:unico
 c_model_create_linear(h, f1, f2, out) = @ccall $(symbol(:unicon_model_create_linear))(h::Ptr{Cvoid}, f1::Ref{Matrix_t}, f2::Ref{Matrix_t}, out::Ref{Ptr{Cvoid}})::Int32
 c_model_destroy(m) = @ccall $(symbol(:unicon_model_destroy))(m::Ptr{Cvoid})::Cvoid
 c_model_describe(m, out) = @ccall $(symbol(:unicon_model_describe))(m::Ptr{Cvoid}, out::Ref{ModelDescription_t})::Int32
+c_model_bias(h, m, side, out) = @ccall $(symbol(:unicon_model_bias))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, out::Ref{Matrix_t})::Int32
 c_model_encoder(h, m, side, out) = @ccall $(symbol(:unicon_model_encoder))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, out::Ref{Matrix_t})::Int32
 c_model_encode(h, m, side, x, out) = @ccall $(symbol(:unicon_model_encode))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, x::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
 c_model_similarity(h, m, x, y, out) = @ccall $(symbol(:unicon_model_similarity))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32

@@ -4,7 +4,8 @@
 The linear solver with `r`-dimensional embeddings. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
 `ridge`, `factorization` (`:sqrt`, `:orthonormal`, `:power` with `power`), `svd` (`:full`, `:randomized`), `init` (`:zeros`,
 `:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `growth`, `exact_last`, `damping`
-([`Damping`](@ref)), `refine` ([`Refine`](@ref)), `checkpoint` (a file), `budget` (seconds), `seed`.
+([`Damping`](@ref)), `refine` ([`Refine`](@ref)), `checkpoint` (a file), `budget` (seconds), `seed`, `center` (`:auto`, `:on`, `:off`: whether
+the mean of the features is taken out).
 """
 struct LinearUniCon
     r::Int
@@ -35,7 +36,8 @@ end
 The solver that needs no tuning: whitening, one spectral update and descent on the loss from there, with the shrinkage, the power
 and, with `tau = :auto`, the temperature chosen on validation pairs, or on a tenth of the samples that is held back. `r` is a number, `:auto`,
 or a share of the energy below 1. `whiten`, `powers` and `widths` are vectors of candidates. `options` are the other fields of
-`unicon_best_options_t`: `refine` ([`Refine`](@ref)), `minibatch` ([`Minibatch`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`.
+`unicon_best_options_t`: `refine` ([`Refine`](@ref)), `minibatch` ([`Minibatch`](@ref)), `n_negatives`, `exact`, `final_loss`, `kernel_ridge`, `checkpoint`, `budget`, `seed`, `center`
+(`:auto` judges it too, `:on`, `:off`).
 """
 struct BestUniCon
     r::Union{Symbol,Int,Float64}

@@ -53,7 +53,7 @@ end
 """
     encoder(model, side; context = nothing)
 
-The encoder matrix `F` of a linear model, `r × d`: embeddings are the normalised columns of `F * X`.
+The encoder matrix `F` of a linear model, `r × d`: embeddings are the normalised columns of `F * X .+ b`, with [`bias`](@ref) `b`.
 """
 function encoder(model::Model, side::Symbol; context::Union{Nothing,Context} = nothing)
     out = Matrix{Float64}(undef, model.r, side === :x ? model.d1 : model.d2)
@@ -61,6 +61,19 @@ function encoder(model::Model, side::Symbol; context::Union{Nothing,Context} = n
         GC.@preserve model out check(c_model_encoder(c.handle, model.handle, side_of(side), plain(out)), c.handle)
     end
     return out
+end
+
+"""
+    bias(model, side; context = nothing)
+
+The bias `b` of a linear model, which takes the mean out of features: `r` values, 0 where nothing is taken out.
+"""
+function bias(model::Model, side::Symbol; context::Union{Nothing,Context} = nothing)
+    out = Matrix{Float64}(undef, model.r, 1)
+    on(context) do c
+        GC.@preserve model out check(c_model_bias(c.handle, model.handle, side_of(side), plain(out)), c.handle)
+    end
+    return vec(out)
 end
 
 """

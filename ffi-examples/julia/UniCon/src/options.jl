@@ -2,10 +2,11 @@ const choices = Dict(
     :factorization => (sqrt = 0, orthonormal = 1, power = 2),
     :svd => (full = 0, randomized = 1),
     :init => (zeros = 0, random = 1),
+    :center => (auto = 0, on = 1, off = 2),
 )
 # Fields that are set from something else.
 const own = (
-    :struct_size, :reserved, :kind, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :n_landmarks, :similarity, :stages, :n_stages,
+    :struct_size, :reserved, :reserved2, :kind, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :n_landmarks, :similarity, :stages, :n_stages,
     :n_whiten, :n_powers, :n_widths, :progress, :progress_user,
 )
 

@@ -202,7 +202,7 @@ pub trait TileOps: Dispatch {
         additive::col_weights(level(), kind, s, ld, rows, cols, offsets, coeff, out, ld_out);
     }
 
-    /// Scales every row of the contiguous `n x r` matrix `z` to unit length, `x / max(|x|, 1e-12)`,
+    /// Scales every row of the contiguous `n x r` matrix `z` to unit length, `x / |x|`,
     /// and writes `|x|` to `norms` (`n` entries). Lengths are accumulated in `f64`; a row of zeros
     /// stays zero.
     fn normalize_rows(z: &mut [Self], r: usize, norms: &mut [Self]) {

@@ -3,6 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::io::{exponent, times_power};
+
 use super::SimdLevel;
 use super::lanes::{Dispatch, Element, Kernel, Lanes};
 
@@ -27,14 +29,29 @@ impl<T: Element> Kernel<T> for Normalize<'_, T> {
     #[inline(always)]
     fn run<V: Lanes<T = T>>(self) {
         for (row, norm) in self.z.chunks_exact_mut(self.r).zip(self.norms) {
-            let length = sum_of_squares(row).sqrt();
-            let inverse = 1.0 / length.max(1e-12);
+            let mut length = sum_of_squares(row).sqrt();
+            // Squares of float64 values may leave its range where the values do not.
+            let mut shift = 0;
+            if !(1e-140..1e140).contains(&length) {
+                shift = bring_into_range(row);
+                length = sum_of_squares(row).sqrt();
+            }
+            let inverse = if length > 0.0 { 1.0 / length } else { length };
             for x in row {
                 *x = T::from_f64(x.to_f64() * inverse);
             }
-            *norm = T::from_f64(length);
+            *norm = T::from_f64(times_power(length, shift));
         }
     }
+}
+
+/// Divides a row by the power of two of its largest element, and returns that power.
+#[cold]
+fn bring_into_range<T: Element>(row: &mut [T]) -> i32 {
+    let top = row.iter().fold(0.0, |top: f64, x| top.max(x.to_f64().abs()));
+    let Some(e) = exponent(top).filter(|_| top.is_finite()) else { return 0 };
+    row.iter_mut().for_each(|x| *x = T::from_f64(times_power(x.to_f64(), -e)));
+    e
 }
 
 /// In `f64`, with partial sums so that the additions do not wait for each other.

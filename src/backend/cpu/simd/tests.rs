@@ -443,13 +443,31 @@ fn rows_are_normalised() {
                 let length = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
                 assert!((f64::from(norms[i]) - length).abs() <= EPS_32 * length, "{level}");
                 for (got, x) in z[i * r..][..r].iter().zip(x) {
-                    let want = f64::from(*x) / length.max(1e-12);
+                    let want = if length > 0.0 { f64::from(*x) / length } else { 0.0 };
                     assert!((f64::from(*got) - want).abs() <= EPS_32 * want.abs(), "{level}");
                 }
             }
             assert!(z[2 * r..3 * r].iter().all(|&x| x == 0.0));
         }
         rows::normalize_rows::<f64>(level, &mut [], 0, &mut []);
+    }
+}
+
+/// Rows whose squares float64 cannot hold, and rows that are not finite.
+#[test]
+fn extreme_rows_are_unit_or_not_a_number() {
+    for level in levels() {
+        for size in [5e-324, 1e-310, 1e-200, 1e-13, 1e200, 1e308] {
+            let mut z = [size, 0.0, -size, 0.5 * size, f64::NAN, 0.0, f64::INFINITY, 1.0];
+            let mut norms = [0.0; 4];
+            rows::normalize_rows(level, &mut z, 2, &mut norms);
+            assert!((z[0] - 1.0).abs() < 1e-15 && (norms[0] / size - 1.0).abs() < 1e-12, "{size:e}: {z:?}");
+            assert!((z[2].hypot(z[3]) - 1.0).abs() < 1e-15, "{size:e}: {z:?}");
+            assert!(norms[2].is_nan() && !norms[3].is_finite());
+        }
+        let mut z = [1e-45f32, 0.0, 1e-20, -1e-20];
+        rows::normalize_rows(level, &mut z, 2, &mut [0.0; 2]);
+        assert!(z[0] == 1.0 && (z[2] - 0.5f32.sqrt()).abs() < 1e-7 && z[3] == -z[2], "{z:?}");
     }
 }
 
