@@ -95,7 +95,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::InvalidArgument`] naming the first one outside its range.
     pub fn validate(&self) -> Result<()> {
-        if !(self.beta.abs() <= LARGEST_BETA) {
+        if !(-LARGEST_BETA..=LARGEST_BETA).contains(&self.beta) {
             let expected = format!("a number between -{LARGEST_BETA} and {LARGEST_BETA}");
             return Err(Error::invalid("beta", expected, self.beta));
         }

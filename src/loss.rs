@@ -103,7 +103,7 @@ impl Loss {
             return Err(Error::invalid("tau", format!("at most {LARGEST:e}"), self.tau));
         }
         for (name, value) in [("nu", self.nu), ("margin", self.margin)] {
-            if !(value.abs() <= LARGEST) {
+            if !(-LARGEST..=LARGEST).contains(&value) {
                 return Err(Error::invalid(
                     name,
                     format!("a finite number of magnitude at most {LARGEST:e}"),

@@ -14,6 +14,9 @@ use unicon::io::files_of;
 /// Options that name a file to write; all others that name a file read it.
 const OUTPUTS: [&str; 5] = ["out", "checkpoint", "plot", "scaling_svg", "report"];
 
+/// Options whose values are words, which may look like patterns.
+const WORDS: [&str; 1] = ["title"];
+
 /// A file that exists, whatever it is called.
 type Identity = (u64, u64);
 
@@ -23,7 +26,8 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
     let Some((_, command)) = matches.subcommand() else { return Ok(()) };
     let mut inputs: HashMap<Identity, (String, bool)> = HashMap::new();
     let mut outputs: Vec<(String, PathBuf)> = Vec::new();
-    for id in command.ids().filter(|id| command.value_source(id.as_str()) == Some(ValueSource::CommandLine)) {
+    let given = |id: &&clap::Id| command.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    for id in command.ids().filter(given).filter(|id| !WORDS.contains(&id.as_str())) {
         let Ok(Some(values)) = command.try_get_raw(id.as_str()) else { continue };
         let option = format!("--{}", id.as_str().replace('_', "-"));
         let output = OUTPUTS.contains(&id.as_str());

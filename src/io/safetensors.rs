@@ -136,7 +136,7 @@ fn parse(json: &[u8]) -> std::result::Result<Metadata, String> {
     let bad =
         |e: &dyn std::fmt::Display| format!("has a bad safetensors header: {}", one_line(&e.to_string()));
     let Entries { metadata, mut tensors } = serde_json::from_slice(json).map_err(|e| bad(&e))?;
-    tensors.sort_by(|(_, a), (_, b)| a.data_offsets.cmp(&b.data_offsets));
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
     Metadata::new(metadata, tensors).map_err(|e| bad(&e))
 }
 

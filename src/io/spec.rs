@@ -139,7 +139,10 @@ fn matching(pattern: &OsStr) -> Result<Vec<PathBuf>> {
     let found = glob::glob_with(&whole, options).map_err(|e| Error::invalid(name(), "a glob pattern", e))?;
     let mut files = Vec::new();
     for file in found {
-        files.push(file.map_err(|e| Error::io(e.path().to_path_buf(), e.into()))?);
+        files.push(file.map_err(|e| {
+            let unreadable = e.path().to_path_buf();
+            Error::io(unreadable, e.into())
+        })?);
     }
     if files.is_empty() {
         return Err(Error::invalid(name(), "at least one .npy shard", "none"));

@@ -204,7 +204,7 @@ fn parsed<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Checked<T> 
 /// Values finite and of a magnitude of at most `largest`.
 fn in_range(name: &str, m: &Mat<f64>, largest: f64) -> Checked<()> {
     for j in 0..m.ncols() {
-        if let Some(i) = (0..m.nrows()).find(|&i| !(m[(i, j)].abs() <= largest)) {
+        if let Some(i) = (0..m.nrows()).find(|&i| !(-largest..=largest).contains(&m[(i, j)])) {
             let v = m[(i, j)];
             if !v.is_finite() {
                 return Err(format!("{name}: row {i} holds NaN or infinity (column {j})"));

@@ -92,7 +92,7 @@ fn change(parts: &mut Parts, rng: &mut impl Rng) -> Fate {
             parts.tensors[k].3[4..8].copy_from_slice(&value.to_le_bytes());
             if value.is_finite() { Fate::Accepted } else { Fate::Refused }
         }
-        3 | 4 | 5 => number(parts, rng),
+        3..=5 => number(parts, rng),
         6 => {
             let other = [
                 "",
