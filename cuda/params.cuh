@@ -105,8 +105,8 @@ struct TopK {
     int32_t* index;
 };
 
-// How many columns, exceptions left out, come before (best[i], best_index[i]): a larger similarity, or the same and a
-// lower column. Partial counts are [grid.y * 4][rows of the sweep].
+// Columns, exceptions left out, beside (best[i], best_index[i]): how many have a larger similarity, how many the same, and
+// how many of these are lower columns. Partial counts are [3][grid.y * 4][rows of the sweep].
 struct Ranks {
     Sweep sweep;
     const float* best;

@@ -95,10 +95,11 @@ template <class T> __device__ __forceinline__ void top_k(const TopK& p) {
     sweep::run<T>(p.sweep, shared, best);
 }
 
+// Counts of a row: columns above its best positive, columns as similar, and those of them that are lower columns.
 struct Ahead {
     const Ranks& p;
     float best[8];
-    int32_t best_index[8], count[8];
+    int32_t best_index[8], above[8], tied[8], lower[8];
 
     template <bool Masked>
     __device__ __forceinline__ void tile(float (&acc)[4][4][4], const Lane& at, const sweep::Mask& mask, int tile_col) {
@@ -107,21 +108,32 @@ struct Ahead {
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const uint32_t word = Masked ? mask.word(at, m, h) : 0;
+                const int r = m * 2 + h;
 #pragma unroll
                 for (int c = 0; c < 8; ++c) {
                     const bool counts = !Masked || !(word >> at.bit(c >> 1, c & 1) & 1);
-                    count[m * 2 + h] += counts && before(acc[m][c >> 1][h * 2 + (c & 1)], tile_col + at.col(c >> 1, c & 1),
-                                                         best[m * 2 + h], best_index[m * 2 + h]);
+                    const float s = acc[m][c >> 1][h * 2 + (c & 1)];
+                    const bool equal = counts && s == best[r];
+                    above[r] += counts && s > best[r];
+                    tied[r] += equal;
+                    lower[r] += equal && before(s, tile_col + at.col(c >> 1, c & 1), best[r], best_index[r]);
                 }
             }
     }
 };
 
+// Adds up the four lanes that share a row and writes the row's count.
+__device__ __forceinline__ void put(int32_t count, const Lane& at, int row, int rows, int32_t* out) {
+    count += shuffle_xor(count, 1);
+    count += shuffle_xor(count, 2);
+    if (at.quad == 0 && row < rows) out[(int64_t(blockIdx.y) * 4 + at.warp_col) * rows + row] = count;
+}
+
 template <class T> __device__ __forceinline__ void ranks(const Ranks& p) {
     UNICON_SHARED(shared);
     const Lane at;
     const int rows = p.sweep.row_end - p.sweep.row_begin;
-    Ahead ahead{p, {}, {}, {}};
+    Ahead ahead{p, {}, {}, {}, {}, {}};
 #pragma unroll
     for (int m = 0; m < 4; ++m)
 #pragma unroll
@@ -131,15 +143,15 @@ template <class T> __device__ __forceinline__ void ranks(const Ranks& p) {
             ahead.best_index[m * 2 + h] = row < rows ? p.best_index[p.sweep.row_begin + row] : 0;
         }
     sweep::run<T>(p.sweep, shared, ahead);
+    const int64_t plane = int64_t(gridDim.y) * 4 * rows;
 #pragma unroll
     for (int m = 0; m < 4; ++m)
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            int32_t count = ahead.count[m * 2 + h];
-            count += shuffle_xor(count, 1);
-            count += shuffle_xor(count, 2);
             const int row = int(blockIdx.x) * shape::kSweepRows + at.row(m, h);
-            if (at.quad == 0 && row < rows) p.count[(int64_t(blockIdx.y) * 4 + at.warp_col) * rows + row] = count;
+            put(ahead.above[m * 2 + h], at, row, rows, p.count);
+            put(ahead.tied[m * 2 + h], at, row, rows, p.count + plane);
+            put(ahead.lower[m * 2 + h], at, row, rows, p.count + 2 * plane);
         }
 }
 

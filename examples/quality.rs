@@ -77,7 +77,7 @@ fn halves(backend: &Cpu<f32>) -> Out<Value> {
             let paper = fit(backend, data, None, &paper)?.0;
             let recall = |model: &Model| -> Out<f64> {
                 let (zx, zy) = (model.encode(backend, Side::X, &tx)?, model.encode(backend, Side::Y, &ty)?);
-                let r = recall_at_k(backend, &zx, &zy, &truth, &[1], Ties::LowerIndex)?;
+                let r = recall_at_k(backend, &zx, &zy, &truth, &[1], Ties::Expected)?;
                 Ok(0.5 * (r.x_to_y[0] + r.y_to_x[0]))
             };
             let (a, b) = (recall(&ours)?, recall(&paper)?);

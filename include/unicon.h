@@ -1102,7 +1102,8 @@ UNICON_API unicon_status_t unicon_search(unicon_context_t *context, const unicon
                                          int64_t *indices);
 
 /**
- * Recall@k in both directions: the fraction of queries with a true match among their k nearest.
+ * Recall@k in both directions: the fraction of queries with a true match among their k nearest, the lower index first
+ * of equal ones. unicon_evaluate() offers other rules.
  * @param zx n_x by r. @param zy n_y by r.
  * @param truth NULL for the diagonal. A query without a match is a miss.
  * @param ks `n_ks` values, each at least 1.
@@ -1112,6 +1113,87 @@ UNICON_API unicon_status_t unicon_search(unicon_context_t *context, const unicon
 UNICON_API unicon_status_t unicon_recall(unicon_context_t *context, const unicon_matrix_t *zx,
                                          const unicon_matrix_t *zy, const unicon_positives_t *truth,
                                          const int64_t *ks, int64_t n_ks, double *recall);
+
+/** What items that are exactly as similar as a query's best match do to its rank. */
+enum unicon_ties {
+    UNICON_TIES_EXPECTED = 0,    /**< The mean over all their orders: items that are all equal give chance. */
+    UNICON_TIES_LOWER_INDEX = 1, /**< The lower index stands first, as in a search. */
+    UNICON_TIES_OPTIMISTIC = 2,  /**< The match stands first: for data whose duplicates are all right answers. */
+    UNICON_TIES_PESSIMISTIC = 3  /**< The match stands last. */
+};
+
+/** How retrieval is judged, and figures beside Recall@k. Fields `_x2y` are of the rows of x, `_y2x` of those of y. */
+typedef struct unicon_evaluation {
+    size_t struct_size;       /**< Set by unicon_evaluation_init(). */
+    int32_t ties;             /**< ::unicon_ties, default ::UNICON_TIES_EXPECTED. */
+    int32_t exclude_self;     /**< 1: row i never finds row i, for a set against itself (n_x = n_y). Default 0. */
+    int64_t resamples;        /**< Bootstrap resamples of the queries for intervals, at least 40, default 1000; 0: none. */
+    double level;             /**< Probability that an interval covers, in (0, 1), default 0.95. */
+    uint64_t seed;            /**< Of the resamples. One draw serves all figures, so differences are paired by query. */
+    double matching_accuracy; /**< Out: share of rows of x whose most similar row of y is a match. */
+    double mrr_x2y;           /**< Out: mean reciprocal rank of the best match; a query without a match adds 0. */
+    double mrr_y2x;           /**< Out. */
+    double mrr_x2y_low;       /**< Out: its interval; NaN without resamples. */
+    double mrr_x2y_high;      /**< Out. */
+    double mrr_y2x_low;       /**< Out. */
+    double mrr_y2x_high;      /**< Out. */
+    double median_rank_x2y;   /**< Out: median rank, from 1, of the queries that have a match; NaN if none has. */
+    double median_rank_y2x;   /**< Out. */
+    double mean_rank_x2y;     /**< Out: mean rank of the same. */
+    double mean_rank_y2x;     /**< Out. */
+    int64_t tied_x2y;         /**< Out: queries whose best match is exactly as similar as an item that is none. */
+    int64_t tied_y2x;         /**< Out. */
+} unicon_evaluation_t;
+
+/**
+ * Sets every field to its default.
+ * @return ::UNICON_INVALID_ARGUMENT for NULL or an impossible size. Text: per thread.
+ */
+UNICON_API unicon_status_t unicon_evaluation_init(unicon_evaluation_t *evaluation, size_t struct_size);
+
+/**
+ * Recall@k and ranks in both directions, with intervals and a rule for ties.
+ * @param zx n_x by r. @param zy n_y by r, both unit rows for cosines.
+ * @param truth NULL for the diagonal. A query without a match is a miss.
+ * @param ks `n_ks` values, each at least 1.
+ * @param n_ks at least 1.
+ * @param[in,out] evaluation what is asked and what is found. NULL for the defaults.
+ * @param[out] recall 2 * n_ks values in host memory: x to y for every k, then y to x.
+ * @param[out] intervals 4 * n_ks values in host memory: low and high end of each of these; NaN without resamples. May be
+ * NULL.
+ */
+UNICON_API unicon_status_t unicon_evaluate(unicon_context_t *context, const unicon_matrix_t *zx, const unicon_matrix_t *zy,
+                                           const unicon_positives_t *truth, const int64_t *ks, int64_t n_ks,
+                                           unicon_evaluation_t *evaluation, double *recall, double *intervals);
+
+/** Items that stay on a device: checked and copied once, searched many times. */
+typedef struct unicon_items unicon_items_t;
+
+/**
+ * Takes items.
+ * @param items n_i by r, unit rows for cosines. Copied; float64 items are searched in float64 on the CPU.
+ * @param[out] resident the new handle, for unicon_items_destroy().
+ * @return any status. Synchronous.
+ */
+UNICON_API unicon_status_t unicon_items_create(unicon_context_t *context, const unicon_matrix_t *items,
+                                               unicon_items_t **resident);
+
+/** Destroys the items. NULL is accepted. */
+UNICON_API void unicon_items_destroy(unicon_items_t *resident);
+
+/**
+ * As unicon_search(), in resident items: a few queries cost one pass over the items' memory.
+ * @param context any CPU context for items of one, so that several threads may search with a context each; on CUDA the
+ * context that took the items.
+ * @param queries n_q by r.
+ * @param k at least 1. With fewer items than k the rest is index -1 and score -infinity.
+ * @param self -1; or the item that query 0 is, where query i is item self + i: it is not among that query's results.
+ * @param[out] scores n_q by k, float32 or float64. May be NULL.
+ * @param[out] indices n_q * k values in host memory, query by query. Not NULL.
+ */
+UNICON_API unicon_status_t unicon_items_search(unicon_context_t *context, const unicon_items_t *resident,
+                                               const unicon_matrix_t *queries, int64_t k, int64_t self,
+                                               const unicon_matrix_t *scores, int64_t *indices);
 
 /**
  * The Gram matrix k(a_i, b_j).

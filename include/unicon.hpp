@@ -722,6 +722,70 @@ inline std::vector<double> recall(const Context &context, const View &zx, const 
     return out;
 }
 
+/** What items that are exactly as similar as a query's best match do to its rank; see ::unicon_ties. */
+enum class Ties : int32_t {
+    expected = UNICON_TIES_EXPECTED,
+    lower_index = UNICON_TIES_LOWER_INDEX,
+    optimistic = UNICON_TIES_OPTIMISTIC,
+    pessimistic = UNICON_TIES_PESSIMISTIC
+};
+
+/** How retrieval is judged; see ::unicon_evaluation. */
+struct EvaluationOptions {
+    Ties ties = Ties::expected;
+    bool exclude_self = false;
+    int64_t resamples = 1000;
+    double level = 0.95;
+    uint64_t seed = 0;
+};
+
+/** What evaluate() finds: Recall@k and its intervals (low and high end) as recall() orders them, and the other figures. */
+struct Evaluation {
+    std::vector<double> recall;
+    std::vector<double> intervals;
+    unicon_evaluation_t figures;
+};
+
+/** Recall@k and ranks both ways, with intervals and a rule for ties; see unicon_evaluate(). */
+inline Evaluation evaluate(const Context &context, const View &zx, const View &zy, const std::vector<int64_t> &ks,
+                           const Positives &truth = Positives::diagonal(), const EvaluationOptions &options = {}) {
+    const unicon_positives_t p = truth.get(zx.rows(), zy.rows());
+    Evaluation out{std::vector<double>(2 * ks.size()), std::vector<double>(4 * ks.size()), {}};
+    detail::check(unicon_evaluation_init(&out.figures, sizeof out.figures), nullptr);
+    out.figures.ties = static_cast<int32_t>(options.ties);
+    out.figures.exclude_self = options.exclude_self ? 1 : 0;
+    out.figures.resamples = options.resamples;
+    out.figures.level = options.level;
+    out.figures.seed = options.seed;
+    context.check(unicon_evaluate(context.get(), zx.get(), zy.get(), &p, ks.data(), static_cast<int64_t>(ks.size()),
+                                  &out.figures, out.recall.data(), out.intervals.data()));
+    return out;
+}
+
+/** Items that stay on a context's device, searched many times; see unicon_items_create(). */
+class Items {
+public:
+    Items(const Context &context, const View &items) {
+        unicon_items_t *handle = nullptr;
+        context.check(unicon_items_create(context.get(), items.get(), &handle));
+        handle_.reset(handle);
+    }
+    /** The k nearest items of every query. With `self` query i is item self + i, which it does not find. */
+    Neighbours search(const Context &context, const View &queries, int64_t k, int64_t self = -1) const {
+        if (k < 1) throw Error(UNICON_INVALID_ARGUMENT, "k: expected at least 1, got " + std::to_string(k));
+        Neighbours out{k, {}, {}};
+        out.scores.resize(static_cast<size_t>(queries.rows() * k));
+        out.indices.resize(out.scores.size());
+        const MutableView scores = view(out.scores.data(), queries.rows(), k);
+        context.check(unicon_items_search(context.get(), handle_.get(), queries.get(), k, self, scores.get(),
+                                          out.indices.data()));
+        return out;
+    }
+
+private:
+    detail::Handle<unicon_items_t, unicon_items_destroy> handle_;
+};
+
 /** The Gram matrix k(a_i, b_j); see unicon_gram(). */
 inline void gram(const Context &context, const Kernel &kernel, const View &a, const View &b, const MutableView &out) {
     context.check(unicon_gram(context.get(), &kernel, a.get(), b.get(), out.get()));

@@ -363,6 +363,23 @@ impl Positives {
         Self { n_x: x.len(), n_y: y.len(), diagonal: false, rows: Arc::new(rows), cols: Arc::new(cols) }
     }
 
+    /// The relation and every pair `(i, i)`; as many columns as rows.
+    pub(crate) fn with_self(&self) -> Self {
+        if (0..self.n_x).all(|i| self.contains(i, i)) {
+            return self.clone();
+        }
+        let (mut ptr, mut idx) = (vec![0], Vec::with_capacity(self.nnz() + self.n_x));
+        for i in 0..self.n_x {
+            let (row, own) = (self.row(i), i as u32);
+            let at = row.partition_point(|&j| j < own);
+            idx.extend_from_slice(&row[..at]);
+            idx.push(own);
+            idx.extend_from_slice(&row[at + usize::from(row.get(at) == Some(&own))..]);
+            ptr.push(idx.len());
+        }
+        Self::from_sorted(ptr, idx, self.n_y)
+    }
+
     /// Rows and columns that match nothing: they add nothing to the loss but count in its averages.
     pub fn unmatched(&self) -> (usize, usize) {
         let count = |n: usize, lists: &Lists| (0..n).filter(|&i| lists.get(i).is_empty()).count();

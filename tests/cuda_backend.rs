@@ -237,8 +237,8 @@ fn given_similarities_and_none() {
                 );
                 assert_eq!(pa, pb);
                 assert_eq!(
-                    gpu.ranks(a, &positives, Ties::LowerIndex).unwrap(),
-                    cpu.ranks(b, &positives, Ties::LowerIndex).unwrap()
+                    gpu.standings(a, &positives, false).unwrap(),
+                    cpu.standings(b, &positives, false).unwrap()
                 );
             }
         }
@@ -283,21 +283,32 @@ fn retrieval() {
             }
         }
         let positives = ragged(150, 260, 4);
-        for ties in [Ties::LowerIndex, Ties::Shared] {
-            let a = gpu.ranks(Similarity::Embeddings(&qa, &ia), &positives, ties).unwrap();
-            let b = cpu.ranks(Similarity::Embeddings(&qb, &ib), &positives, ties).unwrap();
-            let close = a.iter().zip(&b).filter(|(a, b)| a.abs_diff(**b) > 1).count();
-            let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
-            assert!(close == 0 && equal >= 148, "{equal} equal, {close} far");
-        }
-        // Rows that equal the duplicate: rank 0 of item 2, 1 of item 5 by index, 0 shared.
+        let a = gpu.standings(Similarity::Embeddings(&qa, &ia), &positives, false).unwrap();
+        let b = cpu.standings(Similarity::Embeddings(&qb, &ib), &positives, false).unwrap();
+        let close = a.iter().zip(&b).filter(|(a, b)| a.ahead.abs_diff(b.ahead) > 1).count();
+        let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        assert!(close == 0 && equal >= 148, "{equal} equal, {close} far");
+        // Rows that equal the duplicate: rank 1 of item 2, 2 of item 5 by index, 1 by the kindest rule.
         let (da, _) = unit(&Mat::from_fn(1, 20, |_, k| items[(2, k)]));
         let rank = |item: i64, ties: Ties| {
             let p = Positives::from_csr(&[0, 1], &[item], 260).unwrap();
-            gpu.ranks(Similarity::Embeddings(&da, &ia), &p, ties).unwrap()[0]
+            let found = gpu.standings(Similarity::Embeddings(&da, &ia), &p, false).unwrap();
+            found[0].rank(ties).unwrap()
         };
-        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::LowerIndex)), [0, 1, 2]);
-        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::Shared)), [0, 0, 0]);
+        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::LowerIndex)), [1.0, 2.0, 3.0]);
+        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::Optimistic)), [1.0, 1.0, 1.0]);
+        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::Pessimistic)), [3.0, 3.0, 3.0]);
+        assert_eq!([2, 5, 9].map(|j| rank(j, Ties::Expected)), [2.0, 2.0, 2.0]);
+        // Of a set in itself without the query: equal rows are each other's right answer.
+        let twin = |i: i64| [2, 5, 9].contains(&i).then_some(2).unwrap_or(i);
+        let groups: Vec<i64> = (0..260).map(|i| if i < 200 { twin(i) } else { 200 + i % 7 }).collect();
+        let own = Positives::from_groups(&groups, &groups).unwrap();
+        let a = gpu.standings(Similarity::Embeddings(&ia, &ia), &own, true).unwrap();
+        let b = cpu.standings(Similarity::Embeddings(&ib, &ib), &own, true).unwrap();
+        let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        assert!(equal >= 255, "{equal} equal");
+        assert_eq!((a[2].positives, a[2].ahead, a[2].tied), (2, 0, 0));
+        assert!(!a[0].is_found());
         let s = (
             gpu.positive_similarities(Similarity::Embeddings(&qa, &ia), &positives).unwrap(),
             cpu.positive_similarities(Similarity::Embeddings(&qb, &ib), &positives).unwrap(),

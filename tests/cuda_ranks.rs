@@ -139,8 +139,9 @@ fn everything<B: Backend>(b: &B, case: &Case) -> Results {
     out.push(("apply_t", Similarities, host(b, &b.apply_t(s, &w, &x).unwrap())));
     out.push(("pairs", Similarities, column(b.positive_similarities(s, p).unwrap())));
     // Rivals of equal rank to a rounding may swap: on one device all ranks still count alike.
-    let ranks = b.ranks(s, p, Ties::LowerIndex).unwrap();
-    out.push(("ranks", Similarities, column(ranks.into_iter().map(|r| (f64::from(r) + 1.0).ln()))));
+    let ranks = b.standings(s, p, false).unwrap();
+    let ranks = ranks.iter().map(|q| q.rank(Ties::LowerIndex).unwrap_or(f64::MAX));
+    out.push(("ranks", Similarities, column(ranks.map(f64::ln))));
     if case.start == "embeddings" {
         let (gx, gy) = b.gradients(&zx, &zy, &w).unwrap();
         out.push(("gx", Similarities, host(b, &gx)));

@@ -3,7 +3,7 @@
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use unicon::backend::cpu::Cpu;
-use unicon::backend::{Backend, Similarity, Ties};
+use unicon::backend::{Backend, Similarity, Standing};
 use unicon::comm::{Group, share_rows, threads};
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, RefineOptions, fit};
 use unicon::io::{HostMatrix, RowRange};
@@ -108,7 +108,9 @@ fn everything(
     put("apply, of all", download(&cpu, &cpu.apply(s, &whole, &y).unwrap()));
     put("apply_t", download(&cpu, &cpu.apply_t(s, &w, &x).unwrap()));
     put("dense", bits(&cpu.dense(s, &w).unwrap()));
-    put("ranks", cpu.ranks(s, positives, Ties::LowerIndex).unwrap().into_iter().map(u64::from).collect());
+    let standings = cpu.standings(s, positives, false).unwrap();
+    let numbers = |q: Standing| [q.ahead, q.tied, q.tied_before, q.positives].map(u64::from);
+    put("ranks", standings.into_iter().flat_map(numbers).collect());
     put("pairs", cpu.positive_similarities(s, positives).unwrap().iter().map(|v| v.to_bits()).collect());
     if start == "embeddings" {
         let (gx, gy) = cpu.gradients(&zx, &zy, &w).unwrap();

@@ -8,8 +8,10 @@ pub mod cpu;
 pub mod cuda;
 mod plan;
 mod range;
+mod standing;
 
 pub(crate) use range::{directions, inverse_lengths};
+pub use standing::{Standing, Ties};
 
 use crate::comm::Group;
 use crate::control::Control;
@@ -43,17 +45,6 @@ impl<M> Clone for Similarity<'_, M> {
 
 impl<M> Copy for Similarity<'_, M> {}
 
-/// Which of several equal scores stands first in a rank.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ties {
-    /// The lower index: what a search returns.
-    #[default]
-    LowerIndex,
-    /// Nobody: only strictly better items stand before a positive. Data with duplicate items is often scored so.
-    Shared,
-}
-
 /// What a backend computes in, which decides how close to float64 its results are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -79,7 +70,7 @@ pub(crate) fn center<B: Backend>(backend: &B, source: &dyn RowSource, seen: &Sur
 }
 
 /// Best items per query: `k` columns a query, best first; ties by lower index. Short rows (fewer than `k` items)
-/// cannot occur: `k` is cut to the number of items.
+/// cannot occur: `k` is cut to the number of items. Scores that are not numbers come last, as NaN.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TopK {
     /// Items per query.
@@ -88,6 +79,24 @@ pub struct TopK {
     pub scores: Vec<f32>,
     /// Item numbers, `queries x k` row-major.
     pub indices: Vec<u32>,
+}
+
+impl TopK {
+    /// The items of one query that `best` holds in order, and the lowest others as NaN up to `k`.
+    fn push(&mut self, best: impl ExactSizeIterator<Item = (f32, u32)>) {
+        let (first, held) = (self.indices.len(), best.len());
+        for (score, index) in best {
+            self.scores.push(score);
+            self.indices.push(index);
+        }
+        if held < self.k {
+            let mut taken = self.indices[first..].to_vec();
+            taken.sort_unstable();
+            let free = (0..).filter(|j| taken.binary_search(j).is_err());
+            self.indices.extend(free.take(self.k - held));
+            self.scores.resize(self.indices.len(), f32::NAN);
+        }
+    }
 }
 
 /// The operations of a backend. All shapes are checked by the callers in this crate; a backend reports what only it
@@ -247,8 +256,14 @@ pub trait Backend: Send + Sync {
     fn hstack(&self, blocks: &[(f64, &Self::Matrix)]) -> Result<Self::Matrix>;
     /// The `k` items of highest similarity for every query.
     fn top_k(&self, queries: &Self::Matrix, items: &Self::Matrix, k: usize) -> Result<TopK>;
-    /// For every row, how many wrong items stand before its best positive; `u32::MAX` for a row without positives.
-    fn ranks(&self, s: Similarity<'_, Self::Matrix>, positives: &Positives, ties: Ties) -> Result<Vec<u32>>;
+    /// Where the best positive of every row stands among its wrong items. With `exclude_self` (as many columns as rows)
+    /// column `i` is no item of row `i`, neither right nor wrong.
+    fn standings(
+        &self,
+        s: Similarity<'_, Self::Matrix>,
+        positives: &Positives,
+        exclude_self: bool,
+    ) -> Result<Vec<Standing>>;
     /// The similarities of all positive pairs, row by row.
     fn positive_similarities(
         &self,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 use unicon::Error;
+use unicon::backend::Ties;
 use unicon::io::{self, RowSource};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{Loss, LossKind};
@@ -36,6 +37,11 @@ fn loss_kind() -> impl TypedValueParser<Value = LossKind> {
 
 fn kernel_kind() -> impl TypedValueParser<Value = KernelKind> {
     choice(&["linear", "cosine", "angular", "arccos", "exp-cosine|exp_cosine", "rbf", "matern"])
+}
+
+/// The rule for items of equal score.
+pub fn ties() -> impl TypedValueParser<Value = Ties> {
+    choice(&["lower-index|lower_index", "optimistic|shared", "pessimistic", "expected"])
 }
 
 /// `--side x` or `--side y`.

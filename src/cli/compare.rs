@@ -1,6 +1,8 @@
 //! `unicon compare`.
 
 use super::args::{self, LossArgs, PositivesArgs, ValidationArgs};
+use super::fit::{KernelFitArgs, Preset};
+use super::judging;
 use super::output::{self, Report};
 use super::pairs::Pairs;
 use super::session::{Session, on_backend};
@@ -9,10 +11,12 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
+use unicon::Error;
 use unicon::backend::Ties;
 use unicon::compare::{AdamOptions, CompareOptions, compare, plot, ranked};
-use unicon::fit::{BestOptions, Rank};
+use unicon::fit::{BestOptions, Landmarks, Rank, WIDTHS};
 use unicon::io::AtomicFile;
+use unicon::retrieval::Bootstrap;
 
 /// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam), the
 /// paper's iteration, and the preset best.
@@ -36,6 +40,12 @@ pub struct Args {
     /// Test features of side y.
     #[arg(long, value_name = "MATRIX")]
     test_y: OsString,
+    /// Group ids of the test rows of x.
+    #[arg(long, value_name = "NPY", requires = "test_groups_y", conflicts_with = "test_pos_indptr")]
+    test_groups_x: Option<PathBuf>,
+    /// Group ids of the test rows of y.
+    #[arg(long, value_name = "NPY", requires = "test_groups_x")]
+    test_groups_y: Option<PathBuf>,
     /// Matches of the test rows, as --pos-indptr.
     #[arg(long, value_name = "NPY", requires = "test_pos_indices")]
     test_pos_indptr: Option<PathBuf>,
@@ -65,9 +75,17 @@ pub struct Args {
     /// Skip the exact loss of every method's last point (a pass over all pairs each).
     #[arg(long)]
     no_exact_loss: bool,
-    /// Equal scores share their rank instead of counting the lower index first: for data with duplicate rows.
-    #[arg(long)]
+    /// What items of equal score do to a rank, as in `unicon eval`.
+    #[arg(long, value_parser = args::ties(), default_value = "expected", value_name = "RULE")]
+    ties: Ties,
+    /// The same as --ties optimistic.
+    #[arg(long, hide = true, conflicts_with = "ties")]
     shared_ties: bool,
+    /// Resamples of the test queries for the 95 % interval of every method's difference to best; 0: none.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    resamples: usize,
+    #[command(flatten)]
+    kernel: KernelFitArgs,
     /// Write all points as JSON.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -77,7 +95,7 @@ pub struct Args {
 }
 
 impl Args {
-    fn options(&self, seed: u64) -> Result<CompareOptions> {
+    fn options(&self, n: usize, seed: u64) -> Result<CompareOptions> {
         let mut adam = Vec::new();
         for &epochs in &self.epochs {
             for &batch in &self.batch {
@@ -88,13 +106,27 @@ impl Args {
                 }));
             }
         }
+        let kernel = self.kernel.build(Preset::Best, false, n)?;
+        if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
+            return Err(Error::Unsupported("--exact in compare: use --landmarks".into()).into());
+        }
+        let bootstrap = match self.resamples {
+            0 => None,
+            1..40 => {
+                return Err(Error::invalid("--resamples", "0 or at least 40", self.resamples).into());
+            }
+            resamples => Some(Bootstrap { resamples, seed, ..Bootstrap::default() }),
+        };
         Ok(CompareOptions {
+            kernel,
+            widths: if self.kernel.has_own_width() { Vec::new() } else { WIDTHS.to_vec() },
+            bootstrap,
             loss: self.loss.build()?,
             adam,
             paper_iters: self.paper_iters,
             best: BestOptions { budget: self.budget, seed, ..BestOptions::new(Rank::Fixed(self.rank)) },
             exact_loss: !self.no_exact_loss,
-            ties: if self.shared_ties { Ties::Shared } else { Ties::LowerIndex },
+            ties: if self.shared_ties { Ties::Optimistic } else { self.ties },
             seed,
             ..CompareOptions::new(self.rank)
         })
@@ -104,15 +136,16 @@ impl Args {
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let pairs = args.positives.open(&args.x, &args.y)?;
     let test = PositivesArgs {
+        groups_x: args.test_groups_x.clone(),
+        groups_y: args.test_groups_y.clone(),
         pos_indptr: args.test_pos_indptr.clone(),
         pos_indices: args.test_pos_indices.clone(),
         rows: args.positives.rows.clone(),
-        ..PositivesArgs::default()
     };
     let test = test.open(&args.test_x, &args.test_y)?;
     let validation = args.validation.open(&args.positives)?;
     let validation = validation.as_ref().map(Pairs::data);
-    let options = args.options(session.seed())?;
+    let options = args.options(pairs.x.rows().min(pairs.y.rows()), session.seed())?;
     for path in args.out.iter().chain(&args.plot) {
         drop(AtomicFile::create(path)?);
     }
@@ -137,12 +170,37 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
             output::three(last.y_to_x[0]),
             output::loss(last.loss),
             curve.exact_loss.map_or_else(String::new, output::loss),
+            curve.gain.map_or_else(String::new, |g| {
+                format!("{:+.3} ({:+.3} to {:+.3})", g.mean, g.interval[0], g.interval[1])
+            }),
         ]);
     }
     let k = options.ks[0];
-    let header =
-        ["method", "seconds", &format!("R@{k} x to y"), &format!("R@{k} y to x"), "loss (sampled)", "loss"];
-    report.table(&header, rows);
+    let header = [
+        "method",
+        "seconds",
+        &format!("R@{k} x to y"),
+        &format!("R@{k} y to x"),
+        "loss (sampled)",
+        "loss",
+        &format!("mean R@{k} less best's (95 %)"),
+    ];
+    report.table(&header[..if options.bootstrap.is_some() { 7 } else { 6 }], rows);
+    let lost: Vec<String> = comparison
+        .curves
+        .iter()
+        .filter(|c| c.points.is_empty())
+        .map(|c| format!("{} ({})", c.method, c.setting))
+        .collect();
+    if !lost.is_empty() {
+        report.line(format!("without a point: {}", lost.join(", ")));
+    }
+    let tied = comparison.curves.iter().filter_map(|c| c.last.as_ref()).map(|r| r.tied[0] + r.tied[1]).max();
+    if let Some(tied @ 1..) = tied {
+        let rule = judging::name(options.ties);
+        report
+            .line(format!("tied with a wrong item: up to {tied} of a method's test queries (--ties {rule})"));
+    }
     if let Some(v) = &comparison.verdict {
         report.line(format!(
             "best is at or above SGD-CLIP at {} of {} points in time; its highest mean R@{k} {} at {:.2} s, SGD-CLIP's {} at {:.2} s",

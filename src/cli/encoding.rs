@@ -4,7 +4,7 @@ use super::session::{Precision, Session};
 use anyhow::Result;
 use unicon::Error;
 use unicon::backend::Backend;
-use unicon::io::{HostMatrix, RowRange, RowSource};
+use unicon::io::{HostMatrix, RowRange, RowSource, UnitRows};
 use unicon::model::{Model, Side};
 
 /// Bytes of one chunk's features, kernel features and embeddings.
@@ -67,6 +67,35 @@ pub fn embed<B: Backend>(
         Ok(())
     })?;
     Ok((backend.load(&HostMatrix::from_f32(source.name(), rows, cols, values)?)?, zero))
+}
+
+/// Checks that matrices fit a model, or without one each other.
+pub fn check_widths(model: Option<&Model>, x: &dyn RowSource, y: &dyn RowSource) -> Result<()> {
+    if model.is_none() && x.cols() != y.cols() {
+        let expected = format!(
+            "{} columns, as {} has: embeddings of one space (or a model with --model)",
+            x.cols(),
+            x.name()
+        );
+        return Err(Error::invalid(y.name(), expected, y.cols()).into());
+    }
+    Ok(())
+}
+
+/// Embeddings in the backend, and the number of zero rows: those that a model gives, or without one the rows themselves,
+/// scaled to unit length.
+pub fn embeddings<B: Backend>(
+    session: &Session,
+    backend: &B,
+    model: Option<&Model>,
+    side: Side,
+    source: &dyn RowSource,
+) -> Result<(B::Matrix, usize)> {
+    let Some(model) = model else {
+        let zero_rows = backend.screen(source)?;
+        return Ok((backend.load(&UnitRows::new(source))?, zero_rows));
+    };
+    embed(session, backend, model, side, source)
 }
 
 fn landmarks(model: &Model) -> usize {

@@ -1,98 +1,93 @@
 //! `unicon eval`.
 
 use super::args::{self, PositivesArgs};
-use super::encoding::embed;
+use super::encoding::{check_widths, embeddings};
+use super::judging::{self, JudgeArgs};
 use super::output::{self, Report};
 use super::pairs::Pairs;
 use super::session::{Session, on_backend};
 use anyhow::Result;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use unicon::Error;
-use unicon::backend::{Backend, Similarity, Ties};
+use unicon::backend::{Backend, Similarity};
 use unicon::io::{RowSource, read_index_vector};
 use unicon::model::{Model, Side};
 use unicon::retrieval;
 use unicon::weights::Negatives;
 
-/// Evaluates a model: Recall@k both ways, or zero-shot classification with --classes.
+/// Evaluates a model, or embeddings: Recall@k and ranks both ways, or zero-shot classification with --classes.
 ///
-/// A query is a hit if any of its positives is among its k best; of items equal in score the lower index
-/// stands first (--ties); a row without positives is a miss. With --classes the rows of x are samples and the rows of the class matrix (of side
-/// y) are one embedding a class; every sample is given its most similar class.
+/// A query is a hit if any of its positives is among its k best; a row without positives is a miss, and is left out of
+/// median and mean rank. With --classes the rows of x are samples and the rows of the class matrix (of side y) are one
+/// embedding a class, or several with --class-groups; every sample is given its most similar class. Without --model the
+/// matrices are embeddings, whose rows are scaled to unit length.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model that `unicon fit` wrote.
+    /// Model that `unicon fit` wrote; without one, x and y are embeddings of one space.
     #[arg(long, value_name = "SAFETENSORS")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// Features of side x.
     #[arg(long, value_name = "MATRIX")]
     x: OsString,
     /// Features of side y.
     #[arg(long, value_name = "MATRIX", required_unless_present = "classes", conflicts_with = "classes")]
     y: Option<OsString>,
-    /// The values of k.
-    #[arg(long, value_delimiter = ',', default_value = "1,5,10", value_name = "K,K,..")]
-    k: Vec<usize>,
-    /// Which of several items equal in score stands first: the lower index, as a search returns them, or nobody (data
-    /// with duplicate items is often scored so).
-    #[arg(long, value_enum, default_value_t = TiesArg::LowerIndex)]
-    ties: TiesArg,
+    #[command(flatten)]
+    judge: JudgeArgs,
     /// Also evaluate the loss the model was fitted with on these rows.
-    #[arg(long, conflicts_with = "classes")]
+    #[arg(long, requires = "model", conflicts_with = "classes")]
     loss: bool,
     #[command(flatten)]
     positives: PositivesArgs,
     /// Zero-shot: features of the classes, of side y, one row a class.
     #[arg(long, value_name = "MATRIX", requires = "labels", help_heading = "Zero-shot classification")]
     classes: Option<OsString>,
-    /// Zero-shot: the class (row of --classes) of every row of x.
+    /// Zero-shot: the class of every row of --classes, from 0, where a class has several (prompts): its embedding is the
+    /// mean of theirs, scaled to unit length again.
     #[arg(long, value_name = "NPY", requires = "classes", help_heading = "Zero-shot classification")]
+    class_groups: Option<PathBuf>,
+    /// Zero-shot: the class (row of --classes, or group) of every row of x.
+    #[arg(
+        long,
+        value_name = "NPY",
+        requires = "classes",
+        conflicts_with = "exclude_self",
+        help_heading = "Zero-shot classification"
+    )]
     labels: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub enum TiesArg {
-    LowerIndex,
-    Shared,
-}
-
-impl From<TiesArg> for Ties {
-    fn from(ties: TiesArg) -> Self {
-        match ties {
-            TiesArg::LowerIndex => Self::LowerIndex,
-            TiesArg::Shared => Self::Shared,
-        }
-    }
-}
-
 pub fn run(session: &Session, args: Args) -> Result<()> {
-    let model = Model::load(&args.model)?;
+    let model = args.model.as_ref().map(Model::load).transpose()?;
+    let model = model.as_ref();
     let x = args::open(&args.x)?;
     if let (Some(classes), Some(labels)) = (&args.classes, &args.labels) {
         if args.positives.rows.drop_bad_rows {
             let expected = "pairs of rows, which --classes and --labels are not";
             return Err(Error::invalid("--drop-bad-rows", expected, "--classes").into());
         }
-        return zero_shot(session, &model, &x, &args::open(classes)?, labels, &args.k);
+        return zero_shot(session, &args, model, &x, &args::open(classes)?, labels);
     }
     // The parser lets nothing else through.
     let y = args::open(args.y.as_deref().unwrap_or_default())?;
-    recall(session, &args, &model, Pairs::of(x, y, &args.positives)?)
+    recall(session, &args, model, Pairs::of(x, y, &args.positives)?)
 }
 
-fn recall(session: &Session, args: &Args, model: &Model, pairs: Pairs) -> Result<()> {
+fn recall(session: &Session, args: &Args, model: Option<&Model>, pairs: Pairs) -> Result<()> {
     let begin = Instant::now();
     let Pairs { x, y, positives, .. } = &pairs;
+    let options = args.judge.options(session.seed())?;
+    check_widths(model, x, y)?;
     let (recall, loss, zero_rows) = on_backend!(session, |backend| {
-        let (zx, zero_x) = embed(session, backend, model, Side::X, x)?;
-        let (zy, zero_y) = embed(session, backend, model, Side::Y, y)?;
-        let recall = retrieval::recall_at_k(backend, &zx, &zy, positives, &args.k, args.ties.into())?;
+        let (zx, zero_x) = embeddings(session, backend, model, Side::X, x)?;
+        let (zy, zero_y) = embeddings(session, backend, model, Side::Y, y)?;
+        let recall = retrieval::evaluate(backend, &zx, &zy, positives, &options)?;
         let s = Similarity::Embeddings(&zx, &zy);
-        let loss = match args.loss {
-            true => Some(backend.weights(s, &model.loss, positives, Negatives::All)?.value()),
-            false => None,
+        let loss = match model.filter(|_| args.loss) {
+            Some(model) => Some(backend.weights(s, &model.loss, positives, Negatives::All)?.value()),
+            None => None,
         };
         (recall, loss, (zero_x, zero_y))
     });
@@ -102,25 +97,21 @@ fn recall(session: &Session, args: &Args, model: &Model, pairs: Pairs) -> Result
     report.value("recall", &recall)?;
     report.value("matching_accuracy", recall.matching_accuracy)?;
     report.value("loss", loss)?;
+    report.value("normalised", model.is_none())?;
+    report.value("exclude_self", options.exclude_self)?;
     report.value("zero_rows", zero_rows)?;
     report.value("unmatched", positives.unmatched())?;
     report.value("seconds", begin.elapsed().as_secs_f64())?;
-    let header: Vec<String> = recall.ks.iter().map(|k| format!("R@{k}")).collect();
-    let header: Vec<&str> =
-        ["direction", "queries"].into_iter().chain(header.iter().map(String::as_str)).collect();
-    let row = |name: &str, queries: usize, values: &[f64]| {
-        let mut row = vec![name.to_string(), queries.to_string()];
-        row.extend(values.iter().map(|&v| output::three(v)));
-        row
-    };
-    report.table(
-        &header,
-        vec![row("x to y", x.rows(), &recall.x_to_y), row("y to x", y.rows(), &recall.y_to_x)],
-    );
+    judging::table(&mut report, &recall, (x.rows(), y.rows()));
     report.line(format!("matching accuracy {}", output::three(recall.matching_accuracy)));
     if let Some(loss) = loss {
         report.line(format!("loss {}", output::loss(loss)));
     }
+    let [tied_x, tied_y] = recall.tied;
+    judging::tied(options.ties, (tied_x, x.rows()), (tied_y, y.rows()))
+        .into_iter()
+        .for_each(|line| report.line(line));
+    given(model, &mut report);
     output::zero_rows(zero_rows).into_iter().for_each(|line| report.line(line));
     let (ux, uy) = positives.unmatched();
     if ux + uy > 0 {
@@ -134,50 +125,102 @@ fn recall(session: &Session, args: &Args, model: &Model, pairs: Pairs) -> Result
     session.print(&report)
 }
 
+/// Says what became of embeddings that were given.
+fn given(model: Option<&Model>, report: &mut Report) {
+    if model.is_none() {
+        report.line("no model: embeddings as given, rows scaled to unit length");
+    }
+}
+
+/// A number from 0 for each row of something.
+fn classes_of(path: &Path, rows: usize, what: &str) -> Result<Vec<u32>> {
+    let (name, read) = (path.display().to_string(), read_index_vector(path)?);
+    if read.len() != rows {
+        let expected = format!("{rows} labels, one a row of {what}");
+        return Err(Error::invalid(name, expected, read.len()).into());
+    }
+    let number = |(i, &l): (usize, &i64)| {
+        let bad = || Error::invalid(&name, "classes as numbers from 0", format!("{l} at row {i}"));
+        u32::try_from(l).map_err(|_| bad())
+    };
+    Ok(read.iter().enumerate().map(number).collect::<unicon::Result<_>>()?)
+}
+
 fn zero_shot(
     session: &Session,
-    model: &Model,
+    args: &Args,
+    model: Option<&Model>,
     x: &dyn RowSource,
     classes: &dyn RowSource,
-    labels: &std::path::Path,
-    ks: &[usize],
+    labels: &Path,
 ) -> Result<()> {
     let begin = Instant::now();
-    let name = labels.display().to_string();
-    let truth = read_index_vector(labels)?;
-    if truth.len() != x.rows() {
-        let expected = format!("{} labels, one a row of {}", x.rows(), x.name());
-        return Err(Error::invalid(name, expected, truth.len()).into());
+    let options = args.judge.options(session.seed())?;
+    check_widths(model, x, classes)?;
+    let groups = args.class_groups.as_ref();
+    let groups = groups.map(|path| classes_of(path, classes.rows(), classes.name())).transpose()?;
+    if let (Some(groups), Some(path)) = (&groups, &args.class_groups) {
+        let highest = groups.iter().max().map_or(0, |&c| c as usize);
+        let present: std::collections::BTreeSet<u32> = groups.iter().copied().collect();
+        if present.len() != highest + 1 {
+            let missing = (0..).find(|c| !present.contains(c)).unwrap_or(0);
+            let expected = format!("a row for each of the classes 0 to {highest}");
+            let got = format!("none for class {missing}");
+            return Err(Error::invalid(path.display().to_string(), expected, got).into());
+        }
     }
-    let class_count = classes.rows() as i64;
-    if let Some((i, l)) = truth.iter().enumerate().find(|(_, l)| !(0..class_count).contains(l)) {
+    let class_count =
+        groups.as_ref().map_or(classes.rows(), |g| g.iter().max().map_or(0, |&c| c as usize + 1));
+    let truth = classes_of(labels, x.rows(), x.name())?;
+    if let Some((i, l)) = truth.iter().enumerate().find(|(_, l)| **l as usize >= class_count) {
         let expected = format!("labels in 0..{class_count}");
+        let name = labels.display().to_string();
         return Err(Error::invalid(name, expected, format!("{l} at row {i}")).into());
     }
-    let truth: Vec<u32> = truth.iter().map(|&l| l as u32).collect();
     let (shot, zero_rows) = on_backend!(session, |backend| {
-        let (zx, zero_x) = embed(session, backend, model, Side::X, x)?;
-        let (zc, zero_c) = embed(session, backend, model, Side::Y, classes)?;
-        (retrieval::zero_shot_accuracy(backend, &zx, &zc, &truth, ks)?, (zero_x, zero_c))
+        let (zx, zero_x) = embeddings(session, backend, model, Side::X, x)?;
+        let (mut zc, zero_c) = embeddings(session, backend, model, Side::Y, classes)?;
+        if let Some(groups) = &groups {
+            zc = retrieval::class_embeddings(backend, &zc, groups)?;
+        }
+        (retrieval::zero_shot_accuracy(backend, &zx, &zc, &truth, &options)?, (zero_x, zero_c))
     });
     let mut report = Report::new("eval");
     report.value("n_x", x.rows())?;
-    report.value("classes", classes.rows())?;
+    report.value("classes", class_count)?;
+    report.value("class_rows", classes.rows())?;
     report.value("ks", &shot.ks)?;
+    report.value("ties", shot.ties)?;
     report.value("accuracy", &shot.accuracy)?;
+    report.value("intervals", &shot.intervals)?;
     report.value("balanced_accuracy", shot.balanced_accuracy)?;
     report.value("class_accuracy", &shot.class_accuracy)?;
+    report.value("tied", shot.tied)?;
     report.value("predictions", &shot.predictions)?;
+    report.value("normalised", model.is_none())?;
     report.value("zero_rows", zero_rows)?;
     report.value("seconds", begin.elapsed().as_secs_f64())?;
-    let row = |(&k, &a): (&usize, &f64)| vec![format!("top {k}"), output::three(a)];
-    report.table(&["zero-shot", "accuracy"], shot.ks.iter().zip(&shot.accuracy).map(row).collect());
+    let row = |(at, (&k, &a)): (usize, (&usize, &f64))| {
+        let mut row = vec![format!("top {k}"), output::three(a)];
+        row.extend(shot.intervals.as_ref().map(|i| judging::interval(i[at])));
+        row
+    };
+    let header = ["zero-shot", "accuracy", "95 %"];
+    let header = &header[..if shot.intervals.is_some() { 3 } else { 2 }];
+    report.table(header, shot.ks.iter().zip(&shot.accuracy).enumerate().map(row).collect());
     report.line(format!(
-        "{} of {} classes; mean of the classes' accuracies {}",
+        "{} of {class_count} classes; mean of the classes' accuracies {}",
         output::count(x.rows(), "sample"),
-        classes.rows(),
         output::three(shot.balanced_accuracy)
     ));
+    if shot.tied > 0 {
+        report.line(format!(
+            "tied with a wrong class: {} (--ties {})",
+            output::count(shot.tied, "sample"),
+            judging::name(options.ties)
+        ));
+    }
+    given(model, &mut report);
     output::zero_rows(zero_rows).into_iter().for_each(|line| report.line(line));
     session.print(&report)
 }

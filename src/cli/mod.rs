@@ -14,8 +14,10 @@ mod fit_best;
 mod fit_report;
 mod gram;
 mod info;
+mod judging;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod names;
 mod output;
 mod pairs;
 mod plan;

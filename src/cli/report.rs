@@ -1,8 +1,9 @@
 //! `unicon report`.
 
 use super::args::{PositivesArgs, ValidationArgs};
-use super::encoding::embed;
-use super::eval::TiesArg;
+use super::encoding::{check_widths, embeddings};
+use super::judging::JudgeArgs;
+use super::names;
 use super::output::{self, Report};
 use super::pairs::Pairs;
 use super::session::{Session, on_backend};
@@ -11,19 +12,21 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use unicon::io::AtomicFile;
+use unicon::io::{AtomicFile, RowSource};
+use unicon::loss::Loss;
 use unicon::model::{Model, Side};
-use unicon::report::{Measured, Page, look, measure, page};
+use unicon::report::{Measured, Page, examples, look, measure, page};
 
 /// Writes a page that shows an alignment: recall, similarities, weights, a map, and how the fit went.
 ///
 /// One HTML file that needs no network and no other file; open it in a browser. Figures are exact and over all pairs
-/// (those of `unicon eval`); similarities, weights and map are of a sample.
+/// (those of `unicon eval`); similarities, weights and map are of a sample. Without --model the matrices are embeddings,
+/// whose rows are scaled to unit length, and the loss is clip at tau = 0.07.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model that `unicon fit` wrote.
+    /// Model that `unicon fit` wrote; without one, x and y are embeddings of one space.
     #[arg(long, value_name = "SAFETENSORS")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// Features of side x to evaluate on.
     #[arg(long, value_name = "MATRIX")]
     x: OsString,
@@ -34,12 +37,14 @@ pub struct Args {
     positives: PositivesArgs,
     #[command(flatten)]
     validation: ValidationArgs,
-    /// The values of k in the table.
-    #[arg(long, value_delimiter = ',', default_value = "1,5,10", value_name = "K,K,..")]
-    k: Vec<usize>,
-    /// Which of several items equal in score stands first, as in `unicon eval`.
-    #[arg(long, value_enum, default_value_t = TiesArg::LowerIndex)]
-    ties: TiesArg,
+    #[command(flatten)]
+    judge: JudgeArgs,
+    /// Names of the rows of x, one a line, for the examples: surest hits, worst misses, what is confused.
+    #[arg(long, value_name = "FILE", conflicts_with = "drop_bad_rows")]
+    names_x: Option<PathBuf>,
+    /// Names of the rows of y, one a line.
+    #[arg(long, value_name = "FILE", conflicts_with = "drop_bad_rows")]
+    names_y: Option<PathBuf>,
     /// Heading of the page [default: the model's file name].
     #[arg(long)]
     title: Option<String>,
@@ -60,36 +65,55 @@ impl Args {
     }
 
     fn title(&self) -> String {
-        let file = self.model.file_stem().unwrap_or(self.model.as_os_str());
-        self.title.clone().unwrap_or_else(|| format!("Alignment: {}", file.to_string_lossy()))
+        let file = self.model.as_ref().map(|m| m.file_stem().unwrap_or(m.as_os_str()).to_string_lossy());
+        let of = file.unwrap_or("embeddings".into());
+        self.title.clone().unwrap_or_else(|| format!("Alignment: {of}"))
     }
 }
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let begin = Instant::now();
-    let model = Model::load(&args.model)?;
+    let model = args.model.as_ref().map(Model::load).transpose()?;
+    let model = model.as_ref();
     let sets = args.sets()?;
+    sets.iter().try_for_each(|(_, set)| check_widths(model, &set.x, &set.y))?;
+    let names = |path: &Option<PathBuf>, rows: &dyn RowSource| {
+        path.as_ref().map(|path| names::read(path, rows.rows(), rows.name())).transpose()
+    };
+    let Some((_, first)) = sets.first() else { return Ok(()) };
+    let (names_x, names_y) = (names(&args.names_x, &first.x)?, names(&args.names_y, &first.y)?);
+    let options = args.judge.options(session.seed())?;
     // Better to know now that the page cannot be written.
     drop(AtomicFile::create(&args.out)?);
-    let query = (&args.k[..], args.ties.into());
+    let loss = model.map_or_else(Loss::default, |m| m.loss);
     let mut measured: Vec<(&str, Measured)> = Vec::new();
     let looked = on_backend!(session, |backend| {
         let mut looked = None;
         for (name, Pairs { x, y, positives, .. }) in &sets {
-            let (zx, zero_x) = embed(session, backend, &model, Side::X, x)?;
-            let (zy, zero_y) = embed(session, backend, &model, Side::Y, y)?;
+            let (zx, zero_x) = embeddings(session, backend, model, Side::X, x)?;
+            let (zy, zero_y) = embeddings(session, backend, model, Side::Y, y)?;
             let z = (&zx, &zy);
-            measured.push((name, measure(backend, &model.loss, z, positives, query, (zero_x, zero_y))?));
+            let (figures, ranking) = measure(backend, &loss, z, positives, &options, (zero_x, zero_y))?;
+            measured.push((name, figures));
             if looked.is_none() {
-                looked = Some(look(backend, &model.loss, z, positives, session.seed())?);
+                let alone = options.exclude_self;
+                let found = examples(backend, z, positives, &ranking, alone, names_y.as_deref())?;
+                looked = Some((look(backend, &loss, z, positives, session.seed())?, found));
             }
         }
         looked
     });
     // There is always a first set.
-    let Some(look) = looked else { return Ok(()) };
+    let Some((look, examples)) = looked else { return Ok(()) };
     let shown: Vec<(&str, &Measured)> = measured.iter().map(|(name, m)| (*name, m)).collect();
-    let html = page(&Page { title: &args.title(), model: &model, sets: &shown, look: &look });
+    let html = page(&Page {
+        title: &args.title(),
+        model,
+        sets: &shown,
+        look: &look,
+        examples: Some(&examples),
+        names: (names_x.as_deref(), names_y.as_deref()),
+    });
     write(&args.out, &html)?;
     let mut report = Report::new("report");
     report.value("out", args.out.display().to_string())?;
@@ -97,6 +121,8 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     for (name, m) in &measured {
         report.value(name, m)?;
     }
+    report.value("examples", &examples)?;
+    report.value("normalised", model.is_none())?;
     let seconds = begin.elapsed().as_secs_f64();
     report.value("seconds", seconds)?;
     let size = output::bytes(html.len() as u64);

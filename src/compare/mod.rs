@@ -7,18 +7,18 @@ pub mod plot;
 pub use adam::{AdamOptions, sgd_clip};
 
 use crate::backend::{Backend, Similarity, Ties};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fit::{
-    BestOptions, Center, Data, Factorization, FitInfo, FitOptions, Rank, Wanted, fit, fit_best_watched,
-    prepare,
+    BestOptions, Center, Data, Factorization, FitInfo, FitOptions, KernelOptions, Landmarks, Rank, Wanted,
+    fit, fit_best, fit_best_watched, prepare,
 };
 use crate::io::{Conditioned, Conditioning, RowSource};
 use crate::loss::Loss;
-use crate::model::Component;
+use crate::model::{Component, Encoder};
 use crate::positives::Positives;
-use crate::retrieval::recall_at_k;
+use crate::retrieval::{Bootstrap, Gain, Ranking, Recall};
 use crate::weights::Negatives;
-use faer::{Mat, MatRef};
+use faer::Mat;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,14 +38,20 @@ pub struct CompareOptions {
     pub paper_iters: usize,
     /// The preset `best`.
     pub best: BestOptions,
+    /// Also regularised CCA and `best` on these kernel features (landmarks, not exact). Default none.
+    pub kernel: Option<KernelOptions>,
+    /// Candidate widths of that kernel, as [`BestOptions::widths`].
+    pub widths: Vec<f64>,
     /// The k of the recalls.
     pub ks: Vec<usize>,
     /// Negatives per row of the loss that all points are compared by: a sample of its own, the same for all.
     pub loss_sample: usize,
     /// Also the exact loss of every curve's last point.
     pub exact_loss: bool,
-    /// Who stands first among equal scores.
+    /// What items of equal score do.
     pub ties: Ties,
+    /// Confidence intervals of every curve's last point.
+    pub bootstrap: Option<Bootstrap>,
     /// Seed of everything random.
     pub seed: u64,
 }
@@ -68,10 +74,13 @@ impl CompareOptions {
             cca: vec![0.1, 0.01],
             paper_iters: 2,
             best: BestOptions::new(Rank::Fixed(rank)),
+            kernel: None,
+            widths: Vec::new(),
             ks: vec![1, 5, 10],
             loss_sample: 1024,
             exact_loss: true,
-            ties: Ties::LowerIndex,
+            ties: Ties::default(),
+            bootstrap: None,
             seed: 0,
         }
     }
@@ -108,6 +117,10 @@ pub struct Curve {
     pub points: Vec<Point>,
     /// The exact loss of the last point.
     pub exact_loss: Option<f64>,
+    /// Recall, ranks and intervals of the last point.
+    pub last: Option<Recall>,
+    /// Mean Recall@(first k) of the last point less that of `best`, where intervals were asked for.
+    pub gain: Option<Gain>,
 }
 
 /// The outcome of a comparison.
@@ -117,7 +130,7 @@ pub struct Comparison {
     pub device: String,
     /// The k of the recalls.
     pub ks: Vec<usize>,
-    /// Who stands first among equal scores.
+    /// What items of equal score did.
     pub ties: Ties,
     /// Every method and setting.
     pub curves: Vec<Curve>,
@@ -149,7 +162,7 @@ pub struct Verdict {
 /// Snapshots of a run: encoders and when, of features from which the same offsets were taken out.
 #[derive(Default)]
 struct Track {
-    points: Vec<(f64, Mat<f64>, Mat<f64>)>,
+    points: Vec<(f64, Encoder, Encoder)>,
     offsets: Offsets,
 }
 
@@ -157,9 +170,15 @@ struct Track {
 type Offsets = (Option<Arc<[f64]>>, Option<Arc<[f64]>>);
 
 impl Track {
+    /// Adds linear encoders.
+    fn push(&mut self, seconds: f64, x: &Mat<f64>, y: &Mat<f64>) {
+        self.points.push((seconds, Encoder::linear(x.clone()), Encoder::linear(y.clone())));
+    }
+
     /// The end of a run.
     fn end(&mut self, seconds: f64, c: &Component) {
-        self.points.push((seconds, c.x.matrix.clone(), c.y.matrix.clone()));
+        let without = |e: &Encoder| Encoder { offset: None, ..e.clone() };
+        self.points.push((seconds, without(&c.x), without(&c.y)));
         self.offsets = (c.x.offset.clone(), c.y.offset.clone());
     }
 }
@@ -200,18 +219,17 @@ pub fn compare<B: Backend>(
     };
     if data.x.cols() == data.y.cols() {
         note("raw features");
-        let begin = Instant::now();
+        let (begin, mut track) = (Instant::now(), Track::default());
         let identity = Mat::<f64>::identity(data.x.cols(), data.x.cols());
-        let points = vec![(begin.elapsed().as_secs_f64(), identity.clone(), identity)];
-        let track = Track { points, ..Track::default() };
-        curves.push(judge.curve("raw features", "cosine", track)?);
+        track.push(begin.elapsed().as_secs_f64(), &identity, &identity);
+        curves.push(judge.curve("raw features", "cosine", &track)?);
     }
     note("PLS-SVD");
-    curves.push(judge.curve("PLS-SVD", "centred cross-covariance", linear(&plain)?)?);
+    curves.push(judge.curve("PLS-SVD", "centred cross-covariance", &linear(&plain)?)?);
     for &lambda in &options.cca {
         note(&format!("regularised CCA, lambda {lambda}"));
         let track = linear(&FitOptions { whiten: Some(lambda), ..plain.clone() })?;
-        curves.push(judge.curve("regularised CCA", &format!("lambda {lambda}"), track)?);
+        curves.push(judge.curve("regularised CCA", &format!("lambda {lambda}"), &track)?);
     }
     let mut paper = Track::default();
     for n_iters in 1..=options.paper_iters {
@@ -222,30 +240,68 @@ pub fn compare<B: Backend>(
         paper.offsets = track.offsets;
     }
     if !paper.points.is_empty() {
-        curves.push(judge.curve("paper", "global batch", paper)?);
+        curves.push(judge.curve("paper", "global batch", &paper)?);
     }
     for adam in &options.adam {
         let setting = format!("lr {}, batch {}, {} epochs", adam.learning_rate, adam.batch, adam.epochs);
         note(&format!("SGD-CLIP, {setting}"));
         let mut track = Track::default();
-        sgd_clip(backend, data, options.rank, &options.loss, adam, options.seed, &mut |i| {
-            track.points.push((i.seconds, i.x.clone(), i.y.clone()));
+        let trained = sgd_clip(backend, data, options.rank, &options.loss, adam, options.seed, &mut |i| {
+            track.push(i.seconds, i.x, i.y);
             Ok(())
-        })?;
-        curves.push(judge.curve("SGD-CLIP", &setting, track)?);
+        });
+        // A learning rate that is too high for the data ends one curve, not the comparison.
+        let setting = match trained {
+            Ok(_) => setting,
+            Err(Error::Numerical(_)) => format!("{setting}, diverged"),
+            Err(e) => return Err(e),
+        };
+        curves.push(judge.curve("SGD-CLIP", &setting, &track)?);
+    }
+    if let Some(kernel) = &options.kernel {
+        let name = kernel_name(kernel);
+        for &lambda in &options.cca {
+            note(&format!("regularised CCA on {name}, lambda {lambda}"));
+            let o = FitOptions { whiten: Some(lambda), kernel: Some(kernel.clone()), ..plain.clone() };
+            curves.push(judge.curve("kernel CCA", &format!("{name}, lambda {lambda}"), &linear(&o)?)?);
+        }
+        note(&format!("best on {name}"));
+        let best = BestOptions {
+            rank: Rank::Fixed(options.rank),
+            loss: options.loss,
+            kernel: Some(kernel.clone()),
+            widths: options.widths.clone(),
+            ..options.best.clone()
+        };
+        let (model, info) = fit_best(backend, data, validation, &best)?;
+        let mut track = Track::default();
+        track.end(info.seconds.total, &model.components[0]);
+        curves.push(judge.curve("kernel best", &name, &track)?);
     }
     note("best");
     let mut track = Track::default();
     let best = BestOptions { rank: Rank::Fixed(options.rank), loss: options.loss, ..options.best.clone() };
     let (model, info) = fit_best_watched(backend, data, validation, &best, &mut |i| {
-        track.points.push((i.seconds, i.x.clone(), i.y.clone()));
+        track.push(i.seconds, i.x, i.y);
         Ok(())
     })?;
     // What is returned is the iterate of the best validation score, which need not be the last.
     track.end(info.seconds.total, &model.components[0]);
-    curves.push(judge.curve("best", "defaults", track)?);
+    curves.push(judge.curve("best", "defaults", &track)?);
+    let curves = judge.compared(curves)?;
     let verdict = verdict(&curves);
     Ok(Comparison { device: backend.describe(), ks: options.ks.clone(), ties: options.ties, curves, verdict })
+}
+
+/// A kernel's name and its number of landmarks.
+fn kernel_name(k: &KernelOptions) -> String {
+    let kind = serde_json::to_value(k.kernel.kind).ok();
+    let kind = kind.as_ref().and_then(|v| v.as_str()).unwrap_or("kernel").to_string();
+    match &k.landmarks {
+        Landmarks::Count(m) => format!("{kind} kernel, {m} landmarks"),
+        Landmarks::Rows(rows) => format!("{kind} kernel, {} landmarks", rows.len()),
+        Landmarks::Exact => format!("{kind} kernel"),
+    }
 }
 
 /// Judges encoders of raw features on the test rows, and their loss on the training rows.
@@ -280,19 +336,19 @@ impl<'a, B: Backend> Judge<'a, B> {
     fn encode(
         &self,
         (x, y, _): &Rows<'_, B>,
-        f1: MatRef<'_, f64>,
-        f2: MatRef<'_, f64>,
+        (f, g): (&Encoder, &Encoder),
     ) -> Result<(B::Matrix, B::Matrix)> {
-        Ok((self.backend.encode(x, f1)?.0, self.backend.encode(y, f2)?.0))
+        Ok((f.apply(self.backend, x)?, g.apply(self.backend, y)?))
     }
 
-    fn loss(&self, f1: &Mat<f64>, f2: &Mat<f64>, negatives: Negatives) -> Result<f64> {
-        let (zx, zy) = self.encode(&self.train, f1.as_ref(), f2.as_ref())?;
+    fn loss(&self, encoders: (&Encoder, &Encoder), negatives: Negatives) -> Result<f64> {
+        let (zx, zy) = self.encode(&self.train, encoders)?;
         let s = Similarity::Embeddings(&zx, &zy);
         Ok(self.backend.weights(s, &self.options.loss, self.train.2, negatives)?.value())
     }
 
-    fn curve(&mut self, method: &str, setting: &str, track: Track) -> Result<Curve> {
+    /// A method's curve, and where the test rows stand at its end.
+    fn curve(&mut self, method: &str, setting: &str, track: &Track) -> Result<(Curve, Option<Ranking>)> {
         let o = self.options;
         if self.offsets != track.offsets {
             self.train = load(self.backend, self.data.0, &track.offsets)?;
@@ -303,17 +359,53 @@ impl<'a, B: Backend> Judge<'a, B> {
         let seed = !o.seed;
         let negatives = Negatives::Sampled { per_anchor: o.loss_sample, seed };
         let mut points = Vec::with_capacity(track.points.len());
-        for (seconds, f1, f2) in &track.points {
-            let (zx, zy) = self.encode(&self.test, f1.as_ref(), f2.as_ref())?;
-            let recall = recall_at_k(self.backend, &zx, &zy, self.test.2, &o.ks, o.ties)?;
-            let loss = self.loss(f1, f2, negatives)?;
-            points.push(Point { seconds: *seconds, x_to_y: recall.x_to_y, y_to_x: recall.y_to_x, loss });
+        let (mut last, mut ranking, mut setting) = (None, None, setting.to_string());
+        for (seconds, f, g) in &track.points {
+            let judged = || {
+                let (zx, zy) = self.encode(&self.test, (f, g))?;
+                let found = Ranking::new(self.backend, &zx, &zy, self.test.2, false)?;
+                Ok((found, self.loss((f, g), negatives)?))
+            };
+            let (found, loss) = match judged() {
+                Ok((found, loss)) if loss.is_finite() => (found, loss),
+                // What is not a number is no point, nor is what follows from it.
+                Ok(_) | Err(Error::Numerical(_)) => {
+                    setting += if setting.ends_with("diverged") { "" } else { ", diverged" };
+                    break;
+                }
+                Err(e) => return Err(e),
+            };
+            let recall = found.recall(&o.ks, o.ties)?;
+            let (x_to_y, y_to_x) = (recall.x_to_y.clone(), recall.y_to_x.clone());
+            points.push(Point { seconds: *seconds, x_to_y, y_to_x, loss });
+            (last, ranking) = (Some(recall), Some(found));
         }
-        let exact_loss = match track.points.last() {
-            Some((_, f1, f2)) if o.exact_loss => Some(self.loss(f1, f2, Negatives::All)?),
+        if let (Some(recall), Some(found), Some(b)) = (&mut last, &ranking, &o.bootstrap) {
+            recall.intervals = Some(found.intervals(self.backend, &o.ks, o.ties, b)?);
+        }
+        // Of the last point that is one.
+        let exact_loss = match track.points[..points.len()].last() {
+            Some((_, f, g)) if o.exact_loss => Some(self.loss((f, g), Negatives::All)?),
             _ => None,
         };
-        Ok(Curve { method: method.into(), setting: setting.into(), points, exact_loss })
+        let method = method.into();
+        Ok((Curve { method, setting, points, exact_loss, last, gain: None }, ranking))
+    }
+
+    /// Every curve with what its end has over that of `best`.
+    fn compared(&self, curves: Vec<(Curve, Option<Ranking>)>) -> Result<Vec<Curve>> {
+        let o = self.options;
+        let best = curves.iter().find(|(c, _)| c.method == "best").and_then(|(_, r)| r.clone());
+        let gain = |(curve, ranking): (Curve, Option<Ranking>)| {
+            let gain = match (&o.bootstrap, &ranking, &best, o.ks.first()) {
+                (Some(b), Some(own), Some(best), Some(&k)) if curve.method != "best" => {
+                    Some(own.gain(self.backend, best, k, o.ties, b)?)
+                }
+                _ => None,
+            };
+            Ok(Curve { gain, ..curve })
+        };
+        curves.into_iter().map(gain).collect()
     }
 }
 

@@ -19,7 +19,16 @@ pub fn svg(comparison: &Comparison) -> String {
         Axis::log("seconds, wall time", low / 1.2, high * 1.2),
         Axis::linear("mean Recall@1 of both directions", bottom, top + 0.01),
     );
-    let methods = ["raw features", "PLS-SVD", "regularised CCA", "paper", "SGD-CLIP", "best"];
+    let methods = [
+        "raw features",
+        "PLS-SVD",
+        "regularised CCA",
+        "paper",
+        "SGD-CLIP",
+        "best",
+        "kernel CCA",
+        "kernel best",
+    ];
     for (color, method) in methods.iter().enumerate() {
         let curves: Vec<&Curve> = comparison.curves.iter().filter(|c| c.method == *method).collect();
         if curves.is_empty() {

@@ -1560,6 +1560,147 @@ unsafe extern "C" {
         recall: *mut f64,
     ) -> unicon_status_t;
 }
+pub const UNICON_TIES_EXPECTED: unicon_ties = 0;
+pub const UNICON_TIES_LOWER_INDEX: unicon_ties = 1;
+pub const UNICON_TIES_OPTIMISTIC: unicon_ties = 2;
+pub const UNICON_TIES_PESSIMISTIC: unicon_ties = 3;
+pub type unicon_ties = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct unicon_evaluation {
+    pub struct_size: usize,
+    pub ties: i32,
+    pub exclude_self: i32,
+    pub resamples: i64,
+    pub level: f64,
+    pub seed: u64,
+    pub matching_accuracy: f64,
+    pub mrr_x2y: f64,
+    pub mrr_y2x: f64,
+    pub mrr_x2y_low: f64,
+    pub mrr_x2y_high: f64,
+    pub mrr_y2x_low: f64,
+    pub mrr_y2x_high: f64,
+    pub median_rank_x2y: f64,
+    pub median_rank_y2x: f64,
+    pub mean_rank_x2y: f64,
+    pub mean_rank_y2x: f64,
+    pub tied_x2y: i64,
+    pub tied_y2x: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of unicon_evaluation",
+    ][::core::mem::size_of::<unicon_evaluation>() - 144usize];
+    [
+        "Alignment of unicon_evaluation",
+    ][::core::mem::align_of::<unicon_evaluation>() - 8usize];
+    [
+        "Offset of field: unicon_evaluation::struct_size",
+    ][::core::mem::offset_of!(unicon_evaluation, struct_size) - 0usize];
+    [
+        "Offset of field: unicon_evaluation::ties",
+    ][::core::mem::offset_of!(unicon_evaluation, ties) - 8usize];
+    [
+        "Offset of field: unicon_evaluation::exclude_self",
+    ][::core::mem::offset_of!(unicon_evaluation, exclude_self) - 12usize];
+    [
+        "Offset of field: unicon_evaluation::resamples",
+    ][::core::mem::offset_of!(unicon_evaluation, resamples) - 16usize];
+    [
+        "Offset of field: unicon_evaluation::level",
+    ][::core::mem::offset_of!(unicon_evaluation, level) - 24usize];
+    [
+        "Offset of field: unicon_evaluation::seed",
+    ][::core::mem::offset_of!(unicon_evaluation, seed) - 32usize];
+    [
+        "Offset of field: unicon_evaluation::matching_accuracy",
+    ][::core::mem::offset_of!(unicon_evaluation, matching_accuracy) - 40usize];
+    [
+        "Offset of field: unicon_evaluation::mrr_x2y",
+    ][::core::mem::offset_of!(unicon_evaluation, mrr_x2y) - 48usize];
+    [
+        "Offset of field: unicon_evaluation::mrr_y2x",
+    ][::core::mem::offset_of!(unicon_evaluation, mrr_y2x) - 56usize];
+    [
+        "Offset of field: unicon_evaluation::mrr_x2y_low",
+    ][::core::mem::offset_of!(unicon_evaluation, mrr_x2y_low) - 64usize];
+    [
+        "Offset of field: unicon_evaluation::mrr_x2y_high",
+    ][::core::mem::offset_of!(unicon_evaluation, mrr_x2y_high) - 72usize];
+    [
+        "Offset of field: unicon_evaluation::mrr_y2x_low",
+    ][::core::mem::offset_of!(unicon_evaluation, mrr_y2x_low) - 80usize];
+    [
+        "Offset of field: unicon_evaluation::mrr_y2x_high",
+    ][::core::mem::offset_of!(unicon_evaluation, mrr_y2x_high) - 88usize];
+    [
+        "Offset of field: unicon_evaluation::median_rank_x2y",
+    ][::core::mem::offset_of!(unicon_evaluation, median_rank_x2y) - 96usize];
+    [
+        "Offset of field: unicon_evaluation::median_rank_y2x",
+    ][::core::mem::offset_of!(unicon_evaluation, median_rank_y2x) - 104usize];
+    [
+        "Offset of field: unicon_evaluation::mean_rank_x2y",
+    ][::core::mem::offset_of!(unicon_evaluation, mean_rank_x2y) - 112usize];
+    [
+        "Offset of field: unicon_evaluation::mean_rank_y2x",
+    ][::core::mem::offset_of!(unicon_evaluation, mean_rank_y2x) - 120usize];
+    [
+        "Offset of field: unicon_evaluation::tied_x2y",
+    ][::core::mem::offset_of!(unicon_evaluation, tied_x2y) - 128usize];
+    [
+        "Offset of field: unicon_evaluation::tied_y2x",
+    ][::core::mem::offset_of!(unicon_evaluation, tied_y2x) - 136usize];
+};
+pub type unicon_evaluation_t = unicon_evaluation;
+unsafe extern "C" {
+    pub fn unicon_evaluation_init(
+        evaluation: *mut unicon_evaluation_t,
+        struct_size: usize,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
+    pub fn unicon_evaluate(
+        context: *mut unicon_context_t,
+        zx: *const unicon_matrix_t,
+        zy: *const unicon_matrix_t,
+        truth: *const unicon_positives_t,
+        ks: *const i64,
+        n_ks: i64,
+        evaluation: *mut unicon_evaluation_t,
+        recall: *mut f64,
+        intervals: *mut f64,
+    ) -> unicon_status_t;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct unicon_items {
+    _unused: [u8; 0],
+}
+pub type unicon_items_t = unicon_items;
+unsafe extern "C" {
+    pub fn unicon_items_create(
+        context: *mut unicon_context_t,
+        items: *const unicon_matrix_t,
+        resident: *mut *mut unicon_items_t,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
+    pub fn unicon_items_destroy(resident: *mut unicon_items_t);
+}
+unsafe extern "C" {
+    pub fn unicon_items_search(
+        context: *mut unicon_context_t,
+        resident: *const unicon_items_t,
+        queries: *const unicon_matrix_t,
+        k: i64,
+        self_: i64,
+        scores: *const unicon_matrix_t,
+        indices: *mut i64,
+    ) -> unicon_status_t;
+}
 unsafe extern "C" {
     pub fn unicon_gram(
         context: *mut unicon_context_t,

@@ -13,7 +13,8 @@
 //! | [`context`] | the context and its options |
 //! | [`asked`] | losses, positives, kernels |
 //! | [`options`], [`report`] | what a fit is told and tells |
-//! | [`weights`], [`fit`], [`partial`], [`model`], [`retrieval`], [`workspace`] | the calls |
+//! | [`weights`], [`fit`], [`partial`], [`model`], [`retrieval`], [`evaluation`], [`items`],
+//! [`workspace`] | the calls |
 //!
 //! It is not part of the Rust API: Rust programs use the crate's other modules.
 
@@ -22,8 +23,10 @@ mod asked;
 mod bindings;
 mod comm;
 mod context;
+mod evaluation;
 mod fit;
 mod guard;
+mod items;
 mod library;
 mod matrix;
 mod memory;

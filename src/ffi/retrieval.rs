@@ -1,12 +1,12 @@
 //! Search, recall and Gram matrices.
 
 use super::bindings::*;
-use super::context::{context_of, on_backend};
-use super::matrix::{Allowed, Input, Precision, check_values, input, output, values};
+use super::context::{Context, context_of, on_backend};
+use super::matrix::{Allowed, Input, Output, Precision, check_values, input, output, values};
 use super::structs::count;
 use super::weights::{embeddings, expect};
 use super::{asked, entry};
-use crate::backend::{Backend, Ties};
+use crate::backend::{Backend, Ties, TopK};
 use crate::error::{Error, Result};
 use crate::fit::host;
 use crate::kernel::Kernel;
@@ -26,7 +26,37 @@ entry!(
         // SAFETY: as the header requires.
         let (queries, items) = unsafe { (input(context, "queries", queries)?, input(context, "items", items)?) };
         expect(&items, "columns, as the queries have", queries.cols, items.cols)?;
-        let (k, n) = (count("k", k, 1)?, queries.rows);
+        // SAFETY: as the header requires.
+        let found_to = unsafe { Found::new(context, (queries.rows, k), scores, indices)? };
+        found_to.apart_from(&[&queries, &items])?;
+        let k = found_to.k.min(items.rows);
+        let found = on_backend!(context.device(), Precision::of(&[&queries, &items]), |backend| {
+            let (q, i) = (backend.load(queries.source())?, backend.load(items.source())?);
+            search(backend, &q, &i, k)?
+        });
+        found_to.put(&found)
+    }
+);
+
+/// Where the results of a search go.
+pub(super) struct Found<'a> {
+    pub(super) k: usize,
+    scores: Option<Output<'a>>,
+    indices: &'a mut [i64],
+}
+
+impl<'a> Found<'a> {
+    /// Of `n` queries.
+    ///
+    /// # Safety
+    /// `scores` is NULL or an output; `indices` is NULL or can be written, `n * k` values.
+    pub(super) unsafe fn new(
+        context: &Context,
+        (n, k): (usize, i64),
+        scores: *const unicon_matrix_t,
+        indices: *mut i64,
+    ) -> Result<Self> {
+        let k = count("k", k, 1)?;
         let Some(len) = n.checked_mul(k) else {
             return Err(Error::invalid("k", "a number of results that fits into memory", k));
         };
@@ -34,19 +64,23 @@ entry!(
         let scores = if scores.is_null() {
             None
         } else {
-            // SAFETY: as the header requires.
+            // SAFETY: passed on.
             let scores = unsafe { output(context, "scores", scores, (n, k), Allowed::Wide)? };
-            scores.apart_from(&[&queries, &items])?;
             scores.apart_from_values("indices", indices, len)?;
             Some(scores)
         };
-        let found = on_backend!(context.device(), Precision::of(&[&queries, &items]), |backend| {
-            let (q, i) = (backend.load(queries.source())?, backend.load(items.source())?);
-            search(backend, &q, &i, k.min(items.rows))?
-        });
         // SAFETY: checked above, and the caller's to write.
-        let indices = unsafe { std::slice::from_raw_parts_mut(indices, len) };
-        let mut all = vec![f64::NEG_INFINITY; if scores.is_some() { len } else { 0 }];
+        Ok(Self { k, scores, indices: unsafe { std::slice::from_raw_parts_mut(indices, len) } })
+    }
+
+    pub(super) fn apart_from(&self, inputs: &[&Input<'_>]) -> Result<()> {
+        self.scores.as_ref().map_or(Ok(()), |scores| scores.apart_from(inputs))
+    }
+
+    /// Writes what was found; places without an item are -1 and -infinity.
+    pub(super) fn put(self, found: &TopK) -> Result<()> {
+        let Self { k, scores, indices } = self;
+        let mut all = vec![f64::NEG_INFINITY; if scores.is_some() { indices.len() } else { 0 }];
         for (q, row) in indices.chunks_exact_mut(k).enumerate() {
             for (j, index) in row.iter_mut().enumerate() {
                 let at = (j < found.k).then_some(q * found.k + j);
@@ -56,12 +90,9 @@ entry!(
                 }
             }
         }
-        if let Some(scores) = &scores {
-            scores.put_rows(0, &all)?;
-        }
-        Ok(())
+        scores.map_or(Ok(()), |scores| scores.put_rows(0, &all))
     }
-);
+}
 
 entry!(
     on context_of(context);

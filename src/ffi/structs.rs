@@ -221,6 +221,33 @@ versioned!(
     |_| ()
 );
 
+versioned!(
+    unicon_evaluation,
+    "evaluation",
+    [
+        struct_size,
+        ties,
+        exclude_self,
+        resamples,
+        level,
+        seed,
+        matching_accuracy,
+        mrr_x2y,
+        mrr_y2x,
+        mrr_x2y_low,
+        mrr_x2y_high,
+        mrr_y2x_low,
+        mrr_y2x_high,
+        median_rank_x2y,
+        median_rank_y2x,
+        mean_rank_x2y,
+        mean_rank_y2x,
+        tied_x2y,
+        tied_y2x
+    ],
+    super::evaluation::defaults
+);
+
 /// More than any header's struct will ever need; beyond it a size is garbage and its tail is not looked at.
 const LARGEST: usize = 1 << 14;
 

@@ -4,7 +4,7 @@ use super::checkpoint::{Checkpoint, Saved};
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::objective::Alignment;
 use super::solve::Encoders;
-use crate::backend::{Backend, Similarity, Ties};
+use crate::backend::{Backend, Similarity, Standing, Ties};
 use crate::comm::Group;
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
@@ -76,26 +76,23 @@ impl<M> Held<'_, M> {
     pub(crate) fn score<B: Backend<Matrix = M>>(&self, backend: &B, e: &Encoders) -> Result<f64> {
         let zx = backend.encode(self.x, e.f1.as_ref())?.0;
         let zy = backend.encode(self.y, e.f2.as_ref())?.0;
-        let there = backend.ranks(Similarity::Embeddings(&zx, &zy), self.positives, Ties::LowerIndex)?;
-        let back = backend.ranks(
-            Similarity::Embeddings(&zy, &zx),
-            &self.positives.transposed(),
-            Ties::LowerIndex,
-        )?;
+        let s = Similarity::Embeddings(&zx, &zy);
+        let there = backend.standings(s, self.positives, false)?;
+        let back = Similarity::Embeddings(&zy, &zx);
+        let back = backend.standings(back, &self.positives.transposed(), false)?;
         let score = 0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back));
         if score < 1.0 {
             return Ok(score);
         }
-        let s = Similarity::Embeddings(&zx, &zy);
         let loss = backend.weights(s, self.loss, self.positives, Negatives::All)?.value();
         Ok(1.0 + 1.0 / (1.0 + loss.exp()))
     }
 }
 
-/// Mean of `1/(1 + rank)` over the queries that have a positive.
-fn mean_reciprocal(ranks: &[u32]) -> f64 {
-    let known = ranks.iter().filter(|&&r| r != u32::MAX);
-    let (sum, count) = known.fold((0.0, 0usize), |(s, c), &r| (s + 1.0 / (1.0 + f64::from(r)), c + 1));
+/// Mean reciprocal rank of the queries that have a positive; equal items in any order.
+fn mean_reciprocal(standings: &[Standing]) -> f64 {
+    let found = standings.iter().filter(|s| s.is_found());
+    let (sum, count) = found.fold((0.0, 0usize), |(s, c), q| (s + q.reciprocal(Ties::Expected), c + 1));
     if count == 0 { 0.0 } else { sum / count as f64 }
 }
 

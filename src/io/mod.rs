@@ -30,6 +30,7 @@ mod shards;
 mod source;
 mod spec;
 mod subset;
+mod unit;
 mod view;
 
 pub(crate) use self::safetensors::{directory as safetensors_directory, one_line};
@@ -55,6 +56,7 @@ pub use shards::Shards;
 pub(crate) use source::check_request;
 pub use source::{Part, RowSource, read_all, read_panel};
 pub use subset::{RowRange, Rows};
+pub use unit::UnitRows;
 pub use view::{HostMatrix, MatView};
 
 #[cfg(not(target_endian = "little"))]

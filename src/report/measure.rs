@@ -1,15 +1,26 @@
 //! The figures of an evaluation: exact, over all pairs, streaming.
 
-use crate::backend::{Backend, Similarity, Ties};
+use crate::backend::{Backend, Similarity};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::retrieval::{Recall, recall_at_k};
+use crate::retrieval::{Ranking, Recall, RecallOptions};
 use crate::weights::Negatives;
 use serde::Serialize;
 
 /// The longest list that the recall curves look at.
 const LONGEST: usize = 100;
+
+/// Recall at many values of k.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Curve {
+    /// The values of k.
+    pub ks: Vec<usize>,
+    /// Of the rows of x.
+    pub x_to_y: Vec<f64>,
+    /// Of the rows of y.
+    pub y_to_x: Vec<f64>,
+}
 
 /// What is known of one set of rows.
 #[derive(Clone, Debug, Serialize)]
@@ -20,62 +31,64 @@ pub struct Measured {
     pub n_y: usize,
     /// Pairs of positives.
     pub pairs: usize,
-    /// Recall at the values of k asked for.
+    /// Recall at the values of k asked for, ranks, intervals.
     pub recall: Recall,
-    /// The model's loss on these rows.
+    /// The loss on these rows.
     pub loss: f64,
     /// Zero rows of x and y.
     pub zero_rows: (usize, usize),
     /// Rows of x and y without a positive.
     pub unmatched: (usize, usize),
     /// Recall at many values of k.
-    pub curve: Recall,
+    pub curve: Curve,
     /// What [`curve`](Self::curve) would be of a random order.
-    pub chance: Recall,
+    pub chance: Curve,
 }
 
-/// Recall both ways at `ks` and along a curve, and the loss, of embeddings `zx` (`n_x x r`) and `zy` (`n_y x r`).
+/// Recall both ways as asked for and along a curve, and the loss, of embeddings `zx` (`n_x x r`) and `zy` (`n_y x r`);
+/// and where every query's right item stands.
 ///
 /// # Errors
-/// As [`recall_at_k`].
+/// As [`evaluate`](crate::retrieval::evaluate).
 pub fn measure<B: Backend>(
     backend: &B,
     loss: &Loss,
     (zx, zy): (&B::Matrix, &B::Matrix),
     positives: &Positives,
-    (ks, ties): (&[usize], Ties),
+    options: &RecallOptions,
     zero_rows: (usize, usize),
-) -> Result<Measured> {
+) -> Result<(Measured, Ranking)> {
     let (n_x, n_y) = (positives.n_x(), positives.n_y());
     let curve_ks = curve_ks(n_x.max(n_y));
-    let all: Vec<usize> = ks.iter().chain(&curve_ks).copied().collect();
-    let both = recall_at_k(backend, zx, zy, positives, &all, ties)?;
-    let part = |range: std::ops::Range<usize>| Recall {
-        ks: both.ks[range.clone()].to_vec(),
-        x_to_y: both.x_to_y[range.clone()].to_vec(),
-        y_to_x: both.y_to_x[range].to_vec(),
-        matching_accuracy: both.matching_accuracy,
-    };
+    let ranking = Ranking::new(backend, zx, zy, positives, options.exclude_self)?;
+    let mut recall = ranking.recall(&options.ks, options.ties)?;
+    if let Some(bootstrap) = &options.bootstrap {
+        recall.intervals = Some(ranking.intervals(backend, &options.ks, options.ties, bootstrap)?);
+    }
+    let curve = ranking.recall(&curve_ks, options.ties)?;
     let w = backend.weights(Similarity::Embeddings(zx, zy), loss, positives, Negatives::All)?;
-    let rows: Vec<usize> = (0..n_x).map(|i| positives.row(i).len()).collect();
-    let cols: Vec<usize> = (0..n_y).map(|j| positives.col(j).len()).collect();
-    let chance = Recall {
-        x_to_y: chance(&rows, n_y, &curve_ks),
-        y_to_x: chance(&cols, n_x, &curve_ks),
-        matching_accuracy: chance(&rows, n_y, &[1])[0],
+    // Without the query itself there is one item less, and one positive less where it is its own.
+    let less = usize::from(options.exclude_self);
+    let own = |i: usize| usize::from(options.exclude_self && positives.contains(i, i));
+    let rows: Vec<usize> = (0..n_x).map(|i| positives.row(i).len() - own(i)).collect();
+    let cols: Vec<usize> = (0..n_y).map(|j| positives.col(j).len() - own(j)).collect();
+    let chance = Curve {
+        x_to_y: chance(&rows, n_y - less, &curve_ks),
+        y_to_x: chance(&cols, n_x - less, &curve_ks),
         ks: curve_ks,
     };
-    Ok(Measured {
+    let measured = Measured {
         n_x,
         n_y,
         pairs: positives.nnz(),
-        recall: part(0..ks.len()),
+        recall,
         loss: w.value(),
         zero_rows,
         unmatched: positives.unmatched(),
-        curve: part(ks.len()..all.len()),
+        curve: Curve { ks: curve.ks, x_to_y: curve.x_to_y, y_to_x: curve.y_to_x },
         chance,
-    })
+    };
+    Ok((measured, ranking))
 }
 
 /// Values of k that are dense enough for a curve on a logarithmic axis.

@@ -1,7 +1,7 @@
 //! The page: one HTML file that needs nothing else.
 
 use super::svg::{self, Axis, Chart, Series, escape};
-use super::{History, Look, Measured};
+use super::{Confusion, Example, Examples, History, Look, Measured};
 use crate::loss::LossKind;
 use crate::model::{Encoder, Model};
 use serde::Serialize;
@@ -11,12 +11,16 @@ use std::fmt::Write;
 pub struct Page<'a> {
     /// Its heading.
     pub title: &'a str,
-    /// The model.
-    pub model: &'a Model,
+    /// The model; none: the embeddings were given.
+    pub model: Option<&'a Model>,
     /// Named sets of rows; the first is the one that is looked at.
     pub sets: &'a [(&'a str, &'a Measured)],
     /// A sample of the first set.
     pub look: &'a Look,
+    /// Queries of the first set.
+    pub examples: Option<&'a Examples>,
+    /// Names of the rows of x and y of the first set.
+    pub names: (Option<&'a [String]>, Option<&'a [String]>),
 }
 
 /// Pixels of a chart before it is scaled to the page: a phone shows it at about this size.
@@ -47,12 +51,14 @@ figure>svg{display:block;width:100%;height:auto}figcaption{margin-top:6px}\
 border:1px solid var(--line)}.pair p{font-size:.85rem;text-align:center}\
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem}\
 th,td{text-align:right;padding:3px 0 3px 10px;border-bottom:1px solid var(--line)}td{overflow-wrap:anywhere}\
-th:first-child,td:first-child{text-align:left;padding-left:0;font-weight:normal}tr:last-child>*{border-bottom:0}";
+th:first-child,td:first-child,.words td,.words th{text-align:left;font-weight:normal}\
+th:first-child,td:first-child{padding-left:0}.wide{grid-column:1/-1;overflow-x:auto}tr:last-child>*{border-bottom:0}";
 
 /// The page as HTML: no scripts, no other files, light and dark.
 pub fn page(page: &Page<'_>) -> String {
-    let history = History::of(page.model);
-    let stacked = format!("<div class=\"stack\">{}{}</div>\n", singular_values(&history), making(page.model));
+    let history = page.model.map(History::of).unwrap_or_default();
+    let made = page.model.map(making).unwrap_or_default();
+    let stacked = format!("<div class=\"stack\">{}{made}</div>\n", singular_values(&history));
     let cards = [
         recall(page),
         similarities(page.look),
@@ -62,6 +68,7 @@ pub fn page(page: &Page<'_>) -> String {
         loss_by_time(&history),
         figures(page),
         stacked,
+        examples(page),
     ]
     .concat();
     let (title, style) = (escape(page.title), svg::style());
@@ -396,6 +403,18 @@ fn figures(page: &Page<'_>) -> String {
         row(&format!("y_to_x.{at}"), &format!("Recall@{k}, y to x"), &|s| share(s.recall.y_to_x[at]));
     }
     row("matching_accuracy", "matching accuracy", &|s| share(s.recall.matching_accuracy));
+    for (at, way) in ["x to y", "y to x"].iter().enumerate() {
+        row(&format!("mrr.{at}"), &format!("mean reciprocal rank, {way}"), &|s| share(s.recall.mrr[at]));
+    }
+    let rank = |v: Option<f64>| v.map_or_else(String::new, |v| datum(&v, &svg::short(v)));
+    for (at, way) in ["x to y", "y to x"].iter().enumerate() {
+        row(&format!("median_rank.{at}"), &format!("median rank, {way}"), &|s| {
+            rank(s.recall.median_rank[at])
+        });
+        row(&format!("mean_rank.{at}"), &format!("mean rank, {way}"), &|s| rank(s.recall.mean_rank[at]));
+    }
+    row("tied.0", "rows of x with a tie", &|s| count(s.recall.tied[0]));
+    row("tied.1", "rows of y with a tie", &|s| count(s.recall.tied[1]));
     row("loss", "loss", &|s| datum(&s.loss, &short_loss(s.loss)));
     row("zero_rows.0", "zero rows of x", &|s| count(s.zero_rows.0));
     row("zero_rows.1", "zero rows of y", &|s| count(s.zero_rows.1));
@@ -403,6 +422,50 @@ fn figures(page: &Page<'_>) -> String {
     row("unmatched.1", "rows of y without a match", &|s| count(s.unmatched.1));
     out.push_str("</table></section>\n");
     out
+}
+
+/// A row's name, or its number.
+fn named(side: &str, names: Option<&[String]>, row: usize) -> String {
+    names.and_then(|n| n.get(row)).map_or_else(|| format!("{side} row {row}"), |name| escape(name))
+}
+
+fn examples(page: &Page<'_>) -> String {
+    let Some(found) = page.examples else { return String::new() };
+    let (x, y) = (|i| named("x", page.names.0, i), |j| named("y", page.names.1, j));
+    let table = |heading: &str, columns: &[&str], rows: Vec<Vec<String>>| {
+        if rows.is_empty() {
+            return String::new();
+        }
+        let mut out = format!("<section class=\"wide\"><h2>{heading}</h2><table class=\"words\"><tr>");
+        columns.iter().for_each(|c| out.push_str(&format!("<th scope=\"col\">{c}</th>")));
+        out.push_str("</tr>");
+        for row in rows {
+            out.push_str("<tr>");
+            row.iter().for_each(|cell| out.push_str(&format!("<td>{cell}</td>")));
+            out.push_str("</tr>");
+        }
+        out.push_str("</table></section>\n");
+        out
+    };
+    let cells = |e: &Example| {
+        vec![
+            x(e.query),
+            y(e.right),
+            two(e.right_score.into()),
+            e.rank.to_string(),
+            y(e.wrong),
+            two(e.wrong_score.into()),
+        ]
+    };
+    let columns = ["row of x", "its match in y", "similarity", "rank", "best other item", "similarity"];
+    let rows = |examples: &[Example]| examples.iter().map(cells).collect();
+    let pair = |c: &Confusion| vec![y(c.first), y(c.second), c.queries.to_string()];
+    [
+        table("Surest hits", &columns, rows(&found.hits)),
+        table("Worst misses", &columns, rows(&found.misses)),
+        table("Taken for each other", &["in y", "and", "queries"], found.confused.iter().map(pair).collect()),
+    ]
+    .concat()
 }
 
 fn making(model: &Model) -> String {

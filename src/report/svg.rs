@@ -5,13 +5,15 @@ use std::fmt::Write;
 
 /// Colours of the series on light and on dark ground (Okabe and Ito's, which the colour-blind can tell apart, and their
 /// lighter kin).
-const COLORS: [(&str, &str); 6] = [
+const COLORS: [(&str, &str); 8] = [
     ("#8a8a8a", "#a8a8a8"),
     ("#b8860b", "#f0c650"),
     ("#00805f", "#3fd0a4"),
     ("#8a3f8f", "#d99ae0"),
     ("#c24a00", "#ff9a55"),
     ("#005f9e", "#62b5f0"),
+    ("#7a6a4f", "#c9b68f"),
+    ("#b0306a", "#ff8fc0"),
 ];
 
 /// The style that the pictures need, for a page that holds several.

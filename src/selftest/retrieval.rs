@@ -3,7 +3,7 @@
 use super::problem::Problem;
 use super::record::Record;
 use crate::backend::cpu::Cpu;
-use crate::backend::{Arithmetic, Backend, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Backend, Similarity, Standing, TopK};
 use crate::error::Result;
 use crate::fit::{download, upload};
 use crate::positives::Positives;
@@ -44,19 +44,21 @@ pub(super) fn check<B: Backend>(
             let error = if found.len() == want.len() { worst } else { f64::INFINITY };
             record.error("positive pairs", &case, error, device.arithmetic().similarity());
         }
-        for ties in [Ties::LowerIndex, Ties::Shared] {
-            if let Some(ranks) = record.value("ranks", &case, device.ranks(pair, &positives, ties))? {
-                record.error("ranks", &case, wrong_ranks(&ranks, &s, &positives, near), 0.0);
-            }
-            // The oracle's tie rules on exactly equal embeddings.
-            let o = upload(oracle, (Mat::<f64>::ones(5, 2) * faer::Scale(0.5f64.sqrt())).as_ref())?;
-            let five = Positives::diagonal(5);
-            let same = upload(device, (Mat::<f64>::ones(5, 2) * faer::Scale(0.5f64.sqrt())).as_ref())?;
-            let got = device.ranks(Similarity::Embeddings(&same, &same), &five, ties);
+        if let Some(found) = record.value("ranks", &case, device.standings(pair, &positives, false))? {
+            record.error("ranks", &case, wrong_standings(&found, &s, &positives, near), 0.0);
+        }
+        // The oracle's ties on exactly equal embeddings, with and without the query itself.
+        let o = upload(oracle, (Mat::<f64>::ones(5, 2) * faer::Scale(0.5f64.sqrt())).as_ref())?;
+        let same = upload(device, (Mat::<f64>::ones(5, 2) * faer::Scale(0.5f64.sqrt())).as_ref())?;
+        for (five, exclude_self) in [
+            (Positives::diagonal(5), false),
+            (Positives::from_groups(&[0, 1, 1, 0, 2], &[0, 1, 1, 0, 2])?, true),
+        ] {
+            let got = device.standings(Similarity::Embeddings(&same, &same), &five, exclude_self);
             if let Some(got) = record.value("ranks", "five equal items", got)? {
-                let want = oracle.ranks(Similarity::Embeddings(&o, &o), &five, ties)?;
+                let want = oracle.standings(Similarity::Embeddings(&o, &o), &five, exclude_self)?;
                 let wrong = got.iter().zip(&want).filter(|(a, b)| a != b).count();
-                record.error("ranks", &format!("five equal items, {ties:?}"), wrong as f64, 0.0);
+                record.error("ranks", "five equal items", wrong as f64, 0.0);
             }
         }
     }
@@ -94,20 +96,26 @@ fn wrong_places(top: &TopK, s: &Mat<f64>, k: usize, near: f64) -> f64 {
     wrong as f64
 }
 
-/// Ranks that no order within rounding of the similarities explains.
-fn wrong_ranks(ranks: &[u32], s: &Mat<f64>, positives: &Positives, near: f64) -> f64 {
-    if ranks.len() != s.nrows() {
+/// Queries whose standing no order within rounding of the similarities explains.
+fn wrong_standings(standings: &[Standing], s: &Mat<f64>, positives: &Positives, near: f64) -> f64 {
+    if standings.len() != s.nrows() {
         return f64::INFINITY;
     }
     let wrong = (0..s.nrows()).filter(|&i| {
         let best = positives.row(i).iter().map(|&j| s[(i, j as usize)]).fold(f64::NEG_INFINITY, f64::max);
+        let got = standings[i];
         if best == f64::NEG_INFINITY {
-            return ranks[i] != u32::MAX;
+            return got != Standing::default();
         }
-        let ahead = |slack: f64| {
+        let above = |slack: f64| {
             (0..s.ncols()).filter(|&j| !positives.contains(i, j) && s[(i, j)] > best + slack).count()
         };
-        !(ahead(2.0 * near)..=ahead(-2.0 * near)).contains(&(ranks[i] as usize))
+        let (least, most) = (above(2.0 * near), above(-2.0 * near));
+        let first = got.ahead as usize;
+        first < least
+            || first + got.tied as usize > most
+            || got.tied_before > got.tied
+            || !(1..=positives.row(i).len()).contains(&(got.positives as usize))
     });
     wrong.count() as f64
 }

@@ -1,7 +1,7 @@
 //! The checks hold on the CPU in every mode, and each notices the mistake it is there for.
 
 use super::*;
-use crate::backend::{Arithmetic, Similarity, Ties, TopK};
+use crate::backend::{Arithmetic, Similarity, Standing, TopK};
 use crate::control::Control;
 use crate::io::RowSource;
 use crate::kernel::Kernel;
@@ -212,12 +212,12 @@ impl Backend for Faulty {
         }
         Ok(top)
     }
-    fn ranks(&self, s: S<'_>, p: &Positives, ties: Ties) -> Result<Vec<u32>> {
-        let mut ranks = self.cpu.ranks(s, p, ties)?;
+    fn standings(&self, s: S<'_>, p: &Positives, exclude_self: bool) -> Result<Vec<Standing>> {
+        let mut standings = self.cpu.standings(s, p, exclude_self)?;
         if self.is("ranks") {
-            ranks[0] += 1;
+            standings[0].ahead += 1;
         }
-        Ok(ranks)
+        Ok(standings)
     }
     fn positive_similarities(&self, s: S<'_>, p: &Positives) -> Result<Vec<f64>> {
         let mut found = self.cpu.positive_similarities(s, p)?;

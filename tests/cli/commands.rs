@@ -48,12 +48,19 @@ fn eval_finds_what_the_library_finds() {
         assert_eq!((json["n_x"].as_u64(), json["n_y"].as_u64()), (Some(n as u64), Some(n as u64)));
     };
     let diagonal = Positives::diagonal(n);
-    let want = recall(&lab, "left.npy", "right.npy", &diagonal, &[1, 3, 50], Ties::LowerIndex);
+    let want = recall(&lab, "left.npy", "right.npy", &diagonal, &[1, 3, 50], Ties::Expected);
     check(&lab.json(args), &want);
-    let want = recall(&lab, "left.npy", "right.npy", &diagonal, &[1, 3, 50], Ties::Shared);
-    check(&lab.json(&format!("{args} --ties shared")), &want);
+    for (name, ties) in [
+        ("lower-index", Ties::LowerIndex),
+        ("optimistic", Ties::Optimistic),
+        ("shared", Ties::Optimistic),
+        ("pessimistic", Ties::Pessimistic),
+    ] {
+        let want = recall(&lab, "left.npy", "right.npy", &diagonal, &[1, 3, 50], ties);
+        check(&lab.json(&format!("{args} --ties {name}")), &want);
+    }
     let groups = Positives::from_groups(&labels, &labels).unwrap();
-    let want = recall(&lab, "left.npy", "right.npy", &groups, &[1, 3, 50], Ties::LowerIndex);
+    let want = recall(&lab, "left.npy", "right.npy", &groups, &[1, 3, 50], Ties::Expected);
     let json = lab.json(&format!("{args} --groups-x labels.npy --groups-y labels.npy --loss"));
     check(&json, &want);
     assert!(want.matching_accuracy > 0.5, "classes can be told from half a digit: {want:?}");

@@ -124,12 +124,15 @@ fn a_page_says_what_eval_says() {
         same(&format!("y_to_x.{at}"), &|e| e["recall"]["y_to_x"][at].clone());
     }
     for at in 0..2 {
+        for key in ["mrr", "median_rank", "mean_rank", "tied"] {
+            same(&format!("{key}.{at}"), &|e| e["recall"][key][at].clone());
+        }
         same(&format!("zero_rows.{at}"), &|e| e["zero_rows"][at].clone());
         same(&format!("unmatched.{at}"), &|e| e["unmatched"][at].clone());
     }
     // Every number of the table is one of those above, and is shown rounded.
     let rows = html.matches("<tr data-key=").count();
-    assert_eq!(rows, 4 + 6 + 4 + 1, "pairs is the one that eval does not print");
+    assert_eq!(rows, 4 + 6 + 8 + 4 + 1, "pairs is the one that eval does not print");
     let accuracy = evals[0]["matching_accuracy"].as_f64().unwrap();
     assert!(html.contains(&format!(">{accuracy:.4}</data>")));
     assert_eq!(json["evaluated"]["recall"], evals[0]["recall"]);

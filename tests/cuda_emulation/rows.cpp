@@ -284,25 +284,30 @@ void positives_and_search(Mode mode, int nx, int ny, int r, int k) {
         if (std::isinf(b) || similarity[e] >= b) b = similarity[e], best_index[row[e]] = p.positives.columns[e];
     }
     l = make_launch(p.view(false), p.positives.view(), 0, nx, 0, ny, 1);
-    auto parts = poisoned<int32_t>(size_t(l.row_parts()) * nx), count = poisoned<int32_t>(nx);
+    const size_t plane = size_t(l.row_parts()) * nx;
+    auto parts = poisoned<int32_t>(3 * plane), count = poisoned<int32_t>(3 * nx);
     const Ranks ranks{l.sweep, best.data(), best_index.data(), parts.data()};
     run(l.grid, l.shared, [&] { bf16 ? search_cu::ranks_bf16(ranks) : search_cu::ranks_f16(ranks); });
-    run_items(nx, false, [&] { reduce_cu::merge_counts(parts.data(), l.row_parts(), nx, count.data()); });
+    for (int c = 0; c < 3; ++c)
+        run_items(nx, false, [&] { reduce_cu::merge_counts(parts.data() + c * plane, l.row_parts(), nx, count.data() + c * nx); });
     for (int i = 0; i < nx; ++i) {
         if (p.positives.count(i) == 0) {
-            expect_equal(count[i], 0, "rank without positives");
+            for (int c = 0; c < 3; ++c) expect_equal(count[c * nx + i], 0, "counts without positives");
             continue;
         }
-        int want = 0;
+        int above = 0, tied = 0, before = 0;
         bool close = false;
         const double b = p.s.at(i, best_index[i]);
         for (int j = 0; j < ny; ++j) {
             if (p.positives.contains(i, j)) continue;
             const double s = p.s.at(i, j);
-            if (s == b) want += j < best_index[i];
-            else want += s > b, close |= std::fabs(s - b) < 4e-6;
+            if (s == b) ++tied, before += j < best_index[i];
+            else above += s > b, close |= std::fabs(s - b) < 4e-6;
         }
-        if (!close) expect_equal(count[i], want, "rank");
+        if (close) continue;
+        expect_equal(count[i], above, "columns above");
+        expect_equal(count[nx + i], tied, "columns as similar");
+        expect_equal(count[2 * nx + i], before, "lower columns as similar");
     }
 }
 

@@ -34,6 +34,89 @@ static void library(void)
     CHECK(count >= 0);
 }
 
+/* Ranks among items of which most are equal, against the formulas, and the same items resident. */
+static void evaluation(unicon_context_t *context)
+{
+    enum { n = 12, r = 3, k = 4 };
+    static float z[n * r];
+    static int64_t groups[n], indices[n * k], resident_indices[n * k];
+    float scores[n * k], resident_scores[n * k];
+    double recall[4], intervals[8], best[4], low_index[2];
+    const int64_t ks[] = {1, 4};
+    unicon_positives_t truth;
+    unicon_evaluation_t e;
+    unicon_items_t *items = NULL;
+    unicon_matrix_t zm, sm = unicon_matrix_f32(scores, n, k), rm = unicon_matrix_f32(resident_scores, n, k), one;
+    int i, j;
+    /* Four equal rows along each axis. */
+    for (i = 0; i < n; i++)
+        z[i * r + i % r] = 1;
+    zm = unicon_matrix_f32(z, n, r);
+    OK(NULL, unicon_evaluation_init(&e, sizeof e));
+    CHECK(e.ties == UNICON_TIES_EXPECTED && e.resamples == 1000 && e.level == 0.95 && !e.exclude_self);
+    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, recall, intervals));
+    for (i = 0; i < 2; i++) {
+        CHECK(fabs(recall[2 * i] - 0.25) < 1e-12 && fabs(recall[2 * i + 1] - 1) < 1e-12);
+        CHECK(intervals[4 * i] <= 0.25 && 0.25 <= intervals[4 * i + 1] + 1e-12);
+    }
+    CHECK(e.tied_x2y == n && e.tied_y2x == n && fabs(e.matching_accuracy - 0.25) < 1e-12);
+    CHECK(fabs(e.mrr_x2y - (1 + 0.5 + 1.0 / 3 + 0.25) / 4) < 1e-12 && e.median_rank_x2y == 2.5 && e.mean_rank_y2x == 2.5);
+    e.ties = UNICON_TIES_OPTIMISTIC;
+    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, best, NULL));
+    CHECK(best[0] == 1 && e.median_rank_x2y == 1);
+    e.ties = UNICON_TIES_PESSIMISTIC;
+    e.resamples = 0;
+    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, best, intervals));
+    CHECK(best[0] == 0 && best[1] == 1 && isnan(intervals[0]) && isnan(e.mrr_x2y_low) && e.mrr_x2y == 0.25);
+    e.ties = UNICON_TIES_LOWER_INDEX;
+    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 1, &e, low_index, NULL));
+    OK(context, unicon_recall(context, &zm, &zm, NULL, ks, 1, best));
+    CHECK(low_index[0] == best[0] && fabs(best[0] - 0.25) < 1e-12);
+    /* A set against itself: each row finds one of its three twins. */
+    OK(NULL, unicon_positives_init(&truth, sizeof truth));
+    for (i = 0; i < n; i++)
+        groups[i] = i % r;
+    truth.kind = UNICON_POSITIVES_GROUPS;
+    truth.x_groups = truth.y_groups = groups;
+    e.exclude_self = 1;
+    OK(context, unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL));
+    CHECK(best[0] == 1 && e.tied_x2y == 0);
+    CHECK(unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+    e.exclude_self = 2;
+    CHECK(unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+    e.exclude_self = 0;
+    e.ties = 4;
+    CHECK(unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+    e.ties = 0;
+    e.resamples = 7;
+    CHECK(unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+
+    OK(context, unicon_search(context, &zm, &zm, k, &sm, indices));
+    OK(context, unicon_items_create(context, &zm, &items));
+    OK(context, unicon_items_search(context, items, &zm, k, -1, &rm, resident_indices));
+    CHECK(memcmp(scores, resident_scores, sizeof scores) == 0 && memcmp(indices, resident_indices, sizeof indices) == 0);
+    for (i = 0; i < n; i++)
+        for (j = 0; j < k; j++)
+            CHECK(indices[i * k + j] == i % r + r * j);
+    one = unicon_matrix_f32(z + 5 * r, 1, r);
+    OK(context, unicon_items_search(context, items, &one, k, 5, NULL, indices));
+    CHECK(indices[0] == 2 && indices[1] == 8 && indices[2] == 11 && indices[3] == 0);
+    OK(context, unicon_items_search(context, items, &one, n, 5, NULL, indices));
+    CHECK(indices[n - 2] >= 0 && indices[n - 1] == -1);
+    CHECK(unicon_items_search(context, items, &one, k, n, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, items, &one, k, -2, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, items, &one, 0, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, NULL, &one, k, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    one = unicon_matrix_f32(z, 1, r - 1);
+    CHECK(unicon_items_search(context, items, &one, k, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    z[4] = NAN;
+    one = unicon_matrix_f32(z, 2, r);
+    CHECK(unicon_items_search(context, items, &one, k, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    unicon_items_destroy(items);
+    CHECK(unicon_items_create(context, &zm, &items) == UNICON_INVALID_ARGUMENT);
+    unicon_items_destroy(NULL);
+}
+
 static void weights(unicon_context_t *context)
 {
     enum { n = 33, r = 5, c = 3 };
@@ -606,6 +689,7 @@ int main(int argc, char **argv)
     CHECK(unicon_last_error(context, NULL, 0) == 0);
     OK(context, unicon_cancel(context));
     weights(context);
+    evaluation(context);
     layouts(context);
     fit(context, argv[1]);
     refined(context, argv[1]);

@@ -19,10 +19,11 @@ from ._fit import FitInfo
 from ._library import Cancelled, Error, check, lib, pick
 from ._model import Model, load
 from ._positives import Positives
+from ._retrieval import Items
 from ._weights import PartialFit, Weights
 
 __all__ = [
-    "Cancelled", "Context", "Error", "FitInfo", "Model", "PartialFit", "Positives", "Weights",
+    "Cancelled", "Context", "Error", "FitInfo", "Items", "Model", "PartialFit", "Positives", "Weights",
     "damping", "device_count", "kernel", "load", "loss", "minibatch", "refine", "version",
 ]
 

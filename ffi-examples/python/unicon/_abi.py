@@ -271,6 +271,30 @@ class FitInfo(Structure):
     ]
 
 
+class Evaluation(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("ties", c_int32),
+        ("exclude_self", c_int32),
+        ("resamples", c_int64),
+        ("level", c_double),
+        ("seed", c_uint64),
+        ("matching_accuracy", c_double),
+        ("mrr_x2y", c_double),
+        ("mrr_y2x", c_double),
+        ("mrr_x2y_low", c_double),
+        ("mrr_x2y_high", c_double),
+        ("mrr_y2x_low", c_double),
+        ("mrr_y2x_high", c_double),
+        ("median_rank_x2y", c_double),
+        ("median_rank_y2x", c_double),
+        ("mean_rank_x2y", c_double),
+        ("mean_rank_y2x", c_double),
+        ("tied_x2y", c_int64),
+        ("tied_y2x", c_int64),
+    ]
+
+
 _handle = c_void_p
 _matrix, _positives, _loss = POINTER(Matrix), POINTER(Positives), POINTER(Loss)
 
@@ -350,6 +374,14 @@ FUNCTIONS = {
     "unicon_partial_fit_destroy": (None, [_handle]),
     "unicon_search": (c_int32, [_handle, _matrix, _matrix, c_int64, _matrix, c_void_p]),
     "unicon_recall": (c_int32, [_handle, _matrix, _matrix, _positives, c_void_p, c_int64, c_void_p]),
+    "unicon_evaluation_init": (c_int32, [POINTER(Evaluation), c_size_t]),
+    "unicon_evaluate": (
+        c_int32,
+        [_handle, _matrix, _matrix, _positives, c_void_p, c_int64, POINTER(Evaluation), c_void_p, c_void_p],
+    ),
+    "unicon_items_create": (c_int32, [_handle, _matrix, POINTER(_handle)]),
+    "unicon_items_destroy": (None, [_handle]),
+    "unicon_items_search": (c_int32, [_handle, _handle, _matrix, c_int64, c_int64, _matrix, c_void_p]),
     "unicon_gram": (c_int32, [_handle, POINTER(Kernel), _matrix, _matrix, _matrix]),
 }
 
@@ -383,6 +415,7 @@ STRUCTS = {
     "unicon_trace_point": TracePoint,
     "unicon_fit_options": FitOptions,
     "unicon_fit_info": FitInfo,
+    "unicon_evaluation": Evaluation,
 }
 
 

@@ -11,6 +11,7 @@ from ._fit import Results, best_options, fit_options, on_progress
 from ._library import Cancelled, check, lib, pick
 from ._model import Model, load
 from ._positives import Positives
+from ._retrieval import Items, evaluate
 from ._slots import Relay, Slots
 from ._weights import PartialFit, Weights, validation_of
 
@@ -163,7 +164,9 @@ class Context:
         return scores, indices
 
     def recall(self, zx, zy, ks=(1, 5, 10), truth=None):
-        """Recall@k in both directions: {"x2y": {k: ...}, "y2x": {k: ...}}."""
+        """Recall@k in both directions: {"x2y": {k: ...}, "y2x": {k: ...}}. Of equal items the lower index is first; evaluate has
+        other rules, ranks and intervals.
+        """
         (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
         p = Positives(truth, a.rows, b.rows, "truth")
         ks = index_array(np.atleast_1d(ks), "ks")
@@ -171,6 +174,20 @@ class Context:
         work = 2.0 * a.rows * b.rows * a.cols
         self._slots.call(lib.unicon_recall, (a, b, p.raw, ks.ctypes.data, len(ks), out.ctypes.data), work)
         return {name: dict(zip(ks.tolist(), row.tolist())) for name, row in zip(("x2y", "y2x"), out)}
+
+    def evaluate(self, zx, zy, ks=(1, 5, 10), truth=None, *, ties="expected", exclude_self=False, resamples=1000,
+                 level=0.95, seed=0):
+        """Recall@k, mean reciprocal, median and mean rank both ways, with bootstrap intervals paired by query.
+
+        ties says what items as similar as the best match do to its rank: "expected" (any order), "lower-index", "optimistic" or
+        "pessimistic"; "tied" counts the queries concerned. With exclude_self row i never finds row i: a set against itself.
+        resamples=0 leaves the intervals out.
+        """
+        return evaluate(self, zx, zy, ks, truth, ties, exclude_self, resamples, level, seed)
+
+    def items(self, items):
+        """Items that stay on the device for many searches: see Items."""
+        return Items(self, items)
 
     def gram(self, kernel, a, b):
         """The Gram matrix k(a_i, b_j)."""

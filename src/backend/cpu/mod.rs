@@ -5,6 +5,7 @@
 //! rows on each; columns stream past all of them in order (`ranks.rs`).
 
 mod backward;
+mod best;
 mod contract;
 pub mod gemm;
 mod matrix;
@@ -15,6 +16,7 @@ mod ranks;
 mod search;
 pub mod simd;
 mod spill;
+mod standings;
 mod statistics;
 mod tiles;
 
@@ -23,7 +25,7 @@ pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
 use crate::backend::plan::TILE;
-use crate::backend::{Arithmetic, Backend, Reader, Similarity, Ties, TopK, directions};
+use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
 use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase};
 use crate::error::{Error, Result};
@@ -493,10 +495,15 @@ impl<T: Real> Backend for Cpu<T> {
         self.search(queries, items, k)
     }
 
-    fn ranks(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives, ties: Ties) -> Result<Vec<u32>> {
+    fn standings(
+        &self,
+        s: Similarity<'_, Matrix<T>>,
+        positives: &Positives,
+        exclude_self: bool,
+    ) -> Result<Vec<Standing>> {
         let mut hold = None;
         let s = self.whole(s, &mut hold)?;
-        self.rank_positives(Source::new(s), positives, ties)
+        self.stand(Source::new(s), positives, exclude_self)
     }
 
     fn positive_similarities(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives) -> Result<Vec<f64>> {

@@ -1,38 +1,112 @@
-//! Streaming retrieval: best items per query and ranks of the best positive, without an `n x m` matrix.
+//! Streaming search: the best items of every query, without an `n x m` matrix.
 
 use super::Cpu;
+use super::best::Best;
+use super::gemm::gemm_nt;
 use super::matrix::Matrix;
-use super::ranks::Columns;
-use super::tiles::{Panel, Scratch, Source, Tiles};
-use crate::backend::plan::Plan;
-use crate::backend::{Ties, TopK};
+use super::tiles::{Source, Tiles};
+use crate::backend::TopK;
+use crate::backend::plan::{Plan, TILE};
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::weights::Negatives;
+use rayon::prelude::*;
 
-/// A row's best positive, its similarity and column, and how many wrong items stand before it.
-type Standing<T> = (Option<(T, usize)>, u32);
-/// The items of a query, best first.
-type Best<T> = Vec<(T, u32)>;
+/// Queries up to which items are streamed past once with inner products: a matrix product would copy them first.
+const FEW: usize = 8;
+/// Multiplications between two looks at whether to stop, of one thread.
+const WAVE: usize = 1 << 28;
+/// Multiplications that are not worth a second thread.
+const LITTLE: usize = 1 << 17;
+
+/// `tile[i * n + j] <- <query i, item j>` of `n` items. Which of the two products it is depends on the number `all` of
+/// queries only, so that panels, threads and ranks do not show.
+fn scores<T: Real>(all: usize, queries: &[T], items: &[T], r: usize, n: usize, tile: &mut Vec<T>) {
+    let m = queries.len() / r.max(1);
+    tile.resize(m * n, T::default());
+    if all <= FEW {
+        for (query, out) in queries.chunks_exact(r.max(1)).zip(tile.chunks_exact_mut(n)) {
+            T::dots(query, items, out);
+        }
+    } else {
+        gemm_nt(m, n, r, T::of(0.0), tile, n, T::of(1.0), queries, r, items, r);
+    }
+}
 
 impl<T: Real> Cpu<T> {
     pub(super) fn search(&self, queries: &Matrix<T>, items: &Matrix<T>, k: usize) -> Result<TopK> {
-        let (n, m) = (queries.rows(), items.rows());
-        let k = k.min(m);
+        let k = k.min(items.rows());
+        // One panel of queries is shared out over the threads by items.
+        let few = self.group.is_single() && items.is_resident() && queries.rows() <= TILE;
+        let best = match few {
+            true => self.search_by_items(queries, items, k)?,
+            false => self.search_by_queries(queries, items, k)?,
+        };
+        let sorted: Vec<_> = match best.len() {
+            1 => best.into_iter().map(Best::sorted).collect(),
+            _ => self.install(|| best.into_par_iter().map(Best::sorted).collect()),
+        };
+        let places = sorted.len() * k;
+        let mut top = TopK { k, scores: Vec::with_capacity(places), indices: Vec::with_capacity(places) };
+        for list in sorted {
+            top.push(list.iter().map(|&(score, j)| (score.as_f64() as f32, j)));
+        }
+        Ok(TopK { k, scores: self.group.concat(top.scores)?, indices: self.group.concat(top.indices)? })
+    }
+
+    /// At most one panel of queries, all here: every thread has some of the items.
+    fn search_by_items(&self, queries: &Matrix<T>, items: &Matrix<T>, k: usize) -> Result<Vec<Best<T>>> {
+        let (n, m, r) = (queries.rows(), items.rows(), items.cols());
+        let mut scratch = Vec::new();
+        let zq = queries.panel(&(0..n), &mut scratch)?;
+        let (tiles, work) = (m.div_ceil(TILE), n.max(1) * r.max(1));
+        let threads = if work * m <= LITTLE { 1 } else { self.threads().min(tiles) };
+        let wave = (WAVE / (work * TILE)).clamp(1, tiles.div_ceil(threads).max(1));
+        let mut parts = vec![(vec![Best::new(k); n], Vec::new()); threads];
+        let search = |first: usize, (best, tile): &mut (Vec<Best<T>>, Vec<T>)| {
+            for start in (first..(first + wave).min(tiles)).map(|t| t * TILE) {
+                let range = start..(start + TILE).min(m);
+                let mut scratch = Vec::new();
+                scores(n, zq, items.panel(&range, &mut scratch)?, r, range.len(), tile);
+                for (best, row) in best.iter_mut().zip(tile.chunks_exact(range.len())) {
+                    best.offer(range.start, row);
+                }
+            }
+            Ok(())
+        };
+        for first in (0..tiles).step_by(wave * threads) {
+            match &mut parts[..] {
+                [only] => search(first, only)?,
+                parts => self.install(|| {
+                    parts.par_iter_mut().enumerate().try_for_each(|(p, part)| search(first + p * wave, part))
+                })?,
+            }
+            self.report(Phase::Retrieval, (first + wave * threads).min(tiles), tiles)?;
+        }
+        let mut parts = parts.into_iter().map(|(best, _)| best);
+        let mut best = parts.next().unwrap_or_default();
+        for part in parts {
+            best.iter_mut().zip(part).for_each(|(best, part)| best.merge(part));
+        }
+        Ok(best)
+    }
+
+    /// Every thread has some panels of queries, past which the items stream, wherever they are.
+    fn search_by_queries(&self, queries: &Matrix<T>, items: &Matrix<T>, k: usize) -> Result<Vec<Best<T>>> {
+        let (n, m, r) = (queries.rows(), items.rows(), items.cols());
         let loss = Loss::default();
-        // Only the tiles' similarities are used; the relation is a formality of the grid.
+        // Only the grid of tiles is used; the relation is a formality.
         let positives = Positives::none(n, m);
         let plan = Plan::new(n, m, Negatives::All);
         let tiles =
             Tiles { source: Source::Embeddings(queries, items), loss: &loss, positives, plan, bf16: false };
-        let layout = self.rows_of(&tiles.plan);
-        let (own, panels) = (layout.own(), self.own_panels(&tiles.plan));
+        let panels = self.own_panels(&tiles.plan);
         let zx = self.row_window(&tiles.plan, queries)?;
         let mut best: Vec<Vec<Best<T>>> =
-            panels.clone().map(|p| vec![Best::new(); tiles.plan.panel(p).len()]).collect();
+            panels.clone().map(|p| vec![Best::new(k); tiles.plan.panel(p).len()]).collect();
         self.columns(
             Phase::Retrieval,
             (0, 1),
@@ -43,12 +117,13 @@ impl<T: Real> Cpu<T> {
             &mut best,
             |best, columns, meter| {
                 let work = |p: usize, best: &mut Vec<Best<T>>| {
-                    let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
+                    let (mut rows_z, mut cols_z, mut tile) = (Vec::new(), Vec::new(), Vec::new());
                     let panel = tiles.panel(p, Some(&zx), &mut rows_z)?;
+                    let Some(zy) = columns.z() else { return Ok(()) };
                     for range in tiles.plan.tiles_in(p, &columns.range) {
-                        tiles.fill(&panel, columns.z(), &range, &mut scratch)?;
-                        for (best, row) in best.iter_mut().zip(scratch.tile.chunks_exact(range.len())) {
-                            offer(best, k, range.start, row);
+                        scores(n, panel.z, zy.get(&range, &mut cols_z)?, r, range.len(), &mut tile);
+                        for (best, row) in best.iter_mut().zip(tile.chunks_exact(range.len())) {
+                            best.offer(range.start, row);
                         }
                     }
                     Ok(())
@@ -57,139 +132,6 @@ impl<T: Real> Cpu<T> {
             },
             |_, _| Ok(()),
         )?;
-        let mut scores = Vec::with_capacity(own.len() * k);
-        let mut indices = Vec::with_capacity(own.len() * k);
-        for (score, j) in best.into_iter().flatten().flatten() {
-            scores.push(score.as_f64() as f32);
-            indices.push(j);
-        }
-        Ok(TopK { k, scores: self.group.concat(scores)?, indices: self.group.concat(indices)? })
-    }
-
-    pub(super) fn rank_positives(
-        &self,
-        source: Source<'_, T>,
-        positives: &Positives,
-        ties: Ties,
-    ) -> Result<Vec<u32>> {
-        let loss = Loss::default();
-        let plan = Plan::new(positives.n_x(), positives.n_y(), Negatives::All);
-        let tiles = Tiles { source, loss: &loss, positives: positives.clone(), plan, bf16: false };
-        let (plan, panels) = (&tiles.plan, self.own_panels(&tiles.plan));
-        let (zx, items) = match tiles.source.embeddings() {
-            Some((zx, zy)) => (Some(self.row_window(plan, zx)?), vec![zy]),
-            None => (None, Vec::new()),
-        };
-        let zx = zx.as_ref();
-        // The best positive of every row and the wrong items before it.
-        let mut states: Vec<Vec<Standing<T>>> =
-            panels.clone().map(|p| vec![(None, 0); plan.panel(p).len()]).collect();
-        // Where all columns are here, one visit does both.
-        let at_once = self.group.is_single() && items.iter().all(|m| m.is_resident());
-        for stage in 0..if at_once { 1 } else { 2 } {
-            self.columns(
-                Phase::Retrieval,
-                (stage, if at_once { 1 } else { 2 }),
-                &tiles,
-                panels.clone(),
-                (&items, None),
-                usize::MAX,
-                &mut states,
-                |states, columns, meter| {
-                    let work = |p: usize, state: &mut Vec<Standing<T>>| {
-                        let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
-                        let panel = tiles.panel(p, zx, &mut rows_z)?;
-                        if stage == 0 {
-                            best_positives(&tiles, p, columns, &panel, &mut scratch, state)?;
-                        }
-                        if at_once || stage == 1 {
-                            count_before(&tiles, p, columns, &panel, &mut scratch, state, ties)?;
-                        }
-                        Ok(())
-                    };
-                    self.for_panels(meter, panels.clone(), states, work, Ok)
-                },
-                |_, _| Ok(()),
-            )?;
-        }
-        let rank = |(best, ahead): (Option<_>, u32)| if best.is_some() { ahead } else { u32::MAX };
-        self.group.concat(states.into_iter().flatten().map(rank).collect())
-    }
-}
-
-/// Counts the wrong items among some columns that stand before the best positive of every row of a panel.
-fn count_before<T: Real>(
-    tiles: &Tiles<'_, T>,
-    p: usize,
-    columns: &Columns<'_, T>,
-    panel: &Panel<'_, T>,
-    scratch: &mut Scratch<T>,
-    state: &mut [Standing<T>],
-    ties: Ties,
-) -> Result<()> {
-    for range in tiles.plan.tiles_in(p, &columns.range) {
-        // Positives are masked to -inf: only wrong items count.
-        tiles.fill_negatives(panel, columns.z(), &range, scratch)?;
-        for ((best, ahead), row) in state.iter_mut().zip(scratch.tile.chunks_exact(range.len())) {
-            if let Some((score, j)) = *best {
-                // Items before the positive also win ties.
-                let before = match ties {
-                    Ties::LowerIndex => j.saturating_sub(range.start).min(row.len()),
-                    Ties::Shared => 0,
-                };
-                *ahead += count_ahead(row, before, score);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The best positive of every row of a panel: its similarity (from the same product that its rivals' come from, so
-/// that equal items tie exactly) and, among equals, the lowest column.
-fn best_positives<T: Real>(
-    tiles: &Tiles<'_, T>,
-    p: usize,
-    columns: &Columns<'_, T>,
-    panel: &Panel<'_, T>,
-    scratch: &mut Scratch<T>,
-    state: &mut [Standing<T>],
-) -> Result<()> {
-    for range in tiles.plan.tiles_in(p, &columns.range) {
-        if panel.rows.clone().all(|i| tiles.positives.row_in(i, &range).is_empty()) {
-            continue;
-        }
-        tiles.fill_negatives(panel, columns.z(), &range, scratch)?;
-        for &(li, lj, s) in &scratch.masked {
-            let better = match state[li].0 {
-                Some((held, _)) => s > held,
-                None => true,
-            };
-            if better {
-                state[li].0 = Some((s, range.start + lj));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Entries of `row` that stand before a positive of this score; the first `before` of them win ties.
-fn count_ahead<T: Real>(row: &[T], before: usize, score: T) -> u32 {
-    let (lower, higher) = row.split_at(before);
-    let count = lower.iter().map(|s| u32::from(*s >= score)).sum::<u32>();
-    count + higher.iter().map(|s| u32::from(*s > score)).sum::<u32>()
-}
-
-/// Keeps the `k` best of what was offered so far, best first; equal scores keep the order of their columns.
-fn offer<T: Real>(best: &mut Vec<(T, u32)>, k: usize, first: usize, row: &[T]) {
-    if k == 0 {
-        return;
-    }
-    for (lj, &score) in row.iter().enumerate() {
-        if best.len() == k && score <= best[k - 1].0 {
-            continue;
-        }
-        let at = best.partition_point(|held| held.0 >= score);
-        best.insert(at, (score, (first + lj) as u32));
-        best.truncate(k);
+        Ok(best.into_iter().flatten().collect())
     }
 }

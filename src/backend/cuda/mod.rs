@@ -52,7 +52,7 @@ pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 pub use remote::nccl_id;
 
-use crate::backend::{Arithmetic, Backend, Reader, Similarity, Ties, TopK, directions};
+use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
 use crate::comm::Group;
 use crate::control::{Control, Phase, Progress};
 use crate::error::Result;
@@ -444,16 +444,21 @@ impl Backend for Cuda {
         self.join_lists(self.search(queries, items, k)?)
     }
 
-    fn ranks(&self, s: Similarity<'_, Matrix>, positives: &Positives, ties: Ties) -> Result<Vec<u32>> {
+    fn standings(
+        &self,
+        s: Similarity<'_, Matrix>,
+        positives: &Positives,
+        exclude_self: bool,
+    ) -> Result<Vec<Standing>> {
         self.device.enter()?;
         match s {
             Similarity::Embeddings(zx, zy) => {
                 let own = self.layout(positives.n_x()).own();
                 let whole = (self.complete(zx)?, self.complete(zy)?);
-                self.group.concat(self.rank_positives(whole, positives, ties, own)?)
+                self.group.concat(self.stand(whole, positives, exclude_self, own)?)
             }
             Similarity::Zeros(..) | Similarity::Dense(_) => {
-                self.on_host(s, |host, s| host.ranks(s, positives, ties))
+                self.on_host(s, |host, s| host.standings(s, positives, exclude_self))
             }
         }
     }

@@ -6,7 +6,7 @@ use super::matrix::{Matrix, panels_of};
 use super::params::{Csr, Ranks, TopK as TopKParams};
 use super::sweeps::Launch;
 use super::{Cuda, Phase};
-use crate::backend::{Ties, TopK};
+use crate::backend::{Standing, TopK};
 use crate::error::Result;
 use crate::positives::Positives;
 
@@ -16,6 +16,10 @@ const BLOCKS: usize = 512;
 const ROWS: usize = 8192;
 /// Places in the partial lists of a launch.
 const PLACES: usize = 1 << 24;
+/// The column of a place that nothing took.
+const NOTHING: i32 = i32::MAX;
+/// Counts of a row: wrong items before its best positive, as similar ones, and those of them in a lower column.
+const COUNTS: usize = 3;
 
 impl Cuda {
     pub(super) fn search(&self, queries: &Matrix, items: &Matrix, k: usize) -> Result<TopK> {
@@ -51,52 +55,63 @@ impl Cuda {
             // SAFETY: whole embeddings, and lists of the sizes that the launch has.
             unsafe { device.top_k(self.mode.narrow(), &l, &p) }?;
             let places = rows.len() * k;
-            out.scores.extend(device.download(value.part(0..places)?)?);
-            out.indices.extend(device.download(index.part(0..places)?)?.into_iter().map(|j| j as u32));
+            let scores = device.download(value.part(0..places)?)?;
+            let indices = device.download(index.part(0..places)?)?;
+            for (scores, indices) in scores.chunks_exact(k).zip(indices.chunks_exact(k)) {
+                // Places that nothing took, because scores were not numbers, are the last.
+                let taken = indices.iter().position(|&j| j == NOTHING).unwrap_or(k);
+                let best = scores[..taken].iter().zip(&indices[..taken]);
+                out.push(best.map(|(&score, &j)| (score, j as u32)));
+            }
             self.report(Phase::Retrieval, rows.end, n)?;
-        }
-        for (scores, indices) in out.scores.chunks_mut(k).zip(out.indices.chunks_mut(k)) {
-            complete(scores, indices);
         }
         Ok(out)
     }
 
     /// Of the rows `own`; both sides are whole.
-    pub(super) fn rank_positives(
+    pub(super) fn stand(
         &self,
         (zx, zy): (&Matrix, &Matrix),
         positives: &Positives,
-        ties: Ties,
+        exclude_self: bool,
         own: std::ops::Range<usize>,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Vec<Standing>> {
         let (device, n, m) = (&self.device, positives.n_x(), positives.n_y());
         let sides = Sides::new(self, zx, zy)?;
         let z = sides.embeddings(PRODUCTS)?;
         // Rounded as the rivals are, so that equal items tie exactly.
         let s = sides.rounded_positives(positives, PRODUCTS)?;
+        // Nothing is before, or equal to, what a row without a positive to find has.
         let (mut best, mut best_index) = (vec![f32::INFINITY; n], vec![0i32; n]);
+        let mut standings = vec![Standing::default(); n];
         for i in 0..n {
             let first = positives.row_offset(i);
-            let mut held: Option<(f32, u32)> = None;
+            let (mut held, mut equal): (Option<(f32, u32)>, u32) = (None, 0);
             for (&j, &s) in positives.row(i).iter().zip(&s[first..]) {
-                if held.is_none_or(|(best, _)| s > best) {
-                    held = Some((s, j));
+                let is_self = exclude_self && i == j as usize;
+                match held {
+                    _ if is_self || s.is_nan() => {}
+                    Some((best, _)) if s < best => {}
+                    Some((best, _)) if s == best => equal += 1,
+                    _ => (held, equal) = (Some((s, j)), 1),
                 }
             }
             if let Some((s, j)) = held {
-                // With shared ranks nobody wins a tie: no column is before column 0.
-                (best[i], best_index[i]) = (s, if ties == Ties::Shared { 0 } else { j as i32 });
+                (best[i], best_index[i], standings[i].positives) = (s, j as i32, equal);
             }
         }
+        // What is left out is no wrong item.
+        let left_out = if exclude_self { positives.with_self() } else { positives.clone() };
         let lists: Vec<Vec<i32>> =
-            (0..n).map(|i| positives.row(i).iter().map(|&j| j as i32).collect()).collect();
+            (0..n).map(|i| left_out.row(i).iter().map(|&j| j as i32).collect()).collect();
         let entries = Entries::new(self, &lists, "positives")?;
         let (best, best_index) =
             (device.upload(&best, "best positives")?, device.upload(&best_index, "best positives")?);
-        let ranks = device.alloc::<i32>(n, "ranks")?;
+        let counts = device.alloc::<i32>(COUNTS * n, "counts of wrong items")?;
         for rows in panels_of(own.clone(), ROWS) {
             let l = Launch::new(z, entries.csr(), 0, rows.clone(), 0..m, BLOCKS);
-            let parts = device.alloc::<i32>(l.row_parts() * l.rows(), "partial counts")?;
+            let places = l.row_parts() * l.rows();
+            let parts = device.alloc::<i32>(COUNTS * places, "partial counts")?;
             let p = Ranks {
                 sweep: l.sweep,
                 best: best.view().ptr,
@@ -105,44 +120,20 @@ impl Cuda {
             };
             // SAFETY: whole embeddings, a positive for each row, and counts of the launch's size.
             unsafe { device.ranks(self.mode.narrow(), &l, &p) }?;
-            device.merge_counts(parts.view(), l.row_parts(), ranks.view().part(rows.clone())?)?;
+            for c in 0..COUNTS {
+                let of = parts.view().part(c * places..(c + 1) * places)?;
+                let to = counts.view().part(c * n + rows.start..c * n + rows.end)?;
+                device.merge_counts(of, l.row_parts(), to)?;
+            }
             self.report(Phase::Retrieval, rows.end, n)?;
         }
-        let ranks = device.download(ranks.view().part(own.clone())?)?;
-        let of_row =
-            |(i, rank): (usize, i32)| if positives.row(i).is_empty() { u32::MAX } else { rank as u32 };
-        Ok(own.zip(ranks).map(of_row).collect())
-    }
-}
-
-/// Places that nothing took, because scores were not numbers: the lowest items that are not in the list, with NaN.
-fn complete(scores: &mut [f32], indices: &mut [u32]) {
-    let taken = indices.iter().position(|&j| j == i32::MAX as u32).unwrap_or(indices.len());
-    let (held, free) = indices.split_at_mut(taken);
-    let mut next = 0u32;
-    for (index, score) in free.iter_mut().zip(&mut scores[taken..]) {
-        while held.contains(&next) {
-            next += 1;
-        }
-        (*index, *score) = (next, f32::NAN);
-        next += 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_cut_short_by_nan_are_completed() {
-        let nothing = i32::MAX as u32;
-        let (mut scores, mut indices) =
-            (vec![0.5, 0.1, f32::NEG_INFINITY, f32::NEG_INFINITY], vec![1, 0, nothing, nothing]);
-        complete(&mut scores, &mut indices);
-        assert_eq!(indices, [1, 0, 2, 3]);
-        assert!(scores[2].is_nan() && scores[3].is_nan() && scores[1] == 0.1);
-        let (mut scores, mut indices) = (vec![0.5], vec![7]);
-        complete(&mut scores, &mut indices);
-        assert_eq!((scores[0], indices[0]), (0.5, 7));
+        let count = |c: usize| device.download(counts.view().part(c * n + own.start..c * n + own.end)?);
+        let (ahead, tied, before) = (count(0)?, count(1)?, count(2)?);
+        let counted = ahead.into_iter().zip(tied).zip(before).zip(&standings[own]);
+        let made = |(((ahead, tied), before), standing): (((i32, i32), i32), &Standing)| {
+            let counts = [ahead, tied, before].map(|c| if standing.is_found() { c as u32 } else { 0 });
+            Standing { ahead: counts[0], tied: counts[1], tied_before: counts[2], ..*standing }
+        };
+        Ok(counted.map(made).collect())
     }
 }

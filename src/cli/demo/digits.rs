@@ -6,7 +6,7 @@ use anyhow::Result;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use serde::Serialize;
-use unicon::backend::{Backend, Similarity, Ties};
+use unicon::backend::{Backend, Similarity};
 use unicon::data::digits;
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, fit};
 use unicon::io::{Rows, check_finite};
@@ -14,7 +14,7 @@ use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
 use unicon::report::{Page, look, measure, page};
-use unicon::retrieval::{Recall, recall_at_k};
+use unicon::retrieval::{Recall, RecallOptions, evaluate as recall_of};
 use unicon::weights::Negatives;
 
 const VALIDATION_ROWS: usize = 200;
@@ -136,21 +136,28 @@ fn show<B: Backend>(
     };
     let measured = |split: &Split<'_>, (zx, zy): &(B::Matrix, B::Matrix)| {
         let zero_rows = (check_finite(&split.0)?.zero_rows, check_finite(&split.1)?.zero_rows);
-        measure(backend, &model.loss, (zx, zy), &split.2, (&[1, 5, 10], Ties::LowerIndex), zero_rows)
+        measure(backend, &model.loss, (zx, zy), &split.2, &RecallOptions::new(&[1, 5, 10]), zero_rows)
     };
     let (zt, zv) = (embed(test)?, embed(validation)?);
     let look = look(backend, &model.loss, (&zt.0, &zt.1), &test.2, session.seed())?;
-    let (test, validation) = (measured(test, &zt)?, measured(validation, &zv)?);
+    let (test, validation) = (measured(test, &zt)?.0, measured(validation, &zv)?.0);
     let sets = [("test", &test), ("validation", &validation)];
     let title = format!("Left and right halves of handwritten digits: {encoder}");
-    Ok(page(&Page { title: &title, model, sets: &sets, look: &look }))
+    Ok(page(&Page {
+        title: &title,
+        model: Some(model),
+        sets: &sets,
+        look: &look,
+        examples: None,
+        names: (None, None),
+    }))
 }
 
 type Split<'a> = (Rows<&'a unicon::io::HostMatrix>, Rows<&'a unicon::io::HostMatrix>, Positives);
 
 fn evaluate<B: Backend>(backend: &B, model: &Model, (x, y, positives): &Split<'_>) -> Result<(Recall, f64)> {
     let (zx, zy) = (model.encode(backend, Side::X, x)?, model.encode(backend, Side::Y, y)?);
-    let recall = recall_at_k(backend, &zx, &zy, positives, &[1, 5, 10], Ties::LowerIndex)?;
+    let recall = recall_of(backend, &zx, &zy, positives, &RecallOptions::new(&[1, 5, 10]))?;
     let w = backend.weights(Similarity::Embeddings(&zx, &zy), &model.loss, positives, Negatives::All)?;
     Ok((recall, w.value()))
 }

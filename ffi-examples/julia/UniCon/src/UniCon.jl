@@ -21,6 +21,7 @@ using LinearAlgebra: Adjoint, Transpose
 
 export Context, Loss, Kernel, Damping, Refine, Minibatch, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
 export fit, encode, similarity, encoder, bias, search, recall, gram, contrastive_grad, cancel, save, load, linear_model, to_bytes, from_bytes
+export Items, evaluate
 export add!, current, finish!, value, dense, apply, apply_t, cross_covariance, device_count
 
 include("abi.jl")
@@ -77,5 +78,6 @@ include("models.jl")
 include("fit.jl")
 include("weights.jl")
 include("retrieval.jl")
+include("evaluation.jl")
 
 end # module

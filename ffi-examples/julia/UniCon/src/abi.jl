@@ -253,6 +253,29 @@ mutable struct FitInfo_t
     FitInfo_t() = new()
 end
 
+mutable struct Evaluation_t
+    struct_size::Csize_t
+    ties::Int32
+    exclude_self::Int32
+    resamples::Int64
+    level::Float64
+    seed::UInt64
+    matching_accuracy::Float64
+    mrr_x2y::Float64
+    mrr_y2x::Float64
+    mrr_x2y_low::Float64
+    mrr_x2y_high::Float64
+    mrr_y2x_low::Float64
+    mrr_y2x_high::Float64
+    median_rank_x2y::Float64
+    median_rank_y2x::Float64
+    mean_rank_x2y::Float64
+    mean_rank_y2x::Float64
+    tied_x2y::Int64
+    tied_y2x::Int64
+    Evaluation_t() = new()
+end
+
 c_status_string(status) = @ccall $(symbol(:unicon_status_string))(status::Int32)::Cstring
 c_version() = @ccall $(symbol(:unicon_version))()::Cstring
 c_abi_version() = @ccall $(symbol(:unicon_abi_version))()::Int32
@@ -301,4 +324,9 @@ c_partial_fit_finish(f, out) = @ccall $(symbol(:unicon_partial_fit_finish))(f::P
 c_partial_fit_destroy(f) = @ccall $(symbol(:unicon_partial_fit_destroy))(f::Ptr{Cvoid})::Cvoid
 c_search(h, queries, items, k, scores, indices) = @ccall $(symbol(:unicon_search))(h::Ptr{Cvoid}, queries::Ref{Matrix_t}, items::Ref{Matrix_t}, k::Int64, scores::Ref{Matrix_t}, indices::Ptr{Int64})::Int32
 c_recall(h, zx, zy, p, ks, n, out) = @ccall $(symbol(:unicon_recall))(h::Ptr{Cvoid}, zx::Ref{Matrix_t}, zy::Ref{Matrix_t}, p::Ref{Positives_t}, ks::Ptr{Int64}, n::Int64, out::Ptr{Float64})::Int32
+c_evaluation_init(o) = @ccall $(symbol(:unicon_evaluation_init))(o::Ref{Evaluation_t}, sizeof(Evaluation_t)::Csize_t)::Int32
+c_evaluate(h, zx, zy, p, ks, n, o, recall, ends) = @ccall $(symbol(:unicon_evaluate))(h::Ptr{Cvoid}, zx::Ref{Matrix_t}, zy::Ref{Matrix_t}, p::Ref{Positives_t}, ks::Ptr{Int64}, n::Int64, o::Ref{Evaluation_t}, recall::Ptr{Float64}, ends::Ptr{Float64})::Int32
+c_items_create(h, items, out) = @ccall $(symbol(:unicon_items_create))(h::Ptr{Cvoid}, items::Ref{Matrix_t}, out::Ref{Ptr{Cvoid}})::Int32
+c_items_destroy(i) = @ccall $(symbol(:unicon_items_destroy))(i::Ptr{Cvoid})::Cvoid
+c_items_search(h, i, queries, k, self, scores, indices) = @ccall $(symbol(:unicon_items_search))(h::Ptr{Cvoid}, i::Ptr{Cvoid}, queries::Ref{Matrix_t}, k::Int64, self::Int64, scores::Ref{Matrix_t}, indices::Ptr{Int64})::Int32
 c_gram(h, kernel, a, b, out) = @ccall $(symbol(:unicon_gram))(h::Ptr{Cvoid}, kernel::Ref{Kernel_t}, a::Ref{Matrix_t}, b::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32

@@ -19,7 +19,8 @@ end
 """
     recall(Zx, Zy, ks = [1, 5, 10]; truth = nothing, context = nothing) -> (x2y, y2x)
 
-Recall@k in both directions. `truth` as the `positives` of [`fit`](@ref).
+Recall@k in both directions. `truth` as the `positives` of [`fit`](@ref). Of equal items the lower index is first;
+[`evaluate`](@ref) has other rules, ranks and intervals.
 """
 function recall(Zx, Zy, ks = [1, 5, 10]; truth = nothing, context::Union{Nothing,Context} = nothing)
     Zx, Zy = readable("Zx", Zx), readable("Zy", Zy)

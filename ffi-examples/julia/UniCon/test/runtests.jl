@@ -32,6 +32,19 @@ Random.seed!(1)
         scores, indices = search(Zx, Zy, 3)
         @test size(indices) == (3, 300)
         @test indices[1, :] == [argmax(col) for col in eachcol(Zy' * Zx)]
+        found = evaluate(Zx, Zy, [1, 5])
+        @test found.x2y.recall ≈ recall(Zx, Zy, [1, 5]).x2y
+        @test all(low <= r <= high for ((low, high), r) in zip(found.x2y.intervals, found.x2y.recall))
+        same = repeat(Zx[:, 1:1], 1, 300)
+        @test evaluate(same, Zy, [3]; resamples = 0).y2x.recall ≈ [0.01]
+        @test evaluate(same, Zy, [3]; ties = :optimistic, resamples = 0).y2x.recall == [1.0]
+        @test_throws ArgumentError evaluate(Zx, Zy; ties = :mean)
+        @test_throws UniConError evaluate(Zx, Zx; exclude_self = true)
+        items = Items(Zy)
+        @test search(Zx, items, 3) == (scores, indices)
+        @test search(Zy[:, 7:7], items, 1)[2] == fill(7, 1, 1)
+        @test search(Zy[:, 7:7], items, 1; first = 7)[2] != fill(7, 1, 1)
+        @test deepcopy(items) === items
         path = tempname()
         save(model, path)
         @test encode(load(path), :x, X) == Zx

@@ -15,6 +15,7 @@
 mod additive;
 pub mod bf16;
 mod clip;
+mod dots;
 mod elementary;
 mod lanes;
 mod rows;
@@ -207,6 +208,12 @@ pub trait TileOps: Dispatch {
     /// stays zero.
     fn normalize_rows(z: &mut [Self], r: usize, norms: &mut [Self]) {
         rows::normalize_rows(level(), z, r, norms);
+    }
+
+    /// `out[j] <- <query, row j>` of contiguous rows as long as `query`. Equal rows give equal results wherever they
+    /// stand.
+    fn dots(query: &[Self], rows: &[Self], out: &mut [Self]) {
+        dots::dots(level(), query, rows, out);
     }
 }
 

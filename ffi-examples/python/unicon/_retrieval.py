@@ -1,0 +1,94 @@
+"""Evaluation, and items that stay on a device."""
+
+import ctypes
+
+import numpy as np
+
+from . import _abi
+from ._arrays import index_array, matrix_of, output_of
+from ._asked import assign
+from ._library import Handle, check, lib, pick
+from ._positives import Positives
+
+TIES = {"expected": 0, "lower-index": 1, "optimistic": 2, "pessimistic": 3}
+
+
+class Items:
+    """Items that stay on a context's device: checked and copied once, searched many times. Made by Context.items.
+
+    Rows are items, of unit length for cosines. Immutable; copies share them, and any number of threads may search. They cannot be
+    pickled: what they were made of can.
+    """
+
+    def __init__(self, context, items):
+        matrix, keep = matrix_of(items, "items")
+        pointer = ctypes.c_void_p()
+        self._context, self.shape = context, (matrix.rows, matrix.cols)
+        self._dtype = np.float64 if matrix.dtype == 2 else np.float32
+        self._slot = context._slots.call(lib.unicon_items_create, (matrix, pointer), float(matrix.rows) * matrix.cols)
+        self._handle = Handle(pointer, lib.unicon_items_destroy)
+        # On a GPU the items are of one context; on the CPU any may read them.
+        self._bound = context.device != "cpu"
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"unicon.Items({self.shape[0]} x {self.shape[1]})"
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        raise TypeError("Items live on a device and cannot be pickled: pickle the array they were made of")
+
+    def search(self, queries, k, first=None):
+        """The k nearest items of every query: (scores, indices), each n_q x k; index -1 beyond the last item.
+
+        With first, query i is item first + i, which is left out of its own results. A vector is one query.
+        """
+        if getattr(queries, "ndim", 2) == 1:
+            queries = queries[None]
+        a, keep = matrix_of(queries, "queries")
+        k = index_array([k], "k").item()
+        if k < 1:
+            raise ValueError(f"k: expected at least 1, got {k}")
+        own = -1 if first is None else index_array([first], "first").item()
+        if first is not None and own < 0:
+            raise ValueError(f"first: expected the number of an item, got {own}")
+        scores, indices = np.empty((a.rows, k), self._dtype), np.empty((a.rows, k), np.int64)
+        arguments = self._handle.pointer, a, k, own, output_of(scores)[0], indices.ctypes.data
+        work = float(a.rows) * self.shape[0] * self.shape[1]
+        if self._bound:
+            self._slot.bound(lib.unicon_items_search, (self._slot.handle.pointer, *arguments), work)
+        else:
+            self._context._slots.call(lib.unicon_items_search, arguments, work)
+        return scores, indices
+
+
+def evaluate(context, zx, zy, ks, truth, ties, exclude_self, resamples, level, seed):
+    """See Context.evaluate."""
+    (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
+    p = Positives(truth, a.rows, b.rows, "truth")
+    ks = index_array(np.atleast_1d(ks), "ks")
+    raw = _abi.Evaluation()
+    check(lib.unicon_evaluation_init(raw, ctypes.sizeof(raw)))
+    raw.ties = pick("ties", ties.replace("_", "-") if isinstance(ties, str) else ties, TIES)
+    given = {"exclude_self": int(bool(exclude_self)), "resamples": resamples, "level": level, "seed": seed}
+    for name, value in given.items():
+        assign(raw, name, value)
+    recall, ends = np.empty((2, len(ks))), np.empty((2, len(ks), 2))
+    arguments = a, b, p.raw, ks.ctypes.data, len(ks), raw, recall.ctypes.data, ends.ctypes.data
+    context._slots.call(lib.unicon_evaluate, arguments, 2.0 * a.rows * b.rows * a.cols)
+    out = {"ties": ties, "matching_accuracy": raw.matching_accuracy}
+    for way, shares, interval in zip(("x2y", "y2x"), recall, ends):
+        found = out[way] = {"recall": dict(zip(ks.tolist(), shares.tolist()))}
+        for name in ("mrr", "median_rank", "mean_rank", "tied"):
+            found[name] = getattr(raw, f"{name}_{way}")
+        if raw.resamples:
+            found["intervals"] = {k: tuple(ends) for k, ends in zip(ks.tolist(), interval.tolist())}
+            found["mrr_interval"] = getattr(raw, f"mrr_{way}_low"), getattr(raw, f"mrr_{way}_high")
+    return out
