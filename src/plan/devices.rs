@@ -50,6 +50,7 @@ pub(super) fn steps(job: &Job, stored: f64) -> Steps {
         }
     }
     let mut steps = Steps {
+        screen: 0.0,
         whiten: 0.0,
         // The weights of zeros are made on the host: log-sums and coefficients of all rows.
         zeros: all * 16.0 * (job.n_x + job.n_y) + sum(2.0 * narrow) + sum(d1 * d2) + triplets,

@@ -266,7 +266,8 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
     // What streams past beside the passes, and what is exchanged before and after.
     let others = job.gradients + last;
     let streamed = others * steps.pass1.0 + exact * steps.update.0 + job.gradients * steps.gradient.0;
-    let exchanged = steps.whiten
+    let exchanged = steps.screen
+        + steps.whiten
         + updates * steps.zeros
         + passes * steps.encode
         + others * steps.pass1.1

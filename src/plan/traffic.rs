@@ -79,6 +79,8 @@ fn nodes(mut start: usize, end: usize, blocks: usize) -> usize {
 /// Bytes that all ranks receive in the parts of a fit, and messages that a rank waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Steps {
+    /// What the ranks tell each other about the rows as they check them: a digest of each.
+    pub(super) screen: f64,
     /// Whitening of both sides.
     pub(super) whiten: f64,
     /// The update from zeros.
@@ -111,6 +113,7 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
     // A rank has the coefficients of its own rows and columns; of a sample, the log-sums and coefficients of all.
     let anchors = all * (8.0 + 8.0) * n;
     let mut steps = Steps {
+        screen: all * 16.0 * n,
         whiten: 0.0,
         zeros: columns.sum(2.0 * narrow) + rows.sum(cells),
         encode: all * bytes * r * (job.d.0 + job.d.1),

@@ -117,6 +117,16 @@ fn refused() -> Vec<(Parts, &'static str)> {
     let mut more = linear();
     more.tensors.push(tensor("c1.x.encoder", &[2, 3]));
     cases.push((more, "c1.x.encoder belongs to no encoder"));
+    // A bias of another mean than the one beside it, and one without a mean.
+    cases.push((Parts::centred().valued(3, 1, 7.0), "bias: value 1"));
+    cases.push((Parts::centred().valued(2, 1, 7.0), "bias: value 0"));
+    cases.push((Parts::centred().valued(2, 0, f64::NAN), "c0.x"));
+    let mut lone = Parts::centred();
+    lone.tensors.remove(2);
+    cases.push((lone, "c0.x.offset is missing"));
+    cases.push((Parts::centred().said("format_version", "2", "1"), "belongs to no encoder"));
+    cases.push((Parts::centred().shaped(2, &[0]), "at least one row and one column"));
+    cases.push((Parts::centred().shaped(2, &[1 << 62]), "bad safetensors header"));
     // A kernel that was dropped from the metadata: the encoder would pass for a linear one.
     let mut dropped = angular();
     dropped.note("components", &json!([{ "weight": 1.0, "kernel_x": null, "kernel_y": null }]).to_string());
@@ -146,7 +156,12 @@ fn one_line(text: &str) {
 
 #[test]
 fn whole_files_load() {
-    for parts in [Parts::linear(), Parts::with_kernel(kernel("angular")), Parts::with_kernel(kernel("rbf"))] {
+    for parts in [
+        Parts::linear(),
+        Parts::centred(),
+        Parts::with_kernel(kernel("angular")),
+        Parts::with_kernel(kernel("rbf")),
+    ] {
         let model = Model::from_bytes(&parts.bytes()).unwrap();
         assert_eq!((model.input_dim(Side::X), model.input_dim(Side::Y), model.rank()), (3, 4, 2));
         let again = Model::from_bytes(&model.to_bytes().unwrap()).unwrap();
