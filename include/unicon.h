@@ -917,7 +917,7 @@ typedef struct unicon_fit_info {
     int64_t r;                    /**< Out: the dimension of the embeddings, chosen or asked for. */
     int64_t rows_held_back;       /**< Out: rows of X that unicon_fit_best() held back to choose on. */
     int64_t cols_held_back;       /**< Out: rows of Y. */
-    int64_t distinct_x;           /**< Out: distinct rows of X, compared as float32; 0 where they were not compared (device memory).
+    int64_t distinct_x;           /**< Out: distinct rows of X; 0 where they were not compared (device memory).
                                        Rows that repeat are their own negatives unless groups make them one. */
     int64_t distinct_y;           /**< Out: distinct rows of Y. */
     int32_t centred_x;            /**< Out: boolean, whether the mean of X was taken out. */

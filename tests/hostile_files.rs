@@ -95,7 +95,7 @@ fn use_file(path: &Path, bytes: &[u8]) -> bool {
             assert_eq!(values.len(), wide.len());
             // What is compressed may hold more.
             assert!(values.len() <= bytes.len() || bytes.starts_with(b"PK"), "more elements than bytes");
-            let finite = values.iter().all(|v| v.is_finite());
+            let finite = wide.iter().all(|v| v.is_finite());
             assert_eq!(check_finite(&source).is_ok(), finite);
             if let Some(stored) = promised(bytes) {
                 assert_eq!(stored, values.len(), "accepted, against what its header says");

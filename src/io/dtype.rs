@@ -68,6 +68,11 @@ impl Dtype {
         matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }
 
+    /// Whether the type has more digits than float32.
+    pub const fn is_wide(self) -> bool {
+        matches!(self, Dtype::F64 | Dtype::I64 | Dtype::U64 | Dtype::I32 | Dtype::U32)
+    }
+
     /// The type string of `.npy` headers, or `None` for bfloat16, which NumPy does not have.
     pub const fn npy_descr(self) -> Option<&'static str> {
         Some(match self {

@@ -2,7 +2,7 @@
 //!
 //! A data set that repeats a row (five captions to an image as five pairs) makes the row its own negative unless groups
 //! say otherwise, and a copy that is held back to judge a fit has been seen by it. Rows are compared by a 128-bit digest of
-//! their values as float32, so that a file of any element type costs one read and 16 bytes a row.
+//! their values, so that a file of any element type costs one read and 16 bytes a row.
 
 use super::check::check_digests;
 use super::{RowSource, Screened};
@@ -78,7 +78,7 @@ impl Duplicates {
     }
 }
 
-/// Which rows of a matrix are equal, as float32 (zeros of either sign are equal). Reads everything once, in parallel, and
+/// Which rows of a matrix are equal, as they are stored (zeros of either sign are equal). Reads everything once, in parallel, and
 /// checks it like [`check_finite`](super::check_finite).
 ///
 /// Whoever splits rows keeps equal ones together: `duplicate_groups(x)?.groups()` are group ids.
@@ -105,6 +105,13 @@ mod tests {
         // Whatever they are stored as.
         let wide = HostMatrix::from_f64("x", 6, 2, rows.concat().iter().map(|&v| f64::from(v)).collect());
         assert_eq!(duplicate_groups(&wide.unwrap()).unwrap(), d);
+        // What float32 cannot tell apart is not equal.
+        let near = HostMatrix::from_f64("x", 3, 1, vec![1e9, 1e9 + 1.0, 1e9]).unwrap();
+        assert_eq!(duplicate_groups(&near).unwrap().groups(), [0, 1, 0]);
+        assert_eq!(
+            duplicate_groups(&super::super::Rows::new(&near, vec![1, 0]).unwrap()).unwrap().distinct(),
+            2
+        );
         let none = HostMatrix::from_f32("x", 0, 2, vec![]).unwrap();
         assert_eq!(duplicate_groups(&none).unwrap().distinct(), 0);
     }

@@ -173,6 +173,9 @@ impl RowSource for Features {
     fn paged(&self) -> Option<std::sync::Arc<dyn RowSource>> {
         self.source().paged()
     }
+    fn is_wide(&self) -> bool {
+        self.source().is_wide()
+    }
     fn part(&self, row: usize) -> Option<Part<'_>> {
         self.source().part(row)
     }

@@ -62,6 +62,9 @@ impl RowSource for PagedMatrix {
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
         self.read(start, out)
     }
+    fn is_wide(&self) -> bool {
+        self.dtype.is_wide()
+    }
     fn name(&self) -> &str {
         &self.name
     }
@@ -116,6 +119,9 @@ impl RowSource for Stacked {
     }
     fn name(&self) -> &str {
         &self.name
+    }
+    fn is_wide(&self) -> bool {
+        self.parts.iter().any(|p| p.is_wide())
     }
     fn part(&self, row: usize) -> Option<Part<'_>> {
         let index = self.starts.partition_point(|&s| s <= row).checked_sub(1)?;

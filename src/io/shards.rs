@@ -115,6 +115,9 @@ impl RowSource for Shards {
     fn name(&self) -> &str {
         &self.name
     }
+    fn is_wide(&self) -> bool {
+        self.shards.iter().any(|s| s.is_wide())
+    }
     fn part(&self, row: usize) -> Option<Part<'_>> {
         let index = self.starts.partition_point(|&s| s <= row).checked_sub(1)?;
         let name = self.shards.get(index)?.name();

@@ -66,6 +66,11 @@ pub trait RowSource: Send + Sync {
         None
     }
 
+    /// Whether values are stored with more digits than float32 has.
+    fn is_wide(&self) -> bool {
+        self.view().is_some_and(|v| v.dtype().is_wide())
+    }
+
     /// Where a row is, of a matrix that lies in several files.
     fn part(&self, _row: usize) -> Option<Part<'_>> {
         None
@@ -107,6 +112,9 @@ macro_rules! forward {
             }
             fn examine(&self) -> Option<Result<Survey>> {
                 (**self).examine()
+            }
+            fn is_wide(&self) -> bool {
+                (**self).is_wide()
             }
             fn part(&self, row: usize) -> Option<Part<'_>> {
                 (**self).part(row)

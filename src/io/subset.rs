@@ -64,6 +64,9 @@ impl<S: RowSource> RowSource for RowRange<S> {
         let inner = self.inner.paged()?;
         Some(Arc::new(RowRange { inner, range: self.range.clone(), name: self.name.clone() }))
     }
+    fn is_wide(&self) -> bool {
+        self.inner.is_wide()
+    }
     fn part(&self, row: usize) -> Option<Part<'_>> {
         self.inner.part(self.range.start + row)
     }
@@ -128,6 +131,9 @@ impl<S: RowSource> RowSource for Rows<S> {
     }
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
         self.read(start, out)
+    }
+    fn is_wide(&self) -> bool {
+        self.inner.is_wide()
     }
     fn part(&self, row: usize) -> Option<Part<'_>> {
         self.inner.part(*self.indices.get(row)?)
