@@ -66,7 +66,7 @@ pub fn describe(info: &FitInfo, report: &mut Report) -> Vec<(String, String)> {
         let Chosen { whiten, power, tau, rank, .. } = c;
         rows.push(row("chosen", format!("whiten {whiten}, power {power}, tau {tau}, rank {rank}{width}")));
         if let Some((raw, centred)) = c.centring {
-            let better = if centred > raw { "centred" } else { "as they are" };
+            let better = if info.prepared.0.centred { "centred" } else { "as they are" };
             rows.push(row("features", format!("{better}: MRR {raw:.4} as they are, {centred:.4} centred")));
         }
         if c.held_back.0 > 0 {

@@ -114,6 +114,9 @@ impl Conditioning {
                 *v = times_power(0.5 * *v - 0.5 * m, e + 1);
             }),
         }
+        if self.rows == RowScale::None {
+            return;
+        }
         let top = row.iter().fold(0.0, |top: f64, v| top.max(v.abs()));
         let Some(e) = exponent(top) else { return };
         let to = match self.rows {

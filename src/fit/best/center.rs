@@ -15,6 +15,9 @@ use crate::positives::Positives;
 use crate::weights::Negatives;
 use faer::Mat;
 
+/// Features stay as they are unless centred ones score better by more than this: less is chance.
+const MARGIN: f64 = 1e-3;
+
 /// The means of both sides, in units of features in range.
 pub(super) type Means = (Vec<f64>, Vec<f64>);
 
@@ -93,7 +96,7 @@ pub(super) fn centred<B: Backend>(
     info.chosen.get_or_insert_default().centring = Some((raw.score.min(1.0), choice.score.min(1.0)));
     let mut tried = raw.candidates.clone();
     tried.extend(choice.candidates);
-    let better = choice.score > raw.score;
+    let better = choice.score > raw.score + MARGIN;
     let choice = Choice { candidates: tried, ..choice };
     Ok(better.then_some(Centred { means, moments, choice, held }))
 }
