@@ -68,7 +68,7 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
     for (int tile = 0; tile < tiles; ++tile) {
         copy_async_wait<0>();
         // This tile has arrived, and nobody reads the other slot any more.
-        if (!UNICON_FAULT(kFusedBarrier)) block_barrier();
+        block_barrier();
         if (tile + 1 < tiles) load_cols(tile + 1);
         copy_async_commit();
 
@@ -114,11 +114,7 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
                 uint32_t b[4];
                 const int row = k * 16 + (lane & 15), piece = n + (lane >> 4);
                 const unsigned char* from = piece_address(values + (piece >> 3) * kColBytes, row, piece & 7);
-                if (UNICON_FAULT(kUntransposedValues)) {
-                    load_matrix_x4(b, from);
-                } else {
-                    load_matrix_x4_transposed(b, from);
-                }
+                load_matrix_x4_transposed(b, from);
                 mma_16x8x16<T>(out[n], a, b[0], b[1]);
                 mma_16x8x16<T>(out[n + 1], a, b[2], b[3]);
             }

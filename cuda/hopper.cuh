@@ -60,18 +60,17 @@ struct Ring {
                 barrier_init(barriers + 1 + stages + s, kWarps);
             }
             barrier_init_fence();
+            proxy_fence();
         }
         block_barrier();
     }
     // The producer's side: a stage that nobody reads any more, about to receive `bytes`.
     __device__ void acquire(uint32_t bytes) const {
-        barrier_wait(empty(), parity ^ (UNICON_FAULT(kHopperParity) ? 0 : 1));
+        barrier_wait(empty(), parity ^ 1);
         barrier_arrive_expect(full(), bytes);
     }
     // The consumers' side.
-    __device__ void wait_full() const {
-        if (!UNICON_FAULT(kHopperFullWait)) barrier_wait(full(), parity);
-    }
+    __device__ void wait_full() const { barrier_wait(full(), parity); }
     __device__ void release() const {
         if ((threadIdx.x & 31) == 0) barrier_arrive(empty());
     }
@@ -115,23 +114,22 @@ template <int Halves, int Cols> class Mask {
             return;
         }
         const int row = first + (at.lane >> 4) * 64 + at.warp * 16 + (at.lane & 15);
-        valid_ = row >= p.row_begin && row < p.row_end + (UNICON_FAULT(kHopperRowBound) ? 1 : 0);
+        valid_ = row >= p.row_begin && row < p.row_end;
         words_ += at.lane * kWords;
         if (!valid_ || p.exceptions.offsets == nullptr) return;
         end_ = p.exceptions.offsets[row + 1];
-        position_ = first_exception(columns_, p.exceptions.offsets[row], end_, begin + (UNICON_FAULT(kHopperExceptionSearch) ? 1 : 0));
+        position_ = first_exception(columns_, p.exceptions.offsets[row], end_, begin);
     }
 
     // Looks at columns [col, col + Cols), in ascending order of col; the same answer for the whole warp.
     __device__ bool build(const Lane& at, int col) {
-        const int end = col_end_ + (UNICON_FAULT(kHopperColumnBound) ? 1 : 0);
-        const bool cut = col < col_begin_ || col + Cols > end;
+        const bool cut = col < col_begin_ || col + Cols > col_end_;
         any_ = warp_ballot(cut || !valid_ || before(col + Cols)) != 0;
         if (!any_) return false;
         if (at.lane < Halves * 16) {
 #pragma unroll
             for (int w = 0; w < kWords; ++w) {
-                const int low = col_begin_ - col - w * 32, high = end - col - w * 32;
+                const int low = col_begin_ - col - w * 32, high = col_end_ - col - w * 32;
                 const uint32_t below = low <= 0 ? 0u : low >= 32 ? ~0u : (1u << low) - 1;
                 const uint32_t above = high >= 32 ? 0u : high <= 0 ? ~0u : ~0u << high;
                 words_[w] = valid_ ? below | above : ~0u;

@@ -150,7 +150,7 @@ template <class T, class Weight, int Values> __device__ __forceinline__ void hop
         multiply_values(stages + ring.stage * stage_bytes);
         load_coefficients(tile + 1);
         masked = mask.build(at, columns.first + (tile + 1) * kFusedCols);
-        if (!UNICON_FAULT(kHopperProductWait)) wgmma_wait<1>();
+        wgmma_wait<1>();
         ready(s);
         fused_weights(s, weight, row, col, at, mask, masked);
         mask.done();

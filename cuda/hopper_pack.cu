@@ -9,7 +9,7 @@ constexpr int kTilePieces = 64 * 8;
 // The piece that piece `index` of a tile holds: its row, and which eight elements along the row.
 __device__ __forceinline__ int piece_row(int index) { return index >> 3; }
 __device__ __forceinline__ int piece_part(int index) {
-    return UNICON_FAULT(kHopperUnswizzled) ? index & 7 : (index & 7) ^ (piece_row(index) & 7);
+    return (index & 7) ^ (piece_row(index) & 7);
 }
 
 }  // namespace
@@ -43,7 +43,7 @@ UNICON_KERNEL void hopper_pack_values(const uint16_t* source, int64_t ld, int32_
     for (int w = 0; w < 4; ++w) {
         uint32_t pair[2];
         for (int e = 0; e < 2; ++e) {
-            const int64_t row = tile * 64 + part * 8 + (UNICON_FAULT(kHopperValueOrder) ? w + 4 * e : w * 2 + e) - skip;
+            const int64_t row = tile * 64 + part * 8 + w * 2 + e - skip;
             pair[e] = row >= 0 && row < rows && d < width ? source[row * ld + d] : 0u;
         }
         words[w] = pair[0] | pair[1] << 16;

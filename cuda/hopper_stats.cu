@@ -45,7 +45,7 @@ template <class State> struct Stats {
             const int slot = at.group * 4 + i;
             all[at.warp * kSweepCols + at.col(slot >> 1, slot & 1)] = cols[i];
         }
-        if (!UNICON_FAULT(kHopperExchangeBarrier)) named_barrier(1 + at.warpgroup, 128);
+        named_barrier(1 + at.warpgroup, 128);
         const int mine = at.warp * 32 + at.lane;
         State total = all[mine];
         for (int w = 1; w < 4; ++w) total = combine(total, all[w * kSweepCols + mine]);

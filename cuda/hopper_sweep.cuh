@@ -57,13 +57,10 @@ __device__ __forceinline__ void sweep_products(float (&acc)[64], const Sweep& p,
         const unsigned char* cols = stages + ring.stage * kSweepStageBytes;
         int row = col < depth_chunks ? col : col - depth_chunks;
         if (low) row += depth_chunks;
-        if (UNICON_FAULT(kHopperChunkOrder)) row = 0;
         wgmma_begin();
 #pragma unroll
-        for (int step = 0; step < 4; ++step) {
-            const int at = UNICON_FAULT(kHopperStep) ? step ^ 1 : step;
-            wgmma<T, 128>(acc, tile_operand(rows + row * kTileBytes, step), tile_operand(cols, at), low || col > 0 || step > 0);
-        }
+        for (int step = 0; step < 4; ++step)
+            wgmma<T, 128>(acc, tile_operand(rows + row * kTileBytes, step), tile_operand(cols, step), low || col > 0 || step > 0);
         wgmma_commit();
         low = p.z.products == 3 && col < depth_chunks && !low;
         if (!low) {
@@ -99,7 +96,7 @@ __device__ __forceinline__ void sweep_run(const Sweep& p, unsigned char* shared,
     float low[64], high[64];
     barrier_wait(ring.rows(), 0);
     sweep_products<T, true>(low, p, ring, first, stages);
-    if (!UNICON_FAULT(kHopperProductWait)) wgmma_wait<0>();
+    wgmma_wait<0>();
     ready(low);
     for (int tile = 0; tile < columns.tiles; ++tile) {
         const int col = columns.first + tile * kSweepCols;
@@ -111,12 +108,11 @@ __device__ __forceinline__ void sweep_run(const Sweep& p, unsigned char* shared,
             epilogue.template half<false>(low, 0, at, mask, col);
         }
         // The tile's stages are given back before the next tile is waited for: there may be no others.
-        if (!UNICON_FAULT(kHopperEarlyRelease)) wgmma_wait<0>();
+        wgmma_wait<0>();
         for (int c = 0; c < chunks; ++c) {
             ring.release();
             ring.advance();
         }
-        if (UNICON_FAULT(kHopperEarlyRelease)) wgmma_wait<0>();
         ready(high);
         if (tile + 1 < columns.tiles) sweep_products<T, true>(low, p, ring, first, stages);
         if (masked) {

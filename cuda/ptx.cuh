@@ -10,8 +10,6 @@
 #else
 
 #define UNICON_KERNEL extern "C" __global__
-// Deliberate faults, one at a time, exist in the emulation only: its tests must notice every one of them.
-#define UNICON_FAULT(name) false
 #define UNICON_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
 // 16-bit storage types. They carry no arithmetic: values are converted to float first.

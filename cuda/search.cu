@@ -7,7 +7,7 @@ using sweep::Lane;
 constexpr int32_t kNoColumn = 0x7fffffff;
 
 __device__ __forceinline__ bool before(float s, int32_t j, float other, int32_t other_j) {
-    return s > other || (s == other && (UNICON_FAULT(kTieOrder) ? j > other_j : j < other_j));
+    return s > other || (s == other && j < other_j);
 }
 
 // Inserts (s, j) into a sorted list of k that the whole warp holds in memory; all lanes pass the same arguments. Entries

@@ -49,7 +49,7 @@ class Mask {
         if (!valid_ || p.exceptions.offsets == nullptr) return;
         const int64_t i = p.row_of ? p.row_of[row] : row;
         end_ = p.exceptions.offsets[i + 1];
-        position_ = first_exception(columns_, p.exceptions.offsets[i], end_, col_begin + (UNICON_FAULT(kExceptionSearch) ? 1 : 0));
+        position_ = first_exception(columns_, p.exceptions.offsets[i], end_, col_begin);
     }
 
     // Writes the bits for columns [col, col + 128); a barrier must follow.
@@ -59,7 +59,7 @@ class Mask {
         bool any = !valid_;
 #pragma unroll
         for (int w = 0; w < kMaskWords; ++w) {
-            const int inside = col_end - col - w * 32 + (UNICON_FAULT(kColumnBound) ? 1 : 0);
+            const int inside = col_end - col - w * 32;
             const uint32_t outside = inside >= 32 ? 0u : inside <= 0 ? ~0u : ~0u << inside;
             row[w] = valid_ ? outside : ~0u;
             any |= outside != 0;
@@ -126,11 +126,10 @@ template <class T, class Epilogue> __device__ __forceinline__ void run(const Swe
         const int col = col_begin + tile * kSweepCols;
         float acc[kMTiles][kNTiles][4] = {};
         for (int chunk = 0; chunk < chunks; ++chunk) {
-            if (UNICON_FAULT(kEarlyLoad)) load_next();
-            if (!UNICON_FAULT(kMissingWait)) copy_async_wait<kSweepStages - 2>();
+            copy_async_wait<kSweepStages - 2>();
             // The chunk has arrived for every thread, and the slot loaded next is no longer read.
-            if (!UNICON_FAULT(kMissingBarrier)) block_barrier();
-            if (!UNICON_FAULT(kEarlyLoad)) load_next();
+            block_barrier();
+            load_next();
             if (chunk == 0) mask.build(col, col_end);  // all warps are past the previous tile's epilogue
             const int k0 = (chunk % depth_chunks) * kDepth;
             multiply_chunk<T>(acc, row_tiles + row_slot(chunk, stage) * kTileBytes, col_tiles + stage * kTileBytes,
@@ -139,7 +138,7 @@ template <class T, class Epilogue> __device__ __forceinline__ void run(const Swe
             stage = stage + 1 == kSweepStages ? 0 : stage + 1;
         }
         // With more chunks a barrier has already passed since the mask was built.
-        if (chunks == 1 && !UNICON_FAULT(kMissingMaskBarrier)) block_barrier();
+        if (chunks == 1) block_barrier();
         if (mask.any(at)) {
             epilogue.template tile<true>(acc, at, mask, col);
         } else {

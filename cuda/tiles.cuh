@@ -67,10 +67,8 @@ __device__ __forceinline__ void multiply_chunk(float (&acc)[MTiles][NTiles][4], 
             uint32_t a[4];
             load_matrix_x4(a, piece_address(a_tile, row0 + m * 16 + (lane & 15), step * 2 + (lane >> 4)));
 #pragma unroll
-            for (int n = 0; n < NTiles; ++n) {
-                const int first = UNICON_FAULT(kSwappedFragment) ? 1 : 0;
-                mma_16x8x16<T>(acc[m][n], a, b[n / 2][(n & 1) * 2 + first], b[n / 2][(n & 1) * 2 + 1 - first]);
-            }
+            for (int n = 0; n < NTiles; ++n)
+                mma_16x8x16<T>(acc[m][n], a, b[n / 2][(n & 1) * 2], b[n / 2][(n & 1) * 2 + 1]);
         }
     }
 }

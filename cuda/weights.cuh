@@ -28,7 +28,7 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&w)[4], int quad) {
         (upper ? low : high) = got;
     };
     exchange(w[0], w[1], 1);
-    if (!UNICON_FAULT(kSkippedExchange)) exchange(w[2], w[3], 1);
+    exchange(w[2], w[3], 1);
     exchange(w[0], w[2], 2);
     exchange(w[1], w[3], 2);
 }

@@ -61,24 +61,30 @@ fn cuda_passes_in_every_mode_and_leaves_nothing_behind() {
     }
 }
 
-/// Deliberate faults of the kernels (`emu::Fault`) that a test of results must notice on any device.
-const FAULTS: [(&str, u32); 4] =
-    [("swapped fragment", 4), ("column bound", 5), ("exception search", 7), ("tie order", 11)];
-/// One of the kernels for compute capability 9.0; tests/cuda_emulation has more.
-const HOPPER_FAULT: (&str, u32) = ("step", 16);
+/// Deliberate faults of the kernels (`cuda_emulation/faults.rs`) that a test of results must notice on any device, and one of
+/// the kernels for compute capability 9.0.
+const FAULTS: [(&str, &str); 5] = [
+    ("swapped fragment", "portable"),
+    ("column bound", "portable"),
+    ("exception search", "portable"),
+    ("tie order", "portable"),
+    ("step of an operand", "hopper"),
+];
 
 #[test]
 fn faults_of_kernels_are_noticed() {
     let Some(folder) = device() else { return };
-    let portable = FAULTS.map(|fault| (fault, "portable"));
-    for ((name, fault), kernels) in portable.into_iter().chain([(HOPPER_FAULT, "hopper")]) {
+    let libraries = std::env::join_paths([standin::faulty_kernels(&folder), folder.clone()]).expect("two folders");
+    for (name, kernels) in FAULTS {
         let out = standin::unicon(&folder)
             .args(["selftest", "--quick", "--device", "cuda:0"])
+            .env("LD_LIBRARY_PATH", &libraries)
             .env("UNICON_CUDA_KERNELS", kernels)
-            .env("UNICON_STANDIN_FAULT", fault.to_string())
+            .env("UNICON_FAULT", standin::faults::number(name).to_string())
             .output()
             .expect("unicon starts");
         assert_ne!(out.status.code(), Some(0), "{name}: {}", text(&out));
+        assert!(text(&out).contains("FAILED"), "{name}: {}", text(&out));
     }
 }
 

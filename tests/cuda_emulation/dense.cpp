@@ -270,6 +270,7 @@ void dense_suite() {
         {Mode::kSplit, 70, 260, 80, Relation::kDiagonal, 0.05, false, true, 2},
         {Mode::kSplit, 131, 133, 70, Relation::kDiagonal, 0.01, true, false, 2},
         {Mode::kHalf, 1, 1, 1, Relation::kDiagonal, 0.07, false, true, 1},
+        {Mode::kHalf, 290, 100, 20, Relation::kMany, 0.07, false, true, 1},  // several blocks along the rows
     };
     for (const ClipCase& c : cases) {
         char text[160];

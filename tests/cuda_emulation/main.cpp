@@ -1,25 +1,27 @@
-// Runs every kernel on the host. Usage: emulation [FAULT]; with the number of a deliberate fault the run must fail.
+// Runs every kernel on the host. Arguments, each of which may be missing: names of suites (dense, rows, hopper; all), an order
+// of the threads (forwards, backwards; both), and `first` to end at the first failure.
 #include "dense.cpp"
 #include "rows.cpp"
 #include "hopper.cpp"
 
+#include <set>
+
 int main(int argc, char** argv) {
-    const int fault = argc > 1 ? atoi(argv[1]) : 0;
-    if (fault < 0 || fault >= int(emu::Fault::kCount)) {
-        fprintf(stderr, "no fault %d\n", fault);
-        return 64;
-    }
-    emu::fault() = emu::Fault(fault);
+    std::set<string> given(argv + 1, argv + argc);
+    const auto chosen = [&](const char* one, std::initializer_list<const char*> others) {
+        bool any = given.count(one) > 0;
+        if (any) return true;
+        for (const char* other : others) any |= given.count(other) > 0;
+        return !any;
+    };
+    first_ends = given.count("first") > 0;
     for (const bool order : {false, true}) {
-        if (emu::fault() == emu::Fault::kEarlyLoad && !order) continue;  // shows only when copies happen at once
+        if (!chosen(order ? "backwards" : "forwards", {order ? "forwards" : "backwards"})) continue;
         backwards = order;
         rng().seed(7);
-        // The faults of the Hopper kernels come last, and concern them only.
-        if (emu::fault() < emu::Fault::kHopperEarlyRelease) {
-            dense_suite();
-            rows_suite();
-        }
-        hopper_suite();
+        if (chosen("dense", {"rows", "hopper"})) dense_suite();
+        if (chosen("rows", {"dense", "hopper"})) rows_suite();
+        if (chosen("hopper", {"dense", "rows"})) hopper_suite();
     }
     printf("%d checks, %d failures\n", checks, failures);
     return failures ? 1 : 0;

@@ -1,7 +1,12 @@
 // Mistakes in the use of the Hopper instructions that the emulation must show (cuda/emu/hopper.h). Arguments: which one,
 // 0 for none, and 1 to run backwards. Exit code 3 when it was noticed, 1 for wrong products, 64 when there is no such mistake.
 #define UNICON_EMULATION 1
-#include "../../cuda/ptx_hopper.cuh"
+#include "ptx_hopper.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <vector>
 
 using namespace hopper;
 

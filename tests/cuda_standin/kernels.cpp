@@ -1,56 +1,13 @@
-// cuda/*.cu compiled for the host (cuda/emu/device.h). tests/cuda_build.rs checks that the list below names exactly the
-// kernels of the compiled images.
-#define UNICON_EMULATION 1
+// cuda/*.cu compiled for the host (cuda/emu/), in a library of its own, so that one with faults can take its place.
+// tests/cuda_build.rs checks that the list below names exactly the kernels of the compiled images.
 #include "kernels.h"
 
-#include "../../cuda/params.cuh"
-#include "../../cuda/ptx.cuh"
-#include "../../cuda/sweep.cuh"
-#include "../../cuda/tiles.cuh"
-#include "../../cuda/weights.cuh"
-#include "../../cuda/logsum.cuh"
-#include "../../cuda/hopper_sweep.cuh"
-#include "standin.h"
+#include "emu/kernels.h"
+
+#include <stdlib.h>
 
 #include <map>
 #include <tuple>
-
-namespace clip_stats_cu {
-#include "../../cuda/clip_stats.cu"
-}
-namespace clip_weights_cu {
-#include "../../cuda/clip_weights.cu"
-}
-namespace clip_fused_cu {
-#include "../../cuda/clip_fused.cu"
-}
-namespace hopper_pack_cu {
-#include "../../cuda/hopper_pack.cu"
-}
-namespace hopper_stats_cu {
-#include "../../cuda/hopper_stats.cu"
-}
-namespace hopper_weights_cu {
-#include "../../cuda/hopper_weights.cu"
-}
-namespace hopper_fused_cu {
-#include "../../cuda/hopper_fused.cu"
-}
-namespace additive_cu {
-#include "../../cuda/additive.cu"
-}
-namespace search_cu {
-#include "../../cuda/search.cu"
-}
-namespace rows_cu {
-#include "../../cuda/rows.cu"
-}
-namespace reduce_cu {
-#include "../../cuda/reduce.cu"
-}
-namespace gram_cu {
-#include "../../cuda/gram.cu"
-}
 
 namespace standin {
 namespace {
@@ -95,8 +52,8 @@ const Kernel* kernel(const std::string& name) {
 }
 
 void run_grid(unsigned x, unsigned y, unsigned z, unsigned threads, size_t shared, std::function<void()> body) {
-    emu::fault() = emu::Fault(setting("UNICON_STANDIN_FAULT", 0));
-    static const bool backwards = setting("UNICON_STANDIN_BACKWARDS", 0) != 0;
+    static const char* order = getenv("UNICON_STANDIN_BACKWARDS");
+    const bool backwards = order && atoi(order);
     emu::launch({x, y, z}, threads, shared, backwards, std::move(body));
 }
 

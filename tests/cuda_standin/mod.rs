@@ -9,13 +9,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What the dynamic loader is asked for, and the sources of each; later ones use the driver.
+#[path = "../cuda_emulation/faults.rs"]
+pub mod faults;
+
+/// What the dynamic loader is asked for, and the sources of each; the driver uses the kernels, later ones use the driver.
 const LIBRARIES: [(&str, &str, &[&str]); 4] = [
-    ("cuda", "libcuda.so.1", &["driver.cpp", "kernels.cpp"]),
+    ("cuda", "libcuda.so.1", &["driver.cpp"]),
     ("cublas", "libcublas.so.13", &["cublas.cpp"]),
     ("cusolver", "libcusolver.so.12", &["cusolver.cpp"]),
     ("nccl", "libnccl.so.2", &["nccl.cpp"]),
 ];
+
+/// The kernels and what runs them.
+const KERNELS: &str = "libunicon_standin_kernels.so";
 
 /// One compilation at a time within a process.
 fn alone() -> MutexGuard<'static, ()> {
@@ -44,6 +50,7 @@ pub fn libraries() -> Option<PathBuf> {
     };
     let mut hasher = DefaultHasher::new();
     version.stdout.hash(&mut hasher);
+    include_bytes!("mod.rs").hash(&mut hasher);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in ["tests/cuda_standin", "cuda", "cuda/emu"] {
         let files = std::fs::read_dir(root.join(folder)).expect("a folder of the project");
@@ -60,6 +67,7 @@ pub fn libraries() -> Option<PathBuf> {
         // Several test programs may be here at once: each builds in a folder of its own, and the first to finish gives its name.
         let building = tmp.join(format!("cuda_standin-building-{}", std::process::id()));
         std::fs::create_dir_all(&building).expect("the target folder is writable");
+        compile_kernels(&building, &root.join("cuda"), &flags());
         for (_, file, sources) in LIBRARIES {
             compile(&building, file, sources);
         }
@@ -71,6 +79,30 @@ pub fn libraries() -> Option<PathBuf> {
         }
     }
     Some(done)
+}
+
+/// The folder of kernels with all faults in them (`UNICON_FAULT` chooses one), to be searched before the stand-ins' own.
+pub fn faulty_kernels(folder: &Path) -> PathBuf {
+    let _guard = alone();
+    let done = folder.with_extension("faults");
+    if !done.is_dir() {
+        let building = folder.with_extension(format!("faults-{}", std::process::id()));
+        faults::copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda"), &building.join("cuda"));
+        let quick: Vec<&str> = flags().into_iter().map(|f| if f == "-O2" { "-O1" } else { f }).collect();
+        compile_kernels(&building, &building.join("cuda"), &quick);
+        if std::fs::rename(&building, &done).is_err() {
+            std::fs::remove_dir_all(&building).expect("removing the second copy");
+        }
+    }
+    done
+}
+
+fn compile_kernels(folder: &Path, cuda: &Path, flags: &[&str]) {
+    let mut command = Command::new(compiler());
+    command.args(flags).args(["-fPIC", "-shared", &format!("-Wl,-soname,{KERNELS}"), "-I"]).arg(cuda);
+    command.arg(sources().join("kernels.cpp")).args(["device.cpp", "hopper.cpp"].map(|f| cuda.join("emu").join(f)));
+    let out = command.arg("-o").arg(folder.join(KERNELS)).output().expect("the compiler starts");
+    assert!(out.status.success(), "{KERNELS}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 fn flags() -> Vec<&'static str> {
@@ -87,9 +119,9 @@ fn compile(folder: &Path, file: &str, files: &[&str]) {
         .args(["-fPIC", "-shared", &format!("-Wl,-soname,{file}"), "-o"])
         .arg(folder.join(file));
     command.args(files.iter().map(|f| sources().join(f)));
-    if file != LIBRARIES[0].1 {
-        command.arg(folder.join(LIBRARIES[0].1)).arg("-Wl,-rpath,$ORIGIN");
-    }
+    let used = if file == LIBRARIES[0].1 { KERNELS } else { LIBRARIES[0].1 };
+    // Where the environment says otherwise, that is searched before.
+    command.arg(folder.join(used)).arg("-Wl,-rpath,$ORIGIN,--enable-new-dtags");
     let out = command.output().expect("the compiler starts");
     assert!(out.status.success(), "{file}: {}", String::from_utf8_lossy(&out.stderr));
 }
@@ -109,6 +141,7 @@ pub fn program(folder: &Path, source: &str, name: &str) -> PathBuf {
 /// A folder with some of the libraries; the others cannot be loaded, even where the system has them.
 pub fn only(all: &Path, present: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
+    std::os::unix::fs::symlink(all.join(KERNELS), folder.path().join(KERNELS)).expect("a link");
     for (name, file, _) in LIBRARIES {
         let names = ["so", "so.1", "so.2", "so.9", "so.10", "so.11", "so.12", "so.13"]
             .map(|e| format!("lib{name}.{e}"));
