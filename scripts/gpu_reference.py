@@ -2,7 +2,9 @@
 """The clip loss, its gradients and C = X^T S Y as PyTorch computes them, beside UniCon on the same data: values and times.
 
     python3 scripts/gpu_reference.py --device cuda:0 --precisions fp16,bf16,f32 [--sizes 4096,27593] [--repeat 10]
-    python3 scripts/gpu_reference.py --device cuda:0 --titles FOLDER
+    python3 scripts/gpu_reference.py --device cuda:0 --titles FOLDER    # x_train.npy y_train.npy x_test.npy y_test.npy
+    python3 scripts/gpu_reference.py --device cuda:0 --fit              # the same of made-up features, 512 and 384 wide
+    python3 scripts/gpu_reference.py --device cuda:0 --roofs            # what the device sustains: products and copies
 
 Values are compared with float64, by row chunks (NumPy where PyTorch is missing; then nothing is timed against it). The
 chunked PyTorch baseline keeps no n x n matrix either: cuBLAS products with elementwise kernels between. Inf-CL and CCE are
@@ -17,6 +19,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -157,8 +160,9 @@ def peers(torch, arrays, repeat, wait):
         from inf_cl import cal_inf_loss
 
         def inf_cl():
+            # Both directions, as the loss has them; its default head_dim does not fit 128 columns.
             a, b = (z.detach().requires_grad_() for z in wide[2:])
-            cal_inf_loss(a, b, scale=torch.tensor(1 / TAU, device="cuda")).backward()
+            (cal_inf_loss(a / TAU, b, head_dim=R) + cal_inf_loss(b / TAU, a, head_dim=R)).backward()
 
         cases["Inf-CL: loss, gradient"] = inf_cl
     except Exception as e:  # any of its own dependencies may be missing
@@ -169,7 +173,9 @@ def peers(torch, arrays, repeat, wait):
         def cce():
             a, b = (z.half().detach().requires_grad_() for z in wide[2:])
             target = torch.arange(len(a), device="cuda")
-            (linear_cross_entropy(a / TAU, b, target) + linear_cross_entropy(b / TAU, a, target)).backward()
+            # Without a filter: it would leave small gradients out.
+            one, other = ((z / TAU, w) for z, w in ((a, b), (b, a)))
+            (linear_cross_entropy(*one, target, filter_eps=None) + linear_cross_entropy(*other, target, filter_eps=None)).backward()
 
         cases["CCE: loss, gradient"] = cce
     except Exception as e:
@@ -184,12 +190,50 @@ def peers(torch, arrays, repeat, wait):
     return out
 
 
+def roofs(torch):
+    """Operations and bytes a second that the device sustains for half a second, by its own events; beside them the best
+    single product, which a falling clock does not reach for long."""
+
+    def rate(step, work, least=0.5):
+        def run(count):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(count):
+                step()
+            end.record()
+            end.synchronize()
+            return begin.elapsed_time(end) / 1e3 / count
+
+        run(3)
+        best = min(run(1) for _ in range(5))
+        return {"sustained": work / run(int(least / best) + 1), "best": work / best}
+
+    n, out = 8192, {}
+    for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16), ("f32", torch.float32)):
+        a = torch.randn(n, n, device="cuda").to(dtype)
+        c = torch.empty_like(a)
+        out[f"product, {name}"] = rate(lambda: torch.mm(a, a.T, out=c), 2 * n**3)
+    a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    out["copy, bytes read and written"] = rate(lambda: b.copy_(a), 2 << 30)
+    return {**out, "ok": True}
+
+
+def made_up(args, folder):
+    """Features with a common latent vector, written as titles are."""
+    n, held = (300, 100) if args.quick else (8192, 2048)
+    x, y, _, _ = pairs(n + held)
+    for name, part in (("train", slice(n)), ("test", slice(n, None))):
+        np.save(folder / f"x_{name}.npy", x[part])
+        np.save(folder / f"y_{name}.npy", y[part])
+
+
 def titles(args):
     """The same fit on the CPU and on the device: recall to within 0.002 both ways."""
     folder, results = pathlib.Path(args.titles), {}
     side = lambda name: str(folder / f"{name}.npy")
     for device in ("cpu", args.device):
-        model = f"/tmp/gpu-proof-{os.getpid()}.safetensors"
+        model = str(pathlib.Path(tempfile.gettempdir()) / f"gpu-proof-{os.getpid()}.safetensors")
         fit = ["fit", "--x", side("x_train"), "--y", side("y_train"), "--rank", "128", "--whiten", "0.01", "--iters", "2"]
         evaluate = ["eval", "--model", model, "--x", side("x_test"), "--y", side("y_test")]
         run = lambda c: json.loads(
@@ -210,6 +254,8 @@ def main():
     parser.add_argument("--sizes", type=lambda s: [int(n) for n in s.split(",")])
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--titles")
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--roofs", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     args.sizes = args.sizes or ([300] if args.quick else [4096] if args.device == "cpu" else [4096, 16384, 27593])
@@ -222,7 +268,15 @@ def main():
         import torch
     except ImportError:
         torch = None
-    result = titles(args) if args.titles else compare(args, torch)
+    if args.roofs:
+        result = roofs(torch)
+    elif args.fit:
+        with tempfile.TemporaryDirectory() as folder:
+            args.titles = folder
+            made_up(args, pathlib.Path(folder))
+            result = titles(args)
+    else:
+        result = titles(args) if args.titles else compare(args, torch)
     print(json.dumps(result, indent=1))
     return 0 if result["ok"] else 1
 

@@ -125,3 +125,28 @@ fn a_device_that_does_not_exist_is_named() {
         assert!(text(&out).contains(says), "{}", text(&out));
     }
 }
+
+#[test]
+fn libraries_of_a_python_package_are_found() {
+    let Some(all) = standin::libraries() else { return };
+    if !standin::built(&all) {
+        return;
+    }
+    let folder = standin::only(&all, &["cuda"]);
+    let environment = tempfile::tempdir().expect("a temporary folder");
+    let packages = environment.path().join("lib/python3.13/site-packages/nvidia/cu13/lib");
+    std::fs::create_dir_all(&packages).expect("a folder");
+    for file in ["libcublas.so.13", "libcusolver.so.12"] {
+        std::os::unix::fs::symlink(all.join(file), packages.join(file)).expect("a link");
+    }
+    let info = |python: Option<&Path>| {
+        let mut command = standin::unicon(folder.path());
+        if let Some(python) = python {
+            command.env_remove("UNICON_CUDA_LIBRARIES").env("VIRTUAL_ENV", python);
+        }
+        text(&command.arg("info").output().expect("unicon starts"))
+    };
+    assert!(info(None).contains("no cuBLAS"), "{}", info(None));
+    let said = info(Some(environment.path()));
+    assert!(said.contains("cuda:0") && !said.contains("no cuBLAS"), "{said}");
+}

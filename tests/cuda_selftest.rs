@@ -74,7 +74,8 @@ const FAULTS: [(&str, &str); 5] = [
 #[test]
 fn faults_of_kernels_are_noticed() {
     let Some(folder) = device() else { return };
-    let libraries = std::env::join_paths([standin::faulty_kernels(&folder), folder.clone()]).expect("two folders");
+    let libraries =
+        std::env::join_paths([standin::faulty_kernels(&folder), folder.clone()]).expect("two folders");
     for (name, kernels) in FAULTS {
         let out = standin::unicon(&folder)
             .args(["selftest", "--quick", "--device", "cuda:0"])

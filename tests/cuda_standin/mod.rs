@@ -100,7 +100,9 @@ pub fn faulty_kernels(folder: &Path) -> PathBuf {
 fn compile_kernels(folder: &Path, cuda: &Path, flags: &[&str]) {
     let mut command = Command::new(compiler());
     command.args(flags).args(["-fPIC", "-shared", &format!("-Wl,-soname,{KERNELS}"), "-I"]).arg(cuda);
-    command.arg(sources().join("kernels.cpp")).args(["device.cpp", "hopper.cpp"].map(|f| cuda.join("emu").join(f)));
+    command
+        .arg(sources().join("kernels.cpp"))
+        .args(["device.cpp", "hopper.cpp"].map(|f| cuda.join("emu").join(f)));
     let out = command.arg("-o").arg(folder.join(KERNELS)).output().expect("the compiler starts");
     assert!(out.status.success(), "{KERNELS}: {}", String::from_utf8_lossy(&out.stderr));
 }
@@ -159,7 +161,8 @@ pub fn only(all: &Path, present: &[&str]) -> tempfile::TempDir {
 /// `unicon` with the libraries of a folder.
 pub fn unicon(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unicon"));
-    command.env("LD_LIBRARY_PATH", folder);
+    // And of no other, such as that of an installed Python package.
+    command.env("LD_LIBRARY_PATH", folder).env("UNICON_CUDA_LIBRARIES", "");
     command
 }
 

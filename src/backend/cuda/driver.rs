@@ -1,9 +1,10 @@
 //! The functions of NVIDIA's libraries that this backend calls, found at run time.
 //!
-//! Nothing is linked: each library is opened by name when the first device is looked for, and every function is resolved
-//! then, so that whatever is missing is an error and never a panic. Types and numbers come from `cudarc`; statuses stay
+//! Nothing is linked: each library is opened by name, or beside a Python (`places`), when the first device is looked for, and every function
+//! is resolved then, so that whatever is missing is an error and never a panic. Types and numbers come from `cudarc`; statuses stay
 //! plain integers, because a newer driver may return one that an enumeration does not have.
 
+use super::places;
 use crate::error::{Error, Result};
 use cudarc::cublas::sys::cublasHandle_t;
 use cudarc::cusolver::sys::cusolverDnHandle_t;
@@ -11,6 +12,7 @@ use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmemPoolProps, CUmemoryPool, CUmodule, CUstream,
 };
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The oldest driver interface that the kernels and the libraries work with.
@@ -48,8 +50,10 @@ macro_rules! library {
     };
 }
 
+/// The first of `files` that the system's loader opens, else the first that a Python package has.
 pub(super) fn open_first(files: &[&str]) -> std::result::Result<libloading::Library, String> {
-    for file in files {
+    let of_packages = files.iter().flat_map(|file| places::paths(file));
+    for file in files.iter().map(PathBuf::from).chain(of_packages) {
         // SAFETY: NVIDIA's libraries may be initialised at any time, on any thread.
         if let Ok(library) = unsafe { libloading::Library::new(file) } {
             return Ok(library);

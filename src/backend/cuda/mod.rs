@@ -28,6 +28,7 @@ mod negatives;
 mod panels;
 mod params;
 mod pieces;
+mod places;
 mod precision;
 mod probe;
 mod ranks;

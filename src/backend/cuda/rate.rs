@@ -7,30 +7,32 @@ use std::time::Instant;
 
 /// Products of at least this long are timed; smaller ones measure launches.
 const LONG: f64 = 5e-3;
+/// Seconds that the device multiplies without a pause: what it sustains, not what it reaches before its clock falls.
+const SUSTAINED: f64 = 0.5;
 /// Edge of the largest product tried.
 const LARGEST: usize = 8192;
 
 impl Cuda {
-    /// Operations a second of cuBLAS's square product in this mode's operands: the fastest of five of the first size that
-    /// takes long enough, or of the largest that fits.
+    /// Operations a second that cuBLAS sustains on square products in this mode's operands, of the first size that takes long
+    /// enough, or of the largest that fits.
     pub(super) fn gemm_rate(&self) -> Result<f64> {
-        let mut best = 0.0;
-        let mut n = 512;
-        loop {
-            let seconds = match self.square(n) {
-                Err(Error::OutOfMemory { .. }) if best > 0.0 => return Ok(best),
-                other => other?,
-            };
-            best = 2.0 * (n as f64).powi(3) / seconds;
-            if seconds > LONG || n == LARGEST {
-                return Ok(best);
+        let (mut n, mut fits) = (512, 0);
+        while fits < n {
+            match self.square(n, 0.0) {
+                Err(Error::OutOfMemory { .. }) if fits > 0 => n = fits,
+                seconds => {
+                    fits = n;
+                    if seconds? <= LONG && n < LARGEST {
+                        n *= 2;
+                    }
+                }
             }
-            n *= 2;
         }
+        Ok(2.0 * (n as f64).powi(3) / self.square(n, SUSTAINED)?)
     }
 
-    /// Seconds of an `n x n x n` product of random numbers.
-    fn square(&self, n: usize) -> Result<f64> {
+    /// Seconds of an `n x n x n` product of random numbers, of as many in a row as take `least` seconds.
+    fn square(&self, n: usize, least: f64) -> Result<f64> {
         let device = &self.device;
         let what = format!("a product of {n} cubed");
         let c = device.alloc::<f32>(n * n, &what)?;
@@ -57,15 +59,18 @@ impl Cuda {
                 Operand::narrow(narrow.view(), n, if f16 { Stored::F16 } else { Stored::Bf16 })
             }
         };
-        let mut best = f64::INFINITY;
-        for _ in 0..6 {
-            // The first run also loads cuBLAS's kernels and is never the fastest.
+        let time = |count: usize| -> Result<f64> {
             self.synchronize()?;
             let begin = Instant::now();
-            device.multiply((n, n, n), operand, operand.t(), false, to)?;
+            for _ in 0..count {
+                device.multiply((n, n, n), operand, operand.t(), false, to)?;
+            }
             self.synchronize()?;
-            best = best.min(begin.elapsed().as_secs_f64());
-        }
-        Ok(best)
+            Ok(begin.elapsed().as_secs_f64() / count as f64)
+        };
+        // The first run also loads cuBLAS's kernels.
+        time(1)?;
+        let once = time(1)?;
+        if once >= least { Ok(once) } else { time((least / once) as usize + 1) }
     }
 }

@@ -17,6 +17,7 @@ use unicon::weights::Negatives;
 
 /// What is measured.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Numbers of pairs.
     #[arg(long, value_delimiter = ',', default_value = "2048,8192", value_name = "N,N,..")]
