@@ -2,7 +2,9 @@
 # Everything that is to be shown on a GPU, in one call of at most nine minutes: each stage with a time limit of its own, and
 # one line of OUT/log.jsonl as soon as it ends. What stops midway has lost nothing that was finished.
 #
-#   scripts/gpu-proof.sh --pack FOLDER                      # where it was built: stripped programs, scripts, Python package
+#   scripts/gpu-proof.sh --pack FOLDER [--titles FOLDER] [--wheels FOLDER]
+#                                                           # where it was built: stripped programs, scripts, Python package,
+#                                                           # test data, and the wheels of others (inf_cl, cut_cross_entropy)
 #   scripts/gpu-proof.sh OUT [--device cuda:0] [--commit HASH] [--titles FOLDER] [--budget 540] [--only WORDS]
 #   scripts/gpu-proof.sh --rehearse OUT [--standins FOLDER] # all of it on the stand-ins for the CUDA libraries
 #
@@ -16,7 +18,7 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
-out='' unicon='' device=cuda:0 commit='' titles='' budget=540 only='' pack='' rehearse='' standins=''
+out='' unicon='' device=cuda:0 commit='' titles='' budget=540 only='' pack='' rehearse='' standins='' wheels=''
 while [ $# -gt 0 ]; do
   case $1 in
     --unicon) unicon=$2; shift 2 ;;
@@ -26,6 +28,7 @@ while [ $# -gt 0 ]; do
     --budget) budget=$2; shift 2 ;;
     --only) only=$2; shift 2 ;;
     --pack) pack=$2; shift 2 ;;
+    --wheels) wheels=$2; shift 2 ;;
     --rehearse) rehearse=1; shift ;;
     --standins) standins=$2; shift 2 ;;
     -*) echo "gpu-proof: unknown argument $1" >&2; exit 2 ;;
@@ -46,6 +49,8 @@ if [ -n "$pack" ]; then
   cp "$here/scripts/gpu-proof.sh" "$here/scripts/gpu_reference.py" "$pack/scripts/"
   cp -r "$here/ffi-examples/python/unicon" "$pack/ffi-examples/python/"
   [ -z "$titles" ] || cp -r "$titles" "$pack/titles"
+  # Unpacked, for what compiles its own sources (Triton) reads them as files.
+  for wheel in ${wheels:+"$wheels"/*.whl}; do python3 -m zipfile -e "$wheel" "$pack/python" || exit 1; done
   printf '%s\n' "$commit" >"$pack/COMMIT"
   du -sh "$pack"
   exit 0
@@ -71,6 +76,7 @@ fi
 export LD_LIBRARY_PATH="$libraries${libraries:+:}${LD_LIBRARY_PATH:-}"
 export UNICON_LIBRARY=${UNICON_LIBRARY:-$(dirname "$unicon")/libunicon.so}
 export PYTHONDONTWRITEBYTECODE=1
+[ ! -d "$here/python" ] || export PYTHONPATH="$here/python${PYTHONPATH:+:$PYTHONPATH}"
 
 # What stdin says as a JSON string.
 text() {

@@ -210,7 +210,8 @@ fn kernels_have_no_races_and_planted_races_are_found() {
     let numbered: Vec<(usize, &Fault)> = FAULTS.iter().enumerate().map(|(k, f)| (k + 1, f)).collect();
     let wrong: Vec<String> = in_pairs(&numbered, |(number, fault)| {
         // A fault may stop the emulation in one order before its race is met.
-        let found = ORDERS
+        let orders = if fault.shows == Shows::Values { &ORDERS[..1] } else { &ORDERS[..] };
+        let found = orders
             .iter()
             .any(|order| reports_a_race(&run(&program, *number, &["first", fault.suite.name(), order]).1));
         (found != (fault.shows != Shows::Values))
