@@ -2,7 +2,7 @@
 """The clip loss, its gradients and C = X^T S Y as PyTorch computes them, beside UniCon on the same data: values and times.
 
     python3 scripts/gpu_reference.py --device cuda:0 --precisions fp16,bf16,f32 [--sizes 4096,27593] [--repeat 10]
-    python3 scripts/gpu_reference.py --device cuda:0 --titles FOLDER    # x_train.npy y_train.npy x_test.npy y_test.npy
+    python3 scripts/gpu_reference.py --device cuda:0 --titles FOLDER    # train_x.npy train_y.npy test_x.npy test_y.npy
     python3 scripts/gpu_reference.py --device cuda:0 --fit              # the same of made-up features, 512 and 384 wide
     python3 scripts/gpu_reference.py --device cuda:0 --roofs            # what the device sustains: products and copies
 
@@ -224,18 +224,24 @@ def made_up(args, folder):
     n, held = (300, 100) if args.quick else (8192, 2048)
     x, y, _, _ = pairs(n + held)
     for name, part in (("train", slice(n)), ("test", slice(n, None))):
-        np.save(folder / f"x_{name}.npy", x[part])
-        np.save(folder / f"y_{name}.npy", y[part])
+        np.save(folder / f"{name}_x.npy", x[part])
+        np.save(folder / f"{name}_y.npy", y[part])
 
 
 def titles(args):
     """The same fit on the CPU and on the device: recall to within 0.002 both ways."""
     folder, results = pathlib.Path(args.titles), {}
-    side = lambda name: str(folder / f"{name}.npy")
+
+    def files(part):
+        """Both sides, and where they are several the matches of each row."""
+        names = {"--x": "x", "--y": "y", "--pos-indptr": "indptr", "--pos-indices": "indices"}
+        there = {option: folder / f"{part}_{name}.npy" for option, name in names.items()}
+        return [str(v) for option, path in there.items() if path.exists() for v in (option, path)]
+
     for device in ("cpu", args.device):
         model = str(pathlib.Path(tempfile.gettempdir()) / f"gpu-proof-{os.getpid()}.safetensors")
-        fit = ["fit", "--x", side("x_train"), "--y", side("y_train"), "--rank", "128", "--whiten", "0.01", "--iters", "2"]
-        evaluate = ["eval", "--model", model, "--x", side("x_test"), "--y", side("y_test")]
+        fit = ["fit", *files("train"), "--rank", "128", "--whiten", "0.01", "--iters", "2"]
+        evaluate = ["eval", "--model", model, *files("test")]
         run = lambda c: json.loads(
             subprocess.run([args.unicon, *c, "--device", device, "--json"], check=True, capture_output=True).stdout
         )
