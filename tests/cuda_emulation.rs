@@ -11,7 +11,7 @@ use faults::{FAULTS, Fault, Shows, Suite};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Mistakes 1 .. of `mistakes.cpp`, races 1 .. of `races.cpp`.
+/// Mistakes 1 .. of `mistakes.cpp`, races 1 .. of `race_kinds.cpp`.
 const MISTAKES: u32 = 27;
 const RACES: u32 = 14;
 
@@ -226,7 +226,7 @@ fn kernels_have_no_races_and_planted_races_are_found() {
 #[test]
 fn races_of_every_kind_are_found() {
     let Some(build) = Build::thread_sanitizer() else { return };
-    let program = build.program("cuda_emulation_small_races", "races.cpp", &sources());
+    let program = build.program("cuda_emulation_small_races", "race_kinds.cpp", &sources());
     for order in ["0", "1"] {
         assert_eq!(run(&program, 0, &["0", order]), (Some(0), String::new()), "backwards: {order}");
         let missed: Vec<u32> =
