@@ -23,7 +23,7 @@ namespace races {
 
 #ifdef UNICON_RACES
 constexpr bool kFound = true;
-constexpr int kSlots = 2;
+constexpr unsigned kSlots = 2;
 
 // To whom accesses and waits are put down.
 class Actor {
@@ -56,7 +56,7 @@ void wrote(const void* p, size_t bytes);           // by it, other than by a sto
 void seen_by_proxy(const void* p, size_t bytes);   // fails if something there was not fenced
 #else
 constexpr bool kFound = false;
-constexpr int kSlots = 1;
+constexpr unsigned kSlots = 1;
 struct Actor {
     bool used() const { return false; }
 };
