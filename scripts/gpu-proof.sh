@@ -18,7 +18,7 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
-out='' unicon='' device=cuda:0 commit='' titles='' budget=540 only='' pack='' rehearse='' standins='' wheels=''
+out='' unicon='' device=cuda:0 commit='' titles='' budget=540 only='' pack='' rehearse='' standins='' wheels='' patience=1
 while [ $# -gt 0 ]; do
   case $1 in
     --unicon) unicon=$2; shift 2 ;;
@@ -72,6 +72,7 @@ if [ -n "$rehearse" ]; then
   [ -n "$standins" ] || standins=$(ls -dt "$here"/target/tmp/cuda_standin-*[0-9a-f] 2>/dev/null | head -n 1)
   [ -e "$standins/libcuda.so.1" ] || { echo "gpu-proof: no stand-ins; make them with cargo test --test cuda_standin" >&2; exit 2; }
   libraries=$standins
+  patience=10 budget=$((budget * 10)) # processors are slow
 fi
 export LD_LIBRARY_PATH="$libraries${libraries:+:}${LD_LIBRARY_PATH:-}"
 export UNICON_LIBRARY=${UNICON_LIBRARY:-$(dirname "$unicon")/libunicon.so}
@@ -99,7 +100,7 @@ failed=0
 # stage NAME SECONDS COMMAND...: runs it within its limit and what is left of the budget; its line holds what it printed,
 # as JSON where that is JSON, and its errors where it failed.
 stage() {
-  local name=$1 limit=$2 begin=$SECONDS code=0 result=text
+  local name=$1 limit=$(($2 * patience)) begin=$SECONDS code=0 result=text
   shift 2
   wanted "$name" || return 0
   [ "$limit" -le $((budget - SECONDS)) ] || limit=$((budget - SECONDS))
@@ -144,8 +145,11 @@ if [ -n "$rehearse" ]; then
 elif ! on_device; then
   modes=(f64) first=f32 quick=--quick sizes=300 repeat=3 pairs=300
 fi
-small=()
-[ -z "$rehearse" ] || small=(--rank 16 --d1 24 --d2 20)
+small=() wide=(--d1 512 --d2 512) million=1000000 checked=(--n 700 --rank 128 --d1 64 --d2 64)
+if [ -n "$rehearse" ]; then
+  small=(--rank 16 --d1 24 --d2 20)
+  wide=("${small[@]}") million=300 checked=(--n 150 "${small[@]}")
+fi
 
 machine() {
   echo "commit $commit"
@@ -160,7 +164,7 @@ stage machine 15 bash -c machine
 
 # Compute capability 9.0 has kernels of its own beside those for every device; both are run.
 sets=(portable)
-if on_device && UNICON_CUDA_KERNELS=hopper timeout -k 5 20 "$unicon" bench --device "$device" --n 64 --rank 8 --d1 8 --d2 8 --repeat 1 >/dev/null 2>&1; then
+if on_device && UNICON_CUDA_KERNELS=hopper timeout -k 5 $((20 * patience)) "$unicon" bench --device "$device" --n 64 --rank 8 --d1 8 --d2 8 --repeat 1 >/dev/null 2>&1; then
   sets+=(hopper)
 fi
 for set in "${sets[@]}"; do
@@ -191,6 +195,7 @@ if on_device && has ncu; then
       --section SpeedOfLight --section ComputeWorkloadAnalysis --section MemoryWorkloadAnalysis --section SchedulerStats \
       --section WarpStateStats --section Occupancy --log-file "$work/ncu" "${one_bench[@]}"
     cat "$work/ncu" >>"$out/ncu.txt" 2>/dev/null
+    rm -f "$work/ncu"
   done
 else
   waits "ncu" "no ncu, or no device"
@@ -220,10 +225,8 @@ done
 
 # Nothing n x n: a million pairs in the memory of their features and embeddings.
 if on_device; then
-  million=1000000
-  [ -z "$rehearse" ] || million=300
   for set in "${sets[@]}"; do
-    stage "n = 1,000,000, $set" 60 env UNICON_CUDA_KERNELS="$set" "$unicon" bench --json --device "$device" --n "$million" --d1 512 --d2 512 --repeat 1 --budget 45 ${rehearse:+--rank 16 --d1 24 --d2 20}
+    stage "n = 1,000,000, $set" 60 env UNICON_CUDA_KERNELS="$set" "$unicon" bench --json --device "$device" --n "$million" "${wide[@]}" --repeat 1 --budget 45
   done
 else
   waits "n = 1,000,000" "no device"
@@ -234,7 +237,7 @@ if on_device && has compute-sanitizer; then
   for tool in synccheck racecheck memcheck initcheck; do
     stage "compute-sanitizer, $tool" 35 env UNICON_CUDA_KERNELS="${sets[-1]}" compute-sanitizer --tool "$tool" --error-exitcode 9 \
       --kernel-regex "kns=hopper_" --kernel-regex "kns=clip_" --log-file "$out/sanitizer-$tool.txt" \
-      "$unicon" bench --device "$device" --n 700 --rank 128 --d1 64 --d2 64 --repeat 1
+      "$unicon" bench --device "$device" "${checked[@]}" --repeat 1
   done
 else
   waits "compute-sanitizer" "no compute-sanitizer, or no device"
