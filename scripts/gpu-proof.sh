@@ -202,7 +202,7 @@ else
 fi
 
 if [ -n "$python" ]; then
-  stage "PyTorch or NumPy beside it" 75 "${reference[@]}" --precisions "$first" --sizes "$pairs" --repeat "$repeat"
+  stage "PyTorch or NumPy beside it" 75 "${reference[@]}" --precisions "$first" --sizes "$pairs" --repeat "$repeat" ${rehearse:+--record}
   [ -n "$torch" ] || waits "times of peers" "no PyTorch; values were compared with NumPy"
   # On the stand-ins a fit of this size takes minutes.
   if on_device && [ -z "$rehearse" ]; then
