@@ -123,6 +123,7 @@ pub(super) struct Context {
     error: Mutex<String>,
     device: Device,
     borrowed_stream: bool,
+    limited: bool,
     pub(super) communicator: Option<Communicator>,
 }
 
@@ -165,7 +166,8 @@ impl Context {
         }
         let error = Mutex::new(String::new());
         let (busy, borrowed_stream) = (AtomicBool::new(false), !options.stream.is_null());
-        Ok(Self { busy, control, error, device, borrowed_stream, communicator })
+        let limited = limit_of(options).is_some() || !options.allocator.is_null();
+        Ok(Self { busy, control, error, device, borrowed_stream, limited, communicator })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -174,6 +176,11 @@ impl Context {
 
     pub(super) fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// Whether memory is counted or comes from the caller.
+    pub(super) fn has_limits(&self) -> bool {
+        self.limited
     }
 
     /// The most bytes of sample-sized data that were held since [`watch`](Self::watch).

@@ -13,8 +13,8 @@
 //! | [`context`] | the context and its options |
 //! | [`asked`] | losses, positives, kernels |
 //! | [`options`], [`report`] | what a fit is told and tells |
-//! | [`weights`], [`fit`], [`partial`], [`model`], [`retrieval`], [`evaluation`], [`items`],
-//! [`workspace`] | the calls |
+//! | [`weights`], [`fit`], [`partial`], [`model`] (with [`few`]) | the calls |
+//! | [`retrieval`], [`evaluation`], [`items`], [`workspace`] | the calls |
 //!
 //! It is not part of the Rust API: Rust programs use the crate's other modules.
 
@@ -24,6 +24,7 @@ mod bindings;
 mod comm;
 mod context;
 mod evaluation;
+mod few;
 mod fit;
 mod guard;
 mod items;

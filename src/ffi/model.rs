@@ -3,6 +3,7 @@
 use super::asked::kernel_number;
 use super::bindings::*;
 use super::context::{context_of, on_backend};
+use super::few::Ready;
 use super::matrix::{Allowed, Input, Precision, check_out, input, output, unchecked_input, values};
 use super::structs::{Versioned, count, path_of, read, write};
 use super::weights::expect;
@@ -27,11 +28,25 @@ fn linear(model: &Model, side: Side) -> Result<&Encoder> {
     }
 }
 
+/// What a `unicon_model_t` points to.
+struct Held {
+    model: Model,
+    /// Of x and of y.
+    ready: [Ready; 2],
+}
+
+/// # Safety
+/// `handle` is NULL or a live model.
+unsafe fn held_of<'a>(handle: *const unicon_model_t) -> Result<&'a Held> {
+    // SAFETY: passed on.
+    unsafe { handle.cast::<Held>().as_ref() }.ok_or_else(|| Error::invalid("model", "a model", "NULL"))
+}
+
 /// # Safety
 /// `handle` is NULL or a live model.
 pub(super) unsafe fn model_of<'a>(handle: *const unicon_model_t) -> Result<&'a Model> {
     // SAFETY: passed on.
-    unsafe { handle.cast::<Model>().as_ref() }.ok_or_else(|| Error::invalid("model", "a model", "NULL"))
+    unsafe { held_of(handle) }.map(|held| &held.model)
 }
 
 /// Hands a model over. `out` has been checked.
@@ -39,8 +54,9 @@ pub(super) unsafe fn model_of<'a>(handle: *const unicon_model_t) -> Result<&'a M
 /// # Safety
 /// `out` can be written through.
 pub(super) unsafe fn give(model: Model, out: *mut *mut unicon_model_t) {
+    let held = Held { model, ready: Default::default() };
     // SAFETY: passed on.
-    unsafe { out.write(Box::into_raw(Box::new(model)).cast()) };
+    unsafe { out.write(Box::into_raw(Box::new(held)).cast()) };
 }
 
 fn side_of(side: i32) -> Result<Side> {
@@ -75,7 +91,7 @@ entry!(
 /// Frees a model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unicon_model_destroy(model: *mut unicon_model_t) {
-    if let Some(model) = NonNull::new(model.cast::<Model>()) {
+    if let Some(model) = NonNull::new(model.cast::<Held>()) {
         // SAFETY: what `Box::into_raw` gave, given back once.
         guard::silent((), || drop(unsafe { Box::from_raw(model.as_ptr()) }));
     }
@@ -153,7 +169,8 @@ entry!(
         out: *const unicon_matrix_t,
     ) |context| {
         // SAFETY: as the header requires.
-        let (model, side) = (unsafe { model_of(model)? }, side_of(side)?);
+        let (held, side) = (unsafe { held_of(model)? }, side_of(side)?);
+        let model = &held.model;
         // SAFETY: as the header requires. Encoding checks the values.
         let features = unsafe { unchecked_input(context, "in", in_)? };
         expect(&features, "columns, as the model", model.input_dim(side), features.cols)?;
@@ -161,6 +178,10 @@ entry!(
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, shape, Allowed::Any)? };
         out.apart_from(&[&features])?;
+        let ready = &held.ready[usize::from(side == Side::Y)];
+        if ready.encode(context, model, side, &features, &out)? {
+            return Ok(());
+        }
         on_backend!(context.device(), Precision::of(&[&features]), |backend| {
             out.store(backend, &model.encode(backend, side, features.source())?)
         })

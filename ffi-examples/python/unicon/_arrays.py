@@ -23,6 +23,8 @@ def matrix_of(values, name="matrix"):
         if hasattr(values, "__dlpack__"):
             return of_dlpack(values, name)
         values = array_of(values, name)
+        if values.ndim == 2 and not (values.flags.c_contiguous or values.flags.f_contiguous):
+            values = values.copy()  # a slice of a data frame: its owner cannot say how it lies
     if isinstance(values, np.ma.MaskedArray):
         values = unmasked(values, name)
     dtype = values.dtype.newbyteorder("=")

@@ -112,7 +112,10 @@ class Model:
     @classmethod
     def from_bytes(cls, data, context=None):
         """A model from the bytes of to_bytes() or of a model file. They are checked whole."""
-        handle, data = ctypes.c_void_p(), bytes(data)
+        try:
+            handle, data = ctypes.c_void_p(), bytes(memoryview(data))
+        except TypeError:
+            raise TypeError(f"data: expected bytes, got {type(data).__name__}") from None
         check(lib.unicon_model_from_bytes(data, len(data), handle))
         return cls(context, handle)
 

@@ -41,7 +41,7 @@ good = [
     (x, want), (x.astype(np.float64), want), (np.asfortranarray(x), want), (x.astype(">f4"), want), (x.astype(">f8"), want),
     (x[5:9], want[5:9]), (x[::2], want[::2]), (x[7:8], want[7:8]), (x[:1].T.T, want[:1]), (read_only, want), (x.view(Subclass), want),
     (x.tolist(), want), ([list(r) for r in x], want), (list(x), want), (np.matrix(x), want), (Frame(x), want),
-    (Frame(x.astype(object)), want), (np.ma.array(x), want), (np.ma.array(x, mask=False), want), (memoryview(x), want),
+    (Frame(x.astype(object)), want), (Frame(x[::2]), want[::2]), (Frame(np.repeat(x, 2, axis=1)[:, ::2]), want), (np.ma.array(x), want), (np.ma.array(x, mask=False), want), (memoryview(x), want),
     (np.broadcast_to(x[:1], (1, 16)), want[:1]), (whole, of_whole), (whole.astype(np.int8), of_whole), (whole.astype(np.int16), of_whole),
     (whole.astype(np.int32), of_whole), (whole.astype(">i2"), of_whole), (whole[:, ::-1][:, ::-1], of_whole), (whole.tolist(), of_whole),
     (whole[::-1], of_whole[::-1]),
@@ -56,6 +56,17 @@ for k, (features, by) in enumerate(good):
 assert m.encode(whole.astype(np.int8), "x").dtype == np.float32 and m.encode(whole, "x").dtype == np.float64
 half = x.astype(np.float16)
 near(half, unit(half.astype(np.float64) @ f.T))
+
+# A few rows take a way of their own: the same embeddings, and the same errors.
+zero = np.concatenate([x[:3], np.zeros((2, 16), np.float32), x[3:5] * 1024])
+for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-12)):
+    for k in (1, 2, 5, 16, 17):
+        near(x[:k].astype(dtype), want[:k], tolerance)
+        near(np.asfortranarray(x[:k].astype(dtype)), want[:k], tolerance)
+    got = m.encode(zero.astype(dtype), "x")
+    assert not got[3:5].any() and np.abs(np.delete(got, (3, 4), axis=0) - want[:5]).max() < tolerance
+for k in (2, 40):
+    raises(unicon.Error, "row 1", lambda: m.encode(np.where(np.arange(k)[:, None] == 1, np.nan, x[:k]), "x"))
 
 masked = np.ma.array(x, mask=False)
 masked[3, 4] = np.ma.masked
@@ -143,6 +154,9 @@ raises(ValueError, "null", lambda: m.save("a\0b"))
 raises(ValueError, "null", lambda: context.fit(x, y, 2, checkpoint="a\0b"))
 raises(unicon.Error, "bad file", lambda: unicon.load(io.BytesIO(b"not a model")))
 raises(unicon.Error, "expected at least 1, got 0", lambda: unicon.Model.from_bytes(b""))
+for data in ("text", 3, None, [1, 2]):
+    raises(TypeError, "data: expected bytes", lambda: unicon.Model.from_bytes(data))
+assert unicon.Model.from_bytes(memoryview(bytearray(m.to_bytes()))).to_bytes() == m.to_bytes()
 raises(unicon.Error, "", lambda: unicon.Model.from_bytes(m.to_bytes()[:-8]))
 assert sorted(p.name for p in pathlib.Path(".").iterdir()) == before
 
