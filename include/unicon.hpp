@@ -190,7 +190,7 @@ struct Loss : unicon_loss_t {
 
 /** ::unicon_kernel_t with the defaults of a kind. */
 struct Kernel : unicon_kernel_t {
-    explicit Kernel(KernelKind kind = KernelKind::angular) : unicon_kernel_t() {
+    explicit Kernel(KernelKind kind) : unicon_kernel_t() {
         detail::check(unicon_kernel_init(this, sizeof(unicon_kernel_t), static_cast<int32_t>(kind)), nullptr);
     }
 };

@@ -63,7 +63,7 @@ def loss(kind="clip", **parameters):
     return _set(_made(_abi.Loss(), lib.unicon_loss_init, pick("loss", kind, _LOSSES)), parameters)
 
 
-def kernel(kind="angular", **parameters):
+def kernel(kind, **parameters):
     """A kernel: linear, cosine, angular, arccos, exp_cosine, rbf or matern32, and beta, gamma, lengthscale, cos_clamp."""
     return _set(_made(_abi.Kernel(), lib.unicon_kernel_init, pick("kernel", kind, _KERNELS)), parameters)
 

@@ -20,7 +20,7 @@ _PRECISIONS = {"default": 0, "float32": 1, "float16": 3, "bfloat16": 4}
 
 
 class Context:
-    """A device ("cpu", "cuda" or "auto"), its threads and its limits.
+    """A device ("cpu", "cuda" or "auto"), its threads and its limits. What is not given is the library's default: the CPU, all cores.
 
     precision is that of similarities and weights where features are not float64: "float32", "bfloat16", on CUDA also "float16".
     stream is the address of a CUDA stream to work on. n_threads and workspace_limit hold for every call: threads that call at once
@@ -30,17 +30,21 @@ class Context:
     panel of rows. `progress` functions are called on the thread that made the call.
     """
 
-    def __init__(self, device="cpu", device_id=0, stream=None, n_threads=0, precision="default", workspace_limit=0):
+    def __init__(self, device=None, device_id=None, stream=None, n_threads=None, precision=None, workspace_limit=None):
         given = {"device_id": device_id, "n_threads": n_threads, "workspace_limit": workspace_limit}
-        codes = {"device_type": pick("device", device, _DEVICES), "precision": pick("precision", precision, _PRECISIONS)}
+        if device is not None:
+            given["device_type"] = pick("device", device, _DEVICES)
+        if precision is not None:
+            given["precision"] = pick("precision", precision, _PRECISIONS)
         self._given = device, device_id, stream, n_threads, precision, workspace_limit
 
         def options():
             raw = _abi.ContextOptions()
             check(lib.unicon_context_options_init(raw, ctypes.sizeof(raw)))
             raw.stream = stream
-            for name, value in {**given, **codes}.items():
-                assign(raw, name, value)
+            for name, value in given.items():
+                if value is not None:
+                    assign(raw, name, value)
             return raw
 
         self._slots = Slots(options)

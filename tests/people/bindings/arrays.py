@@ -165,7 +165,7 @@ for options, kind, text in [
     ({"n_iters": 2.5}, TypeError, "n_iters: expected an integer, got 2.5"), ({"n_iters": 2**64 + 1}, ValueError, "n_iters"),
     ({"seed": -1}, ValueError, "seed: expected 0"), ({"whiten": True}, TypeError, "whiten: expected a number, got True"),
     ({"whiten": "0.1"}, TypeError, "whiten"), ({"init": "one"}, ValueError, "zeros"), ({"nonsense": 1}, TypeError, "nonsense"),
-    ({"landmarks": [0.5], "kernel": unicon.kernel()}, ValueError, "landmarks: expected whole numbers"),
+    ({"landmarks": [0.5], "kernel": unicon.kernel("rbf")}, ValueError, "landmarks: expected whole numbers"),
     ({"validation": x}, TypeError, "validation: expected a pair"), ({"preset": ["paper"]}, ValueError, "preset"),
 ]:
     raises(kind, text, lambda: context.fit(x, y, 4, **options))

@@ -16,7 +16,7 @@ struct LinearUniCon
 end
 
 """
-    KernelUniCon(r, kernel = Kernel(); landmarks = nothing, loss = Loss(), options...)
+    KernelUniCon(r, kernel; landmarks = nothing, loss = Loss(), options...)
 
 The kernel solver. `landmarks` is a number of Nystrom reference points, or a vector of sample numbers (from 1); `nothing` uses
 every sample. `options` as for [`LinearUniCon`](@ref), and `kernel_ridge`.
@@ -25,7 +25,7 @@ struct KernelUniCon
     linear::LinearUniCon
     kernel::Kernel
     landmarks::Union{Nothing,Int,Vector{Int64}}
-    function KernelUniCon(r, kernel = Kernel(); landmarks = nothing, options...)
+    function KernelUniCon(r, kernel; landmarks = nothing, options...)
         return new(LinearUniCon(r; options...), kernel, from_zero(landmarks))
     end
 end

@@ -60,13 +60,13 @@ struct Loss
 end
 
 """
-    Kernel(kind = :angular; beta, gamma, lengthscale, cos_clamp)
+    Kernel(kind; beta, gamma, lengthscale, cos_clamp)
 
 A kernel: `:linear`, `:cosine`, `:angular`, `:arccos`, `:exp_cosine`, `:rbf` or `:matern32`.
 """
 struct Kernel
     raw::Kernel_t
-    function Kernel(kind::Symbol = :angular; parameters...)
+    function Kernel(kind::Symbol; parameters...)
         raw = Kernel_t()
         kinds = (linear = 0, cosine = 1, angular = 2, arccos = 3, exp_cosine = 4, rbf = 5, matern32 = 6)
         check(c_kernel_init(raw, choose("kernel", kind, kinds)))
