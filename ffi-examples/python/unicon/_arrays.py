@@ -1,5 +1,7 @@
 """Matrices of any kind as the library takes them: NumPy arrays and tensors where they lie, everything else converted or refused."""
 
+import ctypes
+
 import numpy as np
 
 from ._abi import Matrix
@@ -67,15 +69,18 @@ def _view(a, name):
         _wrong_shape(shape, name)
     rows, cols = shape
     flags = a.flags
+    address = None
     if flags.c_contiguous:
         rs, cs = cols, 1
+        if flags.writeable:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(a))  # a third of the time of a.ctypes
     elif flags.f_contiguous:
         rs, cs = 1, rows
     else:
         rs, cs = _strides(a, name)
     if not flags.aligned:
         raise ValueError(f"{name}: expected memory aligned to its {a.dtype} elements; pass {name}.copy()")
-    return Matrix(a.ctypes.data, rows, cols, rs, cs, _CODES[a.dtype], 1, 0, 0)
+    return Matrix(address or a.ctypes.data, rows, cols, rs, cs, _CODES[a.dtype], 1, 0, 0)
 
 
 def _strides(a, name):
