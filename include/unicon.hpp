@@ -504,7 +504,7 @@ public:
         context.check(unicon_model_encoder(context.get(), handle_.get(), static_cast<int32_t>(side), out.get()));
     }
     /** The bias, r by 1: see unicon_model_bias(). */
-    void bias(const Context &context, Side side, const View &out) const {
+    void bias(const Context &context, Side side, const MutableView &out) const {
         context.check(unicon_model_bias(context.get(), handle_.get(), static_cast<int32_t>(side), out.get()));
     }
     const unicon_model_t *get() const noexcept { return handle_.get(); }

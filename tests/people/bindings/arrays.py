@@ -65,6 +65,15 @@ for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-12)):
         near(np.asfortranarray(x[:k].astype(dtype)), want[:k], tolerance)
     got = m.encode(zero.astype(dtype), "x")
     assert not got[3:5].any() and np.abs(np.delete(got, (3, 4), axis=0) - want[:5]).max() < tolerance
+for scale in (1e-30, 1e-12, 1e12, 1e30):
+    near(x[:3] * np.float32(scale), want[:3], 1e-5)
+    near(x[:40] * np.float32(scale), want[:40], 1e-5)
+    near(np.concatenate([x[:1], x[1:2] * np.float32(scale)]), want[:2], 1e-5)
+centred = unicon.Context(n_threads=1).fit(x + 30, y, 4, center="on")[0]
+for far in (x + 30, (x + 30).astype(np.float64)):
+    exact = far.astype(np.float64) @ centred.encoder("x").T + np.ravel(centred.bias("x"))
+    for k in (1, 16, 400):
+        assert np.abs(centred.encode(far[:k], "x") - unit(exact[:k])).max() < 1e-4
 for k in (2, 40):
     raises(unicon.Error, "row 1", lambda: m.encode(np.where(np.arange(k)[:, None] == 1, np.nan, x[:k]), "x"))
 
