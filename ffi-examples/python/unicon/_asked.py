@@ -58,6 +58,8 @@ def _made(struct, init, *arguments):
 def loss(kind="clip", **parameters):
     """A loss: kind clip, sigmoid, triplet_hard or triplet_smooth, and tau, nu, margin, eps_pos, eps_neg, log_eps, eps_by.
 
+    A nu that is not given is that of the kind that the loss has when it is used: 1, or 1.5 for sigmoid.
+
     The value and the gradients of clip are tau times those of open_clip (the mean of two cross-entropies of logits s / tau).
     """
     return _set(_made(_abi.Loss(), lib.unicon_loss_init, pick("loss", kind, _LOSSES)), parameters)
