@@ -120,7 +120,7 @@ impl Conditioning {
         let top = row.iter().fold(0.0, |top: f64, v| top.max(v.abs()));
         let Some(e) = exponent(top) else { return };
         let to = match self.rows {
-            RowScale::Dust if e < -DUST || e >= ORDINARY.end => 0,
+            RowScale::Dust if !(-DUST..ORDINARY.end).contains(&e) => 0,
             RowScale::Extreme if !ORDINARY.contains(&e) => 0,
             RowScale::All => 0,
             RowScale::Huge if e > DUST => DUST,

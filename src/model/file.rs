@@ -353,8 +353,8 @@ fn agrees(name: &str, encoder: &Encoder, bias: &Found<'_>) -> Checked<()> {
     for i in 0..r {
         let terms = (0..d).map(|j| encoder.matrix[(i, j)] * m[j]);
         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
-        // Written so that NaN fails too.
-        if !((bias.value(0, i) + sum).abs() <= BIAS_TOLERANCE * size) {
+        let off = (bias.value(0, i) + sum).abs();
+        if off.is_nan() || off > BIAS_TOLERANCE * size {
             return Err(format!("{name}.bias: value {i} is not that of the encoder times the offset"));
         }
     }
