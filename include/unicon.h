@@ -44,6 +44,16 @@
  *   nothing. That includes calls out of a callback of the same context. unicon_cancel() and
  *   unicon_last_error() may be called at any time from any thread. Models are immutable: any number of
  *   threads may use one model at once, each with its own context.
+ * - **fork().** In a child of fork() a CPU context works: it starts its threads anew there, for the parent's do not
+ *   live on. So it is with everything else that uses no CUDA. A context that was at work for another thread when the
+ *   process forked stays ::UNICON_BUSY in the child. On a CUDA context, and for making one after CUDA was used in the
+ *   parent, calls return ::UNICON_UNSUPPORTED at once: start a new process (spawn, exec), or fork first.
+ * - **Stacks.** Calls may come from threads with small stacks, down to 32 KiB: where less than 512 KiB are left, a call
+ *   runs, callbacks included, on a stack of 4 MiB that it takes for its duration. Threads of the library have 2 MiB each.
+ * - **Signals.** The library installs no signal handlers and changes no signal's action. Files that it reads are mapped:
+ *   one that another process shortens while it is read raises SIGBUS, of which the process ends unless it handles it.
+ *   Replace model and feature files by renaming, as the library does, never in place. A file-size limit (RLIMIT_FSIZE)
+ *   is ::UNICON_IO only in processes that ignore SIGXFSZ; others end by it.
  * - **Matrices** are borrowed for the duration of the call (::unicon_matrix_t). Strides count elements and one
  *   of the two must be 1 (rows or columns contiguous); any other layout is ::UNICON_UNSUPPORTED. Inputs are
  *   never written. An output must not overlap an input or another output. The memory must be aligned to its
@@ -311,7 +321,8 @@ typedef struct unicon_context_options {
     int32_t device_type;      /**< ::UNICON_DEVICE_CPU (default), ::UNICON_DEVICE_CUDA or ::UNICON_DEVICE_AUTO. */
     int32_t device_id;        /**< Number of the CUDA device, default 0. 0 for the CPU. */
     void *stream;             /**< A borrowed `cudaStream_t` that outlives the context; NULL (default): the library's own. NULL for the CPU. */
-    int32_t n_threads;        /**< CPU threads, 1 to 1024; 0 (default): one per core. */
+    int32_t n_threads;        /**< CPU threads, 1 to 1024; 0 (default): what UNICON_THREADS, RAYON_NUM_THREADS, OMP_NUM_THREADS or
+                                   SLURM_CPUS_PER_TASK says, the first that is set, else one for each core that the process may use. */
     int32_t precision;        /**< ::unicon_dtype of similarities and weights where features are not float64 (sums are always float32 or
                                    wider): ::UNICON_F32, ::UNICON_BF16 (on CPUs with AVX512-BF16) or, on CUDA, ::UNICON_F16. 0 (default): float32 on
                                    the CPU, float16 on CUDA. */

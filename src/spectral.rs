@@ -1,7 +1,8 @@
 //! Small dense spectral steps in float64: top-r SVD, powers of symmetric matrices, low-rank differences.
 
+use crate::dense::{self, orthonormal, product};
 use crate::error::{Error, Result};
-use faer::{Mat, MatRef, Side};
+use faer::{Mat, MatRef};
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
@@ -68,9 +69,8 @@ pub fn top_r(c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
 }
 
 fn full(c: MatRef<'_, f64>, r: usize) -> Result<TopR> {
-    let svd = c.thin_svd().map_err(|e| Error::Numerical(format!("SVD: {e:?}")))?;
-    let all: Vec<f64> = svd.S().column_vector().iter().copied().collect();
-    let (u, v) = (svd.U().subcols(0, r).to_owned(), svd.V().subcols(0, r).to_owned());
+    let (u, all, v) = dense::thin_svd(c)?;
+    let (u, v) = (u.subcols(0, r).to_owned(), v.subcols(0, r).to_owned());
     Ok(TopR { u, s: all[..r].to_vec(), v, all })
 }
 
@@ -89,14 +89,14 @@ pub fn top_r_by_gram(c: MatRef<'_, f64>, r: usize) -> Result<TopR> {
     if r == 0 || r > bound {
         return Err(Error::invalid("rank", format!("between 1 and min(d1, d2) = {bound}"), r));
     }
-    let (q, values) = eigen((c.transpose() * c).as_ref())?;
+    let (q, values) = eigen(product(c.transpose(), c).as_ref())?;
     let all: Vec<f64> = values.iter().rev().map(|w| w.max(0.0).sqrt()).collect();
     // Written so that NaN takes the full decomposition too.
     if all[r - 1].is_nan() || all[r - 1] <= 1e-5 * all[0] {
         return top_r(c, r, SvdMethod::Full);
     }
     let v = Mat::from_fn(bound, r, |i, j| q[(i, bound - 1 - j)]);
-    let cv = c * &v;
+    let cv = product(c, v.as_ref());
     let u = Mat::from_fn(c.nrows(), r, |i, j| cv[(i, j)] / all[j]);
     Ok(TopR { u, s: all[..r].to_vec(), v, all })
 }
@@ -110,18 +110,13 @@ fn randomized(
 ) -> Result<TopR> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let sketch = Mat::<f64>::from_fn(c.ncols(), width, |_, _| StandardNormal.sample(&mut rng));
-    let mut q = orthonormal((c * &sketch).as_ref());
+    let mut q = orthonormal(product(c, sketch.as_ref()).as_ref())?;
     for _ in 0..power_iterations {
-        let back = orthonormal((c.transpose() * &q).as_ref());
-        q = orthonormal((c * &back).as_ref());
+        let back = orthonormal(product(c.transpose(), q.as_ref()).as_ref())?;
+        q = orthonormal(product(c, back.as_ref()).as_ref())?;
     }
-    let small = full((q.transpose() * c).as_ref(), r)?;
-    Ok(TopR { u: &q * &small.u, ..small })
-}
-
-/// An orthonormal basis of the columns.
-fn orthonormal(a: MatRef<'_, f64>) -> Mat<f64> {
-    a.qr().compute_thin_Q()
+    let small = full(product(q.transpose(), c).as_ref(), r)?;
+    Ok(TopR { u: product(q.as_ref(), small.u.as_ref()), ..small })
 }
 
 /// Eigenvectors (columns) and eigenvalues, ascending, of a symmetric matrix.
@@ -132,10 +127,7 @@ pub fn eigen(k: MatRef<'_, f64>) -> Result<(Mat<f64>, Vec<f64>)> {
     if !k.norm_l2().is_finite() {
         return Err(Error::Numerical("the Gram matrix is not finite".into()));
     }
-    let eigen = k
-        .self_adjoint_eigen(Side::Lower)
-        .map_err(|e| Error::Numerical(format!("symmetric eigendecomposition: {e:?}")))?;
-    Ok((eigen.U().to_owned(), eigen.S().column_vector().iter().copied().collect()))
+    dense::symmetric_eigen(k)
 }
 
 /// `(K + ridge I)^{1/2}` and `(K + ridge I)^{-1/2}` of a symmetric `K`; eigenvalues at most `cut` count as 0 in the
@@ -149,13 +141,10 @@ pub fn psd_half_powers(k: MatRef<'_, f64>, ridge: f64, cut: f64) -> Result<(Mat<
     if !shifted.norm_l2().is_finite() {
         return Err(Error::Numerical("the Gram matrix is not finite".into()));
     }
-    let eigen = shifted
-        .self_adjoint_eigen(Side::Lower)
-        .map_err(|e| Error::Numerical(format!("symmetric eigendecomposition: {e:?}")))?;
-    let (q, values) = (eigen.U(), eigen.S().column_vector());
+    let (q, values) = dense::symmetric_eigen(shifted.as_ref())?;
     let power = |f: &dyn Fn(f64) -> f64| {
         let scaled = Mat::from_fn(n, n, |i, j| q[(i, j)] * f(values[j]));
-        &scaled * q.transpose()
+        product(scaled.as_ref(), q.transpose())
     };
     let half = power(&|w| w.max(0.0).sqrt());
     let inverse = power(&|w| if w > cut { 1.0 / w.sqrt() } else { 0.0 });
@@ -191,7 +180,10 @@ mod tests {
 
     #[test]
     fn randomized_finds_the_leading_triplets_of_a_decaying_spectrum() {
-        let (u, v) = (orthonormal(sample(90, 80, 1).as_ref()), orthonormal(sample(120, 80, 2).as_ref()));
+        let (u, v) = (
+            orthonormal(sample(90, 80, 1).as_ref()).unwrap(),
+            orthonormal(sample(120, 80, 2).as_ref()).unwrap(),
+        );
         let scaled = Mat::from_fn(90, 80, |i, j| u[(i, j)] * 0.8f64.powi(j as i32));
         let c = &scaled * v.transpose();
         let exact = top_r(c.as_ref(), 8, SvdMethod::Full).unwrap();

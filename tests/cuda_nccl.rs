@@ -60,6 +60,7 @@ impl Lab {
         }
         command.env("UNICON_STANDIN_DEVICES", "4").env("TMPDIR", self.dir.path().join("tmp"));
         command.env("UNICON_RANK", rank.to_string()).env("UNICON_WORLD_SIZE", size.to_string());
+        command.env("UNICON_RANKS", "env");
         command.env("UNICON_COMM_TIMEOUT", "60").envs(extra);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }

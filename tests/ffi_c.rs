@@ -35,7 +35,7 @@ fn c_programs_pass_under_sanitizers() {
     }
     let dir = tempfile::tempdir().unwrap();
     linkable(dir.path());
-    for program in ["api", "misuse", "alloc", "threads", "ranks"] {
+    for program in ["api", "misuse", "alloc", "threads", "ranks", "processes"] {
         let source = root().join(format!("tests/ffi/{program}.c"));
         let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
         let exe = compile("gcc", "-std=c11", &flags, &source, dir.path());

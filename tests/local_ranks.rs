@@ -37,7 +37,7 @@ fn program(temp: &Path, args: &str) -> Command {
         command.env_remove(name);
     }
     command.args(args.split_whitespace()).args(["--threads", "1", "--device", "cpu", "--json"]);
-    command.env("TMPDIR", temp).env("UNICON_COMM_TIMEOUT", "60");
+    command.env("TMPDIR", temp).env("UNICON_COMM_TIMEOUT", "60").env("UNICON_RANKS", "env");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

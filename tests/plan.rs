@@ -158,6 +158,7 @@ fn resident(dir: &Path, ranks: usize, args: &str) -> Vec<u64> {
         command.args(args.split_whitespace()).args(["--threads", "1", "--device", "cpu", "--json"]);
         command.env("TMPDIR", dir).env("UNICON_COMM_TIMEOUT", LIMIT.as_secs().to_string());
         command.env("UNICON_RANK", rank.to_string()).env("UNICON_WORLD_SIZE", ranks.to_string());
+        command.env("UNICON_RANKS", "env");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let children: Vec<_> = (0..ranks).map(start).collect();

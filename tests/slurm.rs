@@ -33,7 +33,7 @@ fn sbatch(features: &Path, out: &Path, tasks: usize) -> Output {
         ("NEGATIVES", "600"),
     ]);
     // There is no PMI: ranks connect through this machine.
-    command.envs([("MPI", "none"), ("UNICON_TRANSPORT", "local")]);
+    command.envs([("MPI", "none"), ("UNICON_RANKS", "env"), ("UNICON_TRANSPORT", "local")]);
     command.env("FEATURES", features).env("OUT", out).env("TMPDIR", out.parent().unwrap());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     wait(command.spawn().unwrap())

@@ -141,7 +141,7 @@ fn seen(plan: &Plan, loss: &Loss, positives: &Positives) -> Vec<f64> {
         };
         plan.panel(p).map(of_row).collect()
     };
-    let counts: Vec<_> = (0..plan.panels()).into_par_iter().map(of_panel).collect();
+    let counts: Vec<_> = crate::threads::run(|| (0..plan.panels()).into_par_iter().map(of_panel).collect());
     let mut out = vec![0.0; positives.n_x()];
     for (position, count) in counts.into_iter().flatten().enumerate() {
         out[plan.row_id(position)] = count;

@@ -12,7 +12,7 @@ pub struct Args {}
 
 pub fn run(session: &Session, _: Args) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
-    let threads = rayon::current_num_threads();
+    let threads = session.threads();
     let level = simd::level().to_string();
     let devices = session.devices();
     let features = features();

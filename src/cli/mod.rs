@@ -15,6 +15,7 @@ mod fit_report;
 mod gram;
 mod info;
 mod judging;
+mod memory;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod names;
@@ -26,6 +27,7 @@ mod report;
 mod search;
 mod selftest;
 mod session;
+mod signals;
 mod weights;
 
 use clap::error::ErrorKind;
@@ -38,7 +40,8 @@ use std::process::ExitCode;
 ///
 /// Matrices are .npy files, `xy.npz:x`, `file.safetensors:tensor`, or a folder or pattern of such files (`part-*.npy`,
 /// `part-{0..3}.npy`); rows are samples. `x.npy:bf16` reads two-byte values as bfloat16, /dev/stdin a pipe.
-/// Exit code: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+/// Exit code: 0 success, 1 failure, 2 wrong usage; ended by a signal 128 + its number: 130 interrupt, 143 termination,
+/// 129 hangup, 141 closed pipe. No output is ever left half-written.
 #[derive(Parser)]
 #[command(name = "unicon", version, max_term_width = 110)]
 struct Program {
@@ -94,8 +97,28 @@ impl Command {
     }
 }
 
+#[global_allocator]
+static ALLOCATOR: memory::Allocator = memory::Allocator;
+
+/// Bytes of stack of the thread that runs the program, whatever `ulimit -s` says.
+const STACK: usize = 8 << 20;
+
 /// Runs the program.
 pub fn main() -> ExitCode {
+    signals::prepare();
+    let started = std::thread::Builder::new().name("main".into()).stack_size(STACK).spawn(run);
+    match started.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        // A panic has said what it is.
+        Ok(Err(_)) => ExitCode::from(101),
+        Err(e) => {
+            complain(&format!("the system grants no thread: {e} (see ulimit -u and ulimit -v)"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> ExitCode {
     let parsed = Program::command()
         .try_get_matches()
         .and_then(|matches| Ok((Program::from_arg_matches(&matches)?, matches)));
@@ -130,12 +153,18 @@ pub fn main() -> ExitCode {
         (Ok(()), Err(e)) => e.into(),
     };
     let cancelled = matches!(failure.downcast_ref(), Some(unicon::Error::Cancelled));
+    // Whoever reads no further needs no complaint.
+    if let Some(e) = failure.downcast_ref::<std::io::Error>()
+        && e.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::from(signals::code_of(libc::SIGPIPE));
+    }
     let (speaks, named) = group.speaks();
     if speaks {
         let rank = if named { format!("rank {}: ", group.rank()) } else { String::new() };
         complain(&format!("{rank}{}", whole(&failure)));
     }
-    ExitCode::from(if cancelled { 130 } else { 1 })
+    ExitCode::from(if cancelled { signals::code() } else { 1 })
 }
 
 /// An error and its causes; a cause that the error already told is not told again.

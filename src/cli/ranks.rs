@@ -35,18 +35,36 @@ impl Job {
     }
 
     /// Joins the ranks that the launcher of this process started: through MPI where both the launcher and this build have
-    /// it, else through sockets of this machine, or on several machines through NCCL if they compute on CUDA devices.
-    /// `UNICON_TRANSPORT` (`mpi`, `local` or `nccl`) decides otherwise.
+    /// it. Otherwise launchers' variables mean nothing, for they stay in the environment of whatever a job starts, unless
+    /// `UNICON_RANKS=env` says that they are meant: then through sockets of this machine, or on several machines through
+    /// NCCL if the ranks compute on CUDA devices. `UNICON_TRANSPORT` (`mpi`, `local` or `nccl`) decides otherwise.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when there are several and this build, or what they were started with, cannot connect
     /// them: computing the same thing several times is never what was meant. [`Error::Comm`] naming a rank that does not
     /// come.
     pub fn join(device: DeviceChoice) -> Result<Self> {
-        let Some(launch) = detect(|name| std::env::var(name).ok())? else { return Ok(Self::alone()) };
-        let wish = std::env::var("UNICON_TRANSPORT").unwrap_or_default();
+        let read = |name: &str| std::env::var(name).ok();
+        let asked = match read("UNICON_RANKS").unwrap_or_default().as_str() {
+            "" | "none" => false,
+            "env" => true,
+            other => return Err(Error::invalid("UNICON_RANKS", "env or none", other)),
+        };
+        let wish = read("UNICON_TRANSPORT").unwrap_or_default();
         match wish.as_str() {
-            "" if launch.mpi && cfg!(feature = "mpi") => Self::mpi(&launch, true),
+            _ if asked => {}
+            "" if !cfg!(feature = "mpi") => return Ok(Self::alone()),
+            "" | "mpi" => {}
+            _ => {
+                let expected =
+                    format!("env, for UNICON_TRANSPORT={wish} connects the ranks of the environment");
+                return Err(Error::invalid("UNICON_RANKS", expected, "nothing"));
+            }
+        }
+        let heard = |name: &str| read(name).filter(|_| asked || of_mpi(name));
+        let Some(launch) = detect(heard)? else { return Ok(Self::alone()) };
+        match wish.as_str() {
+            "" if launch.mpi && cfg!(feature = "mpi") => Self::mpi(&launch, asked),
             "nccl" => Self::nccl(&launch, device),
             "" if device == DeviceChoice::Cuda(None)
                 && launch.local_size.is_some_and(|n| n < launch.size) =>
@@ -130,6 +148,12 @@ impl Job {
         let (group, launcher) = (device.group().clone(), Some(launch.launcher));
         Ok(Self { group, local_rank, local_size, launcher, device: Some(device) })
     }
+}
+
+/// Whether this variable is one that launchers of MPI set.
+fn of_mpi(name: &str) -> bool {
+    name == "UNICON_LAUNCHER"
+        || ["OMPI_", "PMI", "MV2_", "MPI_", "SLURM_"].iter().any(|p| name.starts_with(p))
 }
 
 /// For whom this rank waits.
@@ -242,8 +266,8 @@ const NO_MPI: &str = "started them, but this program was built without MPI (carg
 fn without(launch: &Launch, why: &str) -> String {
     let (size, launcher) = (launch.size, launch.launcher);
     format!(
-        "{size} ranks: {launcher} {why}; use mpirun -n {size} or srun with a build that has MPI, or --device cuda, or start them \
-         on one machine, or set UNICON_LAUNCHER=none for independent jobs"
+        "{size} ranks: {launcher} {why}; use mpirun -n {size} or srun with a build that has MPI, or UNICON_RANKS=env with \
+         --device cuda or on one machine, or set UNICON_LAUNCHER=none for independent jobs"
     )
 }
 

@@ -2,6 +2,7 @@
 
 use super::output::{self, Report};
 use super::ranks::{DeviceData, Job};
+use super::{complain, signals};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,6 +16,7 @@ use unicon::backend::cuda::{self, Cuda};
 use unicon::comm::Group;
 use unicon::control::{Control, Phase, Progress};
 use unicon::real::Real;
+use unicon::threads;
 
 /// Arguments of every command.
 #[derive(clap::Args)]
@@ -22,8 +24,10 @@ pub struct Globals {
     /// Print one JSON object instead of a table.
     #[arg(long, global = true, help_heading = "Everywhere")]
     json: bool,
-    /// Threads; 0 is one per core.
-    #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Everywhere")]
+    /// Threads, 1 to 1024. 0: what UNICON_THREADS, RAYON_NUM_THREADS, OMP_NUM_THREADS or SLURM_CPUS_PER_TASK says, the
+    /// first that is set, else one for each core that this process may use.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Everywhere",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=threads::MOST as u64))]
     threads: usize,
     /// Seed of everything random.
     #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Everywhere")]
@@ -158,32 +162,25 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts the threads, the progress display and the signal handler.
+    /// Counts the threads and starts the progress display and the watch for signals.
     pub fn new(mut globals: Globals, job: Job) -> Result<Self> {
-        // Ranks on one machine share its cores, unless the launcher has bound each to its own.
-        if globals.threads == 0 && job.local_size > 1 {
-            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-            let bound = cores < cores_of_machine();
-            globals.threads = if bound { cores } else { (cores / job.local_size).max(1) };
+        if globals.threads == 0 {
+            let found = threads::default_count(|name| std::env::var(name).ok());
+            for ignored in &found.ignored {
+                complain(&format!("{ignored} is no number of threads from 1 to {}: ignored", threads::MOST));
+            }
+            // Ranks on one machine share its cores, unless somebody has given each its own.
+            let bound = found.variable.is_some() || found.threads < cores_of_machine();
+            let share = if bound { 1 } else { job.local_size };
+            globals.threads = (found.threads / share).max(1);
         }
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(globals.threads)
-            .build_global()
-            .with_context(|| format!("--threads {}", globals.threads))?;
+        threads::set_default(globals.threads);
         let control = Arc::new(Control::default());
         if std::io::stderr().is_terminal() && job.group.is_first() {
             let mut bars = Bars::default();
             control.set_hook(Some(Box::new(move |progress| bars.show(progress))));
         }
-        let watched = control.clone();
-        ctrlc::set_handler(move || {
-            // Whoever asks twice does not want to wait for the current step.
-            if watched.is_cancelled() {
-                std::process::exit(130);
-            }
-            watched.cancel();
-        })
-        .context("installing the interrupt handler")?;
+        signals::watch(control.clone()).context("watching for signals")?;
         Ok(Self { globals, control, job, moved: Mutex::new(None) })
     }
 
@@ -195,6 +192,11 @@ impl Session {
     /// The ranks that work on this command.
     pub fn group(&self) -> &Group {
         &self.job.group
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.globals.threads
     }
 
     /// Seed of everything random.

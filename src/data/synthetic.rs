@@ -259,19 +259,21 @@ impl RowSource for SyntheticRows {
     fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
         crate::io::check_request(self, start, out.len())?;
         let rows = out.par_chunks_exact_mut(self.cols).enumerate().with_min_len(16);
-        rows.for_each(|(i, out)| self.row(start + i, out));
+        crate::threads::run(|| rows.for_each(|(i, out)| self.row(start + i, out)));
         Ok(())
     }
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
         crate::io::check_request(self, start, out.len())?;
         let rows = out.par_chunks_exact_mut(self.cols).enumerate().with_min_len(16);
-        rows.for_each_init(
-            || vec![0f32; self.cols],
-            |row, (i, out)| {
-                self.row(start + i, row);
-                out.iter_mut().zip(&*row).for_each(|(o, &v)| *o = v.into());
-            },
-        );
+        crate::threads::run(|| {
+            rows.for_each_init(
+                || vec![0f32; self.cols],
+                |row, (i, out)| {
+                    self.row(start + i, row);
+                    out.iter_mut().zip(&*row).for_each(|(o, &v)| *o = v.into());
+                },
+            );
+        });
         Ok(())
     }
     fn name(&self) -> &str {

@@ -13,6 +13,7 @@ use crate::comm::Group;
 use crate::control::{Control, Phase, Progress};
 use crate::error::{Error, Result};
 use crate::io::Dtype;
+use crate::threads;
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
 use std::ptr::NonNull;
@@ -52,9 +53,10 @@ impl Device {
             let got = format!("{:p}", options.stream);
             return Err(Error::invalid("options.stream", "NULL for the CPU", got));
         }
-        let threads = usize::try_from(options.n_threads).ok().filter(|&n| n <= 1024);
+        let threads = usize::try_from(options.n_threads).ok().filter(|&n| n <= threads::MOST);
         let Some(threads) = threads else {
-            return Err(Error::invalid("options.n_threads", "0 to 1024", options.n_threads));
+            let expected = format!("0 to {}", threads::MOST);
+            return Err(Error::invalid("options.n_threads", expected, options.n_threads));
         };
         // SAFETY: NULL, or the caller's struct, borrowed for this call.
         let allocator = match unsafe { options.allocator.as_ref() } {
@@ -181,6 +183,14 @@ impl Context {
     /// Whether memory is counted or comes from the caller.
     pub(super) fn has_limits(&self) -> bool {
         self.limited
+    }
+
+    /// Makes the context work in a child of `fork()`: on the CPU, where threads are started anew.
+    pub(super) fn revive(&self) -> Result<()> {
+        match &self.device {
+            Device::Cpu(cpu) => cpu.revive(),
+            Device::Cuda(cuda) => cuda.alive(),
+        }
     }
 
     /// The most bytes of sample-sized data that were held since [`watch`](Self::watch).

@@ -50,11 +50,16 @@ pub(super) fn status_name(status: unicon_status_t) -> &'static std::ffi::CStr {
     }
 }
 
+/// Bytes of stack that a call may take on the caller's thread, which may have little, and what it is given instead where
+/// less is left. Large work runs on threads of the library's own.
+const STACK_NEEDED: usize = 512 << 10;
+const STACK_GIVEN: usize = 4 << 20;
+
 /// Runs `f`; what it returns or throws becomes a status and, on failure, a text.
 fn caught(f: impl FnOnce() -> Result<()>, keep: impl FnOnce(String)) -> unicon_status_t {
     // Unwind safety: whatever a panic leaves half done is dropped with the call; the context's own state is atomic or
     // behind locks whose poison is ignored.
-    match catch_unwind(AssertUnwindSafe(f)) {
+    match catch_unwind(AssertUnwindSafe(|| stacker::maybe_grow(STACK_NEEDED, STACK_GIVEN, f))) {
         Ok(Ok(())) => UNICON_OK as unicon_status_t,
         Ok(Err(error)) => {
             keep(error.to_string());
@@ -105,7 +110,12 @@ pub(super) fn on_context(
     }
     let _release = Release(&context);
     context.control().reset();
-    caught(|| f(&context).and_then(|()| context.settle()), |text| context.keep_error(text))
+    let run = || {
+        context.revive()?;
+        f(&context)?;
+        context.settle()
+    };
+    caught(run, |text| context.keep_error(text))
 }
 
 /// Runs `f` on a handle whose function returns no status; a panic is swallowed after its text is kept.

@@ -252,7 +252,5 @@ fn check_exact_memory(n: usize) -> Result<()> {
 
 /// Bytes the system can still hand out, where it says.
 pub(crate) fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    crate::memory::available()
 }

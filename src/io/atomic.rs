@@ -6,13 +6,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
-use tempfile::NamedTempFile;
 
+use super::partial::PartialFile;
 use crate::error::{Error, Result};
 
 /// A file written aside, in the directory of its destination, and renamed there by [`commit`](Self::commit).
 ///
-/// Dropped without `commit` (an error, a cancelled run) it is removed and what was at the destination stays untouched.
+/// Dropped without `commit` (an error, a cancelled run) it is removed and what was at the destination stays untouched. One
+/// that a killed process left is removed by the next that writes the same file.
 /// Readers that mapped an older file keep its contents. A destination that is a symbolic link is followed. A file that is
 /// replaced hands on its permissions and, where the process may set them, its owner and group. Where the destination is a
 /// pipe, a terminal or another stream, such as `/dev/stdout`, the complete file is copied into it.
@@ -26,7 +27,7 @@ pub struct AtomicFile {
 #[derive(Debug)]
 enum Aside {
     /// Beside its destination, whose place it takes.
-    Beside(NamedTempFile),
+    Beside(PartialFile),
     /// In a temporary file without a name, for a stream.
     Apart(File),
 }
@@ -83,13 +84,7 @@ impl AtomicFile {
             if asked.is_symlink() { fs::canonicalize(asked).map_err(fail)? } else { asked.to_path_buf() };
         let name = path.file_name().ok_or_else(|| fail(io::Error::other("it names no file")))?;
         let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(name);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(".partial");
-        // The umask still applies: an output gets the permissions of any file the user creates.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-        let file = builder.tempfile_in(dir).map_err(|e| match e.kind() {
+        let file = PartialFile::create(dir, name).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound if !dir.is_dir() => {
                 fail(io::Error::new(e.kind(), format!("no directory {}", dir.display())))
             }
@@ -115,7 +110,7 @@ impl AtomicFile {
                     hand_on(&old, file.as_file()).map_err(fail)?;
                 }
                 file.as_file().sync_all().map_err(fail)?;
-                file.persist(&self.path).map_err(|e| fail(e.error))?;
+                file.persist(&self.path).map_err(fail)?;
             }
             Aside::Apart(mut file) => {
                 let mut stream = OpenOptions::new().write(true).open(&self.path).map_err(fail)?;

@@ -234,7 +234,7 @@ fn check_range<T: HostFloat>(
         }
         Ok(seen)
     });
-    let seen: Vec<std::result::Result<Survey, Fault>> = panels.collect();
+    let seen: Vec<std::result::Result<Survey, Fault>> = crate::threads::run(|| panels.collect());
     let mut whole = nothing();
     for part in seen {
         match part {

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::{HostFloat, MatView, Survey};
 use crate::error::{Error, Result};
+use crate::threads;
 
 /// A row's place in a matrix of several files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +159,11 @@ pub(super) fn panel_rows<T>(cols: usize) -> usize {
 pub fn read_panel<T: HostFloat>(source: &dyn RowSource, start: usize, out: &mut [T]) -> Result<()> {
     check_request(source, start, out.len())?;
     let (cols, step) = (source.cols(), panel_rows::<T>(source.cols()));
-    out.par_chunks_mut(step * cols)
-        .enumerate()
-        .try_for_each(|(p, chunk)| T::read_rows(source, start + p * step, chunk))
+    threads::run(|| {
+        out.par_chunks_mut(step * cols)
+            .enumerate()
+            .try_for_each(|(p, chunk)| T::read_rows(source, start + p * step, chunk))
+    })
 }
 
 /// Reads the whole matrix, row-major, in parallel.
@@ -174,6 +177,11 @@ pub fn read_all<T: HostFloat>(source: &dyn RowSource) -> Result<Vec<T>> {
     // The allocator does not say how much it has, only that this is more.
     let too_large = || Error::OutOfMemory { needed, limit: 0, what: what() };
     let len = source.rows().checked_mul(source.cols()).ok_or_else(too_large)?;
+    // What the system grants may still end the process when it is used.
+    if let Some(limit) = (needed >= 16 << 20).then(crate::memory::available).flatten().filter(|&l| l < needed)
+    {
+        return Err(Error::OutOfMemory { needed, limit, what: what() });
+    }
     let mut out = Vec::new();
     out.try_reserve_exact(len).map_err(|_| too_large())?;
     out.resize(len, T::default());

@@ -446,7 +446,7 @@ fn zero_rows_are_counted_and_stay_zero() {
 
 /// Sends a signal to a fit that would take minutes, once its handler stands.
 #[cfg(target_os = "linux")]
-fn interrupted(signal: &str) {
+fn interrupted(signal: &str, code: i32) {
     let lab = Lab::new();
     let n = 4000;
     lab.npy("x.npy", &[n, 32], &numbers(n * 32, 1));
@@ -470,7 +470,7 @@ fn interrupted(signal: &str) {
     let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     let out = child.wait_with_output().unwrap();
-    assert_eq!(out.status.code(), Some(130), "{out:?}");
+    assert_eq!(out.status.code(), Some(code), "{out:?}");
     assert_eq!(String::from_utf8(out.stderr).unwrap(), "unicon: cancelled\n");
     assert!(out.stdout.is_empty());
     assert_eq!(lab.files().into_iter().collect::<Vec<_>>(), ["x.npy", "y.npy"]);
@@ -479,6 +479,7 @@ fn interrupted(signal: &str) {
 #[test]
 #[cfg(target_os = "linux")]
 fn an_interrupt_ends_a_fit_without_a_trace() {
-    interrupted("-INT");
-    interrupted("-TERM");
+    interrupted("-INT", 130);
+    interrupted("-TERM", 143);
+    interrupted("-HUP", 129);
 }

@@ -17,7 +17,8 @@ fn processes(
     let start = |rank: usize| {
         let mut command = standin::unicon(folder);
         command.args(args).envs(extra(rank)).env("UNICON_STANDIN_DEVICES", "2").env("TMPDIR", temp.path());
-        command.env("UNICON_COMM_TIMEOUT", "60").env("UNICON_RANK", rank.to_string());
+        command.env("UNICON_COMM_TIMEOUT", "60").env("UNICON_RANKS", "env");
+        command.env("UNICON_RANK", rank.to_string());
         command.env("UNICON_WORLD_SIZE", ranks.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("unicon")
     };

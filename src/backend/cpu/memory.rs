@@ -1,11 +1,15 @@
 //! Where the CPU backend's matrices live, and how much there is of them.
 
 use crate::error::{Error, Result};
+use crate::memory::available;
 use crate::real::Real;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of a matrix from which on it is worth asking whether there is room for it.
+const LARGE: usize = 16 << 20;
 
 /// Memory from outside for the matrices of a CPU backend, instead of the process's allocator.
 pub trait HostMemory: Debug + Send + Sync {
@@ -87,6 +91,14 @@ impl<T: Real> Values<T> {
         let (Some(len), Some(bytes)) = (len, bytes) else {
             return Err(Error::OutOfMemory { what: what(), needed: u64::MAX, limit: account.limit });
         };
+        // Linux grants more than there is, and ends the process when it is used.
+        if account.memory.is_none()
+            && bytes >= LARGE
+            && let Some(limit) = available()
+            && bytes as u64 > limit
+        {
+            return Err(Error::OutOfMemory { what: what(), needed: bytes as u64, limit });
+        }
         account.take(bytes as u64, &what())?;
         // From here on dropping `values` gives the bytes back to the account.
         let mut values =

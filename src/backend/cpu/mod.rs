@@ -35,6 +35,7 @@ use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::spectral::{self, SvdMethod, TopR};
+use crate::threads::Threads;
 use crate::weights::{Negatives, Weights};
 use faer::{Mat, MatRef};
 use gemm::{gemm_nn, gemm_nt, gemm_tn};
@@ -51,7 +52,7 @@ use tiles::Source;
 /// The CPU backend computing in `T`.
 #[derive(Debug)]
 pub struct Cpu<T> {
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<Threads>,
     control: Arc<Control>,
     account: Arc<memory::Account>,
     group: Group,
@@ -69,10 +70,14 @@ impl<T> Clone for Cpu<T> {
 }
 
 impl<T: Real> Cpu<T> {
-    /// A backend with `threads` threads (0: one per core) and no memory limit.
+    /// A backend with `threads` threads (0: as [`default_count`](crate::threads::default_count) says) and no memory limit.
+    ///
+    /// It works in a child of `fork()` too, where it starts its threads anew. The first backend of a process makes the
+    /// operators of faer's matrices sequential in it (`faer::set_global_parallelism`): results would depend on the number
+    /// of threads, and its threads do not outlive a `fork()`. Large work is cut up by this crate.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the threads cannot be started.
+    /// [`Error::InvalidArgument`] for more than 1,024, and when the system does not grant them.
     pub fn new(threads: usize) -> Result<Self> {
         Self::with(threads, None, Arc::default())
     }
@@ -82,11 +87,8 @@ impl<T: Real> Cpu<T> {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with(threads: usize, memory_limit: Option<u64>, control: Arc<Control>) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("unicon-{i}"))
-            .build()
-            .map_err(|e| Error::invalid("threads", "a number of threads the system grants", e))?;
+        crate::dense::settle();
+        let pool = Threads::new(threads)?;
         let account = Arc::new(memory::Account::new(memory_limit, None));
         let group = Group::single().clone();
         let pool = Arc::new(pool);
@@ -141,9 +143,17 @@ impl<T: Real> Cpu<T> {
         self.account.forget_peak();
     }
 
+    /// Starts the threads anew in a child of `fork()`, where whatever is computed next would.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the system does not grant them.
+    pub(crate) fn revive(&self) -> Result<()> {
+        self.pool.revive()
+    }
+
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        self.pool.count()
     }
 
     /// Runs a check over the rows of a source that fall to this rank: those that it alone can read, or its share.

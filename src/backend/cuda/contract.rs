@@ -14,6 +14,7 @@ use super::{Cuda, Phase};
 use crate::backend::Similarity;
 use crate::backend::plan::Plan;
 use crate::error::Result;
+use crate::threads;
 use crate::weights::Weights;
 use faer::Mat;
 use rayon::prelude::*;
@@ -97,12 +98,13 @@ impl<'a> Operator<'a> {
     /// drawn for this side.
     fn new(cuda: &'a Cuda, s: Similarity<'a, Matrix>, w: &'a Weights, transposed: bool) -> Result<Self> {
         let p = &w.positives;
-        let lists: Vec<Vec<u32>> = (0..p.n_x()).into_par_iter().map(|i| exceptions(&w.loss, p, i)).collect();
+        let lists: Vec<Vec<u32>> =
+            threads::run(|| (0..p.n_x()).into_par_iter().map(|i| exceptions(&w.loss, p, i)).collect());
         let coefficients = |value: &(dyn Fn(usize, usize) -> f64 + Sync)| -> Result<Buffer<f32>> {
             let of_row = |(i, list): (usize, &Vec<u32>)| -> Vec<f32> {
                 list.iter().map(|&j| value(i, j as usize) as f32).collect()
             };
-            let values: Vec<Vec<f32>> = lists.par_iter().enumerate().map(of_row).collect();
+            let values: Vec<Vec<f32>> = threads::run(|| lists.par_iter().enumerate().map(of_row).collect());
             cuda.device.upload(&values.concat(), "coefficients of positives")
         };
         let (dense, value) = Dense::new(cuda, s, w, transposed)?;
@@ -382,12 +384,13 @@ impl Transposed {
         let sides = Sides::new(op.cuda, zx, zy)?;
         let forward = p.transposed();
         let pairs = Pairs::new(&sides, loss, &forward)?;
-        let lists: Vec<Vec<u32>> = (0..p.n_x()).into_par_iter().map(|j| exceptions(loss, p, j)).collect();
+        let lists: Vec<Vec<u32>> =
+            threads::run(|| (0..p.n_x()).into_par_iter().map(|j| exceptions(loss, p, j)).collect());
         let of_col = |(j, list): (usize, &Vec<u32>)| -> Vec<f32> {
             let value = |&i: &u32| back.exception(j, i as usize, pairs.at(i as usize, j)) as f32;
             list.iter().map(value).collect()
         };
-        let values: Vec<Vec<f32>> = lists.par_iter().enumerate().map(of_col).collect();
+        let values: Vec<Vec<f32>> = threads::run(|| lists.par_iter().enumerate().map(of_col).collect());
         let coefficient = op.cuda.device.upload(&values.concat(), "coefficients of positives")?;
         let lists: Vec<Vec<i32>> =
             lists.into_iter().map(|l| l.into_iter().map(|i| i as i32).collect()).collect();

@@ -9,6 +9,7 @@ use super::probe::{DeviceInfo, device_info, probe};
 use super::solver::Eigen;
 use crate::comm::patience;
 use crate::error::{Error, Result};
+use crate::threads::forks;
 use cudarc::driver::sys::{CUcontext, CUevent, CUstream};
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
@@ -51,6 +52,8 @@ pub(super) struct Device {
     pub(super) stream: CUstream,
     own_stream: bool,
     context: CUcontext,
+    /// Of which process: in its children there is no device.
+    born: u32,
 }
 
 // SAFETY: the driver's handles may be used from any thread once the context is current there, which `enter` sees to;
@@ -121,11 +124,16 @@ impl Device {
             stream,
             own_stream,
             context: context.keep(),
+            born: forks(),
         }))
     }
 
     /// Makes the device current on this thread. Every operation begins with it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] in a child of `fork()`, [`Error::Cuda`].
     pub(super) fn enter(&self) -> Result<()> {
+        driver::not_forked(self.born)?;
         // SAFETY: the context is retained until `drop`.
         self.driver.check("cuCtxSetCurrent", unsafe { (self.driver.cuCtxSetCurrent)(self.context) })
     }
@@ -177,7 +185,11 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // Nothing can be reported from here; what fails to be released goes with the process.
+        // Nothing can be reported from here; what fails to be released goes with the process. In a child of `fork()`
+        // everything is the parent's.
+        if self.born != forks() {
+            return;
+        }
         let _ = self.enter();
         let _ = self.synchronize();
         let driver = self.driver;

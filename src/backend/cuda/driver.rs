@@ -6,6 +6,7 @@
 
 use super::places;
 use crate::error::{Error, Result};
+use crate::threads::forks;
 use cudarc::cublas::sys::cublasHandle_t;
 use cudarc::cusolver::sys::cusolverDnHandle_t;
 use cudarc::driver::sys::{
@@ -146,10 +147,11 @@ const HINT: &str = "install CUDA 13 or set LD_LIBRARY_PATH to its libraries";
 /// The initialised driver.
 ///
 /// # Errors
-/// [`Error::NoDevice`] when there is none, it is too old or sees no device.
+/// [`Error::NoDevice`] when there is none, it is too old or sees no device; [`Error::Unsupported`] in a child of `fork()`
+/// of a process that had started it.
 pub(super) fn driver() -> Result<&'static Driver> {
-    static DRIVER: OnceLock<std::result::Result<Driver, String>> = OnceLock::new();
-    let open = || {
+    static DRIVER: OnceLock<std::result::Result<(Driver, u32), String>> = OnceLock::new();
+    let start = || {
         let driver = Driver::open().map_err(|what| format!("no NVIDIA driver: {what}"))?;
         // SAFETY: no precondition.
         let status = unsafe { (driver.cuInit)(0) };
@@ -164,11 +166,24 @@ pub(super) fn driver() -> Result<&'static Driver> {
             return Err(format!("the NVIDIA driver is for CUDA {major}.{minor}, 13.0 or newer is needed"));
         }
         match status {
-            0 => Ok(driver),
+            0 => Ok((driver, forks())),
             _ => Err(format!("the NVIDIA driver does not start: {}", driver.reason(status))),
         }
     };
-    DRIVER.get_or_init(open).as_ref().map_err(|what| Error::NoDevice(what.clone()))
+    let (driver, born) = DRIVER.get_or_init(start).as_ref().map_err(|what| Error::NoDevice(what.clone()))?;
+    not_forked(*born)?;
+    Ok(driver)
+}
+
+/// Fails in a child of the process that got `born` from [`forks`]: nothing of CUDA lives on there, and calls may hang.
+pub(super) fn not_forked(born: u32) -> Result<()> {
+    if born == forks() {
+        return Ok(());
+    }
+    let what = "CUDA after fork(), where nothing of the parent's devices lives on";
+    Err(Error::Unsupported(format!(
+        "{what}: start a new process instead (spawn, exec), or fork before CUDA is used"
+    )))
 }
 
 /// cuBLAS of CUDA 13.

@@ -13,6 +13,7 @@ use crate::backend::plan::Plan;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::threads;
 use crate::weights::{diagonal_apart, exceptions_of_row};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -319,6 +320,6 @@ fn left_out(cuda: &Cuda, plan: &Plan, loss: &Loss, positives: &Positives) -> Res
         }
         row
     };
-    let lists: Vec<Vec<i32>> = (0..positives.n_x()).into_par_iter().map(of_row).collect();
+    let lists: Vec<Vec<i32>> = threads::run(|| (0..positives.n_x()).into_par_iter().map(of_row).collect());
     Entries::new(cuda, &lists, "positives")
 }

@@ -10,6 +10,7 @@ use super::precision::Narrow;
 use super::rows::Rows;
 use crate::error::{Error, Result};
 use crate::io::{Dtype, RowSource, read_panel};
+use crate::threads;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -260,9 +261,12 @@ impl Cuda {
         let found = match &x.data {
             // Unit rows.
             Data::Embedded(..) => 1.0,
-            Data::HostWide(values) => values.par_iter().map(|v| finite(*v)).reduce(|| 0.0, merge),
+            Data::HostWide(values) => {
+                threads::run(|| values.par_iter().map(|v| finite(*v)).reduce(|| 0.0, merge))
+            }
             Data::HostNarrow(narrow, values) => {
-                values.par_iter().map(|v| finite(narrow.to_f32(*v))).reduce(|| 0.0, merge)
+                let tops = || values.par_iter().map(|v| finite(narrow.to_f32(*v))).reduce(|| 0.0, merge);
+                threads::run(tops)
             }
             Data::Wide(_) | Data::Narrow(..) => {
                 let tops = self.device.alloc::<f32>(x.rows, "row maxima")?;

@@ -101,11 +101,13 @@ impl std::fmt::Debug for Cuda {
 }
 
 impl Cuda {
-    /// Opens a device.
+    /// Opens a device. In a child of `fork()` it cannot be used, nor can one be opened there if the parent has: every
+    /// operation is then [`Unsupported`](crate::Error::Unsupported).
     ///
     /// # Errors
     /// As [`probe`], and [`NoDevice`](crate::Error::NoDevice) when there is no such device or it is older than compute capability 8.0.
     pub fn open(device: u32, options: Options) -> Result<Self> {
+        crate::dense::settle();
         let Options { mode, stream, memory_limit, kernels, control } = options;
         let device = Device::open(device, stream, memory_limit, kernels)?;
         Ok(Self { device, mode, control, group: Group::default(), link: None })
@@ -168,6 +170,11 @@ impl Cuda {
     pub fn with_kernels(&self, kernels: KernelSet) -> Result<Self> {
         let (mode, control) = (self.mode, self.control.clone());
         Self::open(self.device.info.ordinal, Options { mode, kernels, control, ..Options::default() })
+    }
+
+    /// Fails in a child of `fork()`.
+    pub(crate) fn alive(&self) -> Result<()> {
+        self.device.enter()
     }
 
     /// Makes the peak of [`Backend::memory`] what is held now.

@@ -10,6 +10,7 @@ use crate::backend::plan::Plan;
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 use crate::positives::Positives;
+use crate::threads;
 use crate::weights::{Negatives, Side, Weights, diagonal_apart};
 use rayon::prelude::*;
 
@@ -191,7 +192,8 @@ fn clip_side(
         s.extend(diagonal_apart(loss, positives, i).then(|| pair(i, i)));
         clip_numbers(loss, positives, i, log_neg[i], s)
     };
-    let anchors: Vec<[f64; 3]> = (0..positives.n_x()).into_par_iter().map_init(Vec::new, of_anchor).collect();
+    let anchors: Vec<[f64; 3]> =
+        threads::run(|| (0..positives.n_x()).into_par_iter().map_init(Vec::new, of_anchor).collect());
     let value = anchors.iter().map(|[_, _, term]| term).sum();
     let log_neg = anchors.iter().map(|a| a[0]).collect();
     (Side { log_neg, coeff: anchors.iter().map(|a| a[1]).collect(), ..Side::default() }, value)

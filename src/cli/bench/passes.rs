@@ -119,7 +119,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
     let mut report = Report::new("bench");
     report.value("version", env!("CARGO_PKG_VERSION"))?;
     report.value("device", &device)?;
-    report.value("threads", rayon::current_num_threads())?;
+    report.value("threads", session.threads())?;
     report.value("simd", simd::level().to_string())?;
     report.value("product_rate", product)?;
     report.value("rank", args.rank)?;
