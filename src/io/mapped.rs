@@ -1,12 +1,13 @@
 //! Arrays that stay in their file: memory-mapped `.npy` arrays and safetensors tensors.
 
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bytes::FileBytes;
 use super::paged::PagedMatrix;
-use super::{Dtype, MatView, RowSource};
+use super::{Dtype, HostFloat, MatView, RowSource};
 use crate::error::{Error, Result};
 
 /// A mapped array of any shape, validated against the length of its file.
@@ -19,6 +20,8 @@ pub struct MappedArray {
     fortran: bool,
     name: String,
     path: PathBuf,
+    /// Device and number of the file, by which one that was replaced is told from one that was cut.
+    file: Option<(u64, u64)>,
 }
 
 impl MappedArray {
@@ -32,7 +35,10 @@ impl MappedArray {
         name: String,
         path: &Path,
     ) -> Self {
-        Self { map, data, dtype, shape, fortran, name, path: path.to_path_buf() }
+        // What was unpacked or came through a pipe lies elsewhere.
+        let own = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() >= map.len() as u64);
+        let file = own.map(|m| (m.dev(), m.ino()));
+        Self { map, data, dtype, shape, fortran, name, path: path.to_path_buf(), file }
     }
 
     /// The array's extents.
@@ -63,6 +69,17 @@ impl MappedArray {
     /// Whether it has no rows: an empty part of a larger matrix, whatever its other extents.
     pub(super) fn is_empty(&self) -> bool {
         self.shape.first() == Some(&0)
+    }
+
+    /// Fails if the file has become shorter since it was mapped: up to a page beyond its new end is then read as zeros,
+    /// without a bus error.
+    fn check_length(&self) -> Result<()> {
+        match std::fs::metadata(&self.path) {
+            Ok(m) if Some((m.dev(), m.ino())) == self.file && m.len() < self.map.len() as u64 => {
+                Err(self.bad("the file became shorter while it was read"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// An error about this array.
@@ -113,6 +130,12 @@ impl MappedMatrix {
     pub fn dtype(&self) -> Dtype {
         self.array.dtype
     }
+
+    fn read<T: HostFloat>(&self, start: usize, out: &mut [T]) -> Result<()> {
+        T::read_rows(&self.as_view()?, start, out)?;
+        // Not for single rows, of which many are read one by one.
+        if out.len() > self.cols { self.array.check_length() } else { Ok(()) }
+    }
 }
 
 impl RowSource for MappedMatrix {
@@ -123,10 +146,10 @@ impl RowSource for MappedMatrix {
         self.cols
     }
     fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
-        self.as_view()?.read_rows(start, out)
+        self.read(start, out)
     }
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
-        self.as_view()?.read_rows_f64(start, out)
+        self.read(start, out)
     }
     fn name(&self) -> &str {
         self.array.name()

@@ -9,6 +9,7 @@ use super::matrix::Matrix;
 use super::negated::{Apart, Coefficients, Negated};
 use super::panels::{Meter, add};
 use super::ranks::{PIECE, TileSums};
+use super::spill::bytes;
 use super::tiles::{Scratch, Tiles};
 use crate::backend::plan::TILE;
 use crate::comm::Fold;
@@ -79,7 +80,7 @@ impl<T: Real> Cpu<T> {
         let held = if here || (self.group.is_single() && plan.is_sampled()) {
             self.threads()
         } else {
-            HELD.div_ceil(plan.tile())
+            self.held_rows(d).div_ceil(plan.tile())
         };
         let most = self.rows_of(plan).most().div_ceil(plan.tile());
         let stages = most.div_ceil(held);
@@ -143,6 +144,18 @@ impl<T: Real> Cpu<T> {
             )?;
         }
         Ok(())
+    }
+
+    /// Rows of `d` products that are held at once where the columns stream past: all together a quarter of the memory limit
+    /// at most, but no fewer than there are threads to work on them. Ranks, whose limits may differ, take equal steps.
+    fn held_rows(&self, d: usize) -> usize {
+        match &self.spill {
+            Some(spill) if self.group.is_single() => {
+                let rows = spill.limit / 4 / bytes::<T>(1, d.max(1));
+                (rows.min(HELD as u64) as usize).max(self.threads() * TILE)
+            }
+            _ => HELD,
+        }
     }
 
     /// `S V`.

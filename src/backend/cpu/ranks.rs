@@ -3,6 +3,7 @@
 use super::Cpu;
 use super::matrix::Matrix;
 use super::panels::Meter;
+use super::spill::bytes;
 use super::tiles::Tiles;
 use crate::backend::plan::{Plan, TILE};
 use crate::comm::{Fold, Layout, Part};
@@ -326,7 +327,8 @@ impl<T: Real> Cpu<T> {
             return Ok(());
         }
         let layout = self.layout(plan.n_y(), plan.tile());
-        let pieces = layout.pieces(width.min(PIECE));
+        let cols = matrices.iter().map(|m| m.cols()).sum();
+        let pieces = layout.pieces(width.min(self.piece_rows(cols)));
         let mut next = self.bring(&matrices, &pieces[0])?;
         for (k, (owner, range)) in pieces.iter().enumerate() {
             let here = std::mem::take(&mut next);
@@ -363,6 +365,18 @@ impl<T: Real> Cpu<T> {
             self.report(phase, stage * pieces.len() + k + 1, stages * pieces.len())?;
         }
         Ok(())
+    }
+
+    /// Rows of a piece of `cols` columns, of which two are held at a time: an eighth of the memory limit together. Ranks, whose
+    /// limits may differ, cut equal ones.
+    fn piece_rows(&self, cols: usize) -> usize {
+        match &self.spill {
+            Some(spill) if self.group.is_single() => {
+                let rows = spill.limit / 16 / bytes::<T>(1, cols.max(1));
+                (rows.min(PIECE as u64) as usize / TILE).max(1) * TILE
+            }
+            _ => PIECE,
+        }
     }
 
     /// The rows of a piece, from whoever holds them. Empty where they are in memory here.
