@@ -293,7 +293,7 @@ fn bad_rows_of<T: HostFloat>(
         }
         Ok(bad)
     });
-    Ok(panels.collect::<Result<Vec<_>>>()?.concat())
+    Ok(crate::threads::run(|| panels.collect::<Result<Vec<_>>>())?.concat())
 }
 
 /// The error about a value that is not finite, the first of a source's `rows`: where it is, in the matrix and in its file,

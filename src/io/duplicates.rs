@@ -35,7 +35,7 @@ impl Duplicates {
     /// From the digests of all rows, in order.
     pub fn of(digests: &[Digest]) -> Self {
         let mut order: Vec<(Digest, u32)> = digests.iter().copied().zip(0..).collect();
-        order.par_sort_unstable();
+        crate::threads::run(|| order.par_sort_unstable());
         let mut groups = vec![0; digests.len()];
         let mut distinct = 0;
         for equal in order.chunk_by(|a, b| a.0 == b.0) {
