@@ -38,8 +38,10 @@ pub struct Globals {
     /// Arithmetic: on the CPU f32, f64 or bf16, on CUDA fp16, bf16 or f32 [default: CPU f32, CUDA fp16; weights and gram f64].
     #[arg(long, global = true, value_enum, value_name = "TYPE", help_heading = "Everywhere")]
     precision: Option<Precision>,
-    /// Memory for matrices, such as 4G: larger features stay in their files and larger intermediate results go to temporary
-    /// ones (in $TMPDIR). The CPU only.
+    /// Memory for matrices of samples, such as 4G: larger features stay in their files and larger intermediate results go to
+    /// temporary ones (in $TMPDIR). Beside it the program takes about 24 MB, ten float64 matrices of the features' width
+    /// squared, for each thread one more and 4 MB, for each row of either side 64 bytes, and in refinements (--refine, the
+    /// preset best) the gradients of the embeddings. The CPU only.
     #[arg(long, global = true, value_name = "BYTES", value_parser = size, help_heading = "Everywhere")]
     memory_limit: Option<u64>,
 }
