@@ -150,7 +150,7 @@ mod tests {
 
     /// The bits of everything that this module computes of two matrices, on so many threads.
     fn bits(threads: usize, a: &Mat<f64>, b: &Mat<f64>) -> Vec<u64> {
-        let of = |m: &Mat<f64>| {
+        let of = |m: &Mat<f64>| -> Vec<u64> {
             (0..m.ncols()).flat_map(|j| (0..m.nrows()).map(move |i| (i, j))).map(|p| m[p].to_bits()).collect()
         };
         let threads = Arc::new(Threads::new(threads).unwrap());
