@@ -31,9 +31,8 @@ pub(crate) fn column_sums(source: &dyn RowSource, rows: Range<usize>, top: i32) 
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
     };
-    let sums = (0..rows.len().div_ceil(BLOCK))
-        .into_par_iter()
-        .map_init(Vec::new, |panel: &mut Vec<f64>, p| {
+    let panels =
+        (0..rows.len().div_ceil(BLOCK)).into_par_iter().map_init(Vec::new, |panel: &mut Vec<f64>, p| {
             let start = rows.start + p * BLOCK;
             panel.resize(BLOCK.min(rows.end - start) * cols, 0.0);
             source.read_rows_f64(start, panel)?;
@@ -48,8 +47,10 @@ pub(crate) fn column_sums(source: &dyn RowSource, rows: Range<usize>, top: i32) 
                 squares += (square * unit) as i128;
             }
             Ok(sums.into_iter().map(i128::from).chain([squares]).collect())
-        })
-        .try_reduce(|| vec![0i128; cols + 1], |a, b| Ok(add(a, b)))?;
+        });
+    let sums = crate::threads::run(|| {
+        panels.try_reduce(|| vec![0i128; cols + 1], |a, b| Ok::<_, Error>(add(a, b)))
+    })?;
     Ok(sums.into_iter().flat_map(|v| [v as u64, (v >> 64) as u64]).collect())
 }
 

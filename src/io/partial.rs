@@ -39,7 +39,7 @@ pub fn remove_partial_files() {
 /// A partial file, locked, and removed when it is dropped or the process is ended by a signal that is handled.
 #[derive(Debug)]
 pub(super) struct PartialFile {
-    pub(super) file: NamedTempFile,
+    file: NamedTempFile,
     place: Place,
 }
 
@@ -86,26 +86,14 @@ impl PartialFile {
         }
     }
 
+    pub(super) fn as_file(&self) -> &File {
+        self.file.as_file()
+    }
+
     /// Gives the file its name.
     pub(super) fn persist(self, path: &Path) -> io::Result<File> {
         let Self { file, place: _place } = self;
         file.persist(path).map_err(|e| e.error)
-    }
-}
-
-impl io::Write for PartialFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The file itself: an error must not name the partial file.
-        self.file.as_file_mut().write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.as_file_mut().flush()
-    }
-}
-
-impl io::Seek for PartialFile {
-    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        self.file.as_file_mut().seek(to)
     }
 }
 
