@@ -48,9 +48,7 @@ pub(crate) fn column_sums(source: &dyn RowSource, rows: Range<usize>, top: i32) 
             }
             Ok(sums.into_iter().map(i128::from).chain([squares]).collect())
         });
-    let sums = crate::threads::run(|| {
-        panels.try_reduce(|| vec![0i128; cols + 1], |a, b| Ok::<_, Error>(add(a, b)))
-    })?;
+    let sums = crate::threads::run(|| panels.try_reduce(|| vec![0i128; cols + 1], |a, b| Ok(add(a, b))))?;
     Ok(sums.into_iter().flat_map(|v| [v as u64, (v >> 64) as u64]).collect())
 }
 
