@@ -318,7 +318,8 @@ UNICON_API unicon_status_t unicon_communicator_nccl(void *nccl_comm, unicon_comm
 /** What a context is made of. Fill with unicon_context_options_init(). */
 typedef struct unicon_context_options {
     size_t struct_size;       /**< Set by unicon_context_options_init(). */
-    int32_t device_type;      /**< ::UNICON_DEVICE_CPU (default), ::UNICON_DEVICE_CUDA or ::UNICON_DEVICE_AUTO. */
+    int32_t device_type;      /**< ::UNICON_DEVICE_CPU (default), ::UNICON_DEVICE_CUDA or ::UNICON_DEVICE_AUTO, the default of
+                                   the program: a library takes a GPU only where it is told to. */
     int32_t device_id;        /**< Number of the CUDA device, default 0. 0 for the CPU. */
     void *stream;             /**< A borrowed `cudaStream_t` that outlives the context; NULL (default): the library's own. NULL for the CPU. */
     int32_t n_threads;        /**< CPU threads, 1 to 1024; 0 (default): what UNICON_THREADS, RAYON_NUM_THREADS, OMP_NUM_THREADS or
@@ -725,9 +726,11 @@ enum unicon_center {
 
 /** Schedules for unicon_fit_options_preset(). The schedule that needs no tuning is a call of its own: unicon_fit_best(). */
 enum unicon_preset {
-    UNICON_PRESET_DEFAULT = 0, /**< What unicon_fit_options_init() sets. */
-    UNICON_PRESET_PAPER = 1    /**< The authors' schedule: random start, 5 updates, no whitening nor centring, a trailing partial batch
-                                    dropped. */
+    UNICON_PRESET_DEFAULT = 0, /**< What unicon_fit_options_init() sets, and `unicon fit --preset global` does: the exact global batch. */
+    UNICON_PRESET_PAPER = 1    /**< The authors' schedule: 2 updates of mini-batches of 30 rows (n must be 30 or more), weighed by validation
+                                    accuracy where validation pairs are given, from a random start; no whitening nor centring; a trailing partial batch
+                                    is dropped; kernels are exact in every batch, with cosines clamped to 1 - 1e-5. What `unicon fit
+                                    --preset paper` does. */
 };
 
 /** Phases that unicon_progress_t reports. */
@@ -815,10 +818,12 @@ typedef struct unicon_fit_options {
     int64_t r;                      /**< Dimension of the embeddings, 1 to min(d1, d2) (of the feature maps for kernels). No default. */
     const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
     const unicon_kernel_t *kernel;  /**< Of both sides; NULL (default): the linear solver. */
-    int64_t n_landmarks;            /**< Kernel: Nystrom reference points, 0 (default): every sample (exact, O(n^2) memory). */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): every sample (exact, O(n^2) memory), where the program
+                                         takes 512 and unicon_fit_best() does. */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    int64_t n_iters;                /**< Spectral updates, default 2. 0, only with `refine`: a warm or random start is refined as it is. */
+    int64_t n_iters;                /**< Spectral updates; -1 (default): 2, and 1 with `whiten` (a second one ruins a whitened fit) unless
+                                         damped. 0, only with `refine`: a warm or random start is refined as it is. */
     double tol;                     /**< Stop when F1^T F2 moves less (Frobenius norm), >= 0, default 0: never. */
     double rho;                     /**< Divides C, > 0, default 1. */
     double ridge;                   /**< Added to the leading diagonal of F1^T F2 before its last SVD, >= 0, default 0. */
@@ -845,12 +850,14 @@ typedef struct unicon_fit_options {
                                          with batches. */
     const char *checkpoint;         /**< File that holds the state of the refinement after every step, and from which an interrupted one
                                          continues; NULL (default): none. A file of another fit is ::UNICON_BAD_FILE. */
-    double budget;                  /**< Seconds after which no further damped update or step of refinement begins, > 0; 0 (default): no
-                                         limit. */
+    double budget;                  /**< Seconds that the call may take, > 0; 0 (default): no limit. No update or step begins that is not
+                                         expected to end in time, with the final loss after it. */
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
     int32_t center;                 /**< ::unicon_center, default auto. A warm start's encoders come with what they take out. */
     int32_t reserved2;              /**< 0. */
+    double cos_clamp;               /**< Kernel: cosines are clamped to +-(1 - this) where the kernel's own `cos_clamp` is smaller; >= 0,
+                                         default 0. The preset paper sets it to 1e-5. */
 } unicon_fit_options_t;
 
 /** Sets every field to its default. @return as unicon_context_options_init(). */
@@ -865,16 +872,17 @@ UNICON_API unicon_status_t unicon_fit_options_preset(unicon_fit_options_t *optio
 
 /** How a fit ended. */
 enum unicon_outcome {
-    UNICON_OUTCOME_COMPLETED = 0, /**< All `n_iters` updates were made. */
-    UNICON_OUTCOME_CONVERGED = 1, /**< `tol` was met. */
+    UNICON_OUTCOME_COMPLETED = 0, /**< All updates, or steps, were made. */
+    UNICON_OUTCOME_CONVERGED = 1, /**< `tol` was met, or nothing was left to gain. */
     UNICON_OUTCOME_CANCELLED = 2, /**< The call returned ::UNICON_CANCELLED; no model was made. */
-    UNICON_OUTCOME_OUT_OF_TIME = 3 /**< `budget` was used up. */
+    UNICON_OUTCOME_OUT_OF_TIME = 3 /**< Steps were left, but `budget` had no room for another and what comes after it. */
 };
 
 /** One point of the history of damping and refinement. This struct is frozen. */
 typedef struct unicon_trace_point {
     double seconds;      /**< Since the call began. */
-    double loss;         /**< The loss, an estimate where negatives were sampled. */
+    double loss;         /**< The loss over the negatives that it saw: an estimate where these were sampled, and on mini-batches the mean over
+                              the batches since the point before, each taken before its step. */
     double score;        /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
     int64_t negatives;   /**< Negatives per row that the loss saw; 0: all. */
     int64_t evaluations; /**< Evaluations of loss and gradient so far. */
@@ -900,7 +908,8 @@ typedef struct unicon_fit_info {
     double *singular_values;      /**< In: room for the singular values of the last C (or average), falling. May be NULL. */
     int64_t singular_capacity;    /**< In: elements of `singular_values`. */
     int64_t n_singular_values;    /**< Out: singular values that there are. */
-    double final_loss;            /**< Out: loss of the fitted encoders on all rows; NaN if not asked for. */
+    double final_loss;            /**< Out: loss of the fitted encoders on all rows; NaN if not asked for, and where the budget was
+                                       used up before. */
     int64_t rows_without_positives; /**< Out: rows of X that match nothing. */
     int64_t cols_without_positives; /**< Out: rows of Y that match nothing. */
     int64_t zero_rows_x;          /**< Out: rows of X that are all zero; they embed to 0. */
@@ -915,7 +924,8 @@ typedef struct unicon_fit_info {
     double seconds_spectral;      /**< Out: decompositions. */
     double seconds_validation;    /**< Out: validation scores. */
     uint64_t workspace_bytes;     /**< Out: what unicon_fit_workspace() answers for this call, with the validation pairs. */
-    uint64_t peak_bytes;          /**< Out: the most bytes of sample-sized data that the context has held. */
+    uint64_t peak_bytes;          /**< Out: the most bytes of sample-sized data (features, embeddings) that the context has held. Matrices
+                                       as large as the square of a width, which pass, are not counted. */
     unicon_trace_point_t *trace;  /**< In: room for the history of damping and refinement. May be NULL. */
     int64_t trace_capacity;       /**< In: elements of `trace`. */
     int64_t n_trace;              /**< Out: points that there are. */
@@ -933,6 +943,11 @@ typedef struct unicon_fit_info {
     int64_t distinct_y;           /**< Out: distinct rows of Y. */
     int32_t centred_x;            /**< Out: boolean, whether the mean of X was taken out. */
     int32_t centred_y;            /**< Out: that of Y. */
+    int64_t returned;             /**< Out: the point of `trace`, counted from 0, whose encoders the model has; -1: those that it started
+                                       from, and where there is no history. */
+    int64_t held_apart;           /**< Out: what rows that were held back have in common with none that trained: 1 matches (a group, the
+                                       captions of an image) + 2 copies of their x + 4 copies of their y; less than 7 only where these are
+                                       too many, and 0 where none were held back. */
 } unicon_fit_info_t;
 
 /** Zeroes every field and sets `struct_size`. @return as unicon_context_options_init(). */
@@ -980,7 +995,7 @@ typedef struct unicon_best_options {
     double energy;                  /**< Share in (0, 1] for ::UNICON_RANK_ENERGY, default 0.95; not used otherwise. */
     const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
     const unicon_kernel_t *kernel;  /**< Of both sides, with landmarks; NULL (default): linear encoders. */
-    int64_t n_landmarks;            /**< Kernel: Nystrom reference points, at least 1. Without a kernel 0. */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): 512, at most n. Without a kernel 0. */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows to use; NULL (default): drawn with `seed`. Rows are counted among
                                          those that are not held back. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */

@@ -73,7 +73,7 @@ impl Model {
         let mut notes = HashMap::new();
         let mut note = |name: &str, value: String| notes.insert(name.to_string(), value);
         note("rank", options.rank.to_string());
-        note("n_iters", options.n_iters.to_string());
+        note("n_iters", options.updates().to_string());
         note("factorization_power", options.factorization.power().to_string());
         note("rho", options.rho.to_string());
         note("ridge", options.ridge.to_string());

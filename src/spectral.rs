@@ -45,6 +45,29 @@ pub struct TopR {
     pub all: Vec<f64>,
 }
 
+impl TopR {
+    /// With triplets of zeros up to `r`, where there are fewer.
+    pub(crate) fn widened(self, r: usize) -> Self {
+        let k = self.s.len();
+        if k >= r {
+            return self;
+        }
+        let wide = |m: &Mat<f64>| Mat::from_fn(m.nrows(), r, |i, j| if j < k { m[(i, j)] } else { 0.0 });
+        let mut s = self.s;
+        s.resize(r, 0.0);
+        Self { u: wide(&self.u), v: wide(&self.v), s, all: self.all }
+    }
+
+    /// The triplets of `Q_x C Q_y^T` for bases with orthonormal columns; none: the identity.
+    pub(crate) fn lifted(self, x: Option<&Mat<f64>>, y: Option<&Mat<f64>>) -> Self {
+        let lift = |q: Option<&Mat<f64>>, u: Mat<f64>| match q {
+            Some(q) => q * u,
+            None => u,
+        };
+        Self { u: lift(x, self.u), v: lift(y, self.v), ..self }
+    }
+}
+
 /// The leading `r` singular triplets of `c`.
 ///
 /// # Errors
@@ -99,6 +122,48 @@ pub fn top_r_by_gram(c: MatRef<'_, f64>, r: usize) -> Result<TopR> {
     let cv = product(c, v.as_ref());
     let u = Mat::from_fn(c.nrows(), r, |i, j| cv[(i, j)] / all[j]);
     Ok(TopR { u, s: all[..r].to_vec(), v, all })
+}
+
+/// The leading `r` singular triplets of `F1^T F2 + ridge E` for `r x d1` and `r x d2` factors, `E` with ones on its leading
+/// diagonal, without the `d1 x d2` matrix where `r` is small.
+///
+/// With `d1 >= d2` the span of the rows of `F2` and of the first `d2` columns of `F1` is invariant; on its complement the
+/// matrix is `ridge E`, whose singular values all equal the ridge.
+///
+/// # Errors
+/// As [`top_r`].
+pub(crate) fn top_of_ridged(f1: MatRef<'_, f64>, f2: MatRef<'_, f64>, ridge: f64) -> Result<TopR> {
+    let (r, d1, d2) = (f1.nrows(), f1.ncols(), f2.ncols());
+    if d1 < d2 {
+        let t = top_of_ridged(f2, f1, ridge)?;
+        return Ok(TopR { u: t.v, v: t.u, ..t });
+    }
+    let beside = Mat::from_fn(d2, 2 * r, |i, k| if k < r { f2[(k, i)] } else { f1[(k - r, i)] });
+    let q = orthonormal(beside.as_ref());
+    let k = q.ncols();
+    let diagonal = |v: &Mat<f64>| Mat::from_fn(d1, v.ncols(), |i, j| if i < d2 { v[(i, j)] } else { 0.0 });
+    let on_span = f1.transpose() * (f2 * &q) + diagonal(&q) * faer::Scale(ridge);
+    let top = full(on_span.as_ref(), k)?;
+    let own = top.s.iter().take(r).filter(|s| **s >= ridge || k == d2).count();
+    let (u, v) = (top.u.subcols(0, own).to_owned(), &q * top.v.subcols(0, own));
+    // Any directions of the complement, with the ridge for a singular value, make up what is missing.
+    let missing = r - own;
+    let rest = match missing {
+        0 => Mat::zeros(d2, 0),
+        _ => {
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+            let any = Mat::<f64>::from_fn(d2, missing, |_, _| StandardNormal.sample(&mut rng));
+            let both = Mat::from_fn(d2, k + missing, |i, j| if j < k { q[(i, j)] } else { any[(i, j - k)] });
+            orthonormal(both.as_ref()).subcols(k, missing.min(d2 - k)).to_owned()
+        }
+    };
+    let beside = |a: &Mat<f64>, b: &Mat<f64>| {
+        Mat::from_fn(a.nrows(), own + b.ncols(), |i, j| if j < own { a[(i, j)] } else { b[(i, j - own)] })
+    };
+    let mut s = top.s[..own].to_vec();
+    s.resize(own + rest.ncols(), ridge);
+    let (u, v) = (beside(&u, &diagonal(&rest)), beside(&v, &rest));
+    Ok(TopR { u, v, all: s.clone(), s }.widened(r))
 }
 
 fn randomized(
@@ -236,6 +301,31 @@ mod tests {
         let low = low_rank_distance(a.as_ref(), b.as_ref(), c.as_ref(), d.as_ref());
         assert!((dense - low).abs() < 1e-12 * dense);
         assert!(low_rank_distance(a.as_ref(), b.as_ref(), a.as_ref(), b.as_ref()) < 1e-12 * dense);
+    }
+
+    #[test]
+    fn a_ridge_on_the_diagonal_of_a_product_needs_no_large_matrix() {
+        for (d1, d2, r, ridge) in
+            [(30, 24, 4, 0.5), (24, 30, 4, 3.0), (20, 20, 3, 0.01), (9, 8, 8, 1.0), (7, 30, 5, 2.0)]
+        {
+            let (f1, f2) = (sample(r, d1, 11), sample(r, d2, 12));
+            let mut dense = f1.transpose() * &f2;
+            (0..d1.min(d2)).for_each(|k| dense[(k, k)] += ridge);
+            let (got, want) =
+                (top_of_ridged(f1.as_ref(), f2.as_ref(), ridge).unwrap(), full(dense.as_ref(), r).unwrap());
+            for k in 0..r {
+                assert!(
+                    (got.s[k] - want.s[k]).abs() < 1e-10 * want.s[0],
+                    "{d1} {d2} {k}: {:?} {:?}",
+                    got.s,
+                    want.s
+                );
+            }
+            // Each is a triplet of the matrix.
+            let scaled = Mat::from_fn(d1, r, |i, j| got.u[(i, j)] * got.s[j]);
+            assert!((&dense * &got.v - scaled).norm_l2() < 1e-10 * want.s[0]);
+            assert!((got.v.transpose() * &got.v - Mat::<f64>::identity(r, r)).norm_l2() < 1e-10);
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn planned(
         d: (d.0 as f64, d.1 as f64),
         rank: options.rank as f64,
         negatives,
-        updates: options.n_iters as f64,
+        updates: options.updates() as f64,
         gradients: evaluations as f64,
         whiten: options.whiten.is_some(),
         final_loss: options.final_loss,

@@ -95,7 +95,7 @@ pub struct Args {
 }
 
 impl Args {
-    fn options(&self, n: usize, seed: u64) -> Result<CompareOptions> {
+    fn options(&self, seed: u64) -> Result<CompareOptions> {
         let mut adam = Vec::new();
         for &epochs in &self.epochs {
             for &batch in &self.batch {
@@ -106,7 +106,7 @@ impl Args {
                 }));
             }
         }
-        let kernel = self.kernel.build(Preset::Best, false, n)?;
+        let kernel = self.kernel.build(Preset::Best, false)?;
         if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
             return Err(Error::Unsupported("--exact in compare: use --landmarks".into()).into());
         }
@@ -145,7 +145,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let test = test.open(&args.test_x, &args.test_y)?;
     let validation = args.validation.open(&args.positives)?;
     let validation = validation.as_ref().map(Pairs::data);
-    let options = args.options(pairs.x.rows().min(pairs.y.rows()), session.seed())?;
+    let options = args.options(session.seed())?;
     for path in args.out.iter().chain(&args.plot) {
         drop(AtomicFile::create(path)?);
     }

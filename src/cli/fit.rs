@@ -21,16 +21,11 @@ use unicon::model::Model;
 use unicon::spectral::SvdMethod;
 use unicon::weights::Negatives;
 
-/// Batch size of the preset `paper`, that of the paper's experiments.
-const PAPER_BATCH: usize = 30;
-/// Landmarks of a kernel fit that names neither their number nor --exact.
-const LANDMARKS: usize = 512;
-
 /// Fits a pair of encoders and writes the model.
 ///
 /// The default chooses everything itself (preset best): whitening, a spectral step and descent on the loss, judged on the
 /// validation rows or, without them, on a tenth of the rows. Options of the iteration (--iters, --init, ..) select the
-/// preset global instead: two exact spectral updates from zeros. There validation rows weigh mini-batches and end a
+/// preset global instead: exact spectral updates from zeros. There validation rows weigh mini-batches and end a
 /// refinement.
 #[derive(clap::Args)]
 pub struct Args {
@@ -89,7 +84,7 @@ pub struct SolverArgs {
     /// The updates F1^T F2 <- [F1^T F2 + eta C]_r with a line search: the loss never rises.
     #[arg(long)]
     damping: bool,
-    /// Spectral updates [default: 2].
+    /// Spectral updates [default: 2; with --whiten 1, for a second, undamped, ruins a whitened fit].
     #[arg(long, value_name = "N")]
     iters: Option<usize>,
     /// Start: zeros, random, F1.npy,F2.npy or similarity:S.npy [default: zeros; preset paper random].
@@ -172,13 +167,13 @@ pub enum CenterArg {
 }
 
 impl CenterArg {
-    pub fn of(given: Option<Self>, preset: Preset) -> Center {
+    /// What was asked for, or `usual`.
+    pub fn of(given: Option<Self>, usual: Center) -> Center {
         match given {
             Some(Self::On) => Center::On,
             Some(Self::Off) => Center::Off,
             Some(Self::Auto) => Center::Auto,
-            None if preset == Preset::Paper => Center::Off,
-            None => Center::Auto,
+            None => usual,
         }
     }
 }
@@ -193,6 +188,16 @@ pub enum Preset {
     /// The authors' schedule: mini-batches weighed by validation accuracy, random start, sqrt, 2 updates; a trailing
     /// partial batch is dropped; kernels exact per batch with cosines clamped to 1 - 1e-5.
     Paper,
+}
+
+impl Preset {
+    /// The library's, for a fit that iterates.
+    fn of_the_library(self) -> unicon::fit::Preset {
+        match self {
+            Self::Paper => unicon::fit::Preset::Paper,
+            Self::Best | Self::Global => unicon::fit::Preset::Global,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -282,27 +287,28 @@ impl SolverArgs {
         self.preset.unwrap_or(if implied { Preset::Global } else { Preset::Best })
     }
 
-    fn init(&self, preset: Preset) -> Result<Init> {
+    fn init(&self, usual: Init) -> Result<Init> {
         if let Some(start) = &self.start {
             return Ok(Init::from_model(&Model::load(start)?)?);
         }
         Ok(match &self.init {
-            None if preset == Preset::Paper => Init::Random,
-            None | Some(InitChoice::Zeros) => Init::Zeros,
+            None => usual,
+            Some(InitChoice::Zeros) => Init::Zeros,
             Some(InitChoice::Random) => Init::Random,
             Some(InitChoice::Files(f1, f2)) => Init::Given(args::read_matrix(f1)?, args::read_matrix(f2)?),
             Some(InitChoice::Similarity(s)) => Init::Similarity(args::read_matrix(s)?),
         })
     }
 
-    fn batches(&self, n: usize, preset: Preset) -> Result<Option<Batches>> {
-        let paper = preset == Preset::Paper;
-        let size = self.batch_size.or(paper.then(|| PAPER_BATCH.min(n)));
+    fn batches(&self, usual: Option<Batches>) -> Result<Option<Batches>> {
+        let size = self.batch_size.or(usual.map(|b| b.size));
         if size.is_none() && (self.batches.is_some() || self.drop_trailing) {
             let name = if self.drop_trailing { "--drop-trailing" } else { "--batches" };
             return Err(Error::invalid(name, "mini-batches (--batch-size)", "the global batch").into());
         }
-        Ok(size.map(|size| Batches { size, count: self.batches, drop_trailing: self.drop_trailing || paper }))
+        let count = self.batches.or(usual.and_then(|b| b.count));
+        let drop_trailing = self.drop_trailing || usual.is_some_and(|b| b.drop_trailing);
+        Ok(size.map(|size| Batches { size, count, drop_trailing }))
     }
 }
 
@@ -313,15 +319,15 @@ impl KernelFitArgs {
     }
 
     /// The kernel, where one is asked for.
-    pub fn build(&self, preset: Preset, batched: bool, n: usize) -> Result<Option<KernelOptions>> {
+    pub fn build(&self, preset: Preset, batched: bool) -> Result<Option<KernelOptions>> {
         let Some(kind) = self.kernel.kernel else { return Ok(None) };
-        let cos_clamp = if preset == Preset::Paper { 1e-5 } else { 0.0 };
+        let cos_clamp = preset.of_the_library().cos_clamp();
         let landmarks = match (&self.landmark_rows, self.landmarks) {
             (Some(path), _) => Landmarks::Rows(rows(path)?),
             (None, Some(m)) => Landmarks::Count(m),
             // Mini-batches are small: every row is a landmark.
             (None, None) if self.exact || batched => Landmarks::Exact,
-            (None, None) => Landmarks::Count(LANDMARKS.min(n)),
+            (None, None) => Landmarks::Auto,
         };
         let mut options = KernelOptions::new(self.kernel.build(kind, cos_clamp)?, landmarks);
         options.ridge = self.kernel_ridge.unwrap_or(options.ridge);
@@ -336,9 +342,8 @@ fn rows(path: &std::path::Path) -> Result<Vec<usize>> {
 }
 
 impl Args {
-    fn options(&self, preset: Preset, n: usize, seed: u64) -> Result<FitOptions> {
+    fn options(&self, preset: Preset, seed: u64) -> Result<FitOptions> {
         let solver = &self.solver;
-        let batches = solver.batches(n, preset)?;
         let RankChoice::Fixed(rank) = solver.rank else {
             return Err(Error::invalid("--rank", "a number, unless the preset is best", "a choice").into());
         };
@@ -350,7 +355,8 @@ impl Args {
                 return Err(Error::invalid("--whiten", "one value, unless the preset is best", got).into());
             }
         };
-        let defaults = FitOptions::new(rank);
+        let defaults = preset.of_the_library().options(rank);
+        let batches = solver.batches(defaults.batches)?;
         let options = FitOptions {
             loss: self.loss.build()?,
             n_iters: solver.iters.unwrap_or(defaults.n_iters),
@@ -364,12 +370,12 @@ impl Args {
                     SvdMethod::Randomized { oversample, power_iterations, seed }
                 }
             },
-            init: solver.init(preset)?,
+            init: solver.init(defaults.init.clone())?,
             tol: solver.tol,
             batches,
             whiten,
-            center: CenterArg::of(solver.center, preset),
-            kernel: self.kernel.build(preset, batches.is_some(), n)?,
+            center: CenterArg::of(solver.center, defaults.center),
+            kernel: self.kernel.build(preset, batches.is_some())?,
             negatives: match solver.negatives {
                 Some(per_anchor) => Negatives::Sampled { per_anchor, seed },
                 None => Negatives::All,
@@ -401,15 +407,15 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let data = pairs.data();
     let validation = args.data.validation.open(&args.data.positives)?;
     let validation = validation.as_ref().map(Pairs::data);
-    let (n, seed) = (data.x.rows().min(data.y.rows()), session.seed());
+    let seed = session.seed();
     let preset = args.solver.preset(&args.kernel);
     let best = match preset {
-        Preset::Best => Some(fit_best::options(&args.solver, &args.loss, &args.kernel, n, seed)?),
+        Preset::Best => Some(fit_best::options(&args.solver, &args.loss, &args.kernel, seed)?),
         _ => None,
     };
     let options = match &best {
         Some(_) => None,
-        None => Some(args.options(preset, n, seed)?),
+        None => Some(args.options(preset, seed)?),
     };
     // A fit may take long: better to know now that its result cannot be written.
     if session.is_first() {

@@ -6,7 +6,7 @@ use super::output::{self, Report};
 use anyhow::Result;
 use std::path::Path;
 use unicon::Error;
-use unicon::fit::{BestOptions, Chosen, FitInfo, FitStatus, Landmarks, Rank, TracePoint, WIDTHS};
+use unicon::fit::{Apart, BestOptions, Chosen, FitInfo, FitStatus, Landmarks, Rank, TracePoint, WIDTHS};
 use unicon::model::Model;
 
 /// Steps of the history that people see.
@@ -17,7 +17,6 @@ pub fn options(
     solver: &SolverArgs,
     loss: &LossArgs,
     kernel: &KernelFitArgs,
-    n: usize,
     seed: u64,
 ) -> Result<BestOptions> {
     if let Some(name) = solver.of_the_iteration() {
@@ -34,7 +33,7 @@ pub fn options(
     let mut refine = defaults.refine.clone();
     refine.max_steps = solver.refine.unwrap_or(refine.max_steps);
     let widths = if kernel.has_own_width() { Vec::new() } else { WIDTHS.to_vec() };
-    let kernel = kernel.build(Preset::Best, false, n)?;
+    let kernel = kernel.build(Preset::Best, false)?;
     if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
         return Err(Error::Unsupported("--exact with the preset best: use --landmarks".into()).into());
     }
@@ -42,7 +41,7 @@ pub fn options(
         loss,
         tau_auto,
         whiten: if solver.whiten.is_empty() { defaults.whiten } else { solver.whiten.clone() },
-        center: CenterArg::of(solver.center, Preset::Best),
+        center: CenterArg::of(solver.center, defaults.center),
         refine,
         kernel,
         widths,
@@ -70,30 +69,66 @@ pub fn describe(info: &FitInfo, report: &mut Report) -> Vec<(String, String)> {
             rows.push(row("features", format!("{better}: MRR {raw:.4} as they are, {centred:.4} centred")));
         }
         if c.held_back.0 > 0 {
-            rows.push(row("held back to judge", format!("{} of x, {} of y", c.held_back.0, c.held_back.1)));
+            let mut value = format!("{} of x, {} of y", c.held_back.0, c.held_back.1);
+            if let Some(known) = c.apart.and_then(shared) {
+                value += &format!("; {known}");
+            }
+            rows.push(row("held back to judge", value));
         }
     }
+    rows.extend(ended(info));
+    history(info, report);
+    rows
+}
+
+/// How a fit ended and which step's encoders it returns, for people.
+pub fn ended(info: &FitInfo) -> Vec<(String, String)> {
+    let row = |name: &str, value: String| (name.to_string(), value);
     let status = match info.status {
         FitStatus::Completed => "all steps were done",
         FitStatus::Converged => "nothing was left to gain",
         FitStatus::OutOfTime => "the budget was used up",
     };
-    rows.push(row("ended", format!("{status}, {}", output::count(info.evaluations, "gradient"))));
-    history(&info.trace, report);
+    let mut rows = vec![row("ended", format!("{status}, {}", output::count(info.evaluations, "gradient")))];
+    let judged = info.trace.iter().any(|t| t.score.is_some());
+    let why = if judged { ", the best on the validation rows" } else { "" };
+    if let Some(last) = info.trace.len().checked_sub(1) {
+        let of = |k: usize| format!("step {} of {}", k + 1, last + 1);
+        rows.push(row("returned", format!("{}{why}", info.returned.map_or_else(|| "the start".into(), of))));
+    }
     rows
 }
 
-/// The steps of a descent as a table: some of many.
-pub fn history(trace: &[TracePoint], report: &mut Report) {
+/// What the loss of a history's points is over.
+fn loss_name(trace: &[TracePoint]) -> &'static str {
+    if trace.iter().all(|t| t.negatives.is_none()) { "loss" } else { "loss seen" }
+}
+
+/// What held-back rows have in common with those that trained, where it could not be helped.
+fn shared(apart: Apart) -> Option<String> {
+    let all = [
+        ("parts of their groups", apart.matches),
+        ("copies of their x", apart.duplicates_x),
+        ("copies of their y", apart.duplicates_y),
+    ];
+    let known: Vec<&str> = all.iter().filter(|(_, apart)| !apart).map(|(name, _)| *name).collect();
+    let known = (!known.is_empty()).then(|| known.join(" and "))?;
+    Some(format!("{known} trained, for they are too many to hold back"))
+}
+
+/// The steps of a descent as a table: some of many, that which is returned among them.
+pub fn history(info: &FitInfo, report: &mut Report) {
+    let trace = &info.trace;
     if trace.is_empty() {
         return;
     }
     let every = trace.len().div_ceil(SHOWN);
-    let shown = trace.iter().enumerate().filter(|(k, _)| (trace.len() - 1 - k).is_multiple_of(every));
+    let some = |k: usize| (trace.len() - 1 - k).is_multiple_of(every) || info.returned == Some(k);
+    let shown = trace.iter().enumerate().filter(|(k, _)| some(*k));
     let optional = |v: Option<f64>| v.map_or_else(|| "-".into(), |v| format!("{v:.4}"));
     let cells = |(k, t): (usize, &TracePoint)| {
         vec![
-            (k + 1).to_string(),
+            format!("{}{}", k + 1, if info.returned == Some(k) { " *" } else { "" }),
             format!("{:.2}", t.seconds),
             output::loss(t.loss),
             t.negatives.map_or_else(|| "all".into(), |m| m.to_string()),
@@ -101,8 +136,13 @@ pub fn history(trace: &[TracePoint], report: &mut Report) {
             optional(t.sampling_error),
         ]
     };
-    let header = ["step", "seconds", "loss", "negatives", "validation MRR", "sampling error"];
+    let name = loss_name(trace);
+    let header = ["step", "seconds", name, "negatives", "validation MRR", "sampling error"];
     report.table(&header, shown.map(cells).collect());
+    if name != "loss" {
+        let what = "loss seen: over the negatives of the step's batches or sample, before each batch's step";
+        report.line(format!("* returned; {what}"));
+    }
 }
 
 /// Refuses to start where a checkpoint could not be written.

@@ -30,7 +30,8 @@ pub(super) fn report(
     report.value("rank", model.rank())?;
     report.value("loss_def", model.loss)?;
     report.value("info", info)?;
-    let warning = if info.trace.is_empty() { rising_loss(info) } else { None };
+    let whitened = model.notes.contains_key("whiten");
+    let warning = if info.trace.is_empty() { rising_loss(info, whitened) } else { None };
     report.value("warning", &warning)?;
     let row = |name: &str, value: String| (name.to_string(), value);
     let mut rows = vec![
@@ -40,7 +41,10 @@ pub(super) fn report(
     if preset == Preset::Best {
         rows.extend(fit_best::describe(info, &mut report));
     } else {
-        fit_best::history(&info.trace, &mut report);
+        if !info.trace.is_empty() || info.status == FitStatus::OutOfTime {
+            rows.extend(fit_best::ended(info));
+        }
+        fit_best::history(info, &mut report);
     }
     for (k, loss) in info.loss.iter().enumerate().take_while(|_| info.trace.is_empty()) {
         let change = match k.checked_sub(1).and_then(|k| info.change.get(k)) {
@@ -50,7 +54,12 @@ pub(super) fn report(
         rows.push(row(&format!("loss before update {}", k + 1), format!("{}{change}", output::loss(*loss))));
     }
     if let Some(loss) = info.final_loss {
-        rows.push(row("final loss", output::loss(loss)));
+        rows.push(row(
+            "final loss",
+            format!("{} over all rows, of the encoders returned", output::loss(loss)),
+        ));
+    } else if info.status == FitStatus::OutOfTime {
+        rows.push(row("final loss", "not evaluated: the budget was used up".into()));
     }
     if info.status == FitStatus::Converged && info.trace.is_empty() {
         rows.push(row("converged", format!("after {} updates", info.iterations)));
@@ -78,7 +87,10 @@ pub(super) fn report(
             s.total, s.load, s.features, s.encode, s.statistics, s.weights, s.spectral, s.validation
         ),
     ));
-    rows.push(row("peak memory", output::bytes(info.peak_bytes)));
+    let process = |b| format!("; {} the whole process", output::bytes(b));
+    let process = info.resident_bytes.map_or_else(String::new, process);
+    let memory = format!("{} of features and embeddings{process}", output::bytes(info.peak_bytes));
+    rows.push(row("peak memory", memory));
     report.list(rows);
     if let Some(warning) = &warning {
         report.line(format!("warning: {warning}"));
@@ -114,10 +126,12 @@ fn prepared(info: &FitInfo) -> Option<String> {
 }
 
 /// The undamped iteration is no descent method; where it made things worse, say so.
-fn rising_loss(info: &FitInfo) -> Option<String> {
+fn rising_loss(info: &FitInfo, whitened: bool) -> Option<String> {
     let losses: Vec<f64> = info.loss.iter().copied().chain(info.final_loss).collect();
     let update = losses.windows(2).position(|w| w[1] > w[0])? + 1;
     let (before, after) = (output::loss(losses[update - 1]), output::loss(losses[update]));
-    let advice = "try --whiten, fewer --iters or a larger --nu";
-    Some(format!("update {update} raised the loss from {before} to {after}: {advice}"))
+    let fewer = (update > 1).then(|| format!("--iters {}", update - 1));
+    let advice = [(!whitened).then(|| "--whiten".into()), fewer, Some("a larger --nu".to_string())];
+    let advice = advice.into_iter().flatten().collect::<Vec<_>>().join(" or ");
+    Some(format!("update {update} raised the loss from {before} to {after}: try {advice}"))
 }

@@ -4,6 +4,7 @@ use super::output::{self, Report};
 use super::session::Session;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
+use unicon::fit::FitOptions;
 use unicon::plan::{Job, Rates, plan};
 
 /// Predicts time, memory and traffic of a fit from its size, before it is started: of `unicon fit --preset global`, linear
@@ -30,9 +31,9 @@ pub struct Args {
     /// Sampled negatives per row instead of all.
     #[arg(long, value_parser = count, value_name = "N")]
     negatives: Option<f64>,
-    /// Spectral updates; the first costs O(n).
-    #[arg(long, value_parser = number, default_value = "2", value_name = "N")]
-    iters: f64,
+    /// Spectral updates; the first costs O(n) [default: as unicon fit, 2, with --whiten 1].
+    #[arg(long, value_parser = number, value_name = "N")]
+    iters: Option<f64>,
     /// Evaluations of loss and gradient of a refinement.
     #[arg(long, value_parser = number, default_value = "0", value_name = "N")]
     gradients: f64,
@@ -127,13 +128,14 @@ fn assumptions(args: &Args, job: &Job, rates: &Rates) -> Vec<String> {
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let rates = rates(&args)?;
+    let usual = FitOptions { whiten: args.whiten.then_some(0.0), ..FitOptions::new(1) };
     let job = Job {
         n_x: args.n,
         n_y: args.n_y.unwrap_or(args.n),
         d: (args.dx, args.dy),
         rank: args.rank,
         negatives: args.negatives,
-        updates: args.iters,
+        updates: args.iters.unwrap_or(usual.updates() as f64),
         gradients: args.gradients,
         whiten: args.whiten,
         final_loss: !args.no_final_loss,

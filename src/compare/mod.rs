@@ -300,6 +300,7 @@ fn kernel_name(k: &KernelOptions) -> String {
     match &k.landmarks {
         Landmarks::Count(m) => format!("{kind} kernel, {m} landmarks"),
         Landmarks::Rows(rows) => format!("{kind} kernel, {} landmarks", rows.len()),
+        Landmarks::Auto => format!("{kind} kernel, at most {} landmarks", Landmarks::USUAL),
         Landmarks::Exact => format!("{kind} kernel"),
     }
 }

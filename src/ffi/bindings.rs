@@ -944,12 +944,13 @@ pub struct unicon_fit_options {
     pub progress_user: *mut ::core::ffi::c_void,
     pub center: i32,
     pub reserved2: i32,
+    pub cos_clamp: f64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of unicon_fit_options",
-    ][::core::mem::size_of::<unicon_fit_options>() - 240usize];
+    ][::core::mem::size_of::<unicon_fit_options>() - 248usize];
     [
         "Alignment of unicon_fit_options",
     ][::core::mem::align_of::<unicon_fit_options>() - 8usize];
@@ -1058,6 +1059,9 @@ const _: () = {
     [
         "Offset of field: unicon_fit_options::reserved2",
     ][::core::mem::offset_of!(unicon_fit_options, reserved2) - 236usize];
+    [
+        "Offset of field: unicon_fit_options::cos_clamp",
+    ][::core::mem::offset_of!(unicon_fit_options, cos_clamp) - 240usize];
 };
 pub type unicon_fit_options_t = unicon_fit_options;
 unsafe extern "C" {
@@ -1161,10 +1165,12 @@ pub struct unicon_fit_info {
     pub distinct_y: i64,
     pub centred_x: i32,
     pub centred_y: i32,
+    pub returned: i64,
+    pub held_apart: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 328usize];
+    ["Size of unicon_fit_info"][::core::mem::size_of::<unicon_fit_info>() - 344usize];
     [
         "Alignment of unicon_fit_info",
     ][::core::mem::align_of::<unicon_fit_info>() - 8usize];
@@ -1297,6 +1303,12 @@ const _: () = {
     [
         "Offset of field: unicon_fit_info::centred_y",
     ][::core::mem::offset_of!(unicon_fit_info, centred_y) - 324usize];
+    [
+        "Offset of field: unicon_fit_info::returned",
+    ][::core::mem::offset_of!(unicon_fit_info, returned) - 328usize];
+    [
+        "Offset of field: unicon_fit_info::held_apart",
+    ][::core::mem::offset_of!(unicon_fit_info, held_apart) - 336usize];
 };
 pub type unicon_fit_info_t = unicon_fit_info;
 unsafe extern "C" {

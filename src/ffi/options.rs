@@ -8,7 +8,7 @@ use super::{asked, entry, model};
 use crate::error::{Error, Result};
 use crate::fit::{
     Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
-    MinibatchOptions, Rank, RefineOptions, host,
+    MinibatchOptions, Preset, Rank, RefineOptions, host,
 };
 use crate::spectral::SvdMethod;
 use crate::weights::Negatives;
@@ -19,13 +19,33 @@ use std::time::Duration;
 pub(super) fn default_fit(raw: &mut unicon_fit_options) {
     let o = FitOptions::new(0);
     raw.kernel_ridge = KernelOptions::new(Default::default(), Landmarks::Exact).ridge;
-    raw.n_iters = size(o.n_iters);
     (raw.tol, raw.rho, raw.ridge) = (o.tol, o.rho, o.ridge);
     (raw.factorization, raw.power) = (UNICON_FACTORIZATION_SQRT as i32, o.factorization.power());
-    (raw.svd, raw.init) = (UNICON_SVD_FULL as i32, UNICON_INIT_ZEROS as i32);
+    raw.svd = UNICON_SVD_FULL as i32;
     (raw.scale_inputs, raw.final_loss) = (i32::from(o.scale_inputs), i32::from(o.final_loss));
-    (raw.whiten, raw.seed) = (-1.0, o.seed);
+    raw.seed = o.seed;
     (raw.growth, raw.exact_last) = (o.growth, i32::from(o.exact_last));
+    schedule(raw, Preset::Global);
+}
+
+/// The fields that a preset is about.
+fn schedule(raw: &mut unicon_fit_options, preset: Preset) {
+    let o = preset.options(0);
+    raw.n_iters = updates(o.n_iters);
+    raw.init = match o.init {
+        Init::Random => UNICON_INIT_RANDOM as i32,
+        _ => UNICON_INIT_ZEROS as i32,
+    };
+    raw.center = match o.center {
+        Center::Auto => UNICON_CENTER_AUTO as i32,
+        Center::On => UNICON_CENTER_ON as i32,
+        Center::Off => UNICON_CENTER_OFF as i32,
+    };
+    raw.whiten = o.whiten.unwrap_or(-1.0);
+    raw.batch_size = o.batches.map_or(0, |b| size(b.size));
+    raw.n_batches = o.batches.and_then(|b| b.count).map_or(0, size);
+    raw.drop_trailing = i32::from(o.batches.is_some_and(|b| b.drop_trailing));
+    raw.cos_clamp = preset.cos_clamp();
 }
 
 /// The crate's defaults.
@@ -56,6 +76,11 @@ pub(super) fn default_best(raw: &mut unicon_best_options) {
     raw.n_negatives = size(o.sample.unwrap_or(0));
     (raw.tau_auto, raw.exact) = (i32::from(o.tau_auto), i32::from(o.exact));
     (raw.final_loss, raw.seed) = (i32::from(o.final_loss), o.seed);
+}
+
+/// A number of updates, of which -1 says that the others decide.
+fn updates(n: usize) -> i64 {
+    if n == FitOptions::AUTO { -1 } else { size(n) }
 }
 
 fn size(n: usize) -> i64 {
@@ -170,7 +195,7 @@ struct RawKernel {
 
 /// # Safety
 /// The kernel is NULL or a caller's struct; the landmarks are NULL or as many as said.
-unsafe fn kernel_options(raw: RawKernel) -> Result<Option<KernelOptions>> {
+unsafe fn kernel_options(raw: RawKernel, usual: Landmarks) -> Result<Option<KernelOptions>> {
     let m = count("options.n_landmarks", raw.n_landmarks, 0)?;
     if raw.kernel.is_null() {
         if m > 0 || !raw.landmarks.is_null() {
@@ -179,7 +204,7 @@ unsafe fn kernel_options(raw: RawKernel) -> Result<Option<KernelOptions>> {
         return Ok(None);
     }
     let landmarks = match (m, raw.landmarks.is_null()) {
-        (0, true) => Landmarks::Exact,
+        (0, true) => usual,
         (0, false) => return Err(Error::invalid("options.n_landmarks", "the number of landmarks", 0)),
         (m, true) => Landmarks::Count(m),
         (m, false) => {
@@ -263,13 +288,19 @@ pub(super) unsafe fn fit(
         Some(per_anchor) => Negatives::Sampled { per_anchor, seed: raw.seed },
         None => Negatives::All,
     };
-    let unicon_fit_options { kernel, landmarks, n_landmarks, kernel_ridge: ridge, .. } = *raw;
+    let unicon_fit_options { kernel, landmarks, n_landmarks, kernel_ridge: ridge, cos_clamp, .. } = *raw;
+    if !(0.0..1.0).contains(&cos_clamp) {
+        return Err(Error::invalid("options.cos_clamp", "at least 0 and below 1", cos_clamp));
+    }
     // SAFETY: pointers by the header's contract.
     let out = unsafe {
         FitOptions {
             rank,
             loss: asked::loss(raw.loss)?,
-            n_iters: count("options.n_iters", raw.n_iters, 0)?,
+            n_iters: match raw.n_iters {
+                -1 => FitOptions::AUTO,
+                n => count("options.n_iters", n, 0)?,
+            },
             rho: raw.rho,
             factorization: factorization(raw)?,
             ridge: raw.ridge,
@@ -281,7 +312,8 @@ pub(super) unsafe fn fit(
             // -1 is the header's "none"; every other negative value is out of range, as NaN is.
             whiten: Some(raw.whiten).filter(|&w| w != -1.0),
             center: center(raw.center)?,
-            kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge })?,
+            kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge }, Landmarks::Exact)?
+                .map(|k| k.with_clamp(cos_clamp)),
             negatives,
             seed: raw.seed,
             damping: damping(raw.damping)?,
@@ -348,7 +380,7 @@ pub(super) unsafe fn best(
             powers: given("options.powers", raw.powers, raw.n_powers, defaults.powers)?,
             center: center(raw.center)?,
             refine: refine(raw.refine, raw.seed)?,
-            kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge })?,
+            kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge }, Landmarks::Auto)?,
             widths: given("options.widths", raw.widths, raw.n_widths, defaults.widths)?,
             minibatch: minibatch(raw.minibatch)?,
             sample: some("options.n_negatives", raw.n_negatives)?,
@@ -406,20 +438,27 @@ entry!(
     fn unicon_fit_options_preset(options: *mut unicon_fit_options_t, preset: i32) {
         // SAFETY: as the header requires.
         let mut raw = unsafe { read(options.cast_const())? };
-        let defaults = unicon_fit_options::defaults();
-        let unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, center, .. } =
-            match u32::try_from(preset) {
-                Ok(UNICON_PRESET_DEFAULT) => defaults,
-                Ok(UNICON_PRESET_PAPER) => unicon_fit_options {
-                    n_iters: 5,
-                    init: UNICON_INIT_RANDOM as i32,
-                    drop_trailing: 1,
-                    center: UNICON_CENTER_OFF as i32,
-                    ..defaults
-                },
-                _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
-            };
-        raw = unicon_fit_options { n_iters, init, factorization, whiten, drop_trailing, center, ..raw };
+        let preset = match u32::try_from(preset) {
+            Ok(UNICON_PRESET_DEFAULT) => Preset::Global,
+            Ok(UNICON_PRESET_PAPER) => Preset::Paper,
+            _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
+        };
+        let mut set = unicon_fit_options::defaults();
+        schedule(&mut set, preset);
+        let unicon_fit_options { n_iters, init, factorization, whiten, center, .. } = set;
+        let unicon_fit_options { batch_size, n_batches, drop_trailing, cos_clamp, .. } = set;
+        raw = unicon_fit_options {
+            n_iters,
+            init,
+            factorization,
+            whiten,
+            center,
+            batch_size,
+            n_batches,
+            drop_trailing,
+            cos_clamp,
+            ..raw
+        };
         // SAFETY: read above.
         unsafe { write(options, &raw) };
         Ok(())

@@ -5,7 +5,7 @@ use super::entry;
 use super::matrix::check_values;
 use super::structs::{Versioned, count, init, read, write};
 use crate::error::Result;
-use crate::fit::{Chosen, FitInfo, FitStatus};
+use crate::fit::{Apart, Chosen, FitInfo, FitStatus};
 use std::ptr::copy_nonoverlapping;
 
 /// A caller's `unicon_fit_info_t`.
@@ -24,6 +24,11 @@ pub(super) struct Asked {
 
 fn size(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// As the header adds it up.
+fn held_apart(apart: Apart) -> i64 {
+    i64::from(apart.matches) + 2 * i64::from(apart.duplicates_x) + 4 * i64::from(apart.duplicates_y)
 }
 
 impl Report {
@@ -118,6 +123,8 @@ impl Report {
             distinct_y: size(info.distinct.1.unwrap_or(0)),
             centred_x: i32::from(info.prepared.0.centred),
             centred_y: i32::from(info.prepared.1.centred),
+            returned: info.returned.map_or(-1, size),
+            held_apart: chosen.apart.map_or(0, held_apart),
             ..self.raw
         };
         let trace = info.trace.iter().map(|t| unicon_trace_point {

@@ -160,7 +160,8 @@ versioned!(
         progress,
         progress_user,
         center,
-        reserved2
+        reserved2,
+        cos_clamp
     ],
     super::options::default_fit
 );
@@ -210,7 +211,9 @@ versioned!(
         distinct_x,
         distinct_y,
         centred_x,
-        centred_y
+        centred_y,
+        returned,
+        held_apart
     ],
     |_| ()
 );

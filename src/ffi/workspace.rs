@@ -48,8 +48,7 @@ fn side(kernel: Option<&KernelOptions>, whiten: bool, n: usize, d: usize) -> Sid
             let k = elements(n, n);
             Side { held: k.saturating_mul(2), passing: sum(&[k, elements(n, d)]), width: n }
         }
-        Landmarks::Count(m) => nystrom(whiten, n, d, *m),
-        Landmarks::Rows(rows) => nystrom(whiten, n, d, rows.len()),
+        some => nystrom(whiten, n, d, some.count(n)),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::refine::Clock;
 use super::sampling::sampling_error;
-use super::solve::{Encoders, Problem};
+use super::solve::{Encoders, Problem, leading_triplets};
 use super::timed;
 use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::control::{Phase, Progress};
@@ -15,6 +15,7 @@ use crate::spectral::{self, TopR};
 use crate::weights::{Negatives, Weights};
 use faer::Mat;
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
 /// Options of the damped iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,7 +76,8 @@ impl Sum {
     /// The leading `r` triplets of `G + eta C_r`.
     fn top(&self, eta: f64, r: usize) -> Result<TopR> {
         let core = &self.g + &self.c * faer::Scale(eta);
-        let top = spectral::top_r(core.as_ref(), r, spectral::SvdMethod::Full)?;
+        let some = r.min(core.nrows()).min(core.ncols());
+        let top = spectral::top_r(core.as_ref(), some, spectral::SvdMethod::Full)?.widened(r);
         Ok(TopR { u: &self.left * &top.u, v: &self.right * &top.v, ..top })
     }
 }
@@ -151,12 +153,21 @@ impl<B: Backend> Problem<'_, B> {
         let mut g = factors(start, o.rank)?;
         // The split decides the norms that the loss divides by, so the start is split as all later points are.
         let mut encoders = split(&g);
+        let begun = Instant::now();
         let mut now = self.at(&encoders, negatives, info)?;
         self.record(&now, negatives, clock, info);
         let mut relative = options.first;
         info.status = FitStatus::Completed;
-        for step in 1..=o.n_iters {
-            if step == o.n_iters && o.exact_last && negatives != Negatives::All {
+        // Until a step has been timed: its gradient and a trial or two.
+        let mut expected = 3.0 * begun.elapsed().as_secs_f64();
+        let updates = o.updates();
+        for step in 1..=updates {
+            if !clock.allows(self.backend.group(), expected)? {
+                info.status = FitStatus::OutOfTime;
+                break;
+            }
+            let begun = Instant::now();
+            if step == updates && o.exact_last && negatives != Negatives::All {
                 negatives = Negatives::All;
                 now = self.at(&encoders, negatives, info)?;
                 self.record(&now, negatives, clock, info);
@@ -166,7 +177,7 @@ impl<B: Backend> Problem<'_, B> {
                 point.sampling_error = error;
             }
             let (sum, unit) = timed(&mut info.seconds.spectral, || {
-                let top = self.backend.top_r(c.as_ref(), o.rank, o.svd)?;
+                let top = leading_triplets(self.backend, c.as_ref(), o.rank, o.svd)?;
                 info.singular_values.clone_from(&top.all);
                 let unit = size(&g.s) / size(&top.s).max(f64::MIN_POSITIVE);
                 Ok::<_, Error>((Sum::new(&g, &top), unit))
@@ -187,13 +198,10 @@ impl<B: Backend> Problem<'_, B> {
             if found {
                 info.iterations += 1;
                 self.record(&now, negatives, clock, info);
-                let (done, total) = (step as u64, o.n_iters as u64);
+                let (done, total) = (step as u64, updates as u64);
                 self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
             }
-            if !clock.allows(self.backend.group(), 0.0)? {
-                info.status = FitStatus::OutOfTime;
-                break;
-            }
+            expected = begun.elapsed().as_secs_f64();
             if !found || before - loss <= options.tol * before.abs() {
                 let Some(next) = stages.next() else {
                     info.status = FitStatus::Converged;
@@ -212,6 +220,7 @@ impl<B: Backend> Problem<'_, B> {
     }
 
     fn record(&self, at: &At<B::Matrix>, negatives: Negatives, clock: Clock, info: &mut FitInfo) {
+        info.returned = Some(info.trace.len());
         info.loss.push(at.value());
         info.trace.push(TracePoint {
             seconds: clock.begin.elapsed().as_secs_f64(),
@@ -227,6 +236,7 @@ impl<B: Backend> Problem<'_, B> {
 fn factors(e: &Encoders, r: usize) -> Result<TopR> {
     let (left, right) = (e.f1.transpose().qr(), e.f2.transpose().qr());
     let core = left.thin_R() * right.thin_R().transpose();
-    let top = spectral::top_r(core.as_ref(), r.min(core.nrows()), spectral::SvdMethod::Full)?;
+    let some = r.min(core.nrows()).min(core.ncols());
+    let top = spectral::top_r(core.as_ref(), some, spectral::SvdMethod::Full)?.widened(r);
     Ok(TopR { u: left.compute_thin_Q() * &top.u, v: right.compute_thin_Q() * &top.v, ..top })
 }

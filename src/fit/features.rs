@@ -1,6 +1,8 @@
 //! From raw features to what the solver sees: kernel features, whitening, and the way back into encoders.
 
+use super::info::Seconds;
 use super::options::{KernelOptions, Landmarks};
+use super::{thin, timed};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::{HostMatrix, RowSource};
@@ -63,6 +65,8 @@ pub(crate) struct Mapped<M> {
     /// What is encoded, where that differs: the exact kernel solver builds `C` from `(K + ridge I)^{1/2}` and encodes
     /// `(K + ridge I)^{-1/2} k(x)`.
     pub(crate) embed: Option<M>,
+    /// `Q` (`d x n`) of few rows of many columns: the features above are those in this basis.
+    pub(crate) basis: Option<Mat<f64>>,
     pub(crate) map: FeatureMap,
 }
 
@@ -70,15 +74,68 @@ impl<M> Mapped<M> {
     pub(crate) fn embed(&self) -> &M {
         self.embed.as_ref().unwrap_or(&self.cross)
     }
+
+    /// The number of features, whatever the basis that they are held in.
+    pub(crate) fn width<B: Backend<Matrix = M>>(&self, backend: &B) -> usize {
+        self.basis.as_ref().map_or_else(|| backend.shape(self.embed()).1, Mat::nrows)
+    }
+
+    /// A row of features as it is held.
+    pub(crate) fn row_on_held(&self, row: &[f64]) -> Vec<f64> {
+        match &self.basis {
+            Some(q) => (0..q.ncols()).map(|k| (0..q.nrows()).map(|j| q[(j, k)] * row[j]).sum()).collect(),
+            None => row.to_vec(),
+        }
+    }
+
+    /// An encoder of the features, as it applies to what is held of them.
+    pub(crate) fn on_held(&self, f: Mat<f64>) -> Mat<f64> {
+        match &self.basis {
+            Some(q) => f * q,
+            None => f,
+        }
+    }
 }
 
-/// Linear features: the raw ones, whitened on request.
+/// Linear features: the raw ones, whitened on request. `span`: few rows of many columns may be held in a basis of their
+/// span.
 pub(crate) fn linear<B: Backend>(
     backend: &B,
-    x: B::Matrix,
+    source: &dyn RowSource,
     whiten: Option<f64>,
+    span: bool,
+    seconds: &mut Seconds,
 ) -> Result<Mapped<B::Matrix>> {
-    whitened(backend, x, FeatureMap::default(), whiten)
+    let thin = match span {
+        true => timed(&mut seconds.load, || thin::of_source(backend, source))?,
+        false => None,
+    };
+    let Some(thin) = thin else {
+        let x = timed(&mut seconds.load, || backend.load(source))?;
+        return timed(&mut seconds.features, || {
+            whitened(backend, x, FeatureMap::default(), whiten, source.cols())
+        });
+    };
+    let map = FeatureMap { kernel: None, linear: Some(thin.basis.transpose().to_owned()) };
+    let width = source.cols();
+    let mapped = timed(&mut seconds.features, || whitened(backend, thin.rows, map, whiten, width))?;
+    Ok(Mapped { basis: Some(thin.basis), ..mapped })
+}
+
+/// Linear features in a basis that other rows of the same kind are held in, where they are.
+pub(crate) fn linear_in<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    basis: Option<Mat<f64>>,
+    seconds: &mut Seconds,
+) -> Result<Mapped<B::Matrix>> {
+    let x = timed(&mut seconds.load, || backend.load(source))?;
+    let Some(q) = basis else {
+        return Ok(Mapped { cross: x, embed: None, basis: None, map: FeatureMap::default() });
+    };
+    let cross = timed(&mut seconds.features, || backend.linear(&x, q.transpose()))?;
+    let map = FeatureMap { kernel: None, linear: Some(q.transpose().to_owned()) };
+    Ok(Mapped { cross, embed: None, basis: Some(q), map })
 }
 
 /// Nystrom features `phi(x) = (K_ZZ + ridge I)^{-1/2} k_Z(x)`, whitened on request.
@@ -97,7 +154,8 @@ pub(crate) fn nystrom<B: Backend>(
     let kernel = Some(KernelMap { kernel: options.kernel, landmarks });
     let map = FeatureMap { kernel, linear: Some(inverse_half) };
     let phi = map.apply(backend, x)?.ok_or_else(|| Error::Numerical("no kernel features".into()))?;
-    whitened(backend, phi, map, whiten)
+    let width = rows.len();
+    whitened(backend, phi, map, whiten, width)
 }
 
 /// Rows whose distances stand for all.
@@ -134,7 +192,8 @@ pub(crate) fn exact<B: Backend>(
     let cross = upload(backend, half.as_ref())?;
     let embed = upload(backend, (&k * &inverse_half).as_ref())?;
     let kernel = Some(KernelMap { kernel: options.kernel, landmarks });
-    Ok(Mapped { cross, embed: Some(embed), map: FeatureMap { kernel, linear: Some(inverse_half) } })
+    let map = FeatureMap { kernel, linear: Some(inverse_half) };
+    Ok(Mapped { cross, embed: Some(embed), basis: None, map })
 }
 
 /// Row numbers of the landmarks.
@@ -144,9 +203,9 @@ pub(crate) fn landmark_rows(landmarks: &Landmarks, n: usize, seed: u64) -> Resul
         Landmarks::Count(m) if *m > n => {
             Err(Error::invalid("landmarks", format!("at most the number of rows, {n}"), m))
         }
-        Landmarks::Count(m) => {
+        Landmarks::Count(_) | Landmarks::Auto => {
             let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-            let mut rows = rand::seq::index::sample(&mut rng, n, *m).into_vec();
+            let mut rows = rand::seq::index::sample(&mut rng, n, landmarks.count(n)).into_vec();
             rows.sort_unstable();
             Ok(rows)
         }
@@ -162,19 +221,20 @@ fn whitened<B: Backend>(
     x: B::Matrix,
     mut map: FeatureMap,
     shrinkage: Option<f64>,
+    width: usize,
 ) -> Result<Mapped<B::Matrix>> {
-    let Some(lambda) = shrinkage else { return Ok(Mapped { cross: x, embed: None, map }) };
-    let w = whitening(&backend.gram(&x)?, backend.shape(&x).0, lambda)?;
+    let Some(lambda) = shrinkage else { return Ok(Mapped { cross: x, embed: None, basis: None, map }) };
+    let w = whitening(&backend.gram(&x)?, backend.shape(&x).0, width, lambda)?;
     let cross = backend.linear(&x, w.as_ref())?;
     map.then(w);
-    Ok(Mapped { cross, embed: None, map })
+    Ok(Mapped { cross, embed: None, basis: None, map })
 }
 
-/// `(G + lambda tr(G)/d I)^{-1/2}` with `G = X^T X / n`.
-pub(crate) fn whitening(xtx: &Mat<f64>, n: usize, lambda: f64) -> Result<Mat<f64>> {
+/// `(G + lambda tr(G)/d I)^{-1/2}` with `G = X^T X / n` of `width` = d features, which may be held in fewer coordinates.
+pub(crate) fn whitening(xtx: &Mat<f64>, n: usize, width: usize, lambda: f64) -> Result<Mat<f64>> {
     let d = xtx.nrows();
     let g = Mat::from_fn(d, d, |i, j| xtx[(i, j)] / n as f64);
-    let mean = (0..d).map(|i| g[(i, i)]).sum::<f64>() / d as f64;
+    let mean = (0..d).map(|i| g[(i, i)]).sum::<f64>() / width as f64;
     Ok(psd_half_powers(g.as_ref(), lambda * mean, EIGENVALUE_CUT * mean)?.1)
 }
 

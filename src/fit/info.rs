@@ -1,6 +1,7 @@
 //! What a fit did.
 
 use super::condition::Prepared;
+use super::held::Apart;
 use serde::{Deserialize, Serialize};
 
 /// How a fit ended.
@@ -21,7 +22,8 @@ pub enum FitStatus {
 pub struct TracePoint {
     /// Since the call, wall time.
     pub seconds: f64,
-    /// The loss (an estimate with sampled negatives).
+    /// The loss over the negatives that it saw: an estimate where these are a sample, and on mini-batches the mean over the
+    /// batches since the point before, each taken before its step.
     pub loss: f64,
     /// Negatives per row that the loss saw; none: all.
     pub negatives: Option<usize>,
@@ -54,6 +56,8 @@ pub struct Chosen {
     pub centring: Option<(f64, f64)>,
     /// Rows of x and y that were held back to judge.
     pub held_back: (usize, usize),
+    /// What these have in common with no row that trained; none where validation rows were given.
+    pub apart: Option<Apart>,
 }
 
 /// Seconds of each phase, wall time.
@@ -123,14 +127,26 @@ pub struct FitInfo {
     pub seconds: Seconds,
     /// The history of refinement and damping, step by step.
     pub trace: Vec<TracePoint>,
+    /// The point of the history, counted from 0, whose encoders are returned; none: those that it started from.
+    pub returned: Option<usize>,
     /// Evaluations of loss and gradient.
     pub evaluations: usize,
     /// Of every update with sampled negatives: estimated `|C - C_exact|_F / |C_exact|_F` from two half samples.
     pub sampling_error: Vec<f64>,
     /// What the preset `best` chose.
     pub chosen: Option<Chosen>,
-    /// The most bytes of n-sized data held in the backend.
+    /// The most bytes of n-sized data held in the backend: features and embeddings. What is as large as the square of a width
+    /// and passes is not counted; the whole process, at its peak, is `resident_bytes`.
     pub peak_bytes: u64,
+    /// The most memory that this process has had resident since it began, where the system says: everything.
+    pub resident_bytes: Option<u64>,
+}
+
+/// The most memory that this process has had resident, where the system says.
+pub(super) fn resident_peak() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 impl FitInfo {

@@ -7,6 +7,7 @@
 
 use super::checkpoint::{Checkpoint, Saved};
 use super::info::{FitInfo, FitStatus, TracePoint};
+use super::judge::Best;
 use super::refine::{Clock, Held, Iterate, Watch};
 use super::solve::Encoders;
 use super::timed;
@@ -41,7 +42,8 @@ pub struct MinibatchOptions {
     pub rate: f64,
     /// Share of the past in the averaged gradient, in [0, 1). Default 0.5.
     pub momentum: f64,
-    /// Judgements (two an epoch) without a better validation score before it ends. Default 4.
+    /// Judgements (two an epoch) without a better validation score before it ends; after half of them, unless the loss on
+    /// the validation rows still falls, it goes on from the best iterate with steps a quarter as long. Default 4.
     pub patience: usize,
 }
 
@@ -104,7 +106,9 @@ struct State {
     steps: usize,
     /// Judgements since the best score.
     stale: usize,
-    best: Option<(f64, Encoders)>,
+    best: Option<Best<Encoders>>,
+    /// Length of the steps as a share of the schedule's.
+    slower: f64,
     done: bool,
 }
 
@@ -115,6 +119,8 @@ struct Header {
     stale: usize,
     best: bool,
     done: bool,
+    #[serde(default)]
+    returned: Option<usize>,
 }
 
 /// The problem, in solver features.
@@ -243,21 +249,24 @@ impl<B: Backend> Descent<'_, B> {
     ) -> Result<Encoders> {
         let (o, clock) = (&self.options, run.clock);
         let (x, y) = (Part::new(&start.f1, sizes.0), Part::new(&start.f2, sizes.1));
-        let mut state = State { x, y, steps: 0, stale: 0, best: None, done: false };
+        let mut state = State { x, y, steps: 0, stale: 0, best: None, slower: 1.0, done: false };
         let saved = match run.checkpoint {
             Some(c) => c.load(self.backend.group(), "minibatch")?,
             None => None,
         };
+        // How long a judgement takes; the start's tells, and counts as that of the first iterate.
+        let mut look = 0.0;
         match saved {
             Some(saved) => {
                 state = State::read(&saved, state)?;
+                info.returned = saved.header::<Header>()?.returned;
                 saved.resume(info);
             }
-            // The start counts as the first iterate.
             None => {
                 if let Some(held) = run.held {
-                    let score = timed(&mut info.seconds.validation, || held.score(self.backend, start))?;
-                    state.best = Some((score, start.clone()));
+                    let verdict = timed(&mut look, || held.verdict(self.backend, start))?;
+                    info.seconds.validation += look;
+                    state.best = Some(Best::new(verdict, start.clone()));
                 }
             }
         }
@@ -277,7 +286,7 @@ impl<B: Backend> Descent<'_, B> {
             }
             // How much is done, in steps or in time, whichever is further.
             let share = (state.steps as f64 / total as f64).max(clock.share(self.backend.group(), began)?);
-            let rate = 0.5 * o.rate * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos());
+            let rate = 0.5 * o.rate * state.slower * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos());
             let first = state.steps % per * batch;
             let chunk = &pairs[first.min(pairs.len())..(first + batch).min(pairs.len())];
             let begin = std::time::Instant::now();
@@ -289,17 +298,21 @@ impl<B: Backend> Descent<'_, B> {
                 window.add(&state, value);
                 info.evaluations += 1;
             }
-            let late = !clock.allows(self.backend.group(), begin.elapsed().as_secs_f64())?;
+            let due = state.steps == first_look || state.steps.is_multiple_of(every);
+            // Another step, the judgement that is due, and the last one, of two iterates.
+            let expected = begin.elapsed().as_secs_f64() + if due { 3.0 } else { 2.0 } * look;
+            let late = state.steps < total && !clock.allows(self.backend.group(), expected)?;
             if late {
                 info.status = FitStatus::OutOfTime;
             }
             state.done = value.is_none() || late || state.steps >= total;
-            let due = state.steps == first_look || state.steps.is_multiple_of(every);
             if window.count > 0 && (state.done || due) {
-                self.judge(&mut state, &window, &run, info, watch)?;
+                let falling = self.judge(&mut state, &window, &run, info, watch)?;
                 window = Window::default();
                 if !state.done && run.held.is_some() && state.stale >= o.patience.max(1) {
                     (state.done, info.status) = (true, FitStatus::Converged);
+                } else if state.stale > 0 && state.stale == o.patience / 2 && !falling {
+                    state.go_back();
                 }
                 if let Some(checkpoint) = run.checkpoint {
                     state.save(checkpoint, self.backend.group(), info)?;
@@ -310,10 +323,11 @@ impl<B: Backend> Descent<'_, B> {
             }
         }
         let State { x, y, best, .. } = state;
-        Ok(best.map_or(Encoders { f1: x.f, f2: y.f }, |(_, e)| e))
+        Ok(best.map_or(Encoders { f1: x.f, f2: y.f }, |best| best.iterate))
     }
 
-    /// Scores the mean of the latest iterates, and at the end the last one too, and records the better.
+    /// Scores the mean of the latest iterates, and at the end the last one too, and records the better. Whether the loss on
+    /// the held-out rows is the lowest so far.
     fn judge(
         &self,
         state: &mut State,
@@ -321,26 +335,31 @@ impl<B: Backend> Descent<'_, B> {
         run: &Run<'_, B::Matrix>,
         info: &mut FitInfo,
         watch: Watch<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut encoders = window.mean().unwrap_or_else(|| state.last());
-        let mut score = None;
+        let (mut score, mut falling) = (None, false);
         if let Some(held) = run.held {
             let begin = std::time::Instant::now();
-            let mut value = held.score(self.backend, &encoders)?;
+            let mut verdict = held.verdict(self.backend, &encoders)?;
             if state.done {
                 let last = state.last();
-                let of_last = held.score(self.backend, &last)?;
-                if of_last > value {
-                    (value, encoders) = (of_last, last);
+                let of_last = held.verdict(self.backend, &last)?;
+                if Best::new(verdict, ()).meet(of_last, || ()).better {
+                    (verdict, encoders) = (of_last, last);
                 }
             }
             info.seconds.validation += begin.elapsed().as_secs_f64();
-            score = Some(value.min(1.0));
-            if state.best.as_ref().is_none_or(|(best, _)| value > *best) {
-                (state.best, state.stale) = (Some((value, encoders.clone())), 0);
-            } else {
-                state.stale += 1;
+            score = Some(verdict.score);
+            let first = state.best.is_none();
+            let best = state.best.get_or_insert_with(|| Best::new(verdict, encoders.clone()));
+            let met = best.meet(verdict, || encoders.clone());
+            if first || met.better {
+                info.returned = Some(info.trace.len());
             }
+            state.stale = if first || met.gain { 0 } else { state.stale + 1 };
+            falling = met.falling;
+        } else {
+            info.returned = Some(info.trace.len());
         }
         let (seconds, loss) = (run.clock.begin.elapsed().as_secs_f64(), window.loss / window.count as f64);
         info.iterations += 1;
@@ -353,7 +372,8 @@ impl<B: Backend> Descent<'_, B> {
             score,
             sampling_error: None,
         });
-        watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss })
+        watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss })?;
+        Ok(falling)
     }
 }
 
@@ -385,17 +405,26 @@ impl Window {
 }
 
 impl State {
+    /// Back to the best iterate, with steps a quarter as long: long ones lead away from it.
+    fn go_back(&mut self) {
+        let Some(best) = &self.best else { return };
+        for (part, f) in [(&mut self.x, &best.iterate.f1), (&mut self.y, &best.iterate.f2)] {
+            *part = Part::new(f, part.size);
+        }
+        self.slower *= 0.25;
+    }
+
     fn last(&self) -> Encoders {
         Encoders { f1: self.x.f.clone(), f2: self.y.f.clone() }
     }
 
     fn save(&self, checkpoint: &Checkpoint, group: &Group, info: &FitInfo) -> Result<()> {
         let (steps, stale, done) = (self.steps, self.stale, self.done);
-        let header = Header { steps, stale, best: self.best.is_some(), done };
-        let score = self.best.as_ref().map_or(f64::NAN, |b| b.0);
-        let scalars = [self.x.size, self.y.size, score];
+        let header = Header { steps, stale, best: self.best.is_some(), done, returned: info.returned };
+        let sizes = [self.x.size, self.y.size, self.slower];
+        let scalars = [&sizes[..], &Best::numbers(self.best.as_ref())].concat();
         let parts = [&self.x.f, &self.x.velocity, &self.y.f, &self.y.velocity].map(columns);
-        let best = self.best.as_ref().map(|(_, e)| [columns(&e.f1), columns(&e.f2)]);
+        let best = self.best.as_ref().map(|b| [columns(&b.iterate.f1), columns(&b.iterate.f2)]);
         let mut tensors: Vec<(String, &[f64])> = vec![("scalars".into(), &scalars)];
         for (name, values) in ["x.f", "x.velocity", "y.f", "y.velocity"].iter().zip(&parts) {
             tensors.push(((*name).into(), values));
@@ -409,7 +438,7 @@ impl State {
     /// A saved state, of the shapes of `like`.
     fn read(saved: &Saved, like: Self) -> Result<Self> {
         let header: Header = saved.header()?;
-        let scalars = saved.tensor("scalars", 3)?;
+        let scalars = saved.tensor("scalars", 7)?;
         let matrix = |name: &str, like: &Mat<f64>| {
             let (r, d) = (like.nrows(), like.ncols());
             let values = saved.tensor(name, r * d)?;
@@ -422,12 +451,13 @@ impl State {
         let best = match header.best {
             true => {
                 let (f1, f2) = (matrix("best.x", &like.x.f)?, matrix("best.y", &like.y.f)?);
-                Some((scalars[2], Encoders { f1, f2 }))
+                Some(Best::read(&scalars[3..], Encoders { f1, f2 }))
             }
             false => None,
         };
         let (x, y) = (part("x", &like.x, scalars[0])?, part("y", &like.y, scalars[1])?);
-        Ok(Self { x, y, steps: header.steps, stale: header.stale, best, done: header.done })
+        let Header { steps, stale, done, .. } = header;
+        Ok(Self { x, y, steps, stale, best, slower: scalars[2], done })
     }
 }
 

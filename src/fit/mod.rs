@@ -8,26 +8,33 @@ mod damping;
 pub(crate) mod features;
 mod held;
 mod info;
+mod judge;
 mod minibatch;
 mod moments;
 mod objective;
 mod options;
 mod partial;
+mod presets;
 mod refine;
 mod sampling;
 mod solve;
 #[cfg(test)]
 mod tests;
+mod thin;
+mod whole;
 
 pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
 pub use condition::{Center, Prepared};
 pub(crate) use condition::{Sides, Wanted, prepare};
 pub use damping::DampingOptions;
 pub(crate) use features::{download, host, upload};
+pub use held::Apart;
+use info::resident_peak;
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use minibatch::MinibatchOptions;
 pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
 pub use partial::{PartialFit, Stream};
+pub use presets::Preset;
 pub use refine::{Iterate, RefineOptions, Watch};
 pub use sampling::{SampledCross, sampled_cross};
 
@@ -107,15 +114,18 @@ pub fn fit<B: Backend>(
     let (data, validation) = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
     let components = match (&options.kernel, options.batches) {
         (Some(kernel), Some(batches)) => {
-            fit_kernel_batches(backend, (data, validation, &sides), options, kernel, batches, &mut info)?
+            let clock = Clock::new(begin, options.budget);
+            let parts = (options, kernel, batches);
+            fit_kernel_batches(backend, (data, validation, &sides), parts, clock, &mut info)?
         }
         _ => {
-            let clock = Clock { begin, budget: options.budget };
+            let clock = Clock::new(begin, options.budget);
             vec![fit_one(backend, (data, validation, &sides), options, clock, &mut info)?]
         }
     };
     let components = components.into_iter().map(|c| sides.finish(c, kernel)).collect();
     info.peak_bytes = backend.memory().1;
+    info.resident_bytes = resident_peak();
     info.seconds.total = begin.elapsed().as_secs_f64();
     let mut model = Model::new(components, options);
     check_result(&model, &info)?;
@@ -198,12 +208,13 @@ fn fit_one<B: Backend>(
 ) -> Result<Component> {
     let x = map_side(backend, data.x, sides.x.exponent, options, info)?;
     let y = map_side(backend, data.y, sides.y.exponent, options, info)?;
-    let p = backend.shape(&x.cross).1.min(backend.shape(&y.cross).1);
+    let p = x.width(backend).min(y.width(backend));
     if options.rank > p {
         return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.rank));
     }
     // Validation rows weigh mini-batches and end a refinement.
     let used = options.batches.is_some() || options.refine.is_some();
+    let mut clock = clock;
     let held = match validation.filter(|_| used) {
         Some(v) => {
             let map = |source: &dyn RowSource, side: &Mapped<B::Matrix>| {
@@ -218,15 +229,19 @@ fn fit_one<B: Backend>(
     let validation = held.as_ref().map(|(x, y, p)| (x, y, *p));
     let problem = Problem { backend, x: &x, y: &y, positives: data.positives, validation, options };
     let encoders = match &options.damping {
-        None => problem.solve(info)?,
+        None => problem.solve(&mut clock, info)?,
         Some(damping) => {
             let plain = FitOptions { n_iters: 1, ..options.clone() };
-            let start = Problem { options: &plain, ..problem }.solve(info)?;
+            let start = Problem { options: &plain, ..problem }.solve(&mut clock, info)?;
             problem.damped(&start, damping, clock, info)?
         }
     };
     let encoders = match &options.refine {
         None => encoders,
+        Some(_) if !clock.allows(backend.group(), 0.0)? => {
+            info.status = FitStatus::OutOfTime;
+            encoders
+        }
         Some(refinement) => {
             let alignment = Alignment {
                 backend,
@@ -256,8 +271,13 @@ fn fit_one<B: Backend>(
             refine::refine(alignment, start, run, info, watch)?
         }
     };
-    if options.final_loss {
-        info.final_loss = Some(problem.loss(&encoders, info)?);
+    // A budget that the last step has overrun leaves the loss out.
+    match options.final_loss {
+        true if clock.allows(backend.group(), 0.0)? => {
+            info.final_loss = Some(problem.whole().value(&encoders, &mut info.seconds)?);
+        }
+        true => info.status = FitStatus::OutOfTime,
+        false => {}
     }
     Ok(component(&x, &y, &encoders, 1.0))
 }
@@ -286,8 +306,9 @@ fn map_side<B: Backend>(
             })
         }
         None => {
-            let x = timed(&mut info.seconds.load, || backend.load(source))?;
-            timed(&mut info.seconds.features, || features::linear(backend, x, options.whiten))
+            // A ridge on the diagonal of F1^T F2 knows the columns; encoders that no update replaces may leave the span.
+            let span = options.ridge == 0.0 && options.updates() > 0;
+            features::linear(backend, source, options.whiten, span, &mut info.seconds)
         }
     }
 }
@@ -297,15 +318,13 @@ fn map_side<B: Backend>(
 fn fit_kernel_batches<B: Backend>(
     backend: &B,
     (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
-    options: &FitOptions,
-    kernel: &KernelOptions,
-    batches: Batches,
+    (options, kernel, batches): (&FitOptions, &KernelOptions, Batches),
+    clock: Clock,
     info: &mut FitInfo,
 ) -> Result<Vec<Component>> {
     let ranges = batch_ranges(data.x.rows(), batches, info);
     let one =
         FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
-    let clock = Clock { begin: Instant::now(), budget: None };
     let mut components = Vec::new();
     let mut losses: Vec<(f64, usize)> = Vec::new();
     for range in &ranges {
@@ -314,7 +333,9 @@ fn fit_kernel_batches<B: Backend>(
         let positives = data.positives.restricted(range.clone(), range.clone());
         let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
-        let mut component = fit_one(backend, (batch, None, sides), &one, clock, &mut part)?;
+        let begun = Instant::now();
+        let own = Clock::new(begun, None);
+        let mut component = fit_one(backend, (batch, None, sides), &one, own, &mut part)?;
         info.seconds = part.seconds;
         if let Some(v) = validation {
             component.weight = timed(&mut info.seconds.validation, || {
@@ -336,11 +357,17 @@ fn fit_kernel_batches<B: Backend>(
             info.status = part.status;
         }
         components.push(component);
+        let more = components.len() < ranges.len();
+        if more && !clock.allows(backend.group(), begun.elapsed().as_secs_f64())? {
+            info.status = FitStatus::OutOfTime;
+            break;
+        }
     }
+    let count = components.len();
     info.loss = losses.iter().map(|(sum, count)| sum / *count as f64).collect();
     let total: f64 = components.iter().map(|c| c.weight).sum();
     for c in &mut components {
-        c.weight = if total > 0.0 { c.weight / total } else { 1.0 / ranges.len() as f64 };
+        c.weight = if total > 0.0 { c.weight / total } else { 1.0 / count as f64 };
     }
     info.batch_weights.push(components.iter().map(|c| c.weight).collect());
     components.retain(|c| c.weight > 0.0);

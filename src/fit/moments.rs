@@ -16,16 +16,48 @@ use faer::Mat;
 
 /// The rotated second moments: `G = Q diag(e) Q^T` on both sides and `M = Q_x^T C Q_y` with `C` of the first update.
 pub(super) struct Moments {
-    pub(super) x: (Mat<f64>, Vec<f64>),
-    pub(super) y: (Mat<f64>, Vec<f64>),
+    pub(super) x: Spectrum,
+    pub(super) y: Spectrum,
     m: Mat<f64>,
+}
+
+/// `G = Q diag(e) Q^T` of one side.
+pub(super) struct Spectrum {
+    pub(super) q: Mat<f64>,
+    values: Vec<f64>,
+    /// Features that there are.
+    width: usize,
+    /// The mean eigenvalue of all features: they may be held in fewer coordinates, outside of which there is nothing.
+    mean: f64,
+}
+
+impl Spectrum {
+    /// Of `X^T X`, of `n` rows and `width` features.
+    fn new(xtx: &Mat<f64>, n: usize, width: usize) -> Result<Self> {
+        let (q, values) = spectral::eigen((xtx * faer::Scale(1.0 / n as f64)).as_ref())?;
+        Ok(Self::of(q, values, width))
+    }
+
+    fn of(q: Mat<f64>, values: Vec<f64>, width: usize) -> Self {
+        let mean = values.iter().map(|v| v.max(0.0)).sum::<f64>() / width.max(1) as f64;
+        Self { q, values, width, mean }
+    }
+
+    /// `(e + lambda mean(e))^{-1/2}`; directions without variance stay out.
+    pub(super) fn scales(&self, lambda: f64) -> Vec<f64> {
+        let scale = |&v: &f64| {
+            let v = v.max(0.0) + lambda * self.mean;
+            if v > 1e-10 * self.mean && v > 0.0 { 1.0 / v.sqrt() } else { 0.0 }
+        };
+        self.values.iter().map(scale).collect()
+    }
 }
 
 impl Moments {
     pub(super) fn new<B: Backend>(
         backend: &B,
-        x: &B::Matrix,
-        y: &B::Matrix,
+        (x, y): (&B::Matrix, &B::Matrix),
+        widths: (usize, usize),
         loss: &Loss,
         positives: &Positives,
         info: &mut FitInfo,
@@ -35,17 +67,16 @@ impl Moments {
         let s = Similarity::Zeros(positives.n_x(), positives.n_y());
         let w = timed(&mut info.seconds.statistics, || backend.weights(s, loss, positives, Negatives::All))?;
         let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
-        let grams = [(gx, positives.n_x()), (gy, positives.n_y())];
+        let grams = [(gx, positives.n_x(), widths.0), (gy, positives.n_y(), widths.1)];
         let [x, y] = timed(&mut info.seconds.spectral, || {
-            let eigen = backend
-                .parallel(&grams, |(g, n)| spectral::eigen((g * faer::Scale(1.0 / *n as f64)).as_ref()));
+            let eigen = backend.parallel(&grams, |(g, n, width)| Spectrum::new(g, *n, *width));
             let mut eigen = eigen.into_iter();
             match (eigen.next(), eigen.next()) {
                 (Some(x), Some(y)) => Ok([x?, y?]),
                 _ => Err(Error::Numerical("an eigendecomposition is missing".into())),
             }
         })?;
-        let m = x.0.transpose() * &c * &y.0;
+        let m = x.q.transpose() * &c * &y.q;
         Ok(Self { x, y, m })
     }
 
@@ -60,74 +91,64 @@ impl Moments {
         let turned = |q: &Mat<f64>, v: &dyn Fn(usize) -> f64| -> Vec<f64> {
             (0..q.ncols()).map(|k| (0..q.nrows()).map(|j| q[(j, k)] * v(j)).sum()).collect()
         };
-        let (mx, my) = (turned(&self.x.0, &|j| mean_x[j]), turned(&self.y.0, &|j| mean_y[j]));
+        let (mx, my) = (turned(&self.x.q, &|j| mean_x[j]), turned(&self.y.q, &|j| mean_y[j]));
         let (cols, rows) =
-            (turned(&self.x.0, &|j| sums.cols[(j, 0)]), turned(&self.y.0, &|j| sums.rows[(0, j)]));
+            (turned(&self.x.q, &|j| sums.cols[(j, 0)]), turned(&self.y.q, &|j| sums.rows[(0, j)]));
         let m = Mat::from_fn(self.m.nrows(), self.m.ncols(), |i, j| {
             self.m[(i, j)] - mx[i] * rows[j] - cols[i] * my[j] + sums.all * mx[i] * my[j]
         });
         let sides = [(&self.x, &mx), (&self.y, &my)];
-        let eigen = backend.parallel(&sides, |((q, e), m)| {
+        let eigen = backend.parallel(&sides, |(side, m)| {
+            let e = &side.values;
             let g = Mat::from_fn(e.len(), e.len(), |i, j| if i == j { e[i] } else { 0.0 } - m[i] * m[j]);
             let (v, values) = spectral::eigen(g.as_ref())?;
-            Ok::<_, Error>((q * &v, v, values))
+            Ok::<_, Error>((Spectrum::of(&side.q * &v, values, side.width), v))
         });
         let mut eigen = eigen.into_iter();
         let (Some(x), Some(y)) = (eigen.next(), eigen.next()) else {
             return Err(Error::Numerical("an eigendecomposition is missing".into()));
         };
-        let ((qx, vx, ex), (qy, vy, ey)) = (x?, y?);
-        Ok(Self { x: (qx, ex), y: (qy, ey), m: vx.transpose() * &m * &vy })
+        let ((x, vx), (y, vy)) = (x?, y?);
+        Ok(Self { x, y, m: vx.transpose() * &m * &vy })
     }
 
-    /// `(e + lambda mean(e))^{-1/2}`; directions without variance stay out.
-    pub(super) fn scales(values: &[f64], lambda: f64) -> Vec<f64> {
-        let mean = values.iter().map(|v| v.max(0.0)).sum::<f64>() / values.len().max(1) as f64;
-        let scale = |&v: &f64| {
-            let v = v.max(0.0) + lambda * mean;
-            if v > 1e-10 * mean && v > 0.0 { 1.0 / v.sqrt() } else { 0.0 }
-        };
-        values.iter().map(scale).collect()
-    }
-
-    /// The leading singular triplets of the whitened `C`, in whitened coordinates.
+    /// The leading singular triplets of the whitened `C`, in whitened coordinates; zeros for those that it is too small to
+    /// have.
     fn solve(&self, lambda: f64, rank: usize) -> Result<TopR> {
-        let (dx, dy) = (Self::scales(&self.x.1, lambda), Self::scales(&self.y.1, lambda));
+        let (dx, dy) = (self.x.scales(lambda), self.y.scales(lambda));
         let c = Mat::from_fn(dx.len(), dy.len(), |i, j| dx[i] * self.m[(i, j)] * dy[j]);
-        spectral::top_r_by_gram(c.as_ref(), rank)
+        let some = rank.min(dx.len()).min(dy.len());
+        Ok(spectral::top_r_by_gram(c.as_ref(), some)?.widened(rank))
     }
 
     /// The whitening maps `diag(scales) Q^T` of both sides.
     pub(super) fn maps(&self, lambda: f64) -> (Mat<f64>, Mat<f64>) {
-        let map = |(q, e): &(Mat<f64>, Vec<f64>)| {
-            let d = Self::scales(e, lambda);
-            Mat::from_fn(d.len(), q.nrows(), |i, j| d[i] * q[(j, i)])
+        let map = |s: &Spectrum| {
+            let d = s.scales(lambda);
+            Mat::from_fn(d.len(), s.q.nrows(), |i, j| d[i] * s.q[(j, i)])
         };
         (map(&self.x), map(&self.y))
     }
 
     /// Encoders of whitened features as they apply to features rotated into the eigenbases.
     pub(super) fn on_rotated(&self, lambda: f64, e: &Encoders) -> Encoders {
-        Encoders {
-            f1: scaled(&e.f1, &Self::scales(&self.x.1, lambda)),
-            f2: scaled(&e.f2, &Self::scales(&self.y.1, lambda)),
-        }
+        Encoders { f1: scaled(&e.f1, &self.x.scales(lambda)), f2: scaled(&e.f2, &self.y.scales(lambda)) }
     }
 
     /// Encoders `A` of whitened features with `F = A W`.
     pub(super) fn unwhiten(&self, f: &Encoders, lambda: f64) -> Encoders {
-        let side = |f: &Mat<f64>, (q, values): &(Mat<f64>, Vec<f64>)| {
-            let inverse: Vec<f64> =
-                Self::scales(values, lambda).iter().map(|s| if *s > 0.0 { 1.0 / s } else { 0.0 }).collect();
-            scaled(&(f * q), &inverse)
+        let side = |f: &Mat<f64>, spectrum: &Spectrum| {
+            let inverse = |s: &f64| if *s > 0.0 { 1.0 / s } else { 0.0 };
+            let inverse: Vec<f64> = spectrum.scales(lambda).iter().map(inverse).collect();
+            scaled(&(f * &spectrum.q), &inverse)
         };
         Encoders { f1: side(&f.f1, &self.x), f2: side(&f.f2, &self.y) }
     }
 
     /// `W^T W` of the whitening maps.
     pub(super) fn metric(&self, lambda: f64) -> (Mat<f64>, Mat<f64>) {
-        let side = |(q, values): &(Mat<f64>, Vec<f64>)| {
-            let w = scaled(q, &Self::scales(values, lambda));
+        let side = |s: &Spectrum| {
+            let w = scaled(&s.q, &s.scales(lambda));
             &w * w.transpose()
         };
         (side(&self.x), side(&self.y))
@@ -181,6 +202,7 @@ pub(super) fn choose<B: Backend>(
     let mut next = vec![lambdas.len() / 4, 3 * lambdas.len() / 4];
     next.dedup();
     let best = loop {
+        let begun = std::time::Instant::now();
         let solved = timed(&mut info.seconds.spectral, || {
             backend.parallel(&next, |&k| moments.solve(lambdas[k], widest))
         });
@@ -192,7 +214,7 @@ pub(super) fn choose<B: Backend>(
         let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
         let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
         next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
-        if next.is_empty() || clock.spent(backend.group())? {
+        if next.is_empty() || !clock.allows(backend.group(), begun.elapsed().as_secs_f64())? {
             break best;
         }
     };
@@ -201,6 +223,9 @@ pub(super) fn choose<B: Backend>(
     };
     let (lambda, mut power) = (lambdas[best], usual);
     for &p in powers.iter().filter(|&&p| p != usual) {
+        if clock.spent(backend.group())? {
+            break;
+        }
         let value = score(lambda, p, &top, info)?;
         if value > highest {
             (highest, power) = (value, p);

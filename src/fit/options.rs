@@ -93,6 +93,8 @@ pub struct Batches {
 pub enum Landmarks {
     /// All of them: the exact kernel solver. `O(n^2)` memory.
     Exact,
+    /// [`USUAL`](Self::USUAL) many, or all rows where there are fewer.
+    Auto,
     /// This many rows, drawn without replacement from the fit's seed (Nystrom).
     Count(usize),
     /// These rows.
@@ -116,6 +118,12 @@ impl KernelOptions {
         Self { kernel, landmarks, ridge: 1e-6 }
     }
 
+    /// With cosines clamped to `+-(1 - clamp)`, where the kernel does not clamp them to less.
+    pub(crate) fn with_clamp(mut self, clamp: f64) -> Self {
+        self.kernel.cos_clamp = self.kernel.cos_clamp.max(clamp);
+        self
+    }
+
     /// Checks every value that does not depend on the data.
     pub(super) fn validate(&self) -> Result<()> {
         self.kernel.validate()?;
@@ -134,7 +142,8 @@ pub struct FitOptions {
     pub rank: usize,
     /// The loss.
     pub loss: Loss,
-    /// Spectral updates, at least 1 (0 refines given or random encoders as they are). Default 2.
+    /// Spectral updates, at least 1 (0 refines given or random encoders as they are). Default [`AUTO`](Self::AUTO): 2, and 1
+    /// where both sides are whitened.
     pub n_iters: usize,
     /// `C = X^T S Y / rho`, > 0. Default 1.
     pub rho: f64,
@@ -180,12 +189,12 @@ pub struct FitOptions {
 }
 
 impl FitOptions {
-    /// Defaults for a rank: clip at tau 0.07, two exact global updates from zeros.
+    /// Defaults for a rank, the preset `global`: clip at tau 0.07, exact global updates from zeros.
     pub fn new(rank: usize) -> Self {
         Self {
             rank,
             loss: Loss::default(),
-            n_iters: 2,
+            n_iters: Self::AUTO,
             rho: 1.0,
             factorization: Factorization::Sqrt,
             ridge: 0.0,
@@ -283,7 +292,7 @@ impl FitOptions {
     /// The negatives of an update, counted from 1.
     pub(crate) fn negatives_of(&self, update: usize) -> Negatives {
         match self.negatives {
-            Negatives::Sampled { .. } if self.exact_last && update >= self.n_iters => Negatives::All,
+            Negatives::Sampled { .. } if self.exact_last && update >= self.updates() => Negatives::All,
             Negatives::Sampled { per_anchor, seed } => {
                 let grown = per_anchor as f64 * self.growth.powi(update.min(1024) as i32 - 1);
                 Negatives::Sampled { per_anchor: grown.min(u32::MAX.into()) as usize, seed }

@@ -3,7 +3,7 @@
 use super::features::{FeatureMap, Mapped, whitening};
 use super::info::FitInfo;
 use super::options::{FitOptions, Init};
-use super::solve::{Encoders, Problem, Side, Start, add, refactor};
+use super::solve::{Encoders, Problem, Side, Start, add, leading_triplets, refactor};
 use super::{Data, Sides, Wanted, prepare};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -138,7 +138,7 @@ impl<B: Backend> PartialFit<B> {
         };
         let in_range = sides.of(batch);
         let batch = in_range.data();
-        let raw = |m| Mapped { cross: m, embed: None, map: FeatureMap::default() };
+        let raw = |m| Mapped { cross: m, embed: None, basis: None, map: FeatureMap::default() };
         let (x, y) = (raw(self.backend.load(batch.x)?), raw(self.backend.load(batch.y)?));
         let problem = Problem {
             backend: &self.backend,
@@ -204,12 +204,14 @@ impl<B: Backend> PartialFit<B> {
                 let c = cross * faer::Scale(1.0 / rows.0 as f64);
                 let maps = match o.whiten {
                     Some(lambda) => {
-                        Some((whitening(&grams.0, rows.0, lambda)?, whitening(&grams.1, rows.1, lambda)?))
+                        let of = |g: &Mat<f64>, n| whitening(g, n, g.nrows(), lambda);
+                        Some((of(&grams.0, rows.0)?, of(&grams.1, rows.1)?))
                     }
                     None => None,
                 };
                 let c = maps.as_ref().map_or_else(|| c.clone(), |(wx, wy)| wx * &c * wy);
-                let mut e = Encoders::split(&backend.top_r(c.as_ref(), o.rank, o.svd)?, o.factorization);
+                let mut e =
+                    Encoders::split(&leading_triplets(backend, c.as_ref(), o.rank, o.svd)?, o.factorization);
                 if o.ridge > 0.0 {
                     e = refactor(backend, e.f1.transpose() * &e.f2, o, info)?.0;
                 }

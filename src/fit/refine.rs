@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Checkpoint, Saved};
 use super::info::{FitInfo, FitStatus, TracePoint};
+use super::judge::{Best, Verdict};
 use super::objective::Alignment;
 use super::solve::Encoders;
 use crate::backend::{Backend, Similarity, Standing, Ties};
@@ -74,18 +75,34 @@ impl<M> Held<'_, M> {
     /// Mean reciprocal rank of the best positive, mean of both directions: smoother than Recall@1 and of the same mind.
     /// Where all are first it is above 1, the more the lower their loss: few rows are soon all found.
     pub(crate) fn score<B: Backend<Matrix = M>>(&self, backend: &B, e: &Encoders) -> Result<f64> {
-        let zx = backend.encode(self.x, e.f1.as_ref())?.0;
-        let zy = backend.encode(self.y, e.f2.as_ref())?.0;
-        let s = Similarity::Embeddings(&zx, &zy);
-        let there = backend.standings(s, self.positives, false)?;
-        let back = Similarity::Embeddings(&zy, &zx);
-        let back = backend.standings(back, &self.positives.transposed(), false)?;
-        let score = 0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back));
+        let (zx, zy) = self.embed(backend, e)?;
+        let score = self.rank(backend, &zx, &zy)?;
         if score < 1.0 {
             return Ok(score);
         }
-        let loss = backend.weights(s, self.loss, self.positives, Negatives::All)?.value();
-        Ok(1.0 + 1.0 / (1.0 + loss.exp()))
+        Ok(1.0 + 1.0 / (1.0 + self.loss_of(backend, &zx, &zy)?.exp()))
+    }
+
+    /// Score and loss, as iterates of a descent are judged.
+    pub(crate) fn verdict<B: Backend<Matrix = M>>(&self, backend: &B, e: &Encoders) -> Result<Verdict> {
+        let (zx, zy) = self.embed(backend, e)?;
+        Ok(Verdict { score: self.rank(backend, &zx, &zy)?, loss: self.loss_of(backend, &zx, &zy)? })
+    }
+
+    fn embed<B: Backend<Matrix = M>>(&self, backend: &B, e: &Encoders) -> Result<(M, M)> {
+        Ok((backend.encode(self.x, e.f1.as_ref())?.0, backend.encode(self.y, e.f2.as_ref())?.0))
+    }
+
+    fn loss_of<B: Backend<Matrix = M>>(&self, backend: &B, zx: &M, zy: &M) -> Result<f64> {
+        let s = Similarity::Embeddings(zx, zy);
+        Ok(backend.weights(s, self.loss, self.positives, Negatives::All)?.value())
+    }
+
+    /// Mean reciprocal rank, mean of both directions.
+    fn rank<B: Backend<Matrix = M>>(&self, backend: &B, zx: &M, zy: &M) -> Result<f64> {
+        let there = backend.standings(Similarity::Embeddings(zx, zy), self.positives, false)?;
+        let back = backend.standings(Similarity::Embeddings(zy, zx), &self.positives.transposed(), false)?;
+        Ok(0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back)))
     }
 }
 
@@ -116,9 +133,20 @@ pub type Watch<'a> = &'a mut dyn FnMut(Iterate<'_>) -> Result<()>;
 pub(crate) struct Clock {
     pub(crate) begin: Instant,
     pub(crate) budget: Option<Duration>,
+    /// Seconds at the end that what comes last is expected to take.
+    pub(crate) reserve: f64,
 }
 
 impl Clock {
+    pub(crate) fn new(begin: Instant, budget: Option<Duration>) -> Self {
+        Self { begin, budget, reserve: 0.0 }
+    }
+
+    /// Seconds since the call.
+    pub(crate) fn elapsed(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
+    }
+
     /// Whether the budget is used up.
     pub(super) fn spent(&self, group: &Group) -> Result<bool> {
         Ok(!self.allows(group, 0.0)?)
@@ -127,15 +155,15 @@ impl Clock {
     /// The share of the budget that is used up since `began` (seconds), by the clock of rank 0; 0 without one.
     pub(super) fn share(&self, group: &Group, began: f64) -> Result<f64> {
         let Some(budget) = self.budget else { return Ok(0.0) };
-        let left = budget.as_secs_f64() - began;
+        let left = budget.as_secs_f64() - self.reserve - began;
         let used = self.begin.elapsed().as_secs_f64() - began;
         group.same(if left > 0.0 { (used / left).min(1.0) } else { 1.0 })
     }
 
-    /// Whether another step as long as `step` seconds fits into the budget, by the clock of rank 0.
+    /// Whether another step as long as `step` seconds fits into the budget beside what comes last, by the clock of rank 0.
     pub(super) fn allows(&self, group: &Group, step: f64) -> Result<bool> {
         let Some(budget) = self.budget else { return Ok(true) };
-        let fits = self.begin.elapsed().as_secs_f64() + step <= budget.as_secs_f64();
+        let fits = self.elapsed() + step + self.reserve <= budget.as_secs_f64();
         Ok(group.same(u8::from(fits))? == 1)
     }
 }
@@ -148,8 +176,8 @@ pub(crate) struct State {
     pub(crate) steps: usize,
     /// Steps since the best score.
     pub(crate) stale: usize,
-    /// Best validation score and its variables.
-    pub(crate) best: Option<(f64, Vec<f64>)>,
+    /// The best variables on the validation rows.
+    pub(crate) best: Option<Best<Vec<f64>>>,
     /// No step is left to do.
     pub(crate) done: bool,
 }
@@ -176,9 +204,12 @@ pub(crate) fn refine<B: Backend>(
         Some(c) => c.load(f.backend.group(), "refine")?,
         None => None,
     };
+    // How long the next step will take: as long as the evaluation it takes at least, or as the last one did.
+    let begun = Instant::now();
     let mut state = match saved {
         Some(saved) => {
             let state = State::read(&saved, start.len())?;
+            info.returned = saved.header::<Header>()?.returned;
             saved.resume(info);
             f.negatives = options.stages[state.stage.min(options.stages.len() - 1)];
             state
@@ -191,22 +222,35 @@ pub(crate) fn refine<B: Backend>(
             state
         }
     };
+    let mut expected = begun.elapsed().as_secs_f64();
     info.status = if state.done { FitStatus::Converged } else { FitStatus::Completed };
     while state.steps < options.max_steps && !state.done {
+        if !clock.allows(f.backend.group(), expected)? {
+            info.status = FitStatus::OutOfTime;
+            break;
+        }
         let begin = Instant::now();
         let before = state.lbfgs.value;
         let step = state.lbfgs.step(&mut f)?;
         state.steps += 1;
         let flat = before - state.lbfgs.value <= options.tol * before.abs();
+        expected = begin.elapsed().as_secs_f64();
         if step == Step::Descended {
             observe(&mut f, &mut state, held, &clock, info, watch)?;
         }
         if step == Step::Stalled || flat || state.stale >= options.patience.max(1) {
-            if let Some(&negatives) = options.stages.get(state.stage + 1) {
+            let next = options.stages.get(state.stage + 1).copied();
+            // A stage of more negatives takes longer a step.
+            expected *= next.map_or(1.0, |next| more(f.negatives, next, f.positives));
+            if let Some(negatives) = next {
+                if !clock.allows(f.backend.group(), 2.0 * expected)? {
+                    info.status = FitStatus::OutOfTime;
+                    break;
+                }
                 state.stage += 1;
                 // The next stage starts where the last one was best, and keeps what it learnt of the curvature.
-                if let Some((_, x)) = &state.best {
-                    state.lbfgs.x.clone_from(x);
+                if let Some(best) = &state.best {
+                    state.lbfgs.x.clone_from(&best.iterate);
                 }
                 f.negatives = negatives;
                 state.stale = 0;
@@ -222,14 +266,17 @@ pub(crate) fn refine<B: Backend>(
         let (done, total) = (state.steps as u64, options.max_steps as u64);
         let progress = Progress { phase: Phase::Iteration, done, total, loss: state.lbfgs.value };
         f.backend.control().report(progress)?;
-        if !state.done && !clock.allows(f.backend.group(), begin.elapsed().as_secs_f64())? {
-            info.status = FitStatus::OutOfTime;
-            break;
-        }
     }
     info.evaluations += state.lbfgs.evaluations;
     info.seconds.add(&f.seconds);
-    Ok(f.encoders(state.best.as_ref().map_or(&state.lbfgs.x, |(_, x)| x)))
+    Ok(f.encoders(state.best.as_ref().map_or(&state.lbfgs.x, |best| &best.iterate)))
+}
+
+/// How many times as long a step over `next` takes as one over `now`.
+fn more(now: Negatives, next: Negatives, positives: &Positives) -> f64 {
+    let all = positives.n_x().min(positives.n_y());
+    let count = |n: Negatives| n.per_anchor().map_or(all, |m| m.min(all)).max(1) as f64;
+    count(next) / count(now)
 }
 
 /// Scores the current variables and records them.
@@ -247,14 +294,18 @@ fn observe<B: Backend>(
     let sampling_error = if first { f.sampling_error(&state.lbfgs.x, &state.lbfgs.gradient)? } else { None };
     let mut score = None;
     if let Some(held) = held {
-        let value = held.score(f.backend, &encoders)?;
-        score = Some(value.min(1.0));
-        if state.best.as_ref().is_none_or(|(best, _)| value > *best) {
-            state.best = Some((value, state.lbfgs.x.clone()));
-            state.stale = 0;
-        } else {
-            state.stale += 1;
+        let verdict = held.verdict(f.backend, &encoders)?;
+        score = Some(verdict.score);
+        let x = &state.lbfgs.x;
+        let first = state.best.is_none();
+        let best = state.best.get_or_insert_with(|| Best::new(verdict, x.clone()));
+        let met = best.meet(verdict, || x.clone());
+        if first || met.better {
+            info.returned = Some(info.trace.len());
         }
+        state.stale = if first || met.gain { 0 } else { state.stale + 1 };
+    } else {
+        info.returned = Some(info.trace.len());
     }
     let seconds = clock.begin.elapsed().as_secs_f64();
     info.iterations += 1;
@@ -281,6 +332,8 @@ struct Header {
     evaluations: usize,
     pairs: usize,
     best: bool,
+    #[serde(default)]
+    returned: Option<usize>,
 }
 
 impl State {
@@ -295,16 +348,17 @@ impl State {
             evaluations: l.evaluations,
             pairs: l.pairs.len(),
             best: self.best.is_some(),
+            returned: info.returned,
         };
-        let scalars = [l.value, l.first_step, self.best.as_ref().map_or(f64::NAN, |b| b.0)];
+        let scalars = [&[l.value, l.first_step][..], &Best::numbers(self.best.as_ref())].concat();
         let mut tensors: Vec<(String, &[f64])> =
             vec![("x".into(), &l.x), ("gradient".into(), &l.gradient), ("scalars".into(), &scalars)];
         for (k, pair) in l.pairs.iter().enumerate() {
             tensors.push((format!("s.{k}"), &pair.s));
             tensors.push((format!("y.{k}"), &pair.y));
         }
-        if let Some((_, x)) = &self.best {
-            tensors.push(("best".into(), x));
+        if let Some(best) = &self.best {
+            tensors.push(("best".into(), &best.iterate));
         }
         checkpoint.save(group, "refine", &header, tensors, &info.trace)
     }
@@ -312,7 +366,7 @@ impl State {
     /// A saved state over `variables` variables.
     fn read(saved: &Saved, variables: usize) -> Result<Self> {
         let header: Header = saved.header()?;
-        let scalars = saved.tensor("scalars", 3)?;
+        let scalars = saved.tensor("scalars", 6)?;
         let pair = |k: usize| {
             let (s, y) =
                 (saved.tensor(&format!("s.{k}"), variables)?, saved.tensor(&format!("y.{k}"), variables)?);
@@ -328,7 +382,7 @@ impl State {
             evaluations: header.evaluations,
         };
         let best = match header.best {
-            true => Some((scalars[2], saved.tensor("best", variables)?)),
+            true => Some(Best::read(&scalars[2..], saved.tensor("best", variables)?)),
             false => None,
         };
         let Header { stage, steps, stale, done, .. } = header;

@@ -3,18 +3,23 @@
 use super::features::{Mapped, upload};
 use super::info::{FitInfo, FitStatus};
 use super::options::{Batches, Factorization, FitOptions, Init};
+use super::refine::Clock;
 use super::sampling::sampled_cross;
-use super::timed;
+use super::whole::Whole;
+use super::{thin, timed};
 use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
-use crate::spectral::{TopR, low_rank_distance};
-use faer::Mat;
+use crate::spectral::{self, SvdMethod, TopR, low_rank_distance};
+use faer::{Mat, MatRef};
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
 use std::time::Instant;
+
+/// A singular value below this share of the largest is a product of rounding.
+const NOTHING: f64 = 1e-13;
 
 /// Encoders of solver features: `F1` (`r x p1`) and `F2` (`r x p2`).
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +32,14 @@ impl Encoders {
     /// `F1 = s^p U^T`, `F2 = s^p V^T`.
     pub(crate) fn split(top: &TopR, factorization: Factorization) -> Self {
         let p = factorization.power();
-        let scale: Vec<f64> = top.s.iter().map(|&s| if p == 0.0 { 1.0 } else { s.powf(p) }).collect();
+        // Directions that only rounding sees are left out, whatever the power.
+        let least = top.s.first().map_or(0.0, |s| s * NOTHING);
+        let scale = |&s: &f64| match p {
+            _ if s <= least => 0.0,
+            0.0 => 1.0,
+            p => s.powf(p),
+        };
+        let scale: Vec<f64> = top.s.iter().map(scale).collect();
         let rows = |m: &Mat<f64>| Mat::from_fn(m.ncols(), m.nrows(), |k, i| scale[k] * m[(i, k)]);
         Self { f1: rows(&top.u), f2: rows(&top.v) }
     }
@@ -74,17 +86,19 @@ impl<M> Copy for Side<'_, M> {}
 
 impl<B: Backend> Problem<'_, B> {
     /// Runs the iteration from the options' start.
-    pub(crate) fn solve(&self, info: &mut FitInfo) -> Result<Encoders> {
+    pub(crate) fn solve(&self, clock: &mut Clock, info: &mut FitInfo) -> Result<Encoders> {
         let mut start = self.start()?;
         if let (0, Start::Encoders(given)) = (self.options.n_iters, &start) {
             return Ok(given.clone());
         }
-        let total = self.options.n_iters as u64;
+        let updates = self.options.updates();
+        let total = updates as u64;
         let mut previous: Option<Encoders> = None;
         // What came before the first update.
         let (begin, before) = (Instant::now(), info.seconds.load + info.seconds.features);
-        for iteration in 1..=self.options.n_iters {
+        for iteration in 1..=updates {
             info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
+            let begun = Instant::now();
             let options =
                 FitOptions { negatives: self.options.negatives_of(iteration), ..self.options.clone() };
             let now = Problem { options: &options, ..*self };
@@ -97,6 +111,8 @@ impl<B: Backend> Problem<'_, B> {
             info.singular_values = update.singular_values;
             let change = previous.as_ref().map(|p| self.change(&update.encoders, p));
             info.change.extend(change);
+            let seconds = begun.elapsed().as_secs_f64();
+            let late = self.late(&update.encoders, (iteration, seconds), clock)?;
             start = Start::Encoders(update.encoders.clone());
             previous = Some(update.encoders);
             let progress =
@@ -106,21 +122,42 @@ impl<B: Backend> Problem<'_, B> {
                 info.status = FitStatus::Converged;
                 break;
             }
+            if late && iteration < updates {
+                info.status = FitStatus::OutOfTime;
+                break;
+            }
         }
         previous.ok_or_else(|| Error::invalid("n_iters", "at least 1", 0))
     }
 
-    /// The loss of encoders on all the training data.
-    pub(crate) fn loss(&self, encoders: &Encoders, info: &mut FitInfo) -> Result<f64> {
-        let (zx, zy) = timed(&mut info.seconds.encode, || {
-            let zx = self.backend.encode(self.x.embed(), encoders.f1.as_ref())?.0;
-            Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), encoders.f2.as_ref())?.0))
-        })?;
-        let (o, s) = (self.options, Similarity::Embeddings(&zx, &zy));
-        let w = timed(&mut info.seconds.statistics, || {
-            self.backend.weights(s, &o.loss, self.positives, o.negatives)
-        })?;
-        Ok(w.value())
+    /// The loss on all the training data.
+    pub(crate) fn whole(&self) -> Whole<'_, B> {
+        Whole {
+            backend: self.backend,
+            x: self.x.embed(),
+            y: self.y.embed(),
+            positives: self.positives,
+            loss: &self.options.loss,
+            negatives: self.options.negatives,
+        }
+    }
+
+    /// Whether the budget has no room for another update after one that took `seconds`. The first, from zeros, says nothing
+    /// of those that see the similarities: these are foretold from the time of the loss.
+    fn late(&self, e: &Encoders, (done, seconds): (usize, f64), clock: &mut Clock) -> Result<bool> {
+        let o = self.options;
+        if clock.budget.is_none() {
+            return Ok(false);
+        }
+        let mut next = seconds;
+        if done == 1 {
+            let loss = self.whole().seconds(e)?;
+            clock.reserve = if o.final_loss { loss } else { 0.0 };
+            // Pass 1 is a product over r columns, pass 2 one over r and over the narrower side's.
+            let narrow = self.backend.shape(&self.x.cross).1.min(self.backend.shape(&self.y.cross).1);
+            next = next.max(loss * (2.0 + narrow as f64 / o.rank as f64));
+        }
+        Ok(!clock.allows(self.backend.group(), next)?)
     }
 
     /// `|F1^T F2 - previous|_F` of the encoders as they apply to raw (or kernel) features.
@@ -133,8 +170,7 @@ impl<B: Backend> Problem<'_, B> {
 
     pub(super) fn start(&self) -> Result<Start<B::Matrix>> {
         let r = self.options.rank;
-        let p1 = self.backend.shape(self.x.embed()).1;
-        let p2 = self.backend.shape(self.y.embed()).1;
+        let (p1, p2) = (self.x.width(self.backend), self.y.width(self.backend));
         Ok(match &self.options.init {
             Init::Zeros => Start::Zeros,
             Init::Random => {
@@ -143,7 +179,8 @@ impl<B: Backend> Problem<'_, B> {
                     let bound = 1.0 / (p as f64).sqrt();
                     Mat::from_fn(r, p, |_, _| rng.random_range(-bound..bound))
                 };
-                Start::Encoders(Encoders { f1: uniform(p1), f2: uniform(p2) })
+                let (f1, f2) = (uniform(p1), uniform(p2));
+                Start::Encoders(Encoders { f1: self.x.on_held(f1), f2: self.y.on_held(f2) })
             }
             Init::Given(..) | Init::Model(_) => {
                 let Some((f1, f2)) = self.options.init.encoders() else { return Ok(Start::Zeros) };
@@ -160,7 +197,8 @@ impl<B: Backend> Problem<'_, B> {
                         ));
                     }
                 }
-                Start::Encoders(Encoders { f1: f1.clone(), f2: f2.clone() })
+                let (f1, f2) = (self.x.on_held(f1.clone()), self.y.on_held(f2.clone()));
+                Start::Encoders(Encoders { f1, f2 })
             }
             Init::Similarity(s) => {
                 let (n_x, n_y) = (self.positives.n_x(), self.positives.n_y());
@@ -229,9 +267,17 @@ impl<B: Backend> Problem<'_, B> {
         start: &Start<B::Matrix>,
         info: &mut FitInfo,
     ) -> Result<Update> {
-        let (c, loss) = self.contrast(x, y, positives, start, info)?;
-        let o = self.options;
-        let top = timed(&mut info.seconds.spectral, || self.backend.top_r(c.as_ref(), o.rank, o.svd))?;
+        let (backend, o) = (self.backend, self.options);
+        // A batch has fewer rows than features, more often than not: C is decomposed in the span of its rows.
+        let (tx, ty) = timed(&mut info.seconds.spectral, || {
+            Ok::<_, Error>((thin::of_matrix(backend, x.cross)?, thin::of_matrix(backend, y.cross)?))
+        })?;
+        let cx = tx.as_ref().map_or(x.cross, |t| &t.rows);
+        let cy = ty.as_ref().map_or(y.cross, |t| &t.rows);
+        let (c, loss) =
+            self.contrast(Side { cross: cx, ..x }, Side { cross: cy, ..y }, positives, start, info)?;
+        let top = timed(&mut info.seconds.spectral, || leading_triplets(backend, c.as_ref(), o.rank, o.svd))?;
+        let top = top.lifted(tx.as_ref().map(|t| &t.basis), ty.as_ref().map(|t| &t.basis));
         let encoders = Encoders::split(&top, o.factorization);
         Ok(Update { encoders, loss, singular_values: top.all })
     }
@@ -244,8 +290,17 @@ impl<B: Backend> Problem<'_, B> {
         if self.options.ridge == 0.0 {
             return Ok(update);
         }
-        let g = update.encoders.f1.transpose() * &update.encoders.f2;
-        self.refactored(g, update.loss, info)
+        let (o, e) = (self.options, &update.encoders);
+        let narrow = e.f1.ncols().min(e.f2.ncols());
+        // The product has rank r, and the ridge acts alone outside what the factors span.
+        if o.svd == SvdMethod::Full && 4 * o.rank <= narrow {
+            let top = timed(&mut info.seconds.spectral, || {
+                spectral::top_of_ridged(e.f1.as_ref(), e.f2.as_ref(), o.ridge)
+            })?;
+            let encoders = Encoders::split(&top, o.factorization);
+            return Ok(Update { encoders, loss: update.loss, singular_values: top.all });
+        }
+        self.refactored(e.f1.transpose() * &e.f2, update.loss, info)
     }
 
     /// One iteration of the paper's mini-batches: every batch is solved from the same encoders, and the solutions are
@@ -291,6 +346,17 @@ impl<B: Backend> Problem<'_, B> {
     }
 }
 
+/// The leading `r` singular triplets; zeros for those that the matrix is too small to have.
+pub(super) fn leading_triplets<B: Backend>(
+    backend: &B,
+    c: MatRef<'_, f64>,
+    r: usize,
+    method: SvdMethod,
+) -> Result<TopR> {
+    let some = r.min(c.nrows()).min(c.ncols());
+    Ok(backend.top_r(c, some, method)?.widened(r))
+}
+
 /// Adds the ridge to the leading diagonal of `G = F1^T F2` and factorises it once more: encoders and singular values.
 pub(super) fn refactor<B: Backend>(
     backend: &B,
@@ -301,7 +367,7 @@ pub(super) fn refactor<B: Backend>(
     for k in 0..g.nrows().min(g.ncols()) {
         g[(k, k)] += o.ridge;
     }
-    let top = timed(&mut info.seconds.spectral, || backend.top_r(g.as_ref(), o.rank, o.svd))?;
+    let top = timed(&mut info.seconds.spectral, || leading_triplets(backend, g.as_ref(), o.rank, o.svd))?;
     Ok((Encoders::split(&top, o.factorization), top.all))
 }
 

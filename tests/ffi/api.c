@@ -424,8 +424,9 @@ static void fit(unicon_context_t *context, const char *path)
     unicon_model_destroy(model);
     OK(NULL, unicon_fit_options_preset(&options, UNICON_PRESET_PAPER));
     CHECK(options.init == UNICON_INIT_RANDOM && options.r == R && options.loss == &loss);
+    CHECK(options.batch_size == 30 && options.n_iters == 2 && options.cos_clamp == 1e-5);
     OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &model, &info));
-    CHECK(info.rows_dropped == N % 20);
+    CHECK(info.rows_dropped == N % 30);
     unicon_model_destroy(model);
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     options.r = R;

@@ -283,7 +283,8 @@ static void structs(void)
     OPTION(r, -1, UNICON_INVALID_ARGUMENT, "options.r");
     OPTION(r, D2 + 1, UNICON_INVALID_ARGUMENT, "rank");
     OPTION(n_iters, 0, UNICON_INVALID_ARGUMENT, "n_iters");
-    OPTION(n_iters, -1, UNICON_INVALID_ARGUMENT, "options.n_iters");
+    OPTION(n_iters, -2, UNICON_INVALID_ARGUMENT, "options.n_iters");
+    OPTION(cos_clamp, 1.0, UNICON_INVALID_ARGUMENT, "options.cos_clamp");
     OPTION(budget, -1, UNICON_INVALID_ARGUMENT, "options.budget");
     OPTION(growth, 0.5, UNICON_INVALID_ARGUMENT, "growth");
     OPTION(exact_last, 2, UNICON_INVALID_ARGUMENT, "options.exact_last");

@@ -100,3 +100,61 @@ fn rows_without_repeats_are_not_talked_about() {
     assert!(report.get("hint").is_none());
     assert_eq!(report["duplicates"]["x"], json!({ "rows": 400, "distinct": 400 }));
 }
+
+/// Rows that a fit holds back to judge itself.
+mod held_back {
+    use crate::program::Lab;
+    use rand::SeedableRng;
+    use rand_distr::{Distribution, StandardNormal};
+
+    /// Sixty items of five copies each; what a copy's partner is like can be known from another copy only.
+    fn copies(lab: &Lab) {
+        let (n, d) = (300, 70);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+        let mut normal =
+            |len: usize| -> Vec<f64> { (0..len).map(|_| StandardNormal.sample(&mut rng)).collect() };
+        let (x, centre, noise) = (normal(n / 5 * d), normal(n / 5 * d), normal(n * d));
+        let item = |at: usize| at / d % (n / 5) * d + at % d;
+        lab.npy("x.npy", &[n, d], &(0..n * d).map(|at| x[item(at)]).collect::<Vec<_>>());
+        let y: Vec<f64> = (0..n * d).map(|at| centre[item(at)] + 0.1 * noise[at]).collect();
+        lab.npy("y.npy", &[n, d], &y);
+        lab.npy("constant.npy", &[n, d], &(0..n * d).map(|at| (at % d) as f64).collect::<Vec<_>>());
+        lab.npy("classes.npy", &[n], &(0..n as i64).map(|i| i % 3).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_copy_of_a_row_that_trains_judges() {
+        let lab = Lab::new();
+        copies(&lab);
+        let json = lab.json("fit --x x.npy --y y.npy --rank 20 --out m.safetensors");
+        let chosen = &json["info"]["chosen"];
+        assert_eq!(chosen["held_back"], serde_json::json!([30, 30]));
+        for what in ["matches", "duplicates_x", "duplicates_y"] {
+            assert_eq!(chosen["apart"][what], true, "{what}");
+        }
+        // Copies that trained would give themselves away: nearly half of the queries' reciprocal ranks, five copies sharing
+        // the first five places. Six items of which nothing is known are found by chance.
+        let scores = chosen["candidates"].as_array().unwrap().iter().map(|c| c[2].as_f64().unwrap());
+        let highest = scores.fold(0.0, f64::max);
+        assert!(highest < 0.3, "{highest}");
+        let text = lab.text("fit --x x.npy --y y.npy --rank 20 --out m.safetensors");
+        assert!(text.contains("held back to judge") && !text.contains("too many to hold back"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_apart_is_told() {
+        let lab = Lab::new();
+        copies(&lab);
+        let args = "--rank 4 --out m.safetensors";
+        let constant = lab.json(&format!("fit --x x.npy --y constant.npy {args}"));
+        let apart = &constant["info"]["chosen"]["apart"];
+        assert_eq!((&apart["duplicates_x"], &apart["duplicates_y"]), (&true.into(), &false.into()));
+        let text = lab.text(&format!("fit --x x.npy --y constant.npy {args}"));
+        assert!(text.contains("copies of their y trained"), "{text}");
+        // Three classes: held-back rows are of classes that train, and their x is still none that trains.
+        let groups = "--groups-x classes.npy --groups-y classes.npy";
+        let classes = lab.json(&format!("fit --x x.npy --y y.npy {groups} {args}"));
+        let apart = &classes["info"]["chosen"]["apart"];
+        assert_eq!((&apart["matches"], &apart["duplicates_x"]), (&false.into(), &true.into()));
+    }
+}

@@ -3,7 +3,7 @@
 // The C ABI as its header has it; the functions are the library's own, linked in.
 #[path = "../../src/ffi/bindings.rs"]
 #[rustfmt::skip]
-mod abi;
+pub(crate) mod abi;
 
 use crate::parts::{Parts, kernel, tensor};
 use crate::program::Lab;

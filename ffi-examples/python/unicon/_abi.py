@@ -220,6 +220,7 @@ class FitOptions(Structure):
         ("progress_user", c_void_p),
         ("center", c_int32),
         ("reserved2", c_int32),
+        ("cos_clamp", c_double),
     ]
 
 
@@ -268,6 +269,8 @@ class FitInfo(Structure):
         ("distinct_y", c_int64),
         ("centred_x", c_int32),
         ("centred_y", c_int32),
+        ("returned", c_int64),
+        ("held_apart", c_int64),
     ]
 
 

@@ -136,6 +136,8 @@ class FitInfo:
     held_back: tuple
     distinct: tuple
     centred: tuple
+    returned: int
+    held_apart: int
     seconds: dict = field(default_factory=dict)
 
 
@@ -155,7 +157,7 @@ class Results:
         """What a fit that ended wrote."""
         raw = self.raw
         same = ["n_iters", "final_loss", "rows_without_positives", "cols_without_positives", "rows_dropped", "workspace_bytes",
-                "peak_bytes", "evaluations", "sampling_error", "whiten", "power", "tau", "r"]
+                "peak_bytes", "evaluations", "sampling_error", "whiten", "power", "tau", "r", "returned", "held_apart"]
         points = self._trace[: min(raw.n_trace, _ROOM)]
         return FitInfo(
             outcome=_OUTCOMES[raw.outcome],

@@ -84,11 +84,12 @@ pub(super) fn centred<B: Backend>(
     let sums = timed(&mut info.seconds.weights, || {
         Sums::new(backend, (&x.mapped.cross, &y.mapped.cross), loss, data.positives)
     })?;
-    let moments =
-        timed(&mut info.seconds.spectral, || moments.centred(backend, (&means.0, &means.1), &sums))?;
+    // As the features are held: in a basis of their span, which holds their mean, where they are few.
+    let (mean_x, mean_y) = (x.mapped.row_on_held(&means.0), y.mapped.row_on_held(&means.1));
+    let moments = timed(&mut info.seconds.spectral, || moments.centred(backend, (&mean_x, &mean_y), &sums))?;
     let held = timed(&mut info.seconds.validation, || {
-        let x = rotated(backend, x.judging(), &moments.x.0, &means.0)?;
-        Ok::<_, crate::Error>((x, rotated(backend, y.judging(), &moments.y.0, &means.1)?))
+        let x = rotated(backend, x.judging(), &moments.x.q, &mean_x)?;
+        Ok::<_, crate::Error>((x, rotated(backend, y.judging(), &moments.y.q, &mean_y)?))
     })?;
     let judge = Held { x: &held.0, y: &held.1, positives, loss };
     let lists = (&[raw.lambda][..], &[raw.power][..]);

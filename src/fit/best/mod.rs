@@ -16,14 +16,15 @@ pub use options::{BestOptions, Rank, WIDTHS};
 
 use super::checkpoint::Checkpoint;
 use super::features;
-use super::held::split;
-use super::info::{Chosen, FitInfo};
+use super::held::{Together, split};
+use super::info::{Chosen, FitInfo, FitStatus, resident_peak};
 use super::moments::Choice;
 use super::options::{Factorization, FitOptions};
 use super::refine::{Clock, Held, Iterate, Watch};
 use super::solve::Encoders;
+use super::whole::Whole;
 use super::{Data, Sides, Wanted, check_data, check_result, screened};
-use crate::backend::{Backend, Similarity};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::Rows;
 use crate::model::{Component, Model};
@@ -63,32 +64,40 @@ pub fn fit_best_watched<B: Backend>(
     options: &BestOptions,
     watch: Watch<'_>,
 ) -> Result<(Model, FitInfo)> {
-    let clock = Clock { begin: Instant::now(), budget: options.budget };
+    let clock = Clock::new(Instant::now(), options.budget);
     options.validate()?;
     check_data(data, validation)?;
     let kernel = options.kernel.as_ref().map(|k| k.kernel);
     let start = options.start.as_ref().and_then(|m| m.components.first());
     let wanted = Wanted { center: options.center, kernel, start };
-    let (mut info, sides, _) = screened(backend, data, validation, &wanted)?;
+    let (mut info, sides, duplicates) = screened(backend, data, validation, &wanted)?;
     let n = data.x.rows();
     let count = ((n as f64 * HELD_SHARE) as usize).min(HELD_MOST);
-    let model = match validation {
+    let held = match validation {
         None if n >= HELD_LEAST && count >= 2 => {
-            let s = split(data.positives, count, options.seed);
+            let [x, y] = duplicates.each_ref().map(Option::as_ref);
+            split(Together::new(data.positives, x, y), count, options.seed)
+        }
+        _ => None,
+    };
+    let model = match held {
+        Some(s) => {
             let (tx, ty) = (Rows::new(data.x, s.train.0.clone())?, Rows::new(data.y, s.train.1.clone())?);
             let (hx, hy) = (Rows::new(data.x, s.held.0.clone())?, Rows::new(data.y, s.held.1.clone())?);
             let train = data.positives.subset(&s.train.0, &s.train.1);
             let held = data.positives.subset(&s.held.0, &s.held.1);
             let options = &options.on_rows(data, s.train.0.len().min(s.train.1.len()))?;
-            let chosen = Chosen { held_back: (s.held.0.len(), s.held.1.len()), ..Chosen::default() };
+            let held_back = (s.held.0.len(), s.held.1.len());
+            let chosen = Chosen { held_back, apart: Some(s.apart), ..Chosen::default() };
             info.chosen = Some(chosen);
             let train = Data { x: &tx, y: &ty, positives: &train };
             let held = Data { x: &hx, y: &hy, positives: &held };
             run(backend, (train, Some(held)), sides, options, clock, &mut info, watch)?
         }
-        _ => run(backend, (data, validation), sides, options, clock, &mut info, watch)?,
+        None => run(backend, (data, validation), sides, options, clock, &mut info, watch)?,
     };
     info.peak_bytes = backend.memory().1;
+    info.resident_bytes = resident_peak();
     info.seconds.total = clock.begin.elapsed().as_secs_f64();
     Ok((model, info))
 }
@@ -98,7 +107,7 @@ fn run<B: Backend>(
     (data, validation): (Data<'_>, Option<Data<'_>>),
     sides: Sides,
     options: &BestOptions,
-    clock: Clock,
+    mut clock: Clock,
     info: &mut FitInfo,
     watch: Watch<'_>,
 ) -> Result<Model> {
@@ -114,7 +123,7 @@ fn run<B: Backend>(
     let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
     let (data, validation) = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
     let found = match found.means {
-        Some(_) => found.reloaded(backend, data, validation, (options, width, &sides), info)?,
+        Some(_) => found.reloaded(backend, data, validation, info)?,
         None => found,
     };
     let Spectral {
@@ -149,17 +158,27 @@ fn run<B: Backend>(
         true => solver.temperature(&start, &held, clock, info)?,
         false => options.loss,
     };
-    if !clock.spent(backend.group())? {
+    let whole =
+        Whole { backend, x: mx, y: my, positives: data.positives, loss: &loss, negatives: Negatives::All };
+    if options.final_loss && options.budget.is_some() && !clock.spent(backend.group())? {
+        clock.reserve = whole.seconds(&encoders)?;
+    }
+    let descends = options.refine.max_steps > 0;
+    if descends && clock.spent(backend.group())? {
+        info.status = FitStatus::OutOfTime;
+    } else if descends {
         let print = format!("best {rank} {loss:?} {lambda} {power} {:?}{}", solver.print(), sides.print());
         let variables = solver.alignment(loss).variables(&start);
         let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &variables));
         encoders = solver.descend(start, loss, judge, clock, checkpoint.as_ref(), info, watch)?;
     }
-    if options.final_loss {
-        let zx = backend.encode(mx, encoders.f1.as_ref())?.0;
-        let zy = backend.encode(my, encoders.f2.as_ref())?.0;
-        let s = Similarity::Embeddings(&zx, &zy);
-        info.final_loss = Some(backend.weights(s, &loss, data.positives, Negatives::All)?.value());
+    // A budget that the last step has overrun leaves the loss out.
+    match options.final_loss {
+        true if clock.allows(backend.group(), 0.0)? => {
+            info.final_loss = Some(whole.value(&encoders, &mut info.seconds)?);
+        }
+        true => info.status = FitStatus::OutOfTime,
+        false => {}
     }
     let chosen = info.chosen.get_or_insert_default();
     (chosen.whiten, chosen.power, chosen.tau, chosen.rank) = (lambda, power, loss.tau, rank);

@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::fit::Data;
 use crate::fit::checkpoint::Checkpoint;
-use crate::fit::info::FitInfo;
+use crate::fit::info::{FitInfo, FitStatus};
 use crate::fit::minibatch::{self, Descent, MinibatchOptions};
 use crate::fit::moments::Moments;
 use crate::fit::objective::Alignment;
@@ -79,6 +79,7 @@ impl<B: Backend> Solver<'_, B> {
         let options = BestOptions { minibatch, refine, sample: None, exact: false, ..self.options.clone() };
         let short = Solver { options: &options, ..*self };
         for tau in TAUS {
+            let begun = std::time::Instant::now();
             let loss = Loss { tau, ..self.options.loss };
             let mut part = FitInfo::default();
             let e = short.descend(start.clone(), loss, None, clock, None, &mut part, &mut |_| Ok(()))?;
@@ -87,7 +88,7 @@ impl<B: Backend> Solver<'_, B> {
             if score > best {
                 (best, chosen) = (score, loss);
             }
-            if clock.spent(self.backend.group())? {
+            if !clock.allows(self.backend.group(), begun.elapsed().as_secs_f64())? {
                 break;
             }
         }
@@ -143,6 +144,9 @@ impl<B: Backend> Solver<'_, B> {
             let variables = f.variables(&start);
             let run = Run { held: judge, options: &refinement, clock, checkpoint };
             return refine(f, variables, run, info, watch);
+        }
+        if wanted {
+            info.status = FitStatus::OutOfTime;
         }
         Ok(encoders.unwrap_or_else(|| self.folded(&start)))
     }

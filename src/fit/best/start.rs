@@ -5,7 +5,7 @@ use super::{BestOptions, Rank};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::features::{self, Mapped};
-use crate::fit::held::split;
+use crate::fit::held::{Together, split};
 use crate::fit::info::FitInfo;
 use crate::fit::moments::{Choice, Moments, choose, leading};
 use crate::fit::options::{Factorization, KernelOptions, Landmarks};
@@ -42,19 +42,32 @@ fn load_side<B: Backend>(
     (options, width, exponent): (&BestOptions, Option<f64>, i32),
     info: &mut FitInfo,
 ) -> Result<SideData<B::Matrix>> {
-    let x = timed(&mut info.seconds.load, || backend.load(source))?;
-    let mapped = timed(&mut info.seconds.features, || match &options.kernel {
+    let mapped = match &options.kernel {
         Some(k) => {
-            let mut k = k.clone();
-            k.kernel = k.kernel.of_scaled_rows(exponent);
-            if let Some(width) = width {
-                let unit = features::median_distance(backend, source, &x, options.seed)?;
-                k.kernel = k.kernel.of_width(width * unit);
-            }
-            features::nystrom(backend, source, &x, &k, options.seed, None)
+            let x = timed(&mut info.seconds.load, || backend.load(source))?;
+            timed(&mut info.seconds.features, || {
+                let mut k = k.clone();
+                k.kernel = k.kernel.of_scaled_rows(exponent);
+                if let Some(width) = width {
+                    let unit = features::median_distance(backend, source, &x, options.seed)?;
+                    k.kernel = k.kernel.of_width(width * unit);
+                }
+                features::nystrom(backend, source, &x, &k, options.seed, None)
+            })?
         }
-        None => features::linear(backend, x, None),
-    })?;
+        // A given model may leave the span of the rows.
+        None => features::linear(backend, source, None, options.start.is_none(), &mut info.seconds)?,
+    };
+    with_held(backend, mapped, held, info)
+}
+
+/// With the held rows, mapped alike.
+fn with_held<B: Backend>(
+    backend: &B,
+    mapped: Mapped<B::Matrix>,
+    held: Option<&dyn RowSource>,
+    info: &mut FitInfo,
+) -> Result<SideData<B::Matrix>> {
     let held = match held {
         Some(h) => {
             let raw = timed(&mut info.seconds.load, || backend.load(h))?;
@@ -79,20 +92,21 @@ pub(super) struct Spectral<M> {
 }
 
 impl<M: Send + Sync> Spectral<M> {
-    /// The same with the rows of centred data.
+    /// The same with the rows of centred data, which are linear features in the basis that the moments are of.
     pub(super) fn reloaded<B: Backend<Matrix = M>>(
         self,
         backend: &B,
         data: Data<'_>,
         validation: Option<Data<'_>>,
-        (options, width, sides): (&BestOptions, Option<f64>, &Sides),
         info: &mut FitInfo,
     ) -> Result<Self> {
         let Self { x, y, moments, choice, rank, encoders, means } = self;
-        drop((x, y));
-        let (ex, ey) = (sides.x.exponent, sides.y.exponent);
-        let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width, ex), info)?;
-        let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width, ey), info)?;
+        let (qx, qy) = (x.mapped.basis, y.mapped.basis);
+        drop((x.mapped.cross, y.mapped.cross));
+        let mapped = features::linear_in(backend, data.x, qx, &mut info.seconds)?;
+        let x = with_held(backend, mapped, validation.map(|v| v.x), info)?;
+        let mapped = features::linear_in(backend, data.y, qy, &mut info.seconds)?;
+        let y = with_held(backend, mapped, validation.map(|v| v.y), info)?;
         Ok(Self { x, y, moments, choice, rank, encoders, means })
     }
 }
@@ -111,19 +125,21 @@ pub(super) fn spectral<B: Backend>(
     let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width, ex), info)?;
     let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width, ey), info)?;
     let (mx, my) = (&x.mapped.cross, &y.mapped.cross);
-    let bound = backend.shape(mx).1.min(backend.shape(my).1);
+    let widths = (x.mapped.width(backend), y.mapped.width(backend));
+    let bound = widths.0.min(widths.1);
     let widest = match options.rank {
         Rank::Fixed(r) if r > bound => {
             let what = if options.kernel.is_some() { "the number of features," } else { "min(d1, d2) =" };
             return Err(Error::invalid("rank", format!("at most {what} {bound}"), r));
         }
         Rank::Fixed(r) => r,
-        _ => bound,
+        // Few rows have no more directions than rows.
+        _ => backend.shape(mx).1.min(backend.shape(my).1),
     };
-    let mut moments = Moments::new(backend, mx, my, &options.loss, data.positives, info)?;
+    let mut moments = Moments::new(backend, (mx, my), widths, &options.loss, data.positives, info)?;
     let rotated = timed(&mut info.seconds.validation, || {
         let on = |h: &B::Matrix, q: &Mat<f64>| backend.linear(h, q.transpose());
-        Ok::<_, Error>((on(x.judging(), &moments.x.0)?, on(y.judging(), &moments.y.0)?))
+        Ok::<_, Error>((on(x.judging(), &moments.x.q)?, on(y.judging(), &moments.y.q)?))
     })?;
     let positives = validation.map_or(data.positives, |v| v.positives);
     let judge = Held { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
@@ -147,13 +163,13 @@ pub(super) fn spectral<B: Backend>(
         Rank::Fixed(r) => Ok(r),
         Rank::Energy(share) => Ok(by_energy(&choice.top.all, share)),
         Rank::Auto => {
-            let mut ranks: Vec<usize> = (2..).map(|k| 1 << k).take_while(|&r| r < bound).collect();
-            ranks.push(bound);
+            let mut ranks: Vec<usize> = (2..).map(|k| 1 << k).take_while(|&r| r < widest).collect();
+            ranks.push(widest);
             let on = |r: usize| moments.on_rotated(choice.lambda, &leading(&all, r));
             let scores: Vec<f64> =
                 ranks.iter().map(|&r| judge.score(backend, &on(r))).collect::<Result<_>>()?;
             let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - RANK_TOLERANCE;
-            Ok::<_, Error>(ranks.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(bound, |(&r, _)| r))
+            Ok::<_, Error>(ranks.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(widest, |(&r, _)| r))
         }
     })?;
     let encoders = leading(&all, rank);
@@ -175,19 +191,17 @@ pub(super) fn width<B: Backend>(
     if rest.is_empty() {
         return Ok(Some(*first));
     }
+    let all: (Vec<usize>, Vec<usize>) = ((0..data.x.rows()).collect(), (0..data.y.rows()).collect());
+    let together = Together::new(data.positives, None, None);
     let some = match data.x.rows() > WIDTH_ROWS {
-        true => split(data.positives, WIDTH_ROWS, options.seed).held,
-        false => ((0..data.x.rows()).collect(), (0..data.y.rows()).collect()),
+        true => split(together, WIDTH_ROWS, options.seed).map_or_else(|| all.clone(), |s| s.held),
+        false => all,
     };
     let (x, y) = (Rows::new(data.x, some.0.clone())?, Rows::new(data.y, some.1.clone())?);
     let positives = data.positives.subset(&some.0, &some.1);
     let data = Data { x: &x, y: &y, positives: &positives };
-    let count = match &kernel.landmarks {
-        Landmarks::Count(m) => *m,
-        Landmarks::Rows(rows) => rows.len(),
-        Landmarks::Exact => x.rows(),
-    };
-    let landmarks = Landmarks::Count(count.min(x.rows()).min(y.rows()));
+    let fewest = x.rows().min(y.rows());
+    let landmarks = Landmarks::Count(kernel.landmarks.count(fewest).min(fewest));
     let kernel = Some(KernelOptions { landmarks, ..kernel.clone() });
     let options = BestOptions { kernel, ..options.clone() };
     for &width in &options.widths {

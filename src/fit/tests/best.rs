@@ -68,7 +68,7 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
         let v = f.variables(e);
         f.evaluate(&v, &mut vec![0.0; v.len()]).unwrap()
     };
-    let clock = Clock { begin: Instant::now(), budget: None };
+    let clock = Clock::new(Instant::now(), None);
     let (mx, my) = (Mat::identity(d1, d1), Mat::identity(d2, d2));
     let options = MinibatchOptions { batch: 100, epochs: 30, ..MinibatchOptions::default() };
     let (backend, positives) = (&backend, &s.positives);

@@ -203,6 +203,7 @@ mutable struct FitOptions_t
     progress_user::Ptr{Cvoid}
     center::Int32
     reserved2::Int32
+    cos_clamp::Float64
     FitOptions_t() = new()
 end
 
@@ -250,6 +251,8 @@ mutable struct FitInfo_t
     distinct_y::Int64
     centred_x::Int32
     centred_y::Int32
+    returned::Int64
+    held_apart::Int64
     FitInfo_t() = new()
 end
 

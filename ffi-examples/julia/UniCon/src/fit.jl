@@ -132,6 +132,10 @@ struct FitInfo
     chosen::NamedTuple{(:whiten, :power, :tau, :r),Tuple{Float64,Float64,Float64,Int}}
     held_back::Tuple{Int,Int}
     distinct::Tuple{Int,Int}
+    "The point of the trace, counted from 1, whose encoders the model has; 0: those that it started from."
+    returned::Int
+    "What held-back rows have in common with none that trained: 1 matches + 2 copies of their x + 4 copies of their y."
+    held_apart::Int
     seconds::Float64
     peak_bytes::Int
 end
@@ -198,6 +202,8 @@ function fit(
         (whiten = info.whiten, power = info.power, tau = info.tau, r = Int(info.r)),
         (info.rows_held_back, info.cols_held_back),
         (info.distinct_x, info.distinct_y),
+        info.returned + 1,
+        info.held_apart,
         info.seconds,
         info.peak_bytes,
     )
