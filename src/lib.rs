@@ -9,7 +9,7 @@
 //! | in the paper | here |
 //! |---|---|
 //! | the unified loss (psi, phi, nu, eps) | [`loss`], [`positives`] |
-//! | `S(gamma)`, the triple reductions | [`weights`], run by a [`backend`] |
+//! | `S(gamma)`, the triple reductions | [`similarity::definition`] term by term; [`weights`] in `O(n^2)`, run by a [`backend`] |
 //! | Algorithm 1 (linear), Theorem 9 and Algorithm 2 (kernels) | [`fit`], [`kernel`], [`spectral`] |
 //! | retrieval and matching experiments | [`retrieval`], [`model`] |
 
@@ -34,6 +34,7 @@ pub mod real;
 pub mod report;
 pub mod retrieval;
 pub mod selftest;
+pub mod similarity;
 pub mod spectral;
 pub mod threads;
 pub mod weights;

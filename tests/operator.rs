@@ -1,5 +1,5 @@
-//! S(gamma) as an operator: against central differences of the loss, against its own explicit matrix, across backends'
-//! number types, tile boundaries, threads, temperatures and relations.
+//! S(gamma) as an operator: against its definition and central differences of the loss, against its own explicit matrix,
+//! across backends' number types, tile boundaries, threads, temperatures and relations.
 
 use faer::Mat;
 use proptest::prelude::*;
@@ -12,6 +12,7 @@ use unicon::io::HostMatrix;
 use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::positives::Positives;
 use unicon::real::Real;
+use unicon::similarity::definition::definition;
 use unicon::weights::{Negatives, Weights};
 
 const KINDS: [LossKind; 4] =
@@ -143,6 +144,26 @@ fn embedding_gradients_are_derivatives_of_the_loss() {
                 check(gy[(j, k)], (moved(h) - moved(-h)) / (2.0 * h));
             }
         }
+    }
+}
+
+/// The loss and the explicit matrix of a backend, against the triple sums of the definition.
+fn backend_matches_definition<T: Real>(loss: &Loss, positives: &Positives, r: usize, seed: u64) {
+    let cpu = Cpu::<T>::new(2).unwrap();
+    let (zx, zy) =
+        (embeddings(&cpu, positives.n_x(), r, seed), embeddings(&cpu, positives.n_y(), r, seed + 1));
+    let s = host(&cpu, &zx) * host(&cpu, &zy).transpose();
+    let want = definition(s.as_ref(), loss, positives).unwrap();
+    let similarity = Similarity::Embeddings(&zx, &zy);
+    let w = cpu.weights(similarity, loss, positives, Negatives::All).unwrap();
+    let got = cpu.dense(similarity, &w).unwrap();
+    // A similarity is a sum of r products of unit rows: a few roundings, which the exponential turns into 1/tau as many.
+    let limit = 20.0 * T::EPSILON / loss.tau.min(1.0);
+    let size = want.weights.norm_max();
+    let error = max_abs(&(&got - &want.weights));
+    assert!(error <= limit * size + T::EPSILON * 1e-3, "S: {error:e} of {size:e} ({loss:?})");
+    for (got, want) in [(w.loss_rows, want.loss_rows), (w.loss_cols, want.loss_cols)] {
+        assert!((got - want).abs() <= limit * want.abs().max(1.0), "loss {got}, {want} ({loss:?})");
     }
 }
 
@@ -380,6 +401,11 @@ proptest! {
     ) {
         let positives = if diagonal { Positives::diagonal(n_x) } else { ragged(n_x.max(2), n_y, seed) };
         let loss = Loss::new(KINDS[kind], tau).with_nu(nu);
+        // A similarity on either side of the hinge's kink gives another S: float64 alone agrees to the last bits.
+        backend_matches_definition::<f64>(&loss, &positives, r, seed);
+        if loss.kind != LossKind::TripletHard {
+            backend_matches_definition::<f32>(&loss, &positives, r, seed);
+        }
         operator_matches_matrix::<f64>(&loss, &positives, r, Negatives::All);
         operator_matches_matrix::<f32>(&loss, &positives, r, Negatives::All);
     }

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::fit::{download, upload};
 use crate::loss::{Loss, LossKind};
 use crate::positives::Positives;
+use crate::similarity::definition::definition;
 use crate::weights::Negatives;
 use faer::Mat;
 
@@ -135,7 +136,13 @@ fn products<B: Backend>(
     };
     let of = |m: Result<B::Matrix>| m.and_then(|m| download(device, &m));
     let (x, y) = (&sides.x, &sides.y);
-    let dense = oracle.dense(os, &ow)?;
+    // Over all negatives the definition itself is the oracle; where it is sampled, the float64 backend on the same sample.
+    let dense = match case.negatives {
+        Negatives::All => {
+            definition((&sides.zx.host * sides.zy.host.transpose()).as_ref(), &case.loss, positives)?.weights
+        }
+        Negatives::Sampled { .. } => oracle.dense(os, &ow)?,
+    };
     compare("dense", device.dense(s, &w), dense.clone())?;
     compare("apply", of(device.apply(s, &w, &y.device)), &dense * &y.host)?;
     compare("apply_t", of(device.apply_t(s, &w, &x.device)), dense.transpose() * &x.host)?;
@@ -202,7 +209,11 @@ pub(super) fn zeros_and_given<B: Backend>(device: &B, oracle: &Cpu<f64>, record:
             let ow = oracle.weights(os, &loss, &positives, Negatives::All)?;
             let limit = device.arithmetic().product(tau, n_x);
             record.error(operation, &case, relative_list(&[w.value()], &[ow.value()]), limit);
-            let dense = oracle.dense(os, &ow)?;
+            let values = match s {
+                Similarity::Zeros(..) => Mat::zeros(n_x, n_y),
+                _ => given.host.clone(),
+            };
+            let dense = definition(values.as_ref(), &loss, &positives)?.weights;
             if let Some(got) = record.value(operation, &case, device.dense(s, &w))? {
                 record.error(operation, &case, relative(&got, &dense), limit);
             }

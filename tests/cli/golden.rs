@@ -113,18 +113,24 @@ fn weights() {
     let mut checked = 0;
     for case in cases("S1_").into_iter().chain(cases("SM_")) {
         let Some(loss) = case.loss() else { continue };
-        let args = format!("weights --similarity s.npy --out out.npy{loss}{}", case.positives());
-        let json = case.lab.json(&args);
-        let scale = case.number("S_max_abs").max(1e-7);
-        let error = distance(&case.values("out"), &case.values("S"));
-        // Both in float64; at tau = 0.01 exponents reach 200, whose rounding is amplified as much.
-        assert!(error <= 1e-12 * scale, "{}: S differs by {error:e}, largest entry {scale:e}", case.name);
-        let (got, want) = (json["loss"].as_f64().unwrap(), case.number("loss"));
-        assert!(
-            (got - want).abs() <= 1e-12 * want.abs().max(1.0),
-            "{}: loss {got}, expected {want}",
-            case.name
-        );
+        for way in ["", " --definition"] {
+            let args = format!("weights --similarity s.npy --out out.npy{loss}{}{way}", case.positives());
+            let json = case.lab.json(&args);
+            let scale = case.number("S_max_abs").max(1e-7);
+            let error = distance(&case.values("out"), &case.values("S"));
+            // Both in float64; at tau = 0.01 exponents reach 200, whose rounding is amplified as much.
+            assert!(
+                error <= 1e-12 * scale,
+                "{}{way}: S differs by {error:e}, largest entry {scale:e}",
+                case.name
+            );
+            let (got, want) = (json["loss"].as_f64().unwrap(), case.number("loss"));
+            assert!(
+                (got - want).abs() <= 1e-12 * want.abs().max(1.0),
+                "{}{way}: loss {got}, expected {want}",
+                case.name
+            );
+        }
         checked += 1;
     }
     assert!(checked > 35, "only {checked} cases");

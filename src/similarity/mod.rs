@@ -1,0 +1,3 @@
+//! The contrastive similarity weight matrix `S(gamma)`.
+
+pub mod definition;
