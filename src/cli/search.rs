@@ -69,7 +69,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let model = model.as_ref();
     check_widths(model, &queries, &items)?;
     if args.k == 0 {
-        return Err(Error::invalid("-k", "at least 1", 0).into());
+        return Err(Error::invalid("-k", "a number >= 1", 0).into());
     }
     if args.exclude_self && (queries.rows() != items.rows() || items.rows() < 2) {
         let expected = "as many rows as the queries, and at least 2, with --exclude-self";

@@ -342,7 +342,7 @@ fn what_cannot_be_evaluated_is_one_line() {
         (1, "report --x x.npy --y nan.npy --out s.html", "NaN at row 17, column 2"),
         (1, "eval --x x.npy --y y.npy --k 0", "--k: expected numbers >= 1"),
         (1, "eval --x x.npy --y y.npy --resamples 5", "--resamples: expected 0 or at least 40, got 5"),
-        (1, "search --queries x.npy --items y.npy -k 0 --out s.npy", "-k: expected at least 1"),
+        (1, "search --queries x.npy --items y.npy -k 0 --out s.npy", "-k: expected a number >= 1"),
         (2, "eval --x x.npy --y y.npy --loss", "--model"),
         (2, "eval --x x.npy", "--y"),
     ] {
@@ -388,8 +388,9 @@ fn methods_are_compared_on_test_groups_and_kernels() {
         assert_eq!(curve["last"]["tied"], json!([0, 0]), "{curve}");
         let (x, y) =
             (curve["last"]["x_to_y"][0].as_f64().unwrap(), curve["last"]["y_to_x"][0].as_f64().unwrap());
-        // One epoch of SGD-CLIP on 300 rows has learnt little.
-        assert!(curve["method"] == "SGD-CLIP" || (x > 0.1 && y > 0.1), "{curve}");
+        // All are above chance, which is .01; one epoch of SGD-CLIP and an untuned kernel not by much.
+        let least = if curve["method"] == "best" { 0.3 } else { 0.015 };
+        assert!(x > least && y > least, "{curve}");
         match curve["method"].as_str() {
             Some("best") => assert_eq!(curve["gain"], Value::Null),
             _ => {
