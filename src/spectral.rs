@@ -139,7 +139,7 @@ pub(crate) fn top_of_ridged(f1: MatRef<'_, f64>, f2: MatRef<'_, f64>, ridge: f64
         return Ok(TopR { u: t.v, v: t.u, ..t });
     }
     let beside = Mat::from_fn(d2, 2 * r, |i, k| if k < r { f2[(k, i)] } else { f1[(k - r, i)] });
-    let q = orthonormal(beside.as_ref());
+    let q = orthonormal(beside.as_ref())?;
     let k = q.ncols();
     let diagonal = |v: &Mat<f64>| Mat::from_fn(d1, v.ncols(), |i, j| if i < d2 { v[(i, j)] } else { 0.0 });
     let on_span = f1.transpose() * (f2 * &q) + diagonal(&q) * faer::Scale(ridge);
@@ -154,7 +154,7 @@ pub(crate) fn top_of_ridged(f1: MatRef<'_, f64>, f2: MatRef<'_, f64>, ridge: f64
             let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
             let any = Mat::<f64>::from_fn(d2, missing, |_, _| StandardNormal.sample(&mut rng));
             let both = Mat::from_fn(d2, k + missing, |i, j| if j < k { q[(i, j)] } else { any[(i, j - k)] });
-            orthonormal(both.as_ref()).subcols(k, missing.min(d2 - k)).to_owned()
+            orthonormal(both.as_ref())?.subcols(k, missing.min(d2 - k)).to_owned()
         }
     };
     let beside = |a: &Mat<f64>, b: &Mat<f64>| {
