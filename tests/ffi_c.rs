@@ -3,7 +3,7 @@
 
 mod ffi;
 
-use ffi::{STRICT, built, have, root, run};
+use ffi::{STRICT, built, have, python_script, python_with, root, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -135,44 +135,18 @@ fn the_examples_run() {
     let text = run(&mut Command::new(built("g++", "-std=c++17", "cpp/fit.cpp")));
     assert!(text.contains("best: r "), "{text}");
     assert!(text.contains("as expected: invalid argument"), "{text}");
-    if importable("numpy") {
-        print!("{}", run(&mut python("ffi-examples/python/examples/fit.py")));
+    for (package, script) in [("numpy", "fit"), ("torch", "train")] {
+        if let Some(python) = python_with(package) {
+            let script = format!("ffi-examples/python/examples/{script}.py");
+            print!("{}", run(&mut python_script(python, &script)));
+        }
     }
-    if importable("numpy") && importable_if_there("torch") {
-        print!("{}", run(&mut python("ffi-examples/python/examples/train.py")));
-    }
-}
-
-/// Whether Python has a package; without it the test is skipped, or fails where UNICON_REQUIRE_TOOLS=1.
-fn importable(package: &str) -> bool {
-    let there = importable_if_there(package);
-    let required = std::env::var("UNICON_REQUIRE_TOOLS").as_deref() == Ok("1");
-    assert!(there || !required, "Python's {package} not found");
-    there
-}
-
-/// As [`importable`], for a package that is too large to require.
-fn importable_if_there(package: &str) -> bool {
-    let import = format!("import {package}");
-    let there = Command::new("python3").args(["-c", &import]).output().is_ok_and(|o| o.status.success());
-    if !there {
-        println!("skipped: Python's {package} not found; get it with pip install {package}");
-    }
-    there
-}
-
-/// A Python script with the package of `ffi-examples` and the library of these tests.
-fn python(script: &str) -> Command {
-    let mut command = Command::new("python3");
-    command.arg("-B").arg(root().join(script)).env("PYTHONPATH", root().join("ffi-examples/python"));
-    command.env("UNICON_LIBRARY", built().join("libunicon.so"));
-    command
 }
 
 #[test]
 fn golden_cases_pass_through_the_c_abi() {
-    if importable("numpy") {
-        let text = run(python("tests/ffi/golden.py").arg(root().join("tests/golden")));
+    if let Some(python) = python_with("numpy") {
+        let text = run(python_script(python, "tests/ffi/golden.py").arg(root().join("tests/golden")));
         print!("{text}");
         assert!(text.contains(" 0 failed"), "{text}");
     }

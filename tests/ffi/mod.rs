@@ -19,6 +19,32 @@ pub fn have(tool: &str, package: &str) -> bool {
     false
 }
 
+/// A Python that can import a package: that of `PATH`, or the system's own, where Debian's packages are. Without one the test is
+/// skipped, or fails where UNICON_REQUIRE_TOOLS=1.
+pub fn python_with(package: &str) -> Option<&'static str> {
+    let imports = |python: &&str| {
+        let import = ["-c", &format!("import {package}")];
+        Command::new(python).args(import).output().is_ok_and(|o| o.status.success())
+    };
+    let found = ["python3", "/usr/bin/python3"].into_iter().find(imports);
+    if found.is_none() {
+        let required = std::env::var("UNICON_REQUIRE_TOOLS").as_deref() == Ok("1");
+        assert!(!required, "no Python with {package}");
+        // PyPI's PyTorch brings several GB of CUDA.
+        let get = if package == "torch" { "apt-get install python3-" } else { "pip install " };
+        println!("skipped: no Python with {package}; get it with {get}{package}");
+    }
+    found
+}
+
+/// A script of the project with the package of `ffi-examples` and the library of these tests.
+pub fn python_script(python: &str, script: &str) -> Command {
+    let mut command = Command::new(python);
+    command.arg("-B").arg(root().join(script)).env("PYTHONPATH", root().join("ffi-examples/python"));
+    command.env("UNICON_LIBRARY", built().join("libunicon.so"));
+    command
+}
+
 /// Julia, that of `PATH` or of `scripts/get-julia`, with the package of `ffi-examples` and nothing of the user's. Without one the test
 /// is skipped, or fails where UNICON_REQUIRE_TOOLS=1 and nobody said that none can be had.
 pub fn julia(depot: &Path) -> Option<Command> {

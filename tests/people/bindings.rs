@@ -2,10 +2,7 @@
 //!
 //! Each language has a script in `bindings/` that ends with a non-zero status where something is not as it should be.
 
-#[path = "../ffi/mod.rs"]
-mod ffi;
-
-use ffi::{STRICT, built, have, root, run};
+use super::ffi::{self, STRICT, built, have, python_script, python_with, root, run};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,68 +10,44 @@ fn here(file: &str) -> PathBuf {
     root().join("tests/people/bindings").join(file)
 }
 
-/// A Python that can import a package: that of `PATH`, or the system's own, where Debian's packages are.
-fn python_with(package: &str) -> Option<&'static str> {
-    let imports = |python: &&str| {
-        Command::new(python)
-            .args(["-c", &format!("import {package}")])
-            .output()
-            .is_ok_and(|o| o.status.success())
-    };
-    ["python3", "/usr/bin/python3"].into_iter().find(imports)
+/// What a script printed. A part that it skipped, for want of Eigen, SciPy or joblib, fails where UNICON_REQUIRE_TOOLS=1.
+fn said(text: &str) {
+    print!("{text}");
+    let required = std::env::var("UNICON_REQUIRE_TOOLS").as_deref() == Ok("1");
+    assert!(!required || !text.contains("skipped: "), "{text}");
 }
 
-/// Runs a script in a folder of its own, with the package of `ffi-examples` and the library of these tests.
-fn python(python: &str, script: &str) {
+/// Runs a script in a folder of its own, by a Python that can import a package.
+fn python(package: &str, script: &str) {
+    let Some(found) = python_with(package) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(python);
-    command.args(["-B", "-W", "error::ResourceWarning"]).arg(here(script)).current_dir(dir.path());
-    command.env("PYTHONPATH", root().join("ffi-examples/python"));
-    print!("{}", run(command.env("UNICON_LIBRARY", built().join("libunicon.so"))));
-}
-
-/// Python with NumPy. Without it the test is skipped, or fails where UNICON_REQUIRE_TOOLS=1.
-fn numpy(script: &str) {
-    match python_with("numpy") {
-        Some(found) => python(found, script),
-        None => {
-            assert_ne!(
-                std::env::var("UNICON_REQUIRE_TOOLS").as_deref(),
-                Ok("1"),
-                "python3 with NumPy not found"
-            );
-            println!("skipped: NumPy not found; get it with pip install numpy");
-        }
-    }
+    let mut command = python_script(found, &format!("tests/people/bindings/{script}"));
+    said(&run(command.env("PYTHONWARNINGS", "error::ResourceWarning").current_dir(dir.path())));
 }
 
 #[test]
 fn python_positives_are_read_by_shape_and_type() {
-    numpy("positives.py");
+    python("numpy", "positives.py");
 }
 
 #[test]
 fn python_features_outputs_and_files_are_right_or_refused() {
-    numpy("arrays.py");
+    python("numpy", "arrays.py");
 }
 
 #[test]
 fn python_models_are_copied_pickled_shared_and_forked() {
-    numpy("copies.py");
+    python("numpy", "copies.py");
 }
 
 #[test]
 fn python_hears_an_interrupt() {
-    numpy("interrupt.py");
+    python("numpy", "interrupt.py");
 }
 
-/// PyTorch is too large to require: 150 MB as Debian's package, several GB as PyPI's.
 #[test]
 fn the_loss_layer_agrees_with_pytorch() {
-    match python_with("torch") {
-        Some(found) => python(found, "layer.py"),
-        None => println!("skipped: PyTorch not found; get it with apt-get install python3-torch"),
-    }
+    python("torch", "layer.py");
 }
 
 /// A folder with the library under the names that the linker and the loader look for.
@@ -102,7 +75,7 @@ fn cpp_views_keep_their_strides_and_handles_are_safe() {
         command
     };
     run(&mut compile(&here("views.cpp"), "views"));
-    print!("{}", run(&mut Command::new(dir.path().join("views"))));
+    said(&run(&mut Command::new(dir.path().join("views"))));
     // What must not compile: outputs of constant memory, of a view to read, and elements that are no floats.
     let begin = "#include <unicon.hpp>\n#include <vector>\nvoid f(unicon::Context &c, unicon::Model &m, std::vector<float> &v, \
                  const std::vector<float> &k, std::vector<int> &i) {\n(void)i; (void)k;\n";

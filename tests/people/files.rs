@@ -1,5 +1,6 @@
 //! Files people have: empty shards, NaN in one of many, archives, pipes, existing outputs.
 
+use crate::ffi::{python_with, run};
 use crate::program::{Lab, Ran, distance};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -508,11 +509,8 @@ fn files_that_numpy_writes() {
     let lab = lab();
     let script = "import numpy as n; x = n.load('x.npy'); n.savez('a.npz', x=x); n.savez_compressed('c.npz', x=x, y=x); \
                   n.savez('one.npz', x); n.save('e.npy', n.array([])); n.save('f.npy', n.asfortranarray(x))";
-    let python = Command::new("python3").current_dir(lab.path("")).args(["-c", script]).output();
-    if !python.is_ok_and(|out| out.status.success()) {
-        println!("skipped: no NumPy");
-        return;
-    }
+    let Some(python) = python_with("numpy") else { return };
+    run(Command::new(python).current_dir(lab.path("")).args(["-c", script]));
     let expected = encoded(&lab, "x.npy");
     for spec in ["a.npz", "a.npz:x", "c.npz:x", "c.npz:y", "one.npz", "one.npz:arr_0", "f.npy"] {
         assert_eq!(encoded(&lab, spec), expected, "{spec}");

@@ -4,6 +4,8 @@
 mod bindings;
 mod duplicates;
 mod evaluation;
+#[path = "../ffi/mod.rs"]
+mod ffi;
 mod files;
 mod fitting;
 mod models;

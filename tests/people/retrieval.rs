@@ -1,9 +1,6 @@
 //! Ranks, ties and search: what equal items, items that are not numbers and long lists do.
 
-#[path = "../ffi/mod.rs"]
-mod ffi;
-
-use ffi::{STRICT, built, have, root, run};
+use super::ffi::{STRICT, built, have, python_script, python_with, root, run};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -453,18 +450,9 @@ fn duplicates_in_any_order_have_one_expected_recall() {
 
 #[test]
 fn python_ranks_and_resident_items() {
-    let numpy = |python: &&str| {
-        Command::new(python).args(["-c", "import numpy"]).output().is_ok_and(|o| o.status.success())
-    };
-    let Some(python) = ["python3", "/usr/bin/python3"].into_iter().find(numpy) else {
-        assert_ne!(std::env::var("UNICON_REQUIRE_TOOLS").as_deref(), Ok("1"), "python3 with NumPy not found");
-        println!("skipped: NumPy not found; get it with pip install numpy");
-        return;
-    };
-    let mut command = Command::new(python);
-    command.arg("-B").arg(root().join("tests/people/bindings/ranks.py"));
-    command.env("PYTHONPATH", root().join("ffi-examples/python"));
-    print!("{}", run(command.env("UNICON_LIBRARY", built().join("libunicon.so"))));
+    if let Some(python) = python_with("numpy") {
+        print!("{}", run(&mut python_script(python, "tests/people/bindings/ranks.py")));
+    }
 }
 
 #[test]

@@ -25,7 +25,23 @@ pub fn make(lab: &Lab, kind: &str, folder: &str) {
         "titles_en_it" => splits(lab, folder, (512, 384), 200),
         "pairs" => splits(lab, folder, (160, 144), 60),
         "titles_multi" => several(lab, folder, 256),
+        "embeddings" => embeddings(lab, folder),
         _ => panic!("no data {kind:?}"),
+    }
+}
+
+/// Unit rows of both sides in one space.
+fn embeddings(lab: &Lab, folder: &str) {
+    let (n, d) = (300, 16);
+    let (x, noise) = pairs(n, d, d, 8, 0.1);
+    let y: Vec<f32> = x.iter().zip(&noise).map(|(x, e)| x + 0.2 * e).collect();
+    for (name, values) in [("zx", x), ("zy", y)] {
+        let unit = |row: &[f32]| {
+            let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+            row.iter().map(|v| v / length).collect::<Vec<f32>>()
+        };
+        let rows: Vec<f32> = values.chunks_exact(d).flat_map(unit).collect();
+        lab.npy(&format!("{folder}/{name}.npy"), &[n, d], &rows);
     }
 }
 
