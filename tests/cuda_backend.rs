@@ -300,7 +300,7 @@ fn retrieval() {
         assert_eq!([2, 5, 9].map(|j| rank(j, Ties::Pessimistic)), [3.0, 3.0, 3.0]);
         assert_eq!([2, 5, 9].map(|j| rank(j, Ties::Expected)), [2.0, 2.0, 2.0]);
         // Of a set in itself without the query: equal rows are each other's right answer.
-        let twin = |i: i64| [2, 5, 9].contains(&i).then_some(2).unwrap_or(i);
+        let twin = |i: i64| if [2, 5, 9].contains(&i) { 2 } else { i };
         let groups: Vec<i64> = (0..260).map(|i| if i < 200 { twin(i) } else { 200 + i % 7 }).collect();
         let own = Positives::from_groups(&groups, &groups).unwrap();
         let a = gpu.standings(Similarity::Embeddings(&ia, &ia), &own, true).unwrap();

@@ -302,7 +302,7 @@ mod tests {
     /// The stored draws of the authors' generators.
     fn reference(model: &str, seed: usize, matrix: &str) -> Features {
         let root = env!("CARGO_MANIFEST_DIR");
-        Features::open(&format!("{root}/tests/data/synthetic/{model}_seed{seed}/{matrix}.npy")).unwrap()
+        Features::open(format!("{root}/tests/data/synthetic/{model}_seed{seed}/{matrix}.npy")).unwrap()
     }
 
     #[test]

@@ -206,7 +206,7 @@ mod tests {
         for spec in
             ["x.npy", "parts", "parts/*.npy", "t.safetensors", "t.safetensors:a:b", "./x.npy", "x.np?"]
         {
-            let source = open(&at(spec)).unwrap();
+            let source = open(at(spec)).unwrap();
             assert_eq!(read_all::<f32>(&source).unwrap(), values, "{spec}");
         }
         for (spec, cause) in [
@@ -218,12 +218,12 @@ mod tests {
             ("t.safetensors:c", "has no tensor 'c'"),
             ("u.safetensors:c", "No such file"),
         ] {
-            let text = open(&at(spec)).err().unwrap().to_string();
+            let text = open(at(spec)).err().unwrap().to_string();
             assert!(text.contains(cause) && !text.contains('\n'), "{spec}: {text}");
         }
         write_npy::<f32>(at("empty.npy"), &[0, 3], &[]).unwrap();
-        assert!(Features::open(&at("empty.npy")).unwrap_err().to_string().contains("no rows"));
+        assert!(Features::open(at("empty.npy")).unwrap_err().to_string().contains("no rows"));
         write_npy::<f32>(at("thin.npy"), &[3, 0], &[]).unwrap();
-        assert!(Features::open(&at("thin.npy")).unwrap_err().to_string().contains("no columns"));
+        assert!(Features::open(at("thin.npy")).unwrap_err().to_string().contains("no columns"));
     }
 }

@@ -148,7 +148,7 @@ fn ties_have_one_spelling_and_are_told() {
     assert!((json["evaluated"]["recall"]["y_to_x"][0].as_f64().unwrap() - chance).abs() < 1e-12);
     assert_eq!(json["evaluated"]["recall"]["tied"], json!([0, N]));
     // Classes that are all alike give chance too.
-    lab.npy("same.npy", &[3, 6], &vec![0.2; 18]);
+    lab.npy("same.npy", &[3, 6], &[0.2; 18]);
     lab.npy("l.npy", &[N], &(0..N as i64).map(|i| i % 3).collect::<Vec<_>>());
     let json = lab.json("eval --x x.npy --classes same.npy --labels l.npy --k 1,2");
     assert!(distance(&numbers(&json["accuracy"]), &[1.0 / 3.0, 2.0 / 3.0]) < 1e-12, "{json}");
@@ -194,7 +194,7 @@ fn a_set_against_itself_leaves_the_query_out() {
         ),
         ("eval --x x.npy --y few.npy --groups-x g.npy --groups-y gf.npy --exclude-self", "120 rows, as x"),
     ] {
-        lab.npy("few.npy", &[3, 6], &vec![0.5; 18]);
+        lab.npy("few.npy", &[3, 6], &[0.5; 18]);
         lab.npy("gf.npy", &[3], &[0i64, 1, 2]);
         let line = lab.fails(1, args);
         assert!(line.contains(words), "{line}");

@@ -444,8 +444,11 @@ fn sound(model: &Model, data: Data<'_>, what: &str) {
     }
 }
 
-/// Data of every poor kind, by name.
-fn poor() -> Vec<(String, Vec<f64>, Vec<f64>, usize, Option<Positives>)> {
+/// A name, features of both sides (row by row), how many rows, and what matches where that is not the diagonal.
+type Poor = (String, Vec<f64>, Vec<f64>, usize, Option<Positives>);
+
+/// Data of every poor kind.
+fn poor() -> Vec<Poor> {
     let mut all = Vec::new();
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(17);
     let mut some = |len: usize| -> Vec<f64> { (0..len).map(|_| rng.random_range(-1.0..1.0)).collect() };
@@ -460,7 +463,7 @@ fn poor() -> Vec<(String, Vec<f64>, Vec<f64>, usize, Option<Positives>)> {
     all.push(("nothing but zeros".into(), vec![0.0; n * 5], vec![0.0; n * 4], n, None));
     let columns = |d: usize, v: Vec<f64>| -> Vec<f64> {
         let of = |at: usize, v: f64| {
-            if at % d == 0 {
+            if at.is_multiple_of(d) {
                 0.0
             } else if at % d == 1 {
                 3.0

@@ -407,6 +407,7 @@ fn the_environment_says_how_many_threads() {
 }
 
 /// The most bytes that a run had resident.
+#[expect(clippy::zombie_processes, reason = "wait4 waits for it and tells its memory")]
 fn peak(lab: &Lab, args: &str) -> u64 {
     let child = lab.program(args).spawn().unwrap();
     let (pid, mut status, mut usage) =
