@@ -1,4 +1,4 @@
-//! A fitted pair of encoders: applying it (in [`apply`]), and saving and loading it (in [`file`]).
+//! A fitted pair of encoders: applying it (in `apply`), and saving and loading it (in [`file`]).
 
 mod apply;
 mod file;

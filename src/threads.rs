@@ -1,7 +1,7 @@
 //! Threads: how many there are, what stacks they have, and what becomes of them in a child of `fork()`.
 //!
 //! All parallel work of this crate runs on threads of its own, never on rayon's global ones, which cannot be made anew:
-//! in a child of `fork()` only the forking thread lives on, and whoever waits for another waits for ever. A [`Threads`]
+//! in a child of `fork()` only the forking thread lives on, and whoever waits for another waits for ever. A `Threads`
 //! notices that it is in such a child and starts its threads again there.
 
 use crate::error::{Error, Result};

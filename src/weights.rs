@@ -141,7 +141,7 @@ impl Weights {
     /// The same with the coefficients of all ranks' rows and columns. A collective.
     ///
     /// # Errors
-    /// [`Error::Comm`](crate::Error::Comm).
+    /// [`Error::Comm`].
     pub fn complete(mut self, group: &Group) -> Result<Self> {
         // All ranks have shares, or none.
         if std::mem::take(&mut self.share) {
