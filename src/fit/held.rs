@@ -178,11 +178,10 @@ fn components(together: Together<'_>, apart: Apart) -> Vec<usize> {
         }
         i
     }
-    // Rows of one group share their list: its columns are joined once.
+    // Rows of one group share their list: its columns are joined once. Empty lists lie where another begins.
     let mut seen = HashSet::new();
-    for i in 0..n_x {
-        let row = positives.row(i);
-        let new = if seen.insert(row.as_ptr()) { row.len() } else { row.len().min(1) };
+    for (i, row) in (0..n_x).map(|i| (i, positives.row(i))).filter(|(_, row)| !row.is_empty()) {
+        let new = if seen.insert(row.as_ptr()) { row.len() } else { 1 };
         for &j in &row[..new] {
             let (a, b) = (root(&mut parent, i), root(&mut parent, n_x + j as usize));
             parent[b] = a;

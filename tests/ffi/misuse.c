@@ -387,7 +387,7 @@ static void structs(void)
     MINIBATCH(patience, -1, "minibatch.patience");
     BEST(budget, -1, UNICON_INVALID_ARGUMENT, "options.budget");
     BEST(n_landmarks, 3, UNICON_INVALID_ARGUMENT, "options.n_landmarks");
-    BEST(kernel, &kernel, UNICON_UNSUPPORTED, "landmarks");
+    BEST(kernel, &kernel; best.n_landmarks = 1000000, UNICON_INVALID_ARGUMENT, "landmarks");
     OK(NULL, unicon_refine_init(&refine, sizeof refine));
     refine.stages = landmarks;
     refine.n_stages = 2;
