@@ -184,7 +184,9 @@ impl<B: Backend> Problem<'_, B> {
             })?;
             let before = now.value();
             let mut found = false;
-            for _ in 0..=options.halvings {
+            // Where C is 0 (no hinge is active) there is no direction to step in.
+            let trials = if unit.is_finite() { options.halvings + 1 } else { 0 };
+            for _ in 0..trials {
                 let trial = timed(&mut info.seconds.spectral, || sum.top(relative * unit, o.rank))?;
                 let candidate = split(&trial);
                 let at = self.at(&candidate, negatives, info)?;

@@ -691,7 +691,7 @@ fn random_fits_have_no_nan_and_the_clean_recall() {
 fn random_small_shapes_have_no_nan() {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let cpu = Cpu::<f32>::new(1).unwrap();
-    let (mut ended, mut refused) = (0, 0);
+    let (mut ended, mut refused, mut failed) = (0, 0, Vec::new());
     for _ in 0..fits() {
         let (n, d1, d2) = (rng.random_range(1..40), rng.random_range(1..12), rng.random_range(1..12));
         let [base, _] = views(n, 1, (d1, d2), 0.5, rng.random());
@@ -717,9 +717,11 @@ fn random_small_shapes_have_no_nan() {
                 ended += 1;
             }
             Err(Error::InvalidArgument { .. }) => refused += 1,
-            Err(e) => panic!("{name} {kind:?}, {n} x {d1}, {d2} at {scale:e}: {e}"),
+            Err(e) => failed.push(format!("{name} {kind:?}, {n} x {d1}, {d2} at {scale:e}: {e}")),
         }
     }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    eprintln!("{ended} fits, {refused} refused");
     assert!(ended > 2 * refused, "{ended} fits, {refused} refused");
 }
 
