@@ -147,7 +147,9 @@ fn bytes_between_cuda_ranks_are_those_of_the_plan() {
         let plan = planned(&rates, n, d, 2, &options, all[0].1);
         let ratio = received as f64 / (2.0 * plan.traffic_bytes);
         println!("{name}: {received} bytes, {ratio:.4} of the plan");
-        assert!((ratio - 1.0).abs() <= limit, "{name}: {received} bytes, {ratio} of the plan");
+        // Beside it, as on CPU ranks, small messages: what each rank saw in its rows, votes.
+        let small = 2.0 * 800.0 / (2.0 * plan.traffic_bytes);
+        assert!((ratio - 1.0).abs() <= limit + small, "{name}: {received} bytes, {ratio} of the plan");
     }
 }
 

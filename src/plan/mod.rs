@@ -173,6 +173,8 @@ impl Job {
 const ROW: f64 = 3.0;
 const ROW_SAMPLED: f64 = 50.0;
 const ROW_DEVICE: f64 = 100.0;
+/// Bytes of a row's digest, by which equal rows are found.
+const DIGEST: f64 = 16.0;
 /// Bytes that a rank holds for every row of its own beside features and embeddings: coefficients, log-sums and norms, and
 /// what is put together to make them. After an update from zeros alone, and with embeddings.
 const OWN_ZEROS: f64 = 30.0;
@@ -314,6 +316,8 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         Some(_) if passes > 0.0 => ROW_SAMPLED,
         _ => ROW,
     };
+    // Before the work, while a side's rows are compared.
+    let digests = if rates.overlap { 0.0 } else { DIGEST * job.n_x.max(job.n_y) };
     Ok(Plan {
         read_seconds,
         whiten_seconds,
@@ -324,7 +328,7 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         seconds,
         traffic_bytes,
         memory_bytes,
-        replicated_bytes: row * (job.n_x + job.n_y),
+        replicated_bytes: row * (job.n_x + job.n_y) + digests,
         mapped_bytes: own,
         flop: whiten
             + passes * (one + encode)
