@@ -70,7 +70,7 @@ PY
 )
 if [ -n "$rehearse" ]; then
   [ -n "$standins" ] || standins=$(ls -dt "$here"/target/tmp/cuda_standin-*[0-9a-f] 2>/dev/null | head -n 1)
-  [ -e "$standins/libcuda.so.1" ] || { echo "gpu-proof: no stand-ins; make them with cargo test --test cuda_standin" >&2; exit 2; }
+  [ -e "$standins/libcuda.so.1" ] || { echo "gpu-proof: no stand-ins; make them with cargo test --test all standin::mistakes" >&2; exit 2; }
   libraries=$standins
   patience=10 budget=$((budget * 10)) # processors are slow
 fi

@@ -1,9 +1,7 @@
 //! What `unicon` says and does where CUDA, or a part of it, is missing or too old: one line that names it, and the CPU
 //! where the device was left to choose. With the stand-in libraries, or some of them.
 
-#[path = "cuda_standin/mod.rs"]
-mod standin;
-
+use crate::standin;
 use std::path::Path;
 use std::process::Output;
 

@@ -5,14 +5,11 @@
 //! about 4e-7; a weight moves by that over tau. C is a sum over many weights, so its relative error is smaller; the
 //! project's limits for it are 1e-4 (fp16, tau = 0.07) and 2e-6 (fp32 mode), at sizes where sums average (here: hundreds).
 
-#[path = "cuda_backend/operator.rs"]
 mod operator;
-#[path = "cuda_standin/mod.rs"]
-mod standin;
 
+use crate::standin::on_a_device;
 use faer::{Mat, MatRef};
 use rand::{Rng, SeedableRng};
-use standin::on_a_device;
 use std::sync::Arc;
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
@@ -104,7 +101,7 @@ fn near(what: &str, got: &Mat<f64>, want: &Mat<f64>, limit: f64) {
 
 #[test]
 fn features() {
-    if !on_a_device("features") {
+    if !on_a_device("cuda_backend::features") {
         return;
     }
     let cpu = Cpu::<f64>::new(1).unwrap();
@@ -195,7 +192,7 @@ fn features() {
 
 #[test]
 fn given_similarities_and_none() {
-    if !on_a_device("given_similarities_and_none") {
+    if !on_a_device("cuda_backend::given_similarities_and_none") {
         return;
     }
     let (gpu, cpu) = (open(Mode::Fp16), Cpu::<f64>::new(1).unwrap());
@@ -248,7 +245,7 @@ fn given_similarities_and_none() {
 
 #[test]
 fn retrieval() {
-    if !on_a_device("retrieval") {
+    if !on_a_device("cuda_backend::retrieval") {
         return;
     }
     let cpu = Cpu::<f64>::new(1).unwrap();
@@ -320,7 +317,7 @@ fn retrieval() {
 
 #[test]
 fn triplets() {
-    if !on_a_device("triplets") {
+    if !on_a_device("cuda_backend::triplets") {
         return;
     }
     let gpu = open(Mode::Fp16);
@@ -350,7 +347,7 @@ fn triplets() {
 
 #[test]
 fn equal_bits_from_run_to_run_and_from_the_host() {
-    if !on_a_device("equal_bits_from_run_to_run_and_from_the_host") {
+    if !on_a_device("cuda_backend::equal_bits_from_run_to_run_and_from_the_host") {
         return;
     }
     // Rows of x are several panels (of 4,096); its features take 3.3 MB.
@@ -394,7 +391,7 @@ fn equal_bits_from_run_to_run_and_from_the_host() {
 
 #[test]
 fn memory_is_limited_and_its_end_is_said() {
-    if !on_a_device("memory_is_limited_and_its_end_is_said") {
+    if !on_a_device("cuda_backend::memory_is_limited_and_its_end_is_said") {
         return;
     }
     let gpu = Cuda::open(0, Options { memory_limit: Some(1 << 20), ..Options::default() }).unwrap();
@@ -413,7 +410,7 @@ fn memory_is_limited_and_its_end_is_said() {
 
 #[test]
 fn cancelling_stops_between_panels() {
-    if !on_a_device("cancelling_stops_between_panels") {
+    if !on_a_device("cuda_backend::cancelling_stops_between_panels") {
         return;
     }
     let control = Arc::new(Control::default());
@@ -429,7 +426,7 @@ fn cancelling_stops_between_panels() {
 
 #[test]
 fn numbers_that_are_not_numbers_are_not_hidden() {
-    if !on_a_device("numbers_that_are_not_numbers_are_not_hidden") {
+    if !on_a_device("cuda_backend::numbers_that_are_not_numbers_are_not_hidden") {
         return;
     }
     let gpu = open(Mode::Fp16);

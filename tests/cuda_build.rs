@@ -2,6 +2,7 @@
 //! while the build script made them: every architecture is there, hot kernels neither spill nor draw a performance
 //! warning, and the machine code holds the instructions they are built on.
 
+use crate::skip::skip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,17 +13,11 @@ const HOT: [&str; 5] = ["clip_stats", "clip_weights", "clip_fused", "additive", 
 /// The same of compute capability 9.0 only.
 const HOPPER: [&str; 3] = ["hopper_stats", "hopper_weights", "hopper_fused"];
 
-/// A missing tool: an error where tools are required.
-fn skip<T>(message: &str) -> Option<T> {
-    assert!(std::env::var("UNICON_REQUIRE_TOOLS").is_err(), "{message}");
-    println!("skipped: {message}");
-    None
-}
-
 /// The images of this build by family, each with ptxas's report beside it.
 fn images() -> Option<BTreeMap<String, PathBuf>> {
     let Some(folder) = option_env!("UNICON_CUDA_IMAGES") else {
-        return skip("built without CUDA kernels; get a compiler with scripts/get-nvcc");
+        skip("built without CUDA kernels; get a compiler with scripts/get-nvcc");
+        return None;
     };
     let entries = std::fs::read_dir(folder).expect("the build script's folder");
     let paths = entries.map(|e| e.expect("a readable entry").path());
@@ -75,7 +70,7 @@ fn every_architecture_is_built_without_spills_or_warnings() {
         let built: BTreeSet<&str> = kernels.iter().map(|k| k.arch.as_str()).collect();
         let hopper = family.starts_with("hopper_");
         if let Some(missing) = ARCHS.iter().find(|&&a| !built.contains(a) && (!hopper || a == "90a")) {
-            skip::<()>(&format!("{family} was built for {built:?}, not {missing}; unset UNICON_CUDA_ARCHS"));
+            skip(&format!("{family} was built for {built:?}, not {missing}; unset UNICON_CUDA_ARCHS"));
         }
     }
 }
@@ -111,7 +106,10 @@ fn cuobjdump() -> Option<PathBuf> {
     folders.push("/usr/local/cuda/bin".into());
     folders.push(Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/cuda/nvidia/cu13/bin"));
     let found = folders.into_iter().map(|f| f.join("cuobjdump")).find(|c| c.is_file());
-    found.or_else(|| skip("cuobjdump not found; get it with scripts/get-nvcc"))
+    if found.is_none() {
+        skip("cuobjdump not found; get it with scripts/get-nvcc");
+    }
+    found
 }
 
 #[test]
@@ -125,7 +123,7 @@ fn machine_code_uses_tensor_cores_and_asynchronous_copies() {
     let hopper = HOPPER.map(|family| (family, warpgroups));
     for (family, instructions) in portable.into_iter().chain(hopper) {
         let Some(image) = images.get(family) else {
-            skip::<()>(&format!("{family} is not built; unset UNICON_CUDA_ARCHS"));
+            skip(&format!("{family} is not built; unset UNICON_CUDA_ARCHS"));
             continue;
         };
         let out = Command::new(&cuobjdump).arg("--dump-sass").arg(image).output().expect("cuobjdump starts");

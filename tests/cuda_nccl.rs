@@ -1,14 +1,8 @@
 //! Ranks on CUDA devices whose data moves through NCCL, as processes on the stand-in libraries: the same bits as through
 //! the host, a clear word where NCCL cannot be used, and an end with a reason whatever happens to one of them.
 
-#![cfg(all(unix, feature = "cli"))]
-
-#[path = "cuda_standin/mod.rs"]
-mod standin;
-
-mod processes;
-
-use processes::{LIMIT, complaints, signal, tensors, text, wait};
+use crate::processes::{LIMIT, complaints, signal, tensors, text, wait};
+use crate::standin;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -5,15 +5,12 @@
 //! embeddings is off by 5e-5 or so and of those of fp32 mode by 5e-7, a weight by that over tau, and 16-bit weights and
 //! values add 4e-4; 2e-6 is for sums in fp32.
 
-#[path = "cuda_ranks/processes.rs"]
 mod processes;
-#[path = "cuda_standin/mod.rs"]
-mod standin;
 
+use crate::standin::on_a_device;
 use faer::{Mat, MatRef};
 use half::f16;
 use rand::{Rng, SeedableRng};
-use standin::on_a_device;
 use unicon::backend::cpu::Cpu;
 use unicon::backend::cuda::{Cuda, Mode, Options};
 use unicon::backend::{Backend, Similarity, Ties};
@@ -226,7 +223,7 @@ const N: usize = 530;
 
 #[test]
 fn one_to_one() {
-    if !on_a_device("one_to_one") {
+    if !on_a_device("cuda_ranks::one_to_one") {
         return;
     }
     let case = |loss, negatives| Case {
@@ -246,7 +243,7 @@ fn one_to_one() {
 
 #[test]
 fn sampled_negatives() {
-    if !on_a_device("sampled_negatives") {
+    if !on_a_device("cuda_ranks::sampled_negatives") {
         return;
     }
     for (k, loss) in losses().into_iter().skip(1).enumerate() {
@@ -261,7 +258,7 @@ fn sampled_negatives() {
 
 #[test]
 fn rectangular_and_ragged() {
-    if !on_a_device("rectangular_and_ragged") {
+    if !on_a_device("cuda_ranks::rectangular_and_ragged") {
         return;
     }
     // Two blocks of rows and of columns, the last of which are small.
@@ -277,7 +274,7 @@ fn rectangular_and_ragged() {
 
 #[test]
 fn starts_without_embeddings() {
-    if !on_a_device("starts_without_embeddings") {
+    if !on_a_device("cuda_ranks::starts_without_embeddings") {
         return;
     }
     let shape = (515, 530);
@@ -319,7 +316,7 @@ fn related(n: usize) -> (HostMatrix, HostMatrix) {
 
 #[test]
 fn fits() {
-    if !on_a_device("fits") {
+    if !on_a_device("cuda_ranks::fits") {
         return;
     }
     let (x, y) = related(N);
@@ -356,7 +353,7 @@ fn fits() {
 
 #[test]
 fn ranks_bring_rows_of_their_own_in_types_of_their_own() {
-    if !on_a_device("ranks_bring_rows_of_their_own_in_types_of_their_own") {
+    if !on_a_device("cuda_ranks::ranks_bring_rows_of_their_own_in_types_of_their_own") {
         return;
     }
     let (n, d) = (700, 9);
@@ -383,7 +380,7 @@ fn ranks_bring_rows_of_their_own_in_types_of_their_own() {
 
 #[test]
 fn triplets_are_those_of_rank_0() {
-    if !on_a_device("triplets_are_those_of_rank_0") {
+    if !on_a_device("cuda_ranks::triplets_are_those_of_rank_0") {
         return;
     }
     let c = small(130, 110, 5);
@@ -401,7 +398,7 @@ fn triplets_are_those_of_rank_0() {
 
 #[test]
 fn one_rank_that_fails_ends_all_by_name() {
-    if !on_a_device("one_rank_that_fails_ends_all_by_name") {
+    if !on_a_device("cuda_ranks::one_rank_that_fails_ends_all_by_name") {
         return;
     }
     use std::ops::ControlFlow;

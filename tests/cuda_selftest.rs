@@ -1,9 +1,7 @@
 //! `unicon selftest` on the CPU and, through the stand-in libraries, on CUDA: every mode passes, faults of kernels are
 //! noticed, nothing stays allocated, and a failure of any call of the driver is an error in one line.
 
-#[path = "cuda_standin/mod.rs"]
-mod standin;
-
+use crate::standin;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,9 +1,8 @@
 //! The C ABI from outside: C programs under sanitizers and valgrind, the reference cases, the header under three language standards, an
 //! installed tree, and the examples.
 
-mod ffi;
-
-use ffi::{STRICT, built, have, python_script, python_with, root, run};
+use crate::ffi::{self, STRICT, built, have, python_script, python_with, root, run};
+use crate::skip::full;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +29,9 @@ fn argument(program: &str, dir: &Path) -> PathBuf {
 
 #[test]
 fn c_programs_pass_under_sanitizers() {
+    if !full() {
+        return;
+    }
     if !have("gcc", "gcc") {
         return;
     }
@@ -45,6 +47,9 @@ fn c_programs_pass_under_sanitizers() {
 
 #[test]
 fn c_programs_pass_under_valgrind() {
+    if !full() {
+        return;
+    }
     if !have("valgrind", "valgrind") || !have("gcc", "gcc") {
         return;
     }
@@ -63,6 +68,9 @@ fn c_programs_pass_under_valgrind() {
 
 #[test]
 fn an_installed_tree_builds_outside_projects() {
+    if !full() {
+        return;
+    }
     if !have("gcc", "gcc") {
         return;
     }
@@ -107,6 +115,9 @@ fn an_installed_tree_builds_outside_projects() {
 
 #[test]
 fn the_examples_run() {
+    if !full() {
+        return;
+    }
     if !have("gcc", "gcc") || !have("g++", "g++") {
         return;
     }

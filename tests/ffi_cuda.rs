@@ -1,12 +1,9 @@
 //! CUDA contexts of the C ABI, from C, on the stand-in libraries (`cuda_standin/`), which run the kernels on the host.
 //! `UNICON_TEST_GPU=1` runs the same program on a real device instead.
 
-#[path = "cuda_standin/mod.rs"]
-mod standin;
-
-mod ffi;
-
-use ffi::{STRICT, built, have, root, run};
+use crate::ffi::{STRICT, built, have, root, run};
+use crate::skip::skip_for_want_of_kernels;
+use crate::standin;
 use std::process::Command;
 
 /// Compiles a C program of `ffi/` against the library and the stand-ins, and runs it.
@@ -17,8 +14,7 @@ fn c_program(name: &str, source: &str, only_on_standin: bool) {
     if let Err(e) = unicon::backend::cuda::probe()
         && e.to_string().contains("no CUDA kernels")
     {
-        assert!(std::env::var("UNICON_REQUIRE_CUDA").is_err(), "{e}");
-        println!("skipped: {e}; get it with scripts/get-nvcc");
+        skip_for_want_of_kernels(&e.to_string());
         return;
     }
     let dir = tempfile::tempdir().unwrap();

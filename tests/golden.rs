@@ -7,7 +7,6 @@
 //! `|s|/tau * 6e-8`), with a floor of 1e-7/n for saturated cases. Linear fits: f64 1e-8, f32 5e-6. Kernel fits: f64 1e-8
 //! (times the case's own conditioning), f32 2e-4, 2e-3 for the singular linear kernel.
 
-#[path = "golden/case.rs"]
 mod case;
 
 use case::{Case, KNOWN_KEYS, host, kernel_kind, load, max_abs};

@@ -2,7 +2,6 @@
 
 #[path = "hostile/models.rs"]
 mod models;
-#[path = "parts/mod.rs"]
 mod parts;
 #[path = "hostile/watch.rs"]
 mod watch;

@@ -1,11 +1,7 @@
 //! Ranks that are processes of one machine, started with the variables that torchrun and others set: the same results as
 //! one process, and an end with a reason whatever happens to one of them.
 
-#![cfg(all(unix, feature = "cli"))]
-
-mod processes;
-
-use processes::{LIMIT, UNICON, complaints, data, signal, tensors, text, wait};
+use crate::processes::{LIMIT, UNICON, complaints, data, signal, tensors, text, wait};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};

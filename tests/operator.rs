@@ -332,7 +332,7 @@ fn large_groups_cost_no_list_of_pairs() {
 #[test]
 fn bfloat16_similarities_are_as_good_as_their_rounding() {
     let Ok(rough) = Cpu::<f32>::new(2).unwrap().with_bf16() else {
-        println!("skipped: this processor has no AVX512-BF16");
+        crate::skip::cannot("this processor has no AVX512-BF16");
         return;
     };
     let exact = Cpu::<f64>::new(2).unwrap();

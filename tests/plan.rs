@@ -1,13 +1,7 @@
 //! What `unicon plan` predicts against what is measured: bytes between ranks, and memory of the processes.
 
-#![cfg(all(unix, feature = "cli"))]
-
-#[path = "cuda_standin/mod.rs"]
-mod standin;
-
-mod processes;
-
-use processes::{LIMIT, UNICON, text, wait};
+use crate::processes::{LIMIT, UNICON, text, wait};
+use crate::standin;
 use rand::{Rng, SeedableRng};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -107,7 +101,7 @@ fn bytes_between_ranks_are_those_of_the_plan() {
 
 #[test]
 fn bytes_between_cuda_ranks_are_those_of_the_plan() {
-    if !standin::on_a_device("bytes_between_cuda_ranks_are_those_of_the_plan") {
+    if !standin::on_a_device("plan::bytes_between_cuda_ranks_are_those_of_the_plan") {
         return;
     }
     let plain = || FitOptions { final_loss: false, ..FitOptions::new(8) };

@@ -1,7 +1,5 @@
 //! A fit that is killed at any moment and started again ends bit for bit where an undisturbed one does, and has lost
 //! at most one step.
-#![cfg(all(unix, feature = "cli"))]
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

@@ -80,7 +80,7 @@ fn check(gpu: &Cuda, case: &Case<'_>, loss_limit: f64, limit: f64) {
 
 #[test]
 fn the_operator_has_the_errors_it_may_have() {
-    if !on_a_device("operator::the_operator_has_the_errors_it_may_have") {
+    if !on_a_device("cuda_backend::operator::the_operator_has_the_errors_it_may_have") {
         return;
     }
     // The project's limits at tau = 0.07, on what a fit does: paired features and the encoders of one spectral update.
@@ -133,7 +133,7 @@ fn the_operator_has_the_errors_it_may_have() {
 
 #[test]
 fn every_loss_relation_and_temperature() {
-    if !on_a_device("operator::every_loss_relation_and_temperature") {
+    if !on_a_device("cuda_backend::operator::every_loss_relation_and_temperature") {
         return;
     }
     let relations = [
@@ -173,7 +173,7 @@ fn every_loss_relation_and_temperature() {
 
 #[test]
 fn sampled_negatives_are_the_same_sample() {
-    if !on_a_device("operator::sampled_negatives_are_the_same_sample") {
+    if !on_a_device("cuda_backend::operator::sampled_negatives_are_the_same_sample") {
         return;
     }
     let gpu = open(Mode::Fp32);

@@ -2,8 +2,6 @@
 //! of text in a copy of `cuda/`; the copy holds all of them, one chosen when a program starts (`UNICON_FAULT`), so that
 //! one compilation serves.
 
-#![allow(dead_code)] // each test uses a part of it
-
 use std::path::{Path, PathBuf};
 
 /// The suite of `tests/cuda_emulation` whose values show a fault.

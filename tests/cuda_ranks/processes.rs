@@ -1,6 +1,7 @@
 //! Ranks that are processes of `unicon`, a device each.
 
-use super::{N, distance, related, standin};
+use super::{N, distance, related};
+use crate::standin;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use unicon::io::RowSource;

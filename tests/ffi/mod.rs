@@ -1,7 +1,6 @@
 //! What the tests of the C ABI share.
 
-#![allow(dead_code)] // No test program uses all of it.
-
+use crate::skip::{cannot, skip};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,8 +13,7 @@ pub fn have(tool: &str, package: &str) -> bool {
     if Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success()) {
         return true;
     }
-    assert_ne!(std::env::var("UNICON_REQUIRE_TOOLS").as_deref(), Ok("1"), "{tool} not found");
-    println!("skipped: {tool} not found; get it with apt-get install {package}");
+    skip(&format!("{tool} not found; get it with apt-get install {package}"));
     false
 }
 
@@ -28,11 +26,9 @@ pub fn python_with(package: &str) -> Option<&'static str> {
     };
     let found = ["python3", "/usr/bin/python3"].into_iter().find(imports);
     if found.is_none() {
-        let required = std::env::var("UNICON_REQUIRE_TOOLS").as_deref() == Ok("1");
-        assert!(!required, "no Python with {package}");
         // PyPI's PyTorch brings several GB of CUDA.
         let get = if package == "torch" { "apt-get install python3-" } else { "pip install " };
-        println!("skipped: no Python with {package}; get it with {get}{package}");
+        skip(&format!("no Python with {package}; get it with {get}{package}"));
     }
     found
 }
@@ -52,9 +48,12 @@ pub fn julia(depot: &Path) -> Option<Command> {
     let here =
         |program: &Path| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
     let Some(program) = [PathBuf::from("julia"), installed].into_iter().find(|program| here(program)) else {
-        let required = std::env::var("UNICON_REQUIRE_TOOLS").as_deref() == Ok("1");
-        assert!(!required || std::env::var_os("UNICON_WITHOUT_JULIA").is_some(), "julia not found");
-        println!("skipped: julia not found; get it from julialang.org or with scripts/get-julia");
+        let why = "julia not found; get it from julialang.org or with scripts/get-julia";
+        if std::env::var_os("UNICON_WITHOUT_JULIA").is_some() {
+            cannot(why)
+        } else {
+            skip(why)
+        }
         return None;
     };
     let mut command = Command::new(program);

@@ -1,6 +1,6 @@
 //! Fits: presets, budgets, few rows with many columns, degenerate data.
 
-use crate::models::abi::*;
+use super::models::abi::*;
 use crate::program::{Lab, distance};
 use faer::Mat;
 use rand::{Rng, SeedableRng};

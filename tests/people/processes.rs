@@ -1,7 +1,7 @@
 //! Signals, forks, limits of the system, and files left by what died.
 #![cfg(target_os = "linux")]
 
-use super::program::{Lab, Ran};
+use crate::program::{Lab, Ran};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Ranks, ties and search: what equal items, items that are not numbers and long lists do.
 
-use super::ffi::{STRICT, built, have, python_script, python_with, root, run};
+use crate::ffi::{STRICT, built, have, python_script, python_with, root, run};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

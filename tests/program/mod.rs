@@ -1,7 +1,5 @@
 //! The `unicon` program as tests run it: in a folder of its own, from outside.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
-
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

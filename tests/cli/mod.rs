@@ -6,5 +6,3 @@ mod commands;
 mod golden;
 mod options;
 mod page;
-#[path = "../program/mod.rs"]
-mod program;

@@ -28,11 +28,10 @@
 
 mod data;
 mod page;
-#[path = "../program/mod.rs"]
-mod program;
 
+use crate::program::Lab;
+use crate::skip::skip;
 use page::{Block, blocks};
-use program::Lab;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,7 +49,7 @@ esac
 while [ $# -gt 1 ]; do
     shift
     case "$1" in
-    --test) [ -e "$ROOT/tests/$2.rs" ] || [ -e "$ROOT/tests/$2" ] || { echo "no test $2" >&2; exit 1; } ;;
+    --test) grep -qx "name = \"$2\"" "$ROOT/Cargo.toml" || { echo "no test $2" >&2; exit 1; } ;;
     --example) [ -e "$ROOT/examples/$2.rs" ] || { echo "no example $2" >&2; exit 1; } ;;
     --bench) [ -e "$ROOT/benches/$2.rs" ] || { echo "no bench $2" >&2; exit 1; } ;;
     esac
@@ -78,9 +77,7 @@ fn needed(block: &Block, tool: &str) -> bool {
     if have(tool) {
         return true;
     }
-    let message = format!("skipped: {}: {tool} not found; get it with `apt install {tool}`", block.place());
-    assert!(std::env::var("UNICON_REQUIRE_TOOLS").is_err(), "{message}");
-    println!("{message}");
+    skip(&format!("{}: {tool} not found; get it with apt-get install {tool}", block.place()));
     false
 }
 
@@ -162,11 +159,8 @@ impl Folder {
     fn python(&self, block: &Block) -> bool {
         needed(block, "python3") && {
             let numpy = self.bash("python3 -c 'import numpy'").output().unwrap().status.success();
-            let message =
-                format!("skipped: {}: NumPy not found; get it with `pip install numpy`", block.place());
-            assert!(numpy || std::env::var("UNICON_REQUIRE_TOOLS").is_err(), "{message}");
             if !numpy {
-                println!("{message}");
+                skip(&format!("{}: NumPy not found; get it with pip install numpy", block.place()));
             }
             numpy
         }

@@ -4,15 +4,9 @@
 mod bindings;
 mod duplicates;
 mod evaluation;
-#[path = "../ffi/mod.rs"]
-mod ffi;
 mod files;
 mod fitting;
 mod models;
 mod numbers;
-#[path = "../parts/mod.rs"]
-mod parts;
 mod processes;
-#[path = "../program/mod.rs"]
-mod program;
 mod retrieval;

@@ -1,8 +1,5 @@
 //! The stand-ins for the CUDA libraries notice the mistakes they exist for.
 
-#[path = "cuda_standin/mod.rs"]
-mod standin;
-
 use std::process::Command;
 
 /// Mistakes 1 .. of `faults.cpp`.
@@ -10,8 +7,8 @@ const MISTAKES: i32 = 10;
 
 #[test]
 fn mistakes_in_the_use_of_cuda_are_noticed() {
-    let Some(folder) = standin::libraries() else { return };
-    let program = standin::program(&folder, "faults.cpp", "standin_mistakes");
+    let Some(folder) = super::libraries() else { return };
+    let program = super::program(&folder, "faults.cpp", "standin_mistakes");
     let run = |which: i32| {
         let out = Command::new(&program).arg(which.to_string()).output().expect("the program starts");
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
@@ -24,8 +21,8 @@ fn mistakes_in_the_use_of_cuda_are_noticed() {
 
 #[test]
 fn calls_fail_on_request_and_memory_is_limited_and_reported() {
-    let Some(folder) = standin::libraries() else { return };
-    let program = standin::program(&folder, "faults.cpp", "standin_limits");
+    let Some(folder) = super::libraries() else { return };
+    let program = super::program(&folder, "faults.cpp", "standin_limits");
     let run = |name: &str, value: &str| {
         Command::new(&program).arg("0").env(name, value).output().expect("the program starts").status.code()
     };
@@ -35,7 +32,7 @@ fn calls_fail_on_request_and_memory_is_limited_and_reported() {
     assert_eq!(run("UNICON_STANDIN_MEMORY", "200"), Some(0));
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     assert_eq!(run("UNICON_STANDIN_REPORT", &file.path().display().to_string()), Some(0));
-    let report = standin::report(file.path());
+    let report = super::report(file.path());
     assert_eq!((report["peak"], report["live_device"], report["live_host"]), (200, 0, 1));
     assert_eq!((report["cuMemAlloc_v2"], report["unrun"]), (2, 0));
 }
