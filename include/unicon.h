@@ -331,6 +331,14 @@ typedef struct unicon_context_options {
                                    included; a call that needs more is ::UNICON_OUT_OF_MEMORY. 0 (default): no limit. */
     const unicon_allocator_t *allocator;       /**< Copied. NULL (default): the process's. */
     const unicon_communicator_t *communicator; /**< Copied. NULL (default): a single rank. */
+    const int32_t *devices;   /**< Copied: the numbers of `n_devices` different CUDA devices of this machine, over which unicon_fit() and
+                                   unicon_fit_best() share the rows out, a thread each, with NCCL between them where the process can
+                                   load it (else through host memory; the same bits). The model depends on the number of devices by
+                                   rounding only. Every other function works on the first of them. All matrices are in host memory;
+                                   `device_type` is ::UNICON_DEVICE_CUDA, `device_id` 0, `stream` and `communicator` NULL;
+                                   `workspace_limit` is that of each device, unicon_fit_info_t::peak_bytes that of the first. NULL
+                                   (default): `device_id`. */
+    int64_t n_devices;        /**< Length of `devices`, default 0. */
 } unicon_context_options_t;
 
 /**

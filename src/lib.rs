@@ -14,11 +14,11 @@
 //! | retrieval and matching experiments | [`retrieval`], [`model`] |
 
 pub mod backend;
-pub mod comm;
 pub mod compare;
 pub mod control;
 pub mod data;
 mod dense;
+pub mod distributed;
 pub mod error;
 mod ffi;
 pub mod fit;

@@ -11,7 +11,7 @@
 //!
 //! Source: arXiv 2604.16678, the triple reductions `gamma`, `gamma-bar` of the unified loss.
 
-use crate::comm::Group;
+use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::loss::{EpsBy, Loss, LossKind, log_add_exp};
 use crate::positives::Positives;

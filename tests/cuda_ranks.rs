@@ -5,8 +5,6 @@
 //! embeddings is off by 5e-5 or so and of those of fp32 mode by 5e-7, a weight by that over tau, and 16-bit weights and
 //! values add 4e-4; 2e-6 is for sums in fp32.
 
-mod processes;
-
 use crate::standin::on_a_device;
 use faer::{Mat, MatRef};
 use half::f16;
@@ -14,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use unicon::backend::cpu::Cpu;
 use unicon::backend::cuda::{Cuda, Mode, Options};
 use unicon::backend::{Backend, Similarity, Ties};
-use unicon::comm::{Group, share_rows, threads};
+use unicon::distributed::{Group, share_rows, threads};
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, RefineOptions, fit};
 use unicon::io::{HostMatrix, MatView, RowRange, RowSource};
 use unicon::kernel::Kernel;

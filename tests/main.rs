@@ -22,7 +22,6 @@ mod resume;
 // The program, and what people bring to it.
 mod cli;
 mod interop_numpy;
-mod local_ranks;
 mod people;
 mod plan;
 mod readme;

@@ -9,48 +9,12 @@ mod processes;
 #[allow(dead_code, reason = "each test program uses a part of this")]
 mod skip;
 
-use processes::{LIMIT, UNICON, data, signal, tensors, text, wait};
+use processes::{
+    LIMIT, MPI_COMPILER, UNICON, complaints, data, mpi, mpich, mpirun, ranks_of, signal, tensors, text, wait,
+};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Of Open MPI and of MPICH.
-const LAUNCHER: [&str; 2] = ["mpirun", "mpiexec.mpich"];
-const COMPILER: [&str; 2] = ["mpicc", "mpicc.mpich"];
-
-fn mpich() -> bool {
-    std::env::var_os("UNICON_TEST_MPICH").is_some()
-}
-
-/// Whether MPI can be tested; says what is missing, and fails where nothing may be.
-fn mpi() -> bool {
-    let found = Command::new(LAUNCHER[usize::from(mpich())])
-        .arg("--version")
-        .output()
-        .is_ok_and(|o| o.status.success());
-    if cfg!(feature = "mpi") && found {
-        return true;
-    }
-    let how = "apt-get install libopenmpi-dev openmpi-bin libclang1-14, then cargo test --features mpi";
-    skip::skip(&format!("no MPI; get it with {how}"));
-    false
-}
-
-/// `mpirun -n ranks sh -c script`, where the script knows its rank as `$r`.
-fn mpirun(ranks: usize, script: &str) -> Command {
-    let mut command = Command::new(LAUNCHER[usize::from(mpich())]);
-    if !mpich() {
-        command.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]);
-    }
-    command.args(["-n", &ranks.to_string()]);
-    command.args(["sh", "-c", &format!("r=${{OMPI_COMM_WORLD_RANK:-$PMI_RANK}}; {script}")]);
-    command
-        .env("UNICON_COMM_TIMEOUT", "60")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
 
 /// Runs `unicon args` as one process, or under mpirun as so many; returns what it printed.
 fn unicon(ranks: usize, args: &str) -> serde_json::Value {
@@ -67,6 +31,20 @@ fn unicon(ranks: usize, args: &str) -> serde_json::Value {
     assert!(out.status.success(), "{ranks} ranks, {args}: {}", text(&out.stderr));
     // One rank prints, one object.
     serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&out.stdout)))
+}
+
+/// What a report says of its ranks.
+fn counted(ranks: &serde_json::Value, size: usize) {
+    assert_eq!((&ranks["transport"], &ranks["size"]), (&"mpi".into(), &size.into()));
+    let places: Vec<[usize; 2]> = serde_json::from_value(ranks["local"].clone()).unwrap();
+    assert_eq!(places, (0..size).map(|rank| [rank, size]).collect::<Vec<_>>());
+    assert_eq!(ranks["devices"], serde_json::json!(vec!["cpu"; size]));
+    let sum = |name: &str| {
+        let of = |t: &serde_json::Value| t[name].as_u64().unwrap();
+        ranks["traffic"].as_array().unwrap().iter().map(of).sum::<u64>()
+    };
+    assert!(sum("sent") == sum("received") && sum("sent") > 0, "{ranks}");
+    assert!(ranks["resident_bytes"].as_array().unwrap().iter().all(|b| b.as_u64() > Some(1 << 20)));
 }
 
 #[test]
@@ -88,7 +66,9 @@ fn ranks_agree_with_one_process_bit_for_bit() {
         let run = |ranks: usize| {
             let model = out(format!("{name}-{ranks}.safetensors"));
             let report = unicon(ranks, &format!("fit {options} --out {}", model.display()));
-            assert!(ranks < 2 || report["ranks"]["transport"] == "mpi", "{report}");
+            if ranks > 1 {
+                counted(&report["ranks"], ranks);
+            }
             (
                 tensors(&model),
                 report["info"]["loss"].clone(),
@@ -166,28 +146,18 @@ fn what_fails_on_one_rank_ends_all_with_its_name_and_reason() {
     }
 }
 
-/// Processes of this program below a process.
-fn ranks_of(mpirun: u32) -> Vec<u32> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat.rsplit(')').next().and_then(|s| s.split_whitespace().nth(1)?.parse::<u32>().ok());
-        let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        if parent == Some(mpirun) && exe == Path::new(UNICON) {
-            found.push(pid);
-        }
-    }
-    found.sort_unstable();
-    found
-}
-
 /// Starts a fit that would run for minutes, waits until all ranks are there and `delay` has passed.
 fn long_fit(dir: &Path, model: &Path, delay: Duration) -> (Child, Vec<u32>) {
+    long_fit_with(dir, model, delay, "60")
+}
+
+/// The same with ranks that wait for each other so many seconds.
+fn long_fit_with(dir: &Path, model: &Path, delay: Duration, timeout: &str) -> (Child, Vec<u32>) {
     let (x, y) = data(dir, 6000);
     let options =
         format!("--rank 12 --iters 100000 --tau 0.1 --threads 1 --device cpu --out {}", model.display());
-    let child = mpirun(3, &format!("exec {UNICON} fit --x {x} --y {y} {options}")).spawn().unwrap();
+    let mut command = mpirun(3, &format!("exec {UNICON} fit --x {x} --y {y} {options}"));
+    let child = command.env("UNICON_COMM_TIMEOUT", timeout).spawn().unwrap();
     let begin = Instant::now();
     let mut ranks = Vec::new();
     while ranks.len() < 3 {
@@ -236,6 +206,65 @@ fn interrupting_one_rank_ends_all() {
     assert!(!out.status.success() && !model.exists());
     let line = said.lines().find(|l| l.starts_with("unicon:")).unwrap_or_default();
     assert!(line.starts_with("unicon: rank ") && line.contains("cancelled"), "{said}");
+}
+
+#[test]
+fn a_rank_that_stops_is_waited_for_no_longer_than_asked() {
+    if !mpi() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model.safetensors");
+    let (child, ranks) = long_fit_with(dir.path(), &model, Duration::from_millis(1500), "2");
+    signal(ranks[2], "STOP");
+    let begin = Instant::now();
+    let out = wait(child);
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    let said = complaints(&out).concat();
+    assert!(!out.status.success() && said.starts_with("unicon: rank "), "{said}");
+    assert!(said.contains("has not answered") || said.contains("not all ranks have come"), "{said}");
+    assert!(!model.exists());
+}
+
+#[test]
+fn a_fit_goes_on_with_another_number_of_ranks() {
+    if !mpi() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (x, y) = data(dir.path(), 3000);
+    let path = |name: &str| dir.path().join(name);
+    let args = |name: &str| {
+        let model = path(name).display().to_string();
+        format!(
+            "fit --x {x} --y {y} --rank 12 --preset global --iters 1 --refine 25 --whiten 0.1 --tau 0.1 --out {model}"
+        )
+    };
+    unicon(0, &args("whole"));
+    let state = path("state");
+    let shared = format!("{} --checkpoint {}", args("model"), state.display());
+    let inode = || std::fs::metadata(&state).ok().map(|m| std::os::unix::fs::MetadataExt::ino(&m));
+    let mut killed = 0;
+    for size in [3, 2] {
+        let run = format!("exec {UNICON} {shared} --threads 1 --device cpu --json");
+        let mut child = mpirun(size, &run).spawn().unwrap();
+        let (begin, mut last, mut steps) = (Instant::now(), inode(), 0);
+        // Until two more steps are on disk.
+        while steps < 2 && begin.elapsed() < LIMIT && child.try_wait().unwrap().is_none() {
+            let now = inode();
+            steps += usize::from(now != last);
+            last = now;
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        if let Some(rank) = ranks_of(child.id()).get(1) {
+            signal(*rank, "KILL");
+            killed += 1;
+        }
+        assert!(!wait(child).status.success() && !path("model").exists());
+    }
+    assert_eq!(killed, 2, "the fit was too quick");
+    unicon(4, &shared);
+    assert!(tensors(&path("model")) == tensors(&path("whole")));
 }
 
 #[test]
@@ -294,7 +323,7 @@ fn a_c_program_brings_its_own_communicator() {
     let program = dir.path().join("fit");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let library = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
-    let mut compile = Command::new(COMPILER[usize::from(mpich())]);
+    let mut compile = Command::new(MPI_COMPILER[usize::from(mpich())]);
     compile.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"]).arg(&program);
     compile.arg(root.join("ffi-examples/mpi/fit.c")).arg("-I").arg(root.join("include"));
     compile.arg(library.join("libunicon.so")).arg(format!("-Wl,-rpath,{}", library.display())).arg("-lm");

@@ -2,7 +2,7 @@
 
 use unicon::backend::Backend;
 use unicon::backend::cpu::Cpu;
-use unicon::comm::threads;
+use unicon::distributed::threads;
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, RefineOptions, fit};
 use unicon::io::{Features, write_npy};
 use unicon::kernel::Kernel;

@@ -1,13 +1,12 @@
 //! What `unicon plan` predicts against what is measured: bytes between ranks, and memory of the processes.
 
-use crate::processes::{LIMIT, UNICON, text, wait};
+use crate::processes::{LIMIT, UNICON, mpi, mpirun, text, wait};
 use crate::standin;
 use rand::{Rng, SeedableRng};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use unicon::backend::cpu::Cpu;
 use unicon::backend::cuda::{Cuda, Mode, Options};
-use unicon::comm::threads;
+use unicon::distributed::threads;
 use unicon::fit::{Data, FitOptions, RefineOptions, fit};
 use unicon::io::{HostMatrix, MatView, write_npy};
 use unicon::plan::{Job, Plan, Rates, plan};
@@ -148,24 +147,21 @@ fn bytes_between_cuda_ranks_are_those_of_the_plan() {
 }
 
 /// Runs a fit on so many ranks of this machine; resident bytes at most, of every rank.
-fn resident(dir: &Path, ranks: usize, args: &str) -> Vec<u64> {
-    let start = |rank: usize| {
-        let mut command = Command::new(UNICON);
-        command.args(args.split_whitespace()).args(["--threads", "1", "--device", "cpu", "--json"]);
-        command.env("TMPDIR", dir).env("UNICON_COMM_TIMEOUT", LIMIT.as_secs().to_string());
-        command.env("UNICON_RANK", rank.to_string()).env("UNICON_WORLD_SIZE", ranks.to_string());
-        command.env("UNICON_RANKS", "env");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let children: Vec<_> = (0..ranks).map(start).collect();
-    let outs: Vec<_> = children.into_iter().map(wait).collect();
-    assert!(outs.iter().all(|o| o.status.success()), "{}", text(&outs[0].stderr));
-    let report: serde_json::Value = serde_json::from_slice(&outs[0].stdout).unwrap();
+fn resident(ranks: usize, args: &str) -> Vec<u64> {
+    let run = format!("exec {UNICON} {args} --threads 1 --device cpu --json");
+    let mut command = mpirun(ranks, &run);
+    command.env("UNICON_COMM_TIMEOUT", LIMIT.as_secs().to_string());
+    let out = wait(command.spawn().unwrap());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     report["ranks"]["resident_bytes"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap()).collect()
 }
 
 #[test]
 fn ranks_stay_within_the_memory_of_the_plan() {
+    if !mpi() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, n: usize, d: usize, seed: u64| -> PathBuf {
         let path = dir.path().join(name);
@@ -190,7 +186,7 @@ fn ranks_stay_within_the_memory_of_the_plan() {
             let options = FitOptions { n_iters: iters, final_loss: false, ..FitOptions::new(rank) };
             let p = planned(&cpu_rates(), n, d, ranks, &options, 0);
             let expected = p.memory_bytes + p.replicated_bytes + p.mapped_bytes;
-            for (k, bytes) in resident(dir.path(), ranks, &args).into_iter().enumerate() {
+            for (k, bytes) in resident(ranks, &args).into_iter().enumerate() {
                 let ratio = bytes as f64 / expected;
                 println!(
                     "n = {n}, {iters} updates, rank {k} of {ranks}: {bytes} bytes, {ratio:.3} of the plan"

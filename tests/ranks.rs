@@ -4,7 +4,7 @@ use faer::Mat;
 use rand::{Rng, SeedableRng};
 use unicon::backend::cpu::Cpu;
 use unicon::backend::{Backend, Similarity, Standing};
-use unicon::comm::{Group, share_rows, threads};
+use unicon::distributed::{Group, share_rows, threads};
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, RefineOptions, fit};
 use unicon::io::{HostMatrix, RowRange};
 use unicon::kernel::Kernel;

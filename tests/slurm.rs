@@ -1,6 +1,6 @@
 //! The Slurm script of the examples, run by stand-ins for `sbatch` and `srun` (`slurm_standin/`) on one machine.
 
-use crate::processes::{UNICON, data, tensors, text, wait};
+use crate::processes::{UNICON, complaints, data, mpi, tensors, text, wait};
 use crate::skip::full;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -29,8 +29,6 @@ fn sbatch(features: &Path, out: &Path, tasks: usize) -> Output {
         ("RANK_OF_MODEL", "8"),
         ("NEGATIVES", "600"),
     ]);
-    // There is no PMI: ranks connect through this machine.
-    command.envs([("MPI", "none"), ("UNICON_RANKS", "env"), ("UNICON_TRANSPORT", "local")]);
     command.env("FEATURES", features).env("OUT", out).env("TMPDIR", out.parent().unwrap());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     wait(command.spawn().unwrap())
@@ -59,6 +57,20 @@ fn the_script_plans_fits_and_tells_how_it_ended() {
         (tensors(&model), report)
     };
     let (alone, _) = run(1);
+    if !cfg!(feature = "mpi") {
+        // Tasks that cannot find each other do not each write the model.
+        let out = sbatch(dir.path(), &dir.path().join("none.safetensors"), 3);
+        let said = complaints(&out);
+        assert!(out.status.code() == Some(1) && !dir.path().join("none.safetensors").exists(), "{said:?}");
+        assert!(
+            said[0].contains("srun (Slurm) started 3 processes, but this program was built without MPI"),
+            "{said:?}"
+        );
+        assert!(said[0].contains("--features mpi") && said[0].contains("UNICON_LAUNCHER=none"), "{said:?}");
+    }
+    if !mpi() {
+        return;
+    }
     let (shared, report) = run(3);
     assert!(shared == alone);
     let ranks = &report["ranks"];
@@ -67,8 +79,7 @@ fn the_script_plans_fits_and_tells_how_it_ended() {
     std::fs::remove_file(dir.path().join("text/part-1.npy")).unwrap();
     let model = dir.path().join("none.safetensors");
     let out = sbatch(dir.path(), &model, 2);
-    let said = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(1), "{said}");
-    assert!(said.lines().count() == 1 && said.contains("unicon: "), "{said}");
+    let said = complaints(&out);
+    assert!(out.status.code() == Some(1) && said.len() == 1, "{}", text(&out.stderr));
     assert!(!model.exists());
 }

@@ -13,8 +13,8 @@ mod standing;
 pub(crate) use range::{directions, inverse_lengths};
 pub use standing::{Standing, Ties};
 
-use crate::comm::Group;
 use crate::control::Control;
+use crate::distributed::Group;
 use crate::error::Result;
 use crate::io::{Center, Duplicates, RowSource, Survey, check_digests, column_sums, survey_rows};
 use crate::kernel::Kernel;

@@ -1,6 +1,6 @@
 //! Encoders and lengths kept within what float32 can hold. Shared by the backends.
 
-use crate::comm::Group;
+use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::io::{exponent, times_power};
 use faer::{Mat, MatRef};

@@ -15,6 +15,7 @@ mod fit_report;
 mod gram;
 mod info;
 mod judging;
+mod launch;
 mod memory;
 #[cfg(feature = "mpi")]
 mod mpi;
@@ -35,6 +36,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ranks::Job;
 use session::{Globals, Session};
 use std::process::ExitCode;
+use std::sync::Arc;
+use unicon::control::Control;
+use unicon::distributed::{Group, threads};
 
 /// Closed-form contrastive alignment of two sets of frozen features.
 ///
@@ -76,6 +80,11 @@ impl Command {
             Self::Bench(args) => args.spreads(),
             _ => false,
         }
+    }
+
+    /// Whether several CUDA devices of one process may share the work.
+    fn spreads_over_devices(&self) -> bool {
+        self.spreads() && !matches!(self, Self::Bench(_))
     }
 
     fn run(self, session: &Session) -> anyhow::Result<()> {
@@ -130,39 +139,101 @@ fn run() -> ExitCode {
         complain(&whole(&e));
         return ExitCode::FAILURE;
     }
-    let mut job = match Job::join(program.globals.device) {
-        Ok(job) => job,
+    let jobs = match jobs(&program) {
+        Ok(jobs) => jobs,
         Err(e) => {
-            complain(&e.to_string());
+            complain(&whole(&e));
             return ExitCode::FAILURE;
         }
     };
+    let controls: Vec<Arc<Control>> = jobs.iter().map(|_| Arc::default()).collect();
+    signals::watch(controls.clone());
+    // The first rank is on this thread, the only one that may call MPI. Every rank reads the arguments for itself.
+    let ends = threads::on_each(jobs.into_iter().zip(controls), |(job, control)| {
+        rank(Program::from_arg_matches(&matches), job, control)
+    });
+    code_of(ends)
+}
+
+/// The ranks of this process: one, or one for each of several devices.
+fn jobs(program: &Program) -> anyhow::Result<Vec<Job>> {
+    let job = Job::join()?;
+    match program.globals.device.threads()? {
+        Some(_) if !job.group.is_single() => {
+            let expected = format!("cuda, for each of {} ranks has a device of its own", job.group.size());
+            Err(unicon::Error::invalid("--device", expected, &program.globals.device).into())
+        }
+        Some(devices) if !program.command.spreads_over_devices() => {
+            let expected = format!("one device, such as cuda:{}, for this command", devices[0]);
+            Err(unicon::Error::invalid("--device", expected, &program.globals.device).into())
+        }
+        Some(devices) if devices.len() == 1 => Ok(vec![Job { device: Some(devices[0]), ..job }]),
+        Some(devices) => Ok(Job::threads(&devices)),
+        None => Ok(vec![job]),
+    }
+}
+/// How a rank ended.
+#[derive(Default)]
+struct End {
+    failure: Option<anyhow::Error>,
+    /// What the rank is called where there are several: `rank 1`, `cuda:1`.
+    name: String,
+    group: Group,
+}
+
+/// Runs the command as one of the ranks, and tells the others if it fails.
+fn rank(program: Result<Program, clap::Error>, job: Job, control: Arc<Control>) -> End {
     // Held to the end: a rank that fails tells the others, and MPI ends with the last user of the group.
     let group = job.group.clone();
-    let mut done = Ok(());
-    if !program.command.spreads() {
-        job = Job::alone();
-    }
-    if program.command.spreads() || group.is_first() {
-        done = Session::new(program.globals, job).and_then(|session| program.command.run(&session));
-    }
-    let others = group.finish(done.as_ref().err().map(whole).as_deref());
-    let failure = match (done, others) {
-        (Ok(()), Ok(())) => return ExitCode::SUCCESS,
-        (Err(e), _) => e,
-        (Ok(()), Err(e)) => e.into(),
+    let name = match job.device {
+        Some(device) => format!("cuda:{device}"),
+        None => format!("rank {}", group.rank()),
     };
-    let cancelled = matches!(failure.downcast_ref(), Some(unicon::Error::Cancelled));
+    let run = || -> anyhow::Result<()> {
+        let Program { globals, command } = program?;
+        match command.spreads() {
+            true => command.run(&Session::new(globals, job, control)),
+            false if group.is_first() => {
+                let alone = Job { device: job.device, ..Job::alone() };
+                command.run(&Session::new(globals, alone, control))
+            }
+            false => Ok(()),
+        }
+    };
+    let done = run();
+    let others = group.finish(done.as_ref().err().map(whole).as_deref());
+    let failure = done.err().or_else(|| Some(others.err()?.into()));
+    End { failure, name, group }
+}
+
+/// The exit code of this process, whose ranks ended so; one of them says why it failed.
+fn code_of(ends: Vec<unicon::Result<End>>) -> ExitCode {
+    let several = ends.len() > 1;
+    let no_thread = |e: unicon::Error| End { failure: Some(e.into()), ..End::default() };
+    let ends: Vec<End> = ends.into_iter().map(|end| end.unwrap_or_else(no_thread)).collect();
+    let is = |end: &End, kind: fn(&unicon::Error) -> bool| {
+        end.failure.as_ref().and_then(|e| e.downcast_ref()).is_some_and(kind)
+    };
+    let cancelled = ends.iter().any(|end| is(end, |e| matches!(e, unicon::Error::Cancelled)));
+    // Who knows the reason speaks, not who has only heard that another rank failed.
+    let mut failed: Vec<&End> = ends.iter().filter(|end| end.failure.is_some()).collect();
+    failed.sort_by_key(|end| (!end.group.speaks().0, is(end, |e| matches!(e, unicon::Error::Comm(_)))));
+    let Some((end, failure)) = failed.first().and_then(|end| Some((end, end.failure.as_ref()?))) else {
+        return ExitCode::SUCCESS;
+    };
     // Whoever reads no further needs no complaint.
     if let Some(e) = failure.downcast_ref::<std::io::Error>()
         && e.kind() == std::io::ErrorKind::BrokenPipe
     {
         return ExitCode::from(signals::code_of(libc::SIGPIPE));
     }
-    let (speaks, named) = group.speaks();
-    if speaks {
-        let rank = if named { format!("rank {}: ", group.rank()) } else { String::new() };
-        complain(&format!("{rank}{}", whole(&failure)));
+    let (speaks, named) = end.group.speaks();
+    if several && cancelled {
+        // One signal stops all.
+        complain("cancelled");
+    } else if speaks {
+        let name = if named { format!("{}: ", end.name) } else { String::new() };
+        complain(&format!("{name}{}", whole(failure)));
     }
     ExitCode::from(if cancelled { signals::code() } else { 1 })
 }

@@ -9,7 +9,7 @@ use mpi::request::{Request, StaticScope, scope};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
 use std::time::{Duration, Instant};
-use unicon::comm::{Comm, Trouble, patience};
+use unicon::distributed::{Comm, Trouble, patience};
 use unicon::{Error, Result};
 
 /// MPI counts are 32-bit: longer messages go in parts.
@@ -142,7 +142,7 @@ impl Comm for Mpi {
         Some(Trouble::Fails(usize::try_from(status.source_rank()).unwrap_or(0)))
     }
 
-    fn warn(&self, _: &str) {
+    fn warn(&self) {
         let world = SimpleCommunicator::world();
         for k in (0..self.size).filter(|&k| k != self.rank) {
             let target = world.process_at_rank(k as i32);

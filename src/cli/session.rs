@@ -1,8 +1,8 @@
 //! What every command runs in: device, threads, progress, cancellation.
 
+use super::complain;
 use super::output::{self, Report};
-use super::ranks::{DeviceData, Job};
-use super::{complain, signals};
+use super::ranks::{DeviceData, Job, Opened};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
 use unicon::backend::cuda::{self, Cuda};
-use unicon::comm::Group;
 use unicon::control::{Control, Phase, Progress};
+use unicon::distributed::Group;
 use unicon::real::Real;
 use unicon::threads;
 
@@ -32,7 +32,8 @@ pub struct Globals {
     /// Seed of everything random.
     #[arg(long, global = true, default_value_t = 0, value_name = "N", help_heading = "Everywhere")]
     seed: u64,
-    /// Where to compute: auto, cpu, cuda or cuda:N. Of several ranks on a machine each takes the next device of cuda.
+    /// Where to compute: auto, cpu, cuda, cuda:N, or several devices that share the rows, cuda:all or cuda:0,2. Under mpirun
+    /// each rank takes the next device of cuda.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", help_heading = "Everywhere")]
     pub device: DeviceChoice,
     /// Arithmetic: on the CPU f32, f64 or bf16, on CUDA fp16, bf16 or f32 [default: CPU f32, CUDA fp16; weights and gram f64].
@@ -59,13 +60,15 @@ pub enum Precision {
 }
 
 /// What `--device` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The fastest device there is.
     Auto,
     Cpu,
     /// The device with this number; none: the one that falls to this rank.
     Cuda(Option<u32>),
+    /// The devices with these numbers, or all, a thread each.
+    Several(Option<Vec<u32>>),
 }
 
 impl std::fmt::Display for DeviceChoice {
@@ -75,6 +78,32 @@ impl std::fmt::Display for DeviceChoice {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(None) => f.write_str("cuda"),
             Self::Cuda(Some(n)) => write!(f, "cuda:{n}"),
+            Self::Several(None) => f.write_str("cuda:all"),
+            Self::Several(Some(list)) => {
+                let list: Vec<String> = list.iter().map(u32::to_string).collect();
+                write!(f, "cuda:{}", list.join(","))
+            }
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The devices of which each gets a thread; none: there is one, or what falls to this process is decided later.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where there are none for `cuda:all`, or CUDA cannot be used.
+    pub fn threads(&self) -> Result<Option<Vec<u32>>> {
+        match self {
+            Self::Several(Some(list)) => Ok(Some(list.clone())),
+            Self::Several(None) => {
+                let devices = usable_devices().context("--device cuda:all")?;
+                if devices.is_empty() {
+                    // None is new enough: the first says why.
+                    Cuda::open(0, cuda::Options::default()).context("--device cuda:all")?;
+                }
+                Ok(Some(devices))
+            }
+            _ => Ok(None),
         }
     }
 }
@@ -87,11 +116,21 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(None)),
-            _ => s
-                .strip_prefix("cuda:")
-                .and_then(|n| n.parse().ok())
-                .map(|n| Self::Cuda(Some(n)))
-                .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".into()),
+            "cuda:all" => Ok(Self::Several(None)),
+            _ => {
+                let numbers = s.strip_prefix("cuda:").map(|list| list.split(',').map(str::parse).collect());
+                let Some(Ok(numbers)) = numbers else {
+                    return Err("expected auto, cpu, cuda, cuda:N, cuda:N,M or cuda:all".into());
+                };
+                let numbers: Vec<u32> = numbers;
+                match numbers[..] {
+                    [one] => Ok(Self::Cuda(Some(one))),
+                    _ if (1..numbers.len()).any(|k| numbers[..k].contains(&numbers[k])) => {
+                        Err("expected every device once".into())
+                    }
+                    _ => Ok(Self::Several(Some(numbers))),
+                }
+            }
         }
     }
 }
@@ -159,16 +198,16 @@ pub struct Session {
     globals: Globals,
     control: Arc<Control>,
     job: Job,
-    /// How data of several CUDA ranks moves, once a device is open.
-    moved: Mutex<Option<DeviceData>>,
+    /// What was opened, for the report of several ranks.
+    opened: Mutex<Opened>,
 }
 
 impl Session {
-    /// Counts the threads and starts the progress display and the watch for signals.
-    pub fn new(mut globals: Globals, job: Job) -> Result<Self> {
+    /// Counts the threads and starts the progress display of the first rank. `control` stops what runs.
+    pub fn new(mut globals: Globals, job: Job, control: Arc<Control>) -> Self {
         if globals.threads == 0 {
             let found = threads::default_count(|name| std::env::var(name).ok());
-            for ignored in &found.ignored {
+            for ignored in found.ignored.iter().filter(|_| job.group.is_first()) {
                 complain(&format!("{ignored} is no number of threads from 1 to {}: ignored", threads::MOST));
             }
             // Ranks on one machine share its cores, unless somebody has given each its own.
@@ -177,13 +216,12 @@ impl Session {
             globals.threads = (found.threads / share).max(1);
         }
         threads::set_default(globals.threads);
-        let control = Arc::new(Control::default());
         if std::io::stderr().is_terminal() && job.group.is_first() {
             let mut bars = Bars::default();
             control.set_hook(Some(Box::new(move |progress| bars.show(progress))));
         }
-        signals::watch(control.clone()).context("watching for signals")?;
-        Ok(Self { globals, control, job, moved: Mutex::new(None) })
+        let opened = Mutex::new(Opened { device: "cpu".into(), moved: None });
+        Self { globals, control, job, opened }
     }
 
     /// Whether this rank writes files and prints: one of all does.
@@ -213,6 +251,9 @@ impl Session {
 
     /// The device the arguments ask for. This is the only place that knows which devices exist.
     pub fn open_device(&self) -> Result<Device> {
+        if let Some(device) = self.job.device {
+            return Ok(Device::Cuda(self.open_cuda(device)?));
+        }
         match self.globals.device {
             DeviceChoice::Auto if self.globals.memory_limit.is_some() => self.open_cpu(),
             DeviceChoice::Cuda(Some(n)) if self.job.local_size > 1 => {
@@ -236,6 +277,11 @@ impl Session {
                 own.map_or_else(|| self.open_cpu(), |n| Ok(Device::Cuda(self.open_cuda(n)?)))
             }
             DeviceChoice::Auto | DeviceChoice::Cpu => self.open_cpu(),
+            // Of one rank on one machine, `job.device` has been one of them.
+            DeviceChoice::Several(_) => {
+                let expected = format!("cuda, for {} ranks were started", self.job.group.size());
+                Err(Error::invalid("--device", expected, &self.globals.device).into())
+            }
         }
     }
 
@@ -269,28 +315,20 @@ impl Session {
                 return Err(Error::invalid("--precision", "fp16, bf16 or f32 on CUDA", "f64").into());
             }
         };
-        if let Some(device) = &self.job.device {
-            self.keep_moved(device, None);
-            return Ok(device.clone().with(mode, self.control.clone()));
-        }
         let options = cuda::Options { mode, control: self.control.clone(), ..cuda::Options::default() };
         let cuda = Cuda::open(ordinal, options).with_context(|| format!("--device cuda:{ordinal}"))?;
         let (cuda, no_nccl) = cuda.connected(self.job.group.clone())?;
-        self.keep_moved(&cuda, no_nccl);
+        let moved = (!self.job.group.is_single()).then(|| DeviceData { nccl: cuda.nccl(), no_nccl });
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) =
+            Opened { device: format!("cuda:{ordinal}"), moved };
         Ok(cuda)
-    }
-
-    fn keep_moved(&self, cuda: &Cuda, no_nccl: Option<String>) {
-        let moved = DeviceData { nccl: cuda.nccl(), no_nccl };
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(moved);
     }
 
     /// The float64 CPU backend, for commands that are about exact values.
     pub fn oracle(&self, command: &str) -> Result<Cpu<f64>> {
-        if let DeviceChoice::Cuda(n) = self.globals.device {
+        if !matches!(self.globals.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
             let expected = format!("cpu or auto, for `unicon {command}` computes in float64 on the CPU");
-            let got = n.map_or_else(|| "cuda".to_string(), |n| format!("cuda:{n}"));
-            return Err(Error::invalid("--device", expected, got).into());
+            return Err(Error::invalid("--device", expected, &self.globals.device).into());
         }
         Ok(Cpu::with(self.globals.threads, None, self.control.clone())?)
     }
@@ -337,8 +375,8 @@ impl Session {
 
     /// Prints a command's result, once, with what the ranks had to do for it.
     pub fn print(&self, report: &Report) -> Result<()> {
-        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let ranks = self.job.figures(moved)?;
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ranks = self.job.figures(&opened)?;
         match ranks {
             _ if !self.is_first() => Ok(()),
             None => output::print(report, self.globals.json),

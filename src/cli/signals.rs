@@ -19,7 +19,8 @@ const PATIENCE: u32 = 10;
 
 /// The signal that asked to stop; 0: none.
 static ASKED: AtomicI32 = AtomicI32::new(0);
-static CONTROL: OnceLock<Arc<Control>> = OnceLock::new();
+/// What a signal stops: the computations of this process.
+static CONTROLS: OnceLock<Vec<Arc<Control>>> = OnceLock::new();
 
 /// The exit code of a program that was stopped: by a signal, or by another rank.
 pub fn code() -> u8 {
@@ -42,10 +43,10 @@ pub fn prepare() {
     handle(libc::SIGBUS, on_bus as extern "C" fn(_, _, _) as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
 }
 
-/// Makes INT, TERM and HUP cancel `control`.
-pub fn watch(control: Arc<Control>) -> std::io::Result<()> {
-    if CONTROL.set(control).is_err() {
-        return Err(std::io::Error::other("signals are watched already"));
+/// Makes INT, TERM and HUP cancel all of `controls`. Called once.
+pub fn watch(controls: Vec<Arc<Control>>) {
+    if CONTROLS.set(controls).is_err() {
+        return;
     }
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         let mut before = MaybeUninit::uninit();
@@ -58,7 +59,6 @@ pub fn watch(control: Arc<Control>) -> std::io::Result<()> {
         }
     }
     handle(libc::SIGALRM, on_alarm as extern "C" fn(_) as usize, 0);
-    Ok(())
 }
 
 /// Sets a handler; of the signals used here none can be refused.
@@ -97,9 +97,7 @@ extern "C" fn on_stop(signal: c_int) {
     if ASKED.swap(signal, Ordering::Relaxed) != 0 {
         end(128 + signal);
     }
-    if let Some(control) = CONTROL.get() {
-        control.cancel();
-    }
+    CONTROLS.get().into_iter().flatten().for_each(|control| control.cancel());
     // SAFETY: may be called by signal handlers.
     unsafe { libc::alarm(PATIENCE) };
 }

@@ -4,7 +4,7 @@ use super::bindings::*;
 use super::entry;
 use super::matrix::values;
 use super::structs::{Versioned, count, init, read, read_or_default, reserved};
-use crate::comm::Group;
+use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::kernel::{Kernel, KernelKind};
 use crate::loss::{EpsBy, Loss, LossKind};

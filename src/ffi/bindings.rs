@@ -224,12 +224,14 @@ pub struct unicon_context_options {
     pub workspace_limit: u64,
     pub allocator: *const unicon_allocator_t,
     pub communicator: *const unicon_communicator_t,
+    pub devices: *const i32,
+    pub n_devices: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of unicon_context_options",
-    ][::core::mem::size_of::<unicon_context_options>() - 56usize];
+    ][::core::mem::size_of::<unicon_context_options>() - 72usize];
     [
         "Alignment of unicon_context_options",
     ][::core::mem::align_of::<unicon_context_options>() - 8usize];
@@ -260,6 +262,12 @@ const _: () = {
     [
         "Offset of field: unicon_context_options::communicator",
     ][::core::mem::offset_of!(unicon_context_options, communicator) - 48usize];
+    [
+        "Offset of field: unicon_context_options::devices",
+    ][::core::mem::offset_of!(unicon_context_options, devices) - 56usize];
+    [
+        "Offset of field: unicon_context_options::n_devices",
+    ][::core::mem::offset_of!(unicon_context_options, n_devices) - 64usize];
 };
 pub type unicon_context_options_t = unicon_context_options;
 unsafe extern "C" {

@@ -1,16 +1,16 @@
 //! The context: a device, its threads, its limits, and the text of the last failure.
 
 use super::bindings::*;
-use super::comm::{Communicator, OnDevice};
-use super::matrix::check_out;
+use super::callbacks::{Communicator, OnDevice};
+use super::matrix::{check_out, values};
 use super::memory::Allocator;
-use super::structs::{init, read_or_default};
+use super::structs::{count, init, read_or_default};
 use super::{entry, guard, same_signature, structs};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
-use crate::comm::Group;
 use crate::control::{Control, Phase, Progress};
+use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::io::Dtype;
 use crate::threads;
@@ -80,23 +80,61 @@ impl Device {
         let Ok(ordinal) = u32::try_from(options.device_id) else {
             return Err(Error::invalid("options.device_id", "a device's number", options.device_id));
         };
-        if !options.allocator.is_null() {
-            return Err(Error::Unsupported("options.allocator: of a CUDA context".into()));
-        }
-        let mode = match precision_of(options)? {
-            None | Some(Dtype::F16) => cuda::Mode::Fp16,
-            Some(Dtype::BF16) => cuda::Mode::Bf16,
-            Some(_) => cuda::Mode::Fp32,
-        };
-        // SAFETY: the header requires a stream of this device that outlives the context.
-        let stream =
-            (!options.stream.is_null()).then(|| unsafe { cuda::BorrowedStream::from_raw(options.stream) });
-        let memory_limit = limit_of(options);
-        Ok(Self::Cuda(Cuda::open(
-            ordinal,
-            cuda::Options { mode, stream, memory_limit, control, ..cuda::Options::default() },
-        )?))
+        Ok(Self::Cuda(cuda_of(options, ordinal, control)?))
     }
+}
+
+/// A CUDA device with what the options say.
+fn cuda_of(options: &unicon_context_options, ordinal: u32, control: Arc<Control>) -> Result<Cuda> {
+    if !options.allocator.is_null() {
+        return Err(Error::Unsupported("options.allocator: of a CUDA context".into()));
+    }
+    let mode = match precision_of(options)? {
+        None | Some(Dtype::F16) => cuda::Mode::Fp16,
+        Some(Dtype::BF16) => cuda::Mode::Bf16,
+        Some(_) => cuda::Mode::Fp32,
+    };
+    // SAFETY: the header requires a stream of this device that outlives the context.
+    let stream =
+        (!options.stream.is_null()).then(|| unsafe { cuda::BorrowedStream::from_raw(options.stream) });
+    let memory_limit = limit_of(options);
+    Cuda::open(ordinal, cuda::Options { mode, stream, memory_limit, control, ..cuda::Options::default() })
+}
+
+/// The devices over which fits share the rows out; none: there is one device.
+///
+/// # Safety
+/// `options.devices` is NULL or holds `options.n_devices` numbers.
+unsafe fn devices_of(options: &unicon_context_options) -> Result<Vec<u32>> {
+    let n = count("options.n_devices", options.n_devices, 0)?;
+    if n == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: passed on.
+    let numbers = unsafe { values("options.devices", options.devices, n)? };
+    if u32::try_from(options.device_type) != Ok(UNICON_DEVICE_CUDA) {
+        let expected = "UNICON_DEVICE_CUDA with devices";
+        return Err(Error::invalid("options.device_type", expected, options.device_type));
+    }
+    if options.device_id != 0 {
+        return Err(Error::invalid("options.device_id", "0 with devices", options.device_id));
+    }
+    if !options.stream.is_null() {
+        let got = format!("{:p}", options.stream);
+        return Err(Error::invalid("options.stream", "NULL with devices", got));
+    }
+    if !options.communicator.is_null() {
+        let expected = "NULL with devices, for each rank of a communicator has one";
+        return Err(Error::invalid("options.communicator", expected, "a communicator"));
+    }
+    let mut devices: Vec<u32> = Vec::new();
+    for &number in numbers {
+        match u32::try_from(number) {
+            Ok(device) if !devices.contains(&device) => devices.push(device),
+            _ => return Err(Error::invalid("options.devices", "different devices' numbers", number)),
+        }
+    }
+    Ok(devices)
 }
 
 fn limit_of(options: &unicon_context_options) -> Option<u64> {
@@ -124,6 +162,8 @@ pub(super) struct Context {
     control: Arc<Control>,
     error: Mutex<String>,
     device: Device,
+    /// The other devices over which fits share the rows out.
+    others: Vec<Cuda>,
     borrowed_stream: bool,
     limited: bool,
     pub(super) communicator: Option<Communicator>,
@@ -162,14 +202,19 @@ impl Context {
             None => None,
         };
         let control = Arc::new(Control::default());
-        let device = Device::open(options, control.clone())?;
+        // SAFETY: the caller's array, borrowed for this call.
+        let devices = unsafe { devices_of(options)? };
+        let first = devices.first().map_or(options.device_id, |&d| d as i32);
+        let device = Device::open(&unicon_context_options { device_id: first, ..*options }, control.clone())?;
+        let other = |&ordinal: &u32| cuda_of(options, ordinal, Arc::default());
+        let others = devices.iter().skip(1).map(other).collect::<Result<Vec<_>>>()?;
         if communicator.is_some_and(|c| c.is_nccl()) && matches!(device, Device::Cpu(_)) {
             return Err(Error::Unsupported("communicator: NCCL's on a CPU context".into()));
         }
         let error = Mutex::new(String::new());
         let (busy, borrowed_stream) = (AtomicBool::new(false), !options.stream.is_null());
         let limited = limit_of(options).is_some() || !options.allocator.is_null();
-        Ok(Self { busy, control, error, device, borrowed_stream, limited, communicator })
+        Ok(Self { busy, control, error, device, others, borrowed_stream, limited, communicator })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -189,7 +234,17 @@ impl Context {
     pub(super) fn revive(&self) -> Result<()> {
         match &self.device {
             Device::Cpu(cpu) => cpu.revive(),
-            Device::Cuda(cuda) => cuda.alive(),
+            Device::Cuda(cuda) => std::iter::once(cuda).chain(&self.others).try_for_each(Cuda::alive),
+        }
+    }
+
+    /// The devices over which fits share the rows out, where there are several.
+    pub(super) fn devices(&self) -> Option<Vec<Cuda>> {
+        match &self.device {
+            Device::Cuda(first) if !self.others.is_empty() => {
+                Some(std::iter::once(first).chain(&self.others).cloned().collect())
+            }
+            _ => None,
         }
     }
 
@@ -241,6 +296,9 @@ impl Context {
             Device::Cuda(cuda) => Some(cuda.device().ordinal),
         };
         match (u32::try_from(device_type), here) {
+            (Ok(UNICON_DEVICE_CUDA | UNICON_DEVICE_CUDA_MANAGED), _) if !self.others.is_empty() => {
+                Err(Error::Unsupported(format!("{name}: device memory on a context of several devices")))
+            }
             (Ok(UNICON_DEVICE_CPU), _) if device_id == 0 => Ok(false),
             (Ok(UNICON_DEVICE_CPU), _) => {
                 Err(Error::invalid(format!("{name}.device_id"), "0 for host memory", device_id))

@@ -7,12 +7,14 @@ use super::report::{Asked, Report};
 use super::structs::read;
 use super::workspace::{self, Sizes};
 use super::{asked, entry, model, options};
-use crate::comm::{Group, share_rows};
+use crate::backend::cuda::Cuda;
+use crate::distributed::{Group, share_rows, threads};
 use crate::error::{Error, Result};
 use crate::fit::{Chosen, Data, FitInfo, Rank};
 use crate::io::RowSource;
 use crate::model::Model;
 use crate::positives::Positives;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Pairs of features with the positives built.
@@ -123,6 +125,46 @@ impl<'a> Call<'a> {
         fit(Data { x: &x, y: &y, positives: &positives }, held)
     }
 
+    /// Runs a fit on several devices of this process, a thread each: this one works on the first.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new).
+    unsafe fn over_devices(
+        &self,
+        devices: Vec<Cuda>,
+        fit: impl Fn(Cuda, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)> + Sync,
+    ) -> Result<(Model, FitInfo)> {
+        // SAFETY: passed on.
+        let positives = unsafe { asked::positives(self.positives, self.x.rows, self.y.rows)? };
+        let data = Data { x: self.x.source(), y: self.y.source(), positives: &positives };
+        let held = self.held.as_ref().map(Pairs::data);
+        let numbers: Vec<u32> = devices.iter().map(|d| d.device().ordinal).collect();
+        let ranks = threads::ranks(devices.len()).into_iter().map(|rank| Group::new(Arc::new(rank)));
+        let all = threads::on_each(ranks.zip(devices), |(group, cuda)| {
+            let run = || {
+                let (cuda, _) = cuda.connected(group.clone())?;
+                fit(cuda, data, held)
+            };
+            group.conclude(run())
+        });
+        // Of several errors the one that made the others counts.
+        let mut failure = None;
+        let mut fitted = None;
+        for (number, result) in numbers.into_iter().zip(all) {
+            match result.and_then(|r| r) {
+                Ok(made) => fitted = fitted.or(Some(made)),
+                Err(e) if matches!(failure, None | Some(Error::Comm(_))) && !matches!(e, Error::Comm(_)) => {
+                    failure = Some(on_device(e, number));
+                }
+                Err(e) => failure = failure.or(Some(e)),
+            }
+        }
+        match (failure, fitted) {
+            (None, Some(fitted)) => Ok(fitted),
+            (failure, _) => Err(failure.unwrap_or_else(|| Error::Comm("no device has ended".into()))),
+        }
+    }
+
     /// Hands over what a fit gave.
     ///
     /// # Safety
@@ -152,16 +194,38 @@ impl<'a> Call<'a> {
     }
 }
 
+/// An error of one of several devices, with its number where the error is the device's.
+fn on_device(error: Error, number: u32) -> Error {
+    match error {
+        Error::Cuda(text) => Error::Cuda(format!("cuda:{number}: {text}")),
+        Error::OutOfMemory { needed, limit, what } => {
+            Error::OutOfMemory { needed, limit, what: format!("cuda:{number}: {what}") }
+        }
+        other => other,
+    }
+}
+
 /// Runs what both fits do once their options are read: `prepare` reads and checks the arguments, `fit` computes. What goes
 /// wrong on one rank is told to all.
 ///
 /// # Safety
 /// The arguments are as the header requires.
-unsafe fn run<'a, O>(
+unsafe fn run<'a, O: Sync>(
     context: &Context,
     prepare: impl FnOnce() -> Result<(Call<'a>, O, Asked)>,
-    fit: impl FnOnce(&Device, &O, Precision, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)>,
+    fit: impl Fn(&Device, &O, Precision, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)> + Sync,
 ) -> Result<()> {
+    if let Some(devices) = context.devices() {
+        let (call, options, asked) = prepare()?;
+        let precision = call.precision;
+        // SAFETY: passed on.
+        unsafe {
+            let fitted = call.over_devices(devices, |cuda, data, held| {
+                fit(&Device::Cuda(cuda), &options, precision, data, held)
+            });
+            return call.end(context, fitted, &asked);
+        }
+    }
     let group = context.group();
     let prepared = context.device_of(&group).and_then(|device| Ok((device, prepare()?)));
     let (device, (call, options, asked)) = match prepared {

@@ -21,7 +21,7 @@
 mod asked;
 #[rustfmt::skip]
 mod bindings;
-mod comm;
+mod callbacks;
 mod context;
 mod evaluation;
 mod few;

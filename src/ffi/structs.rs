@@ -52,7 +52,9 @@ versioned!(
         precision,
         workspace_limit,
         allocator,
-        communicator
+        communicator,
+        devices,
+        n_devices
     ],
     |o| o.device_type = UNICON_DEVICE_CPU as i32
 );

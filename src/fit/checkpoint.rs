@@ -1,7 +1,7 @@
 //! The state of a long fit on disk: written after every iteration, renamed into place, and read back bit for bit.
 
 use super::info::{FitInfo, TracePoint};
-use crate::comm::Group;
+use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::io::{AtomicFile, one_line, read_file, safetensors_directory};
 use safetensors::tensor::{Dtype, TensorView};

@@ -6,7 +6,7 @@
 //! messages: they add less than a hundredth where a rank has some thousand rows.
 
 use super::Job;
-use crate::comm::Layout;
+use crate::distributed::Layout;
 
 /// Edge of a tile.
 pub(super) const TILE: usize = 512;
@@ -204,7 +204,7 @@ fn halo(rows: &Shares, columns: &Shares, tile: f64, rounds: f64, stage: f64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comm::Fold;
+    use crate::distributed::Fold;
 
     #[test]
     fn parts_are_those_that_a_fold_leaves() {

@@ -53,6 +53,7 @@ struct State {
     std::set<Pool*> pools;
     std::map<uintptr_t, size_t> registered;
     std::map<string, long> calls;
+    std::map<std::pair<int, string>, long> calls_of;  // a device's
     Stream legacy;
 };
 State& state() {
@@ -63,6 +64,7 @@ thread_local Context* current = nullptr;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 int devices() { return int(setting("UNICON_STANDIN_DEVICES", 1)); }
+int here() { return current ? current->device : -1; }
 int capability() { return int(setting("UNICON_STANDIN_SM", 90)); }
 size_t most_shared() {
     const int sm = capability();
@@ -80,14 +82,21 @@ bool pinned(const void* p, size_t bytes) {
 Stream* stream_of(void* handle) { return uintptr_t(handle) <= 2 ? nullptr : static_cast<Stream*>(handle); }
 bool valid(void* handle) { return uintptr_t(handle) <= 2 || state().streams.count(static_cast<Stream*>(handle)); }
 
+// Everything on the current device. Others may work on theirs meanwhile.
 void wait_for_all() {
-    for (Stream* s : state().streams) s->drain();
+    const std::vector<Stream*> all(state().streams.begin(), state().streams.end());
+    for (Stream* s : all)
+        if (s->device == here()) s->drain();
 }
 
 // What a copy to or from a device may be made of; checked when it is asked for and again when it runs.
-bool device_range(uint64_t p, size_t bytes) { return bytes == 0 || is_device(reinterpret_cast<void*>(p), bytes); }
+bool device_range(uint64_t p, size_t bytes) {
+    if (bytes == 0) return true;
+    const Allocation* a = memory().find(reinterpret_cast<void*>(p), bytes);
+    return a && !a->host && a->device == here();
+}
 void still_there(uint64_t p, size_t bytes) {
-    if (!device_range(p, bytes)) fail("a copy of " + std::to_string(bytes) + " bytes runs after its memory was freed");
+    if (bytes && !is_device(reinterpret_cast<void*>(p), bytes)) fail("a copy of " + std::to_string(bytes) + " bytes runs after its memory was freed");
 }
 
 void report() {
@@ -95,13 +104,14 @@ void report() {
     if (!path) return;
     FILE* f = fopen(path, "a");
     if (!f) return;
-    size_t device = 0, host = 0, unrun = 0;
+    size_t device = 0, host = 0, unrun = 0, peak = 0;
+    for (const size_t p : memory().peak) peak = p > peak ? p : peak;
     for (const auto& [start, a] : memory().live) {
         Memory::check(start, a);
         ++(a.host ? host : device);
     }
     for (Stream* s : state().streams) unrun += s->queue.size();
-    fprintf(f, "peak %zu\nlive_device %zu\nlive_host %zu\nstreams %zu\nevents %zu\nmodules %zu\npools %zu\nunrun %zu\n", memory().peak,
+    fprintf(f, "peak %zu\nlive_device %zu\nlive_host %zu\nstreams %zu\nevents %zu\nmodules %zu\npools %zu\nunrun %zu\n", peak,
             device, host, state().streams.size(), state().events.size(), state().modules.size(), state().pools.size(), unrun);
     for (const auto& [name, count] : state().calls) fprintf(f, "call %s %ld\n", name.c_str(), count);
     fclose(f);
@@ -123,9 +133,11 @@ void fail(const string& what) {
 }
 
 int refused(const char* name, int otherwise) {
-    const long count = ++state().calls[name];
+    const long all = ++state().calls[name], own = ++state().calls_of[{here(), name}];
     const char* plan = getenv("UNICON_STANDIN_FAIL");
-    if (!plan) return 0;
+    const int only = int(setting("UNICON_STANDIN_FAIL_DEVICE", -1));
+    if (!plan || (only >= 0 && only != here())) return 0;
+    const long count = only >= 0 ? own : all;
     std::istringstream entries(plan);
     for (string entry; std::getline(entries, entry, ',');) {
         std::istringstream fields(entry);
@@ -141,8 +153,9 @@ int refused(const char* name, int otherwise) {
 
 void submit(Stream* stream, function<void()> work) {
     if (stream == nullptr) {
-        for (Stream* s : state().streams)
-            if (s->blocking) s->drain();
+        const std::vector<Stream*> all(state().streams.begin(), state().streams.end());
+        for (Stream* s : all)
+            if (s->blocking && s->device == here()) s->drain();
         work();
         return;
     }
@@ -310,15 +323,15 @@ int cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 int cuMemGetInfo_v2(size_t* available, size_t* total) {
     ENTER_CONTEXT(cuMemGetInfo_v2, kUnknown);
     *total = memory().limit;
-    *available = memory().limit - memory().used;
+    *available = memory().limit - memory().used[here()];
     return kOk;
 }
 static int allocate(uint64_t* p, size_t bytes, Stream* stream) {
     if (bytes == 0) return kInvalid;
-    void* start = memory().take(bytes, false);
+    void* start = memory().take(bytes, false, here());
     if (!start) {  // what was freed in stream order comes back once that order is reached
         stream ? stream->drain() : wait_for_all();
-        start = memory().take(bytes, false);
+        start = memory().take(bytes, false, here());
     }
     *p = uint64_t(start);
     return start ? kOk : kOutOfMemory;
@@ -355,7 +368,7 @@ int cuMemPoolGetAttribute(Pool* pool, int attribute, uint64_t* value) {
     ENTER_CONTEXT(cuMemPoolGetAttribute, kUnknown);
     if (!state().pools.count(pool)) return kInvalidHandle;
     if (attribute < 4 || attribute > 8) return kInvalid;
-    *value = attribute == 4 ? pool->release_threshold : attribute % 2 ? memory().used : memory().peak;
+    *value = attribute == 4 ? pool->release_threshold : attribute % 2 ? memory().used[here()] : memory().peak[here()];
     return kOk;
 }
 int cuMemPoolTrimTo(Pool* pool, size_t) {
@@ -385,12 +398,12 @@ int cuMemFreeAsync(uint64_t p, void* stream) {
 }
 int cuMemHostAlloc(void** p, size_t bytes, unsigned) {
     ENTER_CONTEXT(cuMemHostAlloc, kOutOfMemory);
-    *p = bytes ? memory().take(bytes, true) : nullptr;
+    *p = bytes ? memory().take(bytes, true, here()) : nullptr;
     return *p ? kOk : kInvalid;
 }
 int cuMemAllocHost_v2(void** p, size_t bytes) {
     ENTER_CONTEXT(cuMemAllocHost_v2, kOutOfMemory);
-    *p = bytes ? memory().take(bytes, true) : nullptr;
+    *p = bytes ? memory().take(bytes, true, here()) : nullptr;
     return *p ? kOk : kInvalid;
 }
 int cuMemFreeHost(void* p) {
@@ -415,11 +428,11 @@ static int pointer_attribute(void* value, int attribute, uint64_t p) {
     if (!a && !pinned(reinterpret_cast<void*>(p), 1)) return kInvalid;
     const bool device = a && !a->host;
     switch (attribute) {
-        case 1: *static_cast<void**>(value) = state().contexts[0]; return kOk;
+        case 1: *static_cast<void**>(value) = state().contexts[size_t(a ? a->device : 0)]; return kOk;
         case 2: *static_cast<unsigned*>(value) = device ? 2 : 1; return kOk;
         case 3: *static_cast<uint64_t*>(value) = p; return kOk;
         case 8: *static_cast<unsigned*>(value) = 0; return kOk;
-        case 9: *static_cast<int*>(value) = 0; return kOk;
+        case 9: *static_cast<int*>(value) = a ? a->device : 0; return kOk;
         case 11: *static_cast<uint64_t*>(value) = a ? uint64_t(a->mapping + a->mapped) : p; return kInvalid;
         default: return kInvalid;
     }
@@ -548,6 +561,7 @@ int cuStreamCreateWithPriority(void** stream, unsigned flags, int) {
     ENTER_CONTEXT(cuStreamCreateWithPriority, kUnknown);
     auto* s = new Stream;
     s->blocking = !(flags & 1);
+    s->device = here();
     state().streams.insert(s);
     *stream = s;
     return kOk;
@@ -556,6 +570,7 @@ int cuStreamCreate(void** stream, unsigned flags) {
     ENTER_CONTEXT(cuStreamCreate, kUnknown);
     auto* s = new Stream;
     s->blocking = !(flags & 1);
+    s->device = here();
     state().streams.insert(s);
     *stream = s;
     return kOk;
@@ -591,7 +606,8 @@ int cuStreamIsCapturing(void*, int* capturing) {
 int cuStreamGetCtx(void* stream, void** context) {
     ENTER_CONTEXT(cuStreamGetCtx, kUnknown);
     if (!valid(stream)) return kInvalidHandle;
-    *context = state().contexts[0];
+    const Stream* s = stream_of(stream);
+    *context = s ? state().contexts[size_t(s->device)] : current;
     return kOk;
 }
 int cuStreamWaitEvent(void* stream, Event* event, unsigned) {

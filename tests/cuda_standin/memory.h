@@ -20,7 +20,9 @@ struct Allocation {
     char* mapping;
     size_t mapped;
     bool host;  // page-locked host memory
+    int device;
 };
+constexpr int kMostDevices = 16;
 
 // Kernels need 16-byte aligned rows, so an allocation ends within 15 bytes of the forbidden page; those bytes and the ones
 // in front of it hold a pattern that is checked when it is freed. New memory is all ones: NaN as fp16, bf16, fp32 and fp64.
@@ -28,10 +30,11 @@ class Memory {
   public:
     static constexpr unsigned char kGuard = 0xa5;
     std::map<uintptr_t, Allocation> live;
-    size_t used = 0, peak = 0, limit = size_t(setting("UNICON_STANDIN_MEMORY", 1ll << 30));
+    // Of each device.
+    size_t used[kMostDevices] = {}, peak[kMostDevices] = {}, limit = size_t(setting("UNICON_STANDIN_MEMORY", 1ll << 30));
 
-    void* take(size_t bytes, bool host) {
-        if (!host && (bytes > limit || used > limit - bytes)) return nullptr;
+    void* take(size_t bytes, bool host, int device) {
+        if (!host && (bytes > limit || used[device] > limit - bytes)) return nullptr;
         const size_t page = size_t(sysconf(_SC_PAGESIZE)), padded = (bytes + 15) / 16 * 16;
         const size_t body = (padded + page - 1) / page * page;
         char* mapping = static_cast<char*>(mmap(nullptr, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -40,10 +43,10 @@ class Memory {
         char* start = mapping + body - padded;
         memset(mapping, kGuard, body);
         memset(start, 0xff, bytes);
-        live[uintptr_t(start)] = {bytes, mapping, body + page, host};
+        live[uintptr_t(start)] = {bytes, mapping, body + page, host, device};
         if (!host) {
-            used += bytes;
-            peak = used > peak ? used : peak;
+            used[device] += bytes;
+            if (used[device] > peak[device]) peak[device] = used[device];
         }
         return start;
     }
@@ -53,7 +56,7 @@ class Memory {
         if (at == live.end() || at->second.host != host) return false;
         check(at->first, at->second);
         munmap(at->second.mapping, at->second.mapped);
-        if (!host) used -= at->second.bytes;
+        if (!host) used[at->second.device] -= at->second.bytes;
         live.erase(at);
         return true;
     }

@@ -1,4 +1,4 @@
-// libnccl.so.2: transfers between processes, through a file that all map. As NCCL with a non-blocking communicator: a call
+// libnccl.so.2: transfers between devices, of one process or of several, through a file that all map. As NCCL with a non-blocking communicator: a call
 // only begins something, which is on its stream once ncclCommGetAsyncError says so.
 #include "standin.h"
 
@@ -59,8 +59,8 @@ struct Comm {
     void* stream = nullptr;
     bool begun = false;
 };
-int depth = 0;
-std::vector<Comm*> in_group;
+thread_local int depth = 0;
+thread_local std::vector<Comm*> in_group;
 
 // Moves what can be moved; whether all has been.
 bool advance(Shared* shared, int rank, std::vector<Op>& ops) {
@@ -226,20 +226,6 @@ int ncclBroadcast(const void* from, void* to, size_t count, int type, int root, 
             if (const int status = ask(comm, {true, static_cast<char*>(const_cast<void*>(from)), count, 0, k}, stream)) return status;
     // The root's own copy, where it is another place.
     if (from != to) submit(static_cast<Stream*>(stream), [=] { memcpy(to, from, count); });
-    return kOk;
-}
-
-int ncclAllGather(const void* from, void* to, size_t count, int type, Comm* comm, void* stream) {
-    ENTER(ncclAllGather, kSystem);
-    if (type != 0 || !comm) return kInvalidArgument;
-    char *own = static_cast<char*>(const_cast<void*>(from)), *all = static_cast<char*>(to);
-    for (int k = 0; k < comm->size; ++k) {
-        if (k == comm->rank) continue;
-        if (const int status = ask(comm, {true, own, count, 0, k}, stream)) return status;
-        if (const int status = ask(comm, {false, all + size_t(k) * count, count, 0, k}, stream)) return status;
-    }
-    char* place = all + size_t(comm->rank) * count;
-    if (place != own) submit(static_cast<Stream*>(stream), [=] { memcpy(place, own, count); });
     return kOk;
 }
 

@@ -13,10 +13,14 @@
 
 namespace standin {
 
+// One lock for the whole driver: it is entered by every call and held while work runs.
+std::recursive_mutex& lock();
+
 // Work that was asked for and has not run. Nothing runs before someone waits for it.
 struct Stream {
     std::deque<std::function<bool()>> queue;  // whether it is finished; asked again until it is
     uint64_t submitted = 0, finished = 0;
+    int device = 0;
     bool blocking = true;  // waits for, and is waited for by, the legacy default stream
 
     // One piece of work, if there is one; false when it has to be asked again.
@@ -29,13 +33,15 @@ struct Stream {
     }
     void run_until(uint64_t count) {
         while (finished < count)
-            if (!step()) usleep(50);
+            if (!step()) {
+                // What it waits for may be done by another thread of this process.
+                lock().unlock();
+                usleep(50);
+                lock().lock();
+            }
     }
     void drain() { run_until(submitted); }
 };
-
-// One lock for the whole driver: it is entered by every call and held while work runs.
-std::recursive_mutex& lock();
 
 // Counts a call of `name`; the error to return instead of doing it, when UNICON_STANDIN_FAIL asks for one, else 0.
 int refused(const char* name, int otherwise);
@@ -43,7 +49,7 @@ int refused(const char* name, int otherwise);
 // Adds work to a stream (null: the legacy default stream, which runs it at once).
 void submit(Stream* stream, std::function<void()> work);
 
-// The same for work that waits for other processes: it is asked until it says that it is finished.
+// The same for work that waits for other devices: it is asked until it says that it is finished.
 void submit_polled(Stream* stream, std::function<bool()> work);
 
 // Whether [p, p + bytes) lies inside one device allocation that has not been freed.

@@ -335,26 +335,14 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn what_launchers_left_in_the_environment_means_nothing() {
     let lab = Lab::new();
     pairs(&lab, 300, 16);
-    let left: [&[(&str, &str)]; 6] = [
+    let left: [&[(&str, &str)]; 5] = [
         &[("RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "node7")],
+        &[("RANK", "1"), ("WORLD_SIZE", "4"), ("TORCHELASTIC_RUN_ID", "a"), ("MASTER_PORT", "29500")],
         &[("RANK", "major"), ("WORLD_SIZE", "many")],
-        &[("RANK", "9"), ("WORLD_SIZE", "2")],
-        &[
-            ("SLURM_PROCID", "3"),
-            ("SLURM_STEP_NUM_TASKS", "8"),
-            ("SLURM_STEP_NUM_NODES", "2"),
-            ("SLURM_NODEID", "1"),
-        ],
-        &[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2"), ("PMI_RANK", "1"), ("PMI_SIZE", "2")],
-        &[("UNICON_RANK", "1"), ("UNICON_WORLD_SIZE", "2")],
+        &[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8"), ("SLURM_NODEID", "1")],
+        &[("UNICON_LAUNCHER", "none"), ("PMI_RANK", "1"), ("PMI_SIZE", "2")],
     ];
     for variables in left {
-        // A build with MPI asks MPI about launchers of MPI.
-        if cfg!(feature = "mpi")
-            && variables.iter().any(|(name, _)| name.contains("PROCID") || name.contains("OMPI"))
-        {
-            continue;
-        }
         let mut command = lab.program("fit --x x.npy --y y.npy --rank 4 --out m.safetensors");
         command.envs(variables.iter().copied());
         let begin = Instant::now();
@@ -364,9 +352,32 @@ fn what_launchers_left_in_the_environment_means_nothing() {
         assert!(lab.path("m.safetensors").exists());
         std::fs::remove_file(lab.path("m.safetensors")).unwrap();
     }
-    let mut command = lab.program("info");
-    let ran = ran(command.env("UNICON_RANKS", "all").output().unwrap());
-    assert_eq!((ran.code, one_line(&ran)), (Some(1), "unicon: UNICON_RANKS: expected env or none, got all"));
+}
+
+/// Processes that would each solve the whole problem and write one file say so instead.
+#[test]
+fn several_processes_that_do_not_find_each_other_are_an_error() {
+    let lab = Lab::new();
+    pairs(&lab, 300, 16);
+    let started: [(&str, &[(&str, &str)]); 3] = [
+        ("srun (Slurm)", &[("SLURM_PROCID", "3"), ("SLURM_STEP_NUM_TASKS", "8")]),
+        ("mpirun (Open MPI)", &[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")]),
+        ("mpiexec (MPICH, Intel MPI)", &[("PMI_RANK", "1"), ("PMI_SIZE", "2")]),
+    ];
+    for (launcher, variables) in started {
+        // A build with MPI asks MPI, which may not survive what is not true.
+        if cfg!(feature = "mpi") && !launcher.contains("Open MPI") {
+            continue;
+        }
+        let mut command = lab.program("fit --x x.npy --y y.npy --rank 4 --out m.safetensors");
+        let ran = ran(end(command.envs(variables.iter().copied()).spawn().unwrap()));
+        let said = one_line(&ran);
+        assert_eq!(ran.code, Some(1), "{said}");
+        assert!(said.starts_with("unicon: ") && said.contains(&format!("{launcher} started ")), "{said}");
+        assert!(said.contains("would solve the whole problem"), "{said}");
+        assert!(said.contains("--features mpi") || cfg!(feature = "mpi"), "{said}");
+        assert!(said.contains("UNICON_LAUNCHER=none") && !lab.path("m.safetensors").exists(), "{said}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::path::Path;
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use unicon::io::write_npy;
 use unicon::model::Model;
@@ -65,4 +65,58 @@ pub fn tensors(path: &Path) -> Vec<u64> {
 pub fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
     assert!(sent.success());
+}
+
+/// Of Open MPI, and of MPICH, which `UNICON_TEST_MPICH` asks for.
+pub const MPI_LAUNCHER: [&str; 2] = ["mpirun", "mpiexec.mpich"];
+pub const MPI_COMPILER: [&str; 2] = ["mpicc", "mpicc.mpich"];
+
+pub fn mpich() -> bool {
+    std::env::var_os("UNICON_TEST_MPICH").is_some()
+}
+
+/// Whether MPI can be tested; says what is missing, and fails where nothing may be.
+pub fn mpi() -> bool {
+    let found = Command::new(MPI_LAUNCHER[usize::from(mpich())])
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success());
+    if cfg!(feature = "mpi") && found {
+        return true;
+    }
+    let how = "apt-get install libopenmpi-dev openmpi-bin libclang1-14, then cargo test --features mpi";
+    crate::skip::skip(&format!("no MPI; get it with {how}"));
+    false
+}
+
+/// `mpirun -n ranks sh -c script`, where the script knows its rank as `$r`.
+pub fn mpirun(ranks: usize, script: &str) -> Command {
+    let mut command = Command::new(MPI_LAUNCHER[usize::from(mpich())]);
+    if !mpich() {
+        command.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]);
+    }
+    command.args(["-n", &ranks.to_string()]);
+    command.args(["sh", "-c", &format!("r=${{OMPI_COMM_WORLD_RANK:-$PMI_RANK}}; {script}")]);
+    command
+        .env("UNICON_COMM_TIMEOUT", "60")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Processes of this program below a process.
+pub fn ranks_of(mpirun: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|s| s.split_whitespace().nth(1)?.parse::<u32>().ok());
+        let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        if parent == Some(mpirun) && exe == Path::new(UNICON) {
+            found.push(pid);
+        }
+    }
+    found.sort_unstable();
+    found
 }

@@ -25,6 +25,22 @@ class Matrix(Structure):
     ]
 
 
+AllReduceFn = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int64, c_int32, c_int32, c_void_p)
+AllGatherFn = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_void_p, c_int64, c_int32, c_void_p)
+SendRecvFn = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int64, c_int32, c_void_p, c_int64, c_int32, c_int32, c_void_p)
+
+
+class Communicator(Structure):
+    _fields_ = [
+        ("rank", c_int32),
+        ("size", c_int32),
+        ("allreduce_sum", AllReduceFn),
+        ("allgather", AllGatherFn),
+        ("send_recv", SendRecvFn),
+        ("user", c_void_p),
+    ]
+
+
 class ContextOptions(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -35,7 +51,9 @@ class ContextOptions(Structure):
         ("precision", c_int32),
         ("workspace_limit", c_uint64),
         ("allocator", c_void_p),
-        ("communicator", c_void_p),
+        ("communicator", POINTER(Communicator)),
+        ("devices", POINTER(c_int32)),
+        ("n_devices", c_int64),
     ]
 
 
@@ -404,6 +422,7 @@ def load():
 
 STRUCTS = {
     "unicon_matrix": Matrix,
+    "unicon_communicator": Communicator,
     "unicon_context_options": ContextOptions,
     "unicon_loss": Loss,
     "unicon_positives": Positives,

@@ -8,7 +8,8 @@ from . import _abi
 from ._arrays import index_array, matrix_of, new_output, output_of
 from ._asked import assign
 from ._fit import Results, best_options, fit_options, on_progress
-from ._library import Cancelled, check, lib, pick
+from ._group import Ranks
+from ._library import Cancelled, Error, check, lib, pick
 from ._model import Model, load
 from ._positives import Positives
 from ._retrieval import Items, evaluate
@@ -22,6 +23,13 @@ _PRECISIONS = {"default": 0, "float32": 1, "float16": 3, "bfloat16": 4}
 class Context:
     """A device ("cpu", "cuda" or "auto"), its threads and its limits. What is not given is the library's default: the CPU, all cores.
 
+    Several devices: ``Context("cuda", devices="all")`` or ``devices=[0, 2]`` share the rows of fit and fit_best out, a thread each, and
+    every other call works on the first of them. Several processes: ``group=torch.distributed.group.WORLD`` (or unicon.torch.group(...),
+    or any object like it) makes fit and fit_best work on the rows that all processes of the group bring, each its own, in rank
+    order; all call with the same options, and each gets the model, which on the CPU is that of one process to the bit. Of positives
+    each gives the part of its rows: groups of its rows, or CSR whose columns count over all ranks. UNICON_COMM_TIMEOUT says how many
+    seconds a rank waits for another (1800). Every other call works on what it is given, on its own.
+
     precision is that of similarities and weights where features are not float64: "float32", "bfloat16", on CUDA also "float16".
     stream is the address of a CUDA stream to work on. n_threads and workspace_limit hold for every call: threads that call at once
     work on contexts of their own behind this one, each with so many threads and such a limit. After fork() the child makes new ones.
@@ -30,18 +38,29 @@ class Context:
     panel of rows. `progress` functions are called on the thread that made the call.
     """
 
-    def __init__(self, device=None, device_id=None, stream=None, n_threads=None, precision=None, workspace_limit=None):
+    def __init__(self, device=None, device_id=None, stream=None, n_threads=None, precision=None, workspace_limit=None, *,
+                 devices=None, group=None):
         given = {"device_id": device_id, "n_threads": n_threads, "workspace_limit": workspace_limit}
         if device is not None:
             given["device_type"] = pick("device", device, _DEVICES)
         if precision is not None:
             given["precision"] = pick("precision", precision, _PRECISIONS)
+        if isinstance(devices, str):
+            count = ctypes.c_int32()
+            check(lib.unicon_device_count(2, count))
+            devices = pick("devices", devices, {"all": range(max(count.value, 1))})
+        devices = None if devices is None else index_array(devices, "devices").astype(np.int32)
         self._given = device, device_id, stream, n_threads, precision, workspace_limit
+        self._devices, self._ranks = devices, None if group is None else Ranks(group)
 
         def options():
             raw = _abi.ContextOptions()
             check(lib.unicon_context_options_init(raw, ctypes.sizeof(raw)))
             raw.stream = stream
+            if devices is not None:
+                raw.devices, raw.n_devices = devices.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), len(devices)
+            if group is not None:
+                raw.communicator = ctypes.pointer(self._ranks.raw)
             for name, value in given.items():
                 if value is not None:
                     assign(raw, name, value)
@@ -58,7 +77,9 @@ class Context:
     def __reduce__(self):
         if self._given[2] is not None:
             raise TypeError("a context of a CUDA stream cannot be pickled: the stream is of this process")
-        return Context, self._given
+        if self._ranks is not None:
+            raise TypeError("a context of a group cannot be pickled: the group is of this process")
+        return _context, (self._given, self._devices)
 
     @property
     def device(self):
@@ -103,7 +124,7 @@ class Context:
             relay = Relay(progress)
             raw.progress = on_progress(relay.report)
         held_out, keep_held = validation_of(validation, validation_positives)
-        p = Positives(positives, a.rows, b.rows)
+        p = Positives(positives, a.rows, b.rows, ranks=self._ranks is not None and self._ranks.size > 1)
         results = Results(min(r or a.cols, max(a.rows, a.cols, b.rows, b.cols)))
         handle = ctypes.c_void_p()
         start = warm_start._pointer if warm_start is not None else None
@@ -115,9 +136,11 @@ class Context:
             if relay is not None:
                 relay.end()
             raise
-        except BaseException:
+        except BaseException as e:
             if handle.value:
                 lib.unicon_model_destroy(handle)
+            if self._ranks is not None and isinstance(e, Error):
+                raise self._ranks.explain(e) from None
             raise
 
     def partial_fit(self, d1, d2, r, **options):
@@ -199,3 +222,8 @@ class Context:
         out = new_output((va.rows, vb.rows), va, vb)
         self._slots.call(lib.unicon_gram, (kernel, va, vb, output_of(out)[0]), float(va.rows) * vb.rows * va.cols)
         return out
+
+
+def _context(given, devices):
+    """A context from what __reduce__ kept."""
+    return Context(*given, devices=devices)

@@ -18,15 +18,23 @@ class Positives:
     - a sparse matrix n_x by n_y, of SciPy (any format) or with its attributes: its values other than 0;
     - an array or tensor of bool, n_x by n_y;
     - pairs: an m by 2 array of integers (i, j).
+
+    With `ranks` these are the part of one of several processes, which may be ids or CSR, with columns that count over all.
     """
 
-    def __init__(self, positives, n_x, n_y, name="positives"):
+    def __init__(self, positives, n_x, n_y, name="positives", ranks=False):
         self.raw = raw = _abi.Positives()
         check(lib.unicon_positives_init(raw, ctypes.sizeof(raw)))
         self._arrays = ()
         if positives is None:
             return
         self._name, self._shape = name, (n_x, n_y)
+        if ranks and not (isinstance(positives, (tuple, list)) and len(positives) == 2 and hasattr(positives[0], "shape")):
+            if not hasattr(positives, "tocsr"):
+                raise TypeError(f"{name}: expected (groups_x, groups_y), (indptr, indices) or a sparse matrix from one of several "
+                                f"processes, got {type(positives).__name__}")
+            # As wide as the job, which the library knows.
+            self._shape = n_x, positives.shape[1]
         groups, (a, b) = self._read(positives)
         self._arrays = (a, b)
         if groups:

@@ -1,13 +1,19 @@
-"""UniCon's exact global-batch loss as a PyTorch loss.
+"""UniCon's exact global-batch loss as a PyTorch loss, and the ranks of torch.distributed for fits.
 
     from unicon.torch import ContrastiveLoss
     criterion = ContrastiveLoss("clip", tau=0.07)
     criterion(image_encoder(a), text_encoder(b)).backward()
 
 Memory is O(n r): no n x n matrix of logits, however large the batch.
+
+    context = unicon.Context(group=torch.distributed.group.WORLD)
+    model, info = context.fit(x_of_this_rank, y_of_this_rank, r=128)
 """
 
 import copy
+import datetime
+import os
+import warnings
 
 import torch
 
@@ -150,3 +156,73 @@ class ContrastiveLoss(torch.nn.Module):
     def extra_repr(self):
         tau = "given" if self.tau is not None else self.loss.tau
         return f"{self.kind}, tau={tau}, convention={self.convention}, reduction={self.reduction}"
+
+
+class group:
+    """The processes of a torch.distributed group (WORLD by default) for ``Context(group=...)``.
+
+    Data of a group that has NCCL alone passes through the current CUDA device, of any other through the host. `timeout` is the
+    number of seconds to wait for another process; by default UNICON_COMM_TIMEOUT, or half an hour.
+    """
+
+    def __init__(self, group=None, timeout=None):
+        distributed = torch.distributed
+        if not distributed.is_available() or not distributed.is_initialized():
+            raise RuntimeError("group: torch.distributed has not been initialised: call torch.distributed.init_process_group first")
+        self._group = distributed.group.WORLD if group is None else group
+        self.rank, self.size = distributed.get_rank(self._group), distributed.get_world_size(self._group)
+        if self.rank < 0:
+            raise ValueError("group: this process is not in the group")
+        seconds = float(os.environ.get("UNICON_COMM_TIMEOUT") or 1800) if timeout is None else timeout
+        self._timeout = datetime.timedelta(seconds=seconds)
+        nccl = distributed.get_backend(self._group) == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        self._world = [distributed.get_global_rank(self._group, k) for k in range(self.size)]
+
+    def _sent(self, buffer):
+        with warnings.catch_warnings():
+            # That the memory is not to be written: it is not.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.frombuffer(buffer, dtype=torch.uint8).to(self._device)
+
+    def allgather(self, sent, received):
+        """Fills `received` with the `sent` of all ranks, in order."""
+        if not len(sent):
+            return
+        host = torch.frombuffer(received, dtype=torch.uint8)
+        out = host if self._device.type == "cpu" else torch.empty_like(host, device=self._device)
+        parts = list(out.chunk(self.size))
+        self._wait(torch.distributed.all_gather(parts, self._sent(sent), group=self._group, async_op=True))
+        if out is not host:
+            host.copy_(out)
+
+    def send_recv(self, sent, to, received, source):
+        """Sends `sent` to rank `to` while `received` comes from rank `source`; either may be empty."""
+        works, host, out = [], None, None
+        if len(received):
+            host = torch.frombuffer(received, dtype=torch.uint8)
+            out = host if self._device.type == "cpu" else torch.empty_like(host, device=self._device)
+        if self._device.type == "cuda":
+            # NCCL does what is asked for in one group at once.
+            send, receive = torch.distributed.isend, torch.distributed.irecv
+            asked = [torch.distributed.P2POp(send, self._sent(sent), self._world[to], self._group)] if len(sent) else []
+            if out is not None:
+                asked.append(torch.distributed.P2POp(receive, out, self._world[source], self._group))
+            works = torch.distributed.batch_isend_irecv(asked) if asked else []
+        else:
+            # Both are under way before either is waited for.
+            if out is not None:
+                works.append(torch.distributed.irecv(out, self._world[source], self._group))
+            if len(sent):
+                works.append(torch.distributed.isend(self._sent(sent), self._world[to], self._group))
+        for work in works:
+            self._wait(work)
+        if out is not host:
+            host.copy_(out)
+
+    def _wait(self, work):
+        if self._device.type == "cpu":
+            work.wait(self._timeout)
+        else:
+            work.wait()
+            torch.cuda.synchronize(self._device)

@@ -26,8 +26,8 @@ pub use simd::TileOps;
 
 use crate::backend::plan::TILE;
 use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
-use crate::comm::{Fold, Group};
 use crate::control::{Control, Phase};
+use crate::distributed::{Fold, Group};
 use crate::error::{Error, Result};
 use crate::io::{Duplicates, RowSource, Survey, check_digests};
 use crate::kernel::Kernel;

@@ -3,7 +3,7 @@
 use super::device::{Device, Event, create_stream};
 use super::memory::View;
 use super::nccl::{Handle, Nccl, UniqueId};
-use crate::comm::patience;
+use crate::distributed::patience;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::CUstream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,12 +55,6 @@ pub(super) enum Move {
         bytes: usize,
         root: usize,
     },
-    /// As many bytes from all to all, in rank order.
-    Gather {
-        from: u64,
-        to: u64,
-        bytes: usize,
-    },
 }
 
 impl Move {
@@ -74,10 +68,7 @@ impl Move {
 
     pub(super) fn bytes(self) -> usize {
         match self {
-            Self::Send { bytes, .. }
-            | Self::Receive { bytes, .. }
-            | Self::Broadcast { bytes, .. }
-            | Self::Gather { bytes, .. } => bytes,
+            Self::Send { bytes, .. } | Self::Receive { bytes, .. } | Self::Broadcast { bytes, .. } => bytes,
         }
     }
 }
@@ -178,7 +169,6 @@ impl Channel {
                         Move::Broadcast { from, to, bytes, root } => {
                             nccl.broadcast(comm, (from, to), bytes, root, stream)
                         }
-                        Move::Gather { from, to, bytes } => nccl.gather(comm, (from, to), bytes, stream),
                     }
                 }
             });

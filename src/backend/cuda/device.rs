@@ -7,7 +7,7 @@ use super::kernels::Kernels;
 use super::memory::{Account, Pinned, Pool};
 use super::probe::{DeviceInfo, device_info, probe};
 use super::solver::Eigen;
-use crate::comm::patience;
+use crate::distributed::patience;
 use crate::error::{Error, Result};
 use crate::threads::forks;
 use cudarc::driver::sys::{CUcontext, CUevent, CUstream};

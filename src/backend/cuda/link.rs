@@ -8,7 +8,7 @@
 use super::channel::{Channel, Move};
 use super::device::{Device, Event};
 use super::nccl::{self, ID, UniqueId, Wish};
-use crate::comm::{Group, patience};
+use crate::distributed::{Group, patience};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(120);
 
 /// The connection of this rank's device to those of the others.
 pub(super) struct Link {
-    channel: Arc<Channel>,
+    channel: Channel,
     group: Group,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn connect(device: &Arc<Device>, group: &Group) -> Result<std::result
     let why = begun.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let whys = group.allgather(why.as_bytes())?;
     match (begun, whys.iter().position(|why| !why.is_empty())) {
-        (Ok(channel), None) => Ok(Ok(Arc::new(Link::new(Arc::new(channel), group.clone())))),
+        (Ok(channel), None) => Ok(Ok(Arc::new(Link { channel, group: group.clone() }))),
         (_, k) => {
             // What NCCL says explains more than that somebody has not come.
             let said = whys.iter().position(|why| why.starts_with(b"CUDA: "));
@@ -105,10 +105,6 @@ pub(super) fn connect(device: &Arc<Device>, group: &Group) -> Result<std::result
 }
 
 impl Link {
-    pub(super) fn new(channel: Arc<Channel>, group: Group) -> Self {
-        Self { channel, group }
-    }
-
     pub(super) fn version(&self) -> String {
         self.channel.nccl.version_text()
     }
@@ -127,7 +123,7 @@ impl Link {
     /// [`Error::Comm`] when another rank has failed; [`Error::Cuda`] when NCCL has.
     pub(super) fn begin(&self, moves: &[Move]) -> Result<Transfer<'_>> {
         self.group.enter_beside()?;
-        let channel = &*self.channel;
+        let channel = &self.channel;
         let (device, driver) = (&channel.device, channel.device.driver);
         let mut transfer = Transfer {
             link: self,
@@ -153,10 +149,6 @@ impl Link {
                 // Every byte is received once by each of the others, and sent once for each.
                 Move::Broadcast { root, .. } if root == rank => transfer.sent += others * bytes,
                 Move::Broadcast { .. } => transfer.received += bytes,
-                Move::Gather { .. } => {
-                    transfer.sent += others * bytes;
-                    transfer.received += others * bytes;
-                }
             }
         }
         Ok(transfer)

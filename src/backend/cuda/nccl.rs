@@ -61,7 +61,6 @@ pub(super) struct Nccl {
     ncclRecv: unsafe extern "C" fn(*mut c_void, usize, c_int, c_int, Handle, CUstream) -> c_int,
     ncclBroadcast:
         unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Handle, CUstream) -> c_int,
-    ncclAllGather: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, Handle, CUstream) -> c_int,
     ncclGetErrorString: unsafe extern "C" fn(c_int) -> *const c_char,
     ncclGetLastError: unsafe extern "C" fn(Handle) -> *const c_char,
 }
@@ -154,7 +153,6 @@ impl Nccl {
             ncclSend: function!(ncclSend),
             ncclRecv: function!(ncclRecv),
             ncclBroadcast: function!(ncclBroadcast),
-            ncclAllGather: function!(ncclAllGather),
             ncclGetErrorString: function!(ncclGetErrorString),
             ncclGetLastError: function!(ncclGetLastError),
         })
@@ -286,22 +284,6 @@ impl Nccl {
         // SAFETY: by this function's contract.
         let status = unsafe { (self.ncclBroadcast)(from, to, bytes, BYTES, root as c_int, comm, stream) };
         self.check("ncclBroadcast", status, comm)
-    }
-
-    /// # Safety
-    /// As [`send`](Self::send), for `from` and for as much of every rank at `to`.
-    pub(super) unsafe fn gather(
-        &self,
-        comm: Handle,
-        (from, to): (u64, u64),
-        bytes: usize,
-        stream: CUstream,
-    ) -> Result<()> {
-        let from = std::ptr::with_exposed_provenance(from as usize);
-        let to = std::ptr::with_exposed_provenance_mut(to as usize);
-        // SAFETY: by this function's contract.
-        let status = unsafe { (self.ncclAllGather)(from, to, bytes, BYTES, comm, stream) };
-        self.check("ncclAllGather", status, comm)
     }
 
     /// Begins to finish: all that was asked for is done once [`state`](Self::state) is.

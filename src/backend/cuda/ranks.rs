@@ -13,7 +13,7 @@ use super::transfer::Wanted;
 use crate::backend::Reader;
 use crate::backend::plan::{Plan, TILE};
 use crate::backend::{Similarity, TopK};
-use crate::comm::{Fold, Layout, Part};
+use crate::distributed::{Fold, Layout, Part};
 use crate::error::{Error, Result};
 use crate::io::{RowRange, RowSource};
 use crate::loss::log_add_exp;
@@ -87,7 +87,7 @@ impl Cuda {
     /// for `received` on the device.
     ///
     /// # Errors
-    /// Those of `call`; [`Error::Comm`] when the other ranks do not come within [`patience`](crate::comm::patience);
+    /// Those of `call`; [`Error::Comm`] when the other ranks do not come within [`patience`](crate::distributed::patience);
     /// [`Error::OutOfMemory`] and [`Error::Cuda`] of the device.
     pub fn through_device(
         &self,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use unicon::backend::cpu::Cpu;
 use unicon::backend::{Backend, Similarity};
-use unicon::comm::{Group, threads};
+use unicon::distributed::{Group, threads};
 use unicon::io::RowSource;
 use unicon::loss::Loss;
 use unicon::plan::{self, Rates, update_traffic};

@@ -28,6 +28,8 @@ mutable struct ContextOptions_t
     workspace_limit::UInt64
     allocator::Ptr{Cvoid}
     communicator::Ptr{Cvoid}
+    devices::Ptr{Int32}
+    n_devices::Int64
     ContextOptions_t() = new()
 end
 

@@ -8,20 +8,15 @@
 //! | transport | for |
 //! |---|---|
 //! | [`Single`] | one rank |
-//! | [`threads::ranks`] | ranks that are threads of one process: tests, benches |
-//! | [`local::Local`] | processes of one machine, whatever started them |
+//! | [`threads`] | ranks that are threads of one process: a thread for each CUDA device, tests, benches |
 //! | MPI, in the program (cargo feature `mpi`) | processes on one or many machines |
-//! | NCCL alone, of [`Cuda`](crate::backend::cuda::Cuda) | processes with a CUDA device each, on many machines |
-//! | the caller's callbacks, through the C ABI | any other |
+//! | the caller's callbacks, through the C ABI | any other: `torch.distributed` from Python, an MPI or NCCL of the caller's own |
 //!
-//! [`launch`] reads what a launcher says to its processes; [`rendezvous`] is where those meet that nothing connects yet.
+//! Between CUDA devices data moves by NCCL, whose id whatever connects the ranks hands around
+//! ([`Cuda::connected`](crate::backend::cuda::Cuda::connected)).
 
 mod group;
-pub mod launch;
 mod layout;
-pub mod local;
-mod place;
-pub mod rendezvous;
 mod rows;
 mod sums;
 pub mod threads;
@@ -62,19 +57,17 @@ pub trait Comm: Debug + Send + Sync {
     fn trouble(&self) -> Option<Trouble> {
         None
     }
-    /// Makes the others' [`trouble`](Self::trouble) say that this rank fails, and why.
-    fn warn(&self, _reason: &str) {}
+    /// Makes the others' [`trouble`](Self::trouble) say that this rank fails.
+    fn warn(&self) {}
 }
 
 /// What has happened to another rank.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// It has ended without leaving in order.
     Died(usize),
     /// It is about to say, at the next agreement, that it has failed.
     Fails(usize),
-    /// It has failed, for this reason, and waits for nobody.
-    Failed(usize, String),
 }
 
 /// How long a rank waits for another: `UNICON_COMM_TIMEOUT` seconds, half an hour without it.

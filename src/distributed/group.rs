@@ -141,18 +141,9 @@ impl Group {
 
     /// A step of the transport, whose failure ends the group.
     fn moved(&self, step: Result<()>) -> Result<()> {
-        step.map_err(|e| match self.comm.trouble() {
-            Some(Trouble::Failed(k, reason)) => self.failed(k, &reason),
-            _ => {
-                self.state().get_or_insert(End::Broken);
-                e
-            }
+        step.inspect_err(|_| {
+            self.state().get_or_insert(End::Broken);
         })
-    }
-
-    /// The end that rank `k` has made.
-    fn failed(&self, k: usize, reason: &str) -> Error {
-        self.ended(End::Failed { speaker: k, alike: false }, format!("rank {k}: {reason}"))
     }
 
     /// All ranks say what they are about to do, and learn whether one of them cannot go on.
@@ -160,9 +151,9 @@ impl Group {
         if self.state().is_some() {
             return Err(Error::Comm("the ranks have ended".into()));
         }
-        // Who waits for that does not hear what is said here.
-        if word == FAILED && (self.counters.beside.load(Ordering::Relaxed) || self.transport() == "nccl") {
-            self.comm.warn(text);
+        // A rank that waits for data between devices looks for this warning, and then comes to this agreement.
+        if word == FAILED && self.counters.beside.load(Ordering::Relaxed) {
+            self.comm.warn();
         }
         let (begin, size) = (Instant::now(), self.size());
         let mut all = vec![0u64; 2 * size];
@@ -225,7 +216,6 @@ impl Group {
             Some(Trouble::Died(k)) => Err(self.ended(End::Broken, format!("rank {k} has died"))),
             // It waits for the others to hear of it.
             Some(Trouble::Fails(_)) => self.agree(GO_ON, 0, ""),
-            Some(Trouble::Failed(k, reason)) => Err(self.failed(k, &reason)),
         }
     }
 

@@ -4,7 +4,7 @@ use super::bindings::*;
 use super::entry;
 use super::matrix::check_out;
 use crate::backend::cuda::Cuda;
-use crate::comm::Comm;
+use crate::distributed::Comm;
 use crate::error::{Error, Result};
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::null_mut;

@@ -1,40 +1,78 @@
 //! Ranks that are threads of one process.
 
-use super::{Comm, Group, patience};
+use super::{Comm, Group, Trouble, patience};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// `size` connected ranks, for one thread each. A rank that is dropped while its thread panics makes the calls of all
-/// others fail.
+/// others fail; one that is dropped otherwise, the calls that wait for it.
 pub fn ranks(size: usize) -> Vec<ThreadRank> {
     let size = size.max(1);
     let mail = (0..size * size).map(|_| VecDeque::new()).collect();
-    let hub = Arc::new(Hub { size, state: Mutex::new(State { mail, gone: None }), news: Condvar::new() });
+    let hub = Arc::new(Hub {
+        size,
+        state: Mutex::new(State { mail, left: vec![false; size], gone: None, failing: None }),
+        news: Condvar::new(),
+    });
     (0..size).map(|rank| ThreadRank { rank, hub: hub.clone() }).collect()
+}
+
+/// The stack of a rank's thread.
+const STACK: usize = 8 << 20;
+
+/// Runs `f` with each of the inputs, which are those of one rank each: the first on this thread, each of the others on one of
+/// its own.
+///
+/// # Errors
+/// In the place of a result: [`Error::Comm`] where the system grants no thread. The input is dropped then, and with it the
+/// [`ThreadRank`] that others wait for.
+///
+/// # Panics
+/// If `f` does, after all have ended.
+pub fn on_each<I: Send, R: Send>(
+    inputs: impl IntoIterator<Item = I>,
+    f: impl Fn(I) -> R + Sync,
+) -> Vec<Result<R>> {
+    let mut inputs = inputs.into_iter();
+    let Some(first) = inputs.next() else { return Vec::new() };
+    std::thread::scope(|scope| {
+        let f = &f;
+        let spawn =
+            |input| std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || f(input));
+        let others: Vec<_> = inputs.map(spawn).collect();
+        let mut out = vec![Ok(f(first))];
+        out.extend(others.into_iter().map(|other| match other {
+            Ok(thread) => Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+            Err(e) => {
+                let text = format!("the system grants no thread: {e} (see ulimit -u and ulimit -v)");
+                Err(Error::Comm(text))
+            }
+        }));
+        out
+    })
 }
 
 /// Runs `f` as `size` ranks and returns what each of them returned.
 ///
 /// # Panics
-/// If a rank panics.
+/// If a rank panics, or the system grants no thread.
 pub fn run<R: Send>(size: usize, f: impl Fn(Group) -> R + Sync) -> Vec<R> {
-    std::thread::scope(|scope| {
-        let f = &f;
-        let spawn = |rank: ThreadRank| scope.spawn(move || f(Group::new(Arc::new(rank))));
-        let handles: Vec<_> = ranks(size).into_iter().map(spawn).collect();
-        let joined = handles.into_iter().map(|h| h.join());
-        joined.map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    })
+    let groups = ranks(size).into_iter().map(|rank| Group::new(Arc::new(rank)));
+    on_each(groups, f).into_iter().map(|r| r.expect("a thread")).collect()
 }
 
 #[derive(Debug)]
 struct State {
     /// Messages from rank `k / size` to rank `k % size`, in order.
     mail: Vec<VecDeque<Vec<u8>>>,
-    /// A rank that is no more.
+    /// Ranks that have been dropped.
+    left: Vec<bool>,
+    /// A rank whose thread has panicked.
     gone: Option<usize>,
+    /// A rank that is about to say that it has failed.
+    failing: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -59,10 +97,13 @@ pub struct ThreadRank {
 
 impl Drop for ThreadRank {
     fn drop(&mut self) {
+        let mut state = self.hub.lock();
+        state.left[self.rank] = true;
         if std::thread::panicking() {
-            self.hub.lock().gone.get_or_insert(self.rank);
-            self.hub.news.notify_all();
+            state.gone.get_or_insert(self.rank);
         }
+        drop(state);
+        self.hub.news.notify_all();
     }
 }
 
@@ -89,7 +130,7 @@ impl ThreadRank {
                 out.copy_from_slice(&message);
                 return Ok(());
             }
-            if let Some(rank) = state.gone {
+            if let Some(rank) = state.gone.or(state.left[from].then_some(from)) {
                 return Err(Error::Comm(format!("rank {rank} is gone")));
             }
             let Some(left) = until.checked_duration_since(Instant::now()) else {
@@ -125,6 +166,13 @@ impl Comm for ThreadRank {
             if k == self.rank { out.copy_from_slice(sent) } else { self.receive(out, k)? }
         }
         Ok(())
+    }
+    fn trouble(&self) -> Option<Trouble> {
+        let state = self.hub.lock();
+        state.gone.map(Trouble::Died).or(state.failing.map(Trouble::Fails))
+    }
+    fn warn(&self) {
+        self.hub.lock().failing.get_or_insert(self.rank);
     }
 }
 
