@@ -14,7 +14,6 @@
 //! | retrieval and matching experiments | [`retrieval`], [`model`] |
 
 pub mod backend;
-pub mod compare;
 pub mod control;
 pub mod data;
 mod dense;
@@ -31,7 +30,6 @@ pub mod optim;
 pub mod plan;
 pub mod positives;
 pub mod real;
-pub mod report;
 pub mod retrieval;
 pub mod selftest;
 pub mod similarity;

@@ -96,11 +96,11 @@ impl Positives {
         Self { n_x: n, n_y: n, diagonal: true, rows: lists.clone(), cols: lists }
     }
 
-    /// The distinct rows and columns of some pairs, and every match among them.
+    /// The distinct rows and columns of some pairs of this relation, and every match among them.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when nothing matches.
-    pub(crate) fn among(&self, pairs: &[(u32, u32)]) -> Result<(Vec<u32>, Vec<u32>, Self)> {
+    pub fn among(&self, pairs: &[(u32, u32)]) -> Result<(Vec<u32>, Vec<u32>, Self)> {
         if self.diagonal {
             let ids: Vec<u32> = pairs.iter().map(|p| p.0).collect();
             return Ok((ids.clone(), ids, Self::diagonal(pairs.len())));
@@ -355,7 +355,10 @@ impl Positives {
 
     /// The relation among some rows and columns only, given in ascending order, renumbered by their places in the lists.
     /// It may be empty.
-    pub(crate) fn subset(&self, x: &[usize], y: &[usize]) -> Self {
+    ///
+    /// # Panics
+    /// When a row or column does not exist.
+    pub fn subset(&self, x: &[usize], y: &[usize]) -> Self {
         if self.diagonal && x == y {
             return Self::diagonal(x.len());
         }

@@ -42,26 +42,28 @@ pub struct Prepared {
 
 /// What brings both sides into range.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sides {
+pub struct Sides {
     pub(crate) x: Conditioning,
     pub(crate) y: Conditioning,
 }
 
 /// Both sides' rows, brought into range.
-pub(crate) struct InRange<'a> {
+pub struct InRange<'a> {
     x: Conditioned<&'a dyn RowSource>,
     y: Conditioned<&'a dyn RowSource>,
     data: Data<'a>,
 }
 
 impl InRange<'_> {
-    pub(crate) fn data(&self) -> Data<'_> {
+    /// The rows in range, for fits.
+    pub fn data(&self) -> Data<'_> {
         Data { x: &self.x, y: &self.y, positives: self.data.positives }
     }
 }
 
 impl Sides {
-    pub(crate) fn of<'a>(&self, data: Data<'a>) -> InRange<'a> {
+    /// These rows, or others of the same kind, in range.
+    pub fn of<'a>(&self, data: Data<'a>) -> InRange<'a> {
         let (x, y) = (self.x.clone(), self.y.clone());
         InRange { x: Conditioned::new(data.x, x), y: Conditioned::new(data.y, y), data }
     }
@@ -126,6 +128,16 @@ impl<'a> Wanted<'a> {
         let start = if let Init::Model(start) = init { Some(&**start) } else { None };
         Self { center, kernel, start }
     }
+}
+
+/// What brings both sides into range, as a fit does that takes no mean out.
+///
+/// # Errors
+/// NaN or infinite features (the row is named); those of the source and the backend.
+pub fn in_range<B: Backend>(backend: &B, data: Data<'_>) -> Result<Sides> {
+    let wanted = Wanted { center: Center::Off, kernel: None, start: None };
+    let seen = (&backend.survey(data.x)?, &backend.survey(data.y)?);
+    prepare(backend, data, seen, &wanted, &mut FitInfo::default())
 }
 
 /// Decides what brings both sides, which look like `seen`, into range; notes it, and the zero rows.

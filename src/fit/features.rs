@@ -285,7 +285,10 @@ pub(crate) fn upload<B: Backend>(backend: &B, m: MatRef<'_, f64>) -> Result<B::M
 }
 
 /// A backend matrix on the host.
-pub(crate) fn download<B: Backend>(backend: &B, m: &B::Matrix) -> Result<Mat<f64>> {
+///
+/// # Errors
+/// Those of the backend.
+pub fn download<B: Backend>(backend: &B, m: &B::Matrix) -> Result<Mat<f64>> {
     let (rows, cols) = backend.shape(m);
     let mut out = Mat::zeros(rows, cols);
     backend.store(m, &mut |first, panel| {

@@ -24,10 +24,11 @@ mod thin;
 mod whole;
 
 pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
-pub use condition::{Center, Prepared};
-pub(crate) use condition::{Sides, Wanted, prepare};
+pub use condition::{Center, InRange, Prepared, Sides, in_range};
+pub(crate) use condition::{Wanted, prepare};
 pub use damping::DampingOptions;
-pub(crate) use features::{download, host, upload};
+pub use features::download;
+pub(crate) use features::{host, upload};
 pub use held::Apart;
 use info::resident_peak;
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};

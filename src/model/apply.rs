@@ -81,7 +81,10 @@ impl Encoder {
     }
 
     /// Unit-norm embeddings of features from which the offset has been taken out, in range.
-    pub(crate) fn apply<B: Backend>(&self, backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn apply<B: Backend>(&self, backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
         let Some(map) = &self.map else { return Ok(backend.encode(x, self.matrix.as_ref())?.0) };
         let (kernel, landmarks) = map.in_range();
         let k = backend.kernel(&kernel, x, landmarks.as_ref().as_ref())?;

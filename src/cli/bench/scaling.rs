@@ -2,6 +2,7 @@
 
 use crate::cli::output::{self, Report};
 use crate::cli::ranks::{forget_peak_resident, peak_resident};
+use crate::cli::report::svg::{Axis, Chart, Series};
 use crate::cli::session::Session;
 use anyhow::Result;
 use rand::{Rng, SeedableRng};
@@ -15,7 +16,6 @@ use unicon::io::RowSource;
 use unicon::loss::Loss;
 use unicon::plan::{self, Rates, update_traffic};
 use unicon::positives::Positives;
-use unicon::report::svg::{Axis, Chart, Series};
 use unicon::weights::Negatives;
 use unicon::{Error, Result as Tried};
 

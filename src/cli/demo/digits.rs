@@ -1,6 +1,7 @@
 //! Which right half belongs to this left half? Encoders fitted on some digits, tried on others.
 
 use super::super::output::{self, Report};
+use super::super::report::{Page, look, measure, page};
 use super::super::session::Session;
 use anyhow::Result;
 use rand::SeedableRng;
@@ -13,7 +14,6 @@ use unicon::io::{Rows, check_finite};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
-use unicon::report::{Page, look, measure, page};
 use unicon::retrieval::{Recall, RecallOptions, evaluate as recall_of};
 use unicon::weights::Negatives;
 

@@ -1,19 +1,24 @@
-//! `unicon compare`.
+//! `unicon compare`: every way to align the same data, timed in one run.
 
-use super::args::{self, LossArgs, PositivesArgs, ValidationArgs};
-use super::fit::{KernelFitArgs, Preset};
-use super::judging;
-use super::output::{self, Report};
-use super::pairs::Pairs;
-use super::session::{Session, on_backend};
+mod adam;
+mod methods;
+mod plot;
+
+use crate::cli::args::{self, LossArgs, PositivesArgs, ValidationArgs};
+use crate::cli::fit::{KernelFitArgs, Preset};
+use crate::cli::judging;
+use crate::cli::output::{self, Report};
+use crate::cli::pairs::Pairs;
+use crate::cli::session::{Session, on_backend};
+use adam::AdamOptions;
 use anyhow::Result;
+use methods::{CompareOptions, compare, ranked};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 use unicon::Error;
 use unicon::backend::Ties;
-use unicon::compare::{AdamOptions, CompareOptions, compare, plot, ranked};
 use unicon::fit::{BestOptions, Landmarks, Rank, WIDTHS};
 use unicon::io::AtomicFile;
 use unicon::retrieval::Bootstrap;

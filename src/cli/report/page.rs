@@ -2,10 +2,10 @@
 
 use super::svg::{self, Axis, Chart, Series, escape};
 use super::{Confusion, Example, Examples, History, Look, Measured};
-use crate::loss::LossKind;
-use crate::model::{Encoder, Model};
 use serde::Serialize;
 use std::fmt::Write;
+use unicon::loss::LossKind;
+use unicon::model::{Encoder, Model};
 
 /// What a page shows.
 pub struct Page<'a> {

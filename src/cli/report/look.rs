@@ -1,17 +1,17 @@
 //! Samples of an alignment to look at: similarities, weights, and a plane in which both modalities lie.
 
-use crate::backend::{Backend, Similarity};
-use crate::error::{Error, Result};
-use crate::fit::download;
-use crate::loss::Loss;
-use crate::positives::Positives;
-use crate::spectral::{SvdMethod, top_r};
-use crate::weights::Negatives;
 use faer::{Mat, MatRef};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use unicon::backend::{Backend, Similarity};
+use unicon::error::{Error, Result};
+use unicon::fit::download;
+use unicon::loss::Loss;
+use unicon::positives::Positives;
+use unicon::spectral::{SvdMethod, top_r};
+use unicon::weights::Negatives;
 
 /// Rows of x whose similarities to their own and to others' positives are looked at.
 const SAMPLE: usize = 2048;
@@ -276,8 +276,8 @@ fn map(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::Cpu;
-    use crate::io::HostMatrix;
+    use unicon::backend::cpu::Cpu;
+    use unicon::io::HostMatrix;
 
     fn unit(n: usize, r: usize, seed: u64) -> HostMatrix {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);

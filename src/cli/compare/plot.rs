@@ -1,7 +1,7 @@
 //! The frontiers as a picture: mean Recall@1 against wall time.
 
-use super::{Comparison, Curve};
-use crate::report::svg::{Axis, Chart, Series};
+use super::methods::{Comparison, Curve};
+use crate::cli::report::svg::{Axis, Chart, Series};
 
 /// A self-contained SVG, legible on light and dark grounds.
 pub fn svg(comparison: &Comparison) -> String {

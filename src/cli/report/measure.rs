@@ -1,12 +1,12 @@
 //! The figures of an evaluation: exact, over all pairs, streaming.
 
-use crate::backend::{Backend, Similarity};
-use crate::error::Result;
-use crate::loss::Loss;
-use crate::positives::Positives;
-use crate::retrieval::{Ranking, Recall, RecallOptions};
-use crate::weights::Negatives;
 use serde::Serialize;
+use unicon::backend::{Backend, Similarity};
+use unicon::error::Result;
+use unicon::loss::Loss;
+use unicon::positives::Positives;
+use unicon::retrieval::{Ranking, Recall, RecallOptions};
+use unicon::weights::Negatives;
 
 /// The longest list that the recall curves look at.
 const LONGEST: usize = 100;
@@ -49,7 +49,7 @@ pub struct Measured {
 /// and where every query's right item stands.
 ///
 /// # Errors
-/// As [`evaluate`](crate::retrieval::evaluate).
+/// As [`evaluate`](unicon::retrieval::evaluate).
 pub fn measure<B: Backend>(
     backend: &B,
     loss: &Loss,

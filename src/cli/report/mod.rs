@@ -1,12 +1,26 @@
-//! `unicon report`.
+//! `unicon report`: one page that shows an alignment. [`measure`] and [`look`] make the numbers, [`page`] the HTML, [`svg`]
+//! the charts.
 
-use super::args::{PositivesArgs, ValidationArgs};
-use super::encoding::{check_widths, embeddings};
-use super::judging::JudgeArgs;
-use super::names;
-use super::output::{self, Report};
-use super::pairs::Pairs;
-use super::session::{Session, on_backend};
+mod examples;
+mod history;
+mod look;
+mod measure;
+mod page;
+pub mod svg;
+
+pub use examples::{Confusion, Example, Examples, examples};
+pub use history::History;
+pub use look::{Look, look};
+pub use measure::{Measured, measure};
+pub use page::{Page, page};
+
+use crate::cli::args::{PositivesArgs, ValidationArgs};
+use crate::cli::encoding::{check_widths, embeddings};
+use crate::cli::judging::JudgeArgs;
+use crate::cli::names;
+use crate::cli::output::{self, Report};
+use crate::cli::pairs::Pairs;
+use crate::cli::session::{Session, on_backend};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::io::Write;
@@ -15,7 +29,6 @@ use std::time::Instant;
 use unicon::io::{AtomicFile, RowSource};
 use unicon::loss::Loss;
 use unicon::model::{Model, Side};
-use unicon::report::{Measured, Page, examples, look, measure, page};
 
 /// Writes a page that shows an alignment: recall, similarities, weights, a map, and how the fit went.
 ///

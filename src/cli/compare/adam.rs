@@ -2,17 +2,17 @@
 //!
 //! The honest rival: it runs on the same kernels and threads as everything else here.
 
-use crate::backend::Backend;
-use crate::error::{Error, Result};
-use crate::fit::{Data, Iterate, Watch};
-use crate::loss::Loss;
-use crate::model::{Component, Encoder, Model};
-use crate::weights::Negatives;
 use faer::Mat;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
+use unicon::backend::Backend;
+use unicon::error::{Error, Result};
+use unicon::fit::{Data, Iterate, Watch};
+use unicon::loss::Loss;
+use unicon::model::{Component, Encoder, Model};
+use unicon::weights::Negatives;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -122,6 +122,6 @@ pub fn sgd_clip<B: Backend>(
     let component = Component { weight: 1.0, x: Encoder::linear(hx.f), y: Encoder::linear(hy.f) };
     Ok(Model::new(
         vec![component],
-        &crate::fit::FitOptions { loss: *loss, ..crate::fit::FitOptions::new(rank) },
+        &unicon::fit::FitOptions { loss: *loss, ..unicon::fit::FitOptions::new(rank) },
     ))
 }

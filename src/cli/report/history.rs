@@ -1,9 +1,9 @@
 //! What a model remembers of its making.
 
-use crate::model::Model;
 use serde::Deserialize;
+use unicon::model::Model;
 
-/// The record of a fit as [`FitInfo`](crate::fit::FitInfo) notes it in a model.
+/// The record of a fit as [`FitInfo`](unicon::fit::FitInfo) notes it in a model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// The loss, in stretches that are comparable.
@@ -80,8 +80,8 @@ fn note<T: Default + for<'a> Deserialize<'a>>(model: &Model, name: &str) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::Loss;
     use std::collections::HashMap;
+    use unicon::loss::Loss;
 
     fn model(notes: &[(&str, &str)]) -> Model {
         let notes: HashMap<_, _> = notes.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();

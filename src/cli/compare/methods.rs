@@ -1,27 +1,23 @@
 //! Every way to align the same data, timed in one run: raw features, PLS-SVD, regularised CCA, SGD-CLIP, the paper's
 //! iteration, and the preset `best`.
 
-mod adam;
-pub mod plot;
-
-pub use adam::{AdamOptions, sgd_clip};
-
-use crate::backend::{Backend, Similarity, Ties};
-use crate::error::{Error, Result};
-use crate::fit::{
-    BestOptions, Center, Data, Factorization, FitInfo, FitOptions, KernelOptions, Landmarks, Rank, Wanted,
-    fit, fit_best, fit_best_watched, prepare,
-};
-use crate::io::{Conditioned, Conditioning, RowSource};
-use crate::loss::Loss;
-use crate::model::{Component, Encoder};
-use crate::positives::Positives;
-use crate::retrieval::{Bootstrap, Gain, Ranking, Recall};
-use crate::weights::Negatives;
+use super::adam::{AdamOptions, sgd_clip};
 use faer::Mat;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
+use unicon::backend::{Backend, Similarity, Ties};
+use unicon::error::{Error, Result};
+use unicon::fit::{
+    BestOptions, Data, Factorization, FitOptions, KernelOptions, Landmarks, Rank, fit, fit_best,
+    fit_best_watched, in_range,
+};
+use unicon::io::{Conditioned, Conditioning, RowSource};
+use unicon::loss::Loss;
+use unicon::model::{Component, Encoder};
+use unicon::positives::Positives;
+use unicon::retrieval::{Bootstrap, Gain, Ranking, Recall};
+use unicon::weights::Negatives;
 
 /// What to compare.
 #[derive(Clone, Debug)]
@@ -196,9 +192,7 @@ pub fn compare<B: Backend>(
     note: &mut dyn FnMut(&str),
 ) -> Result<Comparison> {
     // All methods see the same features, in range.
-    let wanted = Wanted { center: Center::Off, kernel: None, start: None };
-    let seen = (&backend.survey(data.x)?, &backend.survey(data.y)?);
-    let sides = prepare(backend, data, seen, &wanted, &mut FitInfo::default())?;
+    let sides = in_range(backend, data)?;
     let (data, test, validation) = (sides.of(data), sides.of(test), validation.map(|v| sides.of(v)));
     let (data, test, validation) = (data.data(), test.data(), validation.as_ref().map(|v| v.data()));
     let mut judge = Judge::new(backend, data, test, options)?;

@@ -1,11 +1,11 @@
 //! Queries to look at: the surest hits, the worst misses, and what is taken for what.
 
-use crate::backend::{Backend, Similarity, Standing};
-use crate::error::Result;
-use crate::positives::Positives;
-use crate::retrieval::{Ranking, search, search_others};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
+use unicon::backend::{Backend, Similarity, Standing};
+use unicon::error::Result;
+use unicon::positives::Positives;
+use unicon::retrieval::{Ranking, search, search_others};
 
 /// Items of every query that are looked at.
 const LIST: usize = 10;
@@ -187,8 +187,8 @@ fn confused(positives: &Positives, looked: &[Looked<'_>], names: Option<&[String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::Cpu;
-    use crate::io::HostMatrix;
+    use unicon::backend::cpu::Cpu;
+    use unicon::io::HostMatrix;
 
     /// Unit vectors at these angles in degrees.
     fn at(cpu: &Cpu<f64>, angles: &[f64]) -> <Cpu<f64> as Backend>::Matrix {
