@@ -14,7 +14,7 @@ use unicon::fit::{Data, FitOptions, fit};
 use unicon::io::{HostMatrix, RowSource, read_all};
 use unicon::loss::Loss;
 use unicon::positives::Positives;
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 const R: usize = 128;
 const D: (usize, usize) = (512, 384);

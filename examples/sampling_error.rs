@@ -14,7 +14,7 @@ use unicon::fit::{Data, FitOptions, fit, sampled_cross};
 use unicon::io;
 use unicon::loss::Loss;
 use unicon::positives::Positives;
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 const SAMPLE: usize = 512;
 const SEEDS: u64 = 20;

@@ -9,7 +9,7 @@
 //! | in the paper | here |
 //! |---|---|
 //! | the unified loss (psi, phi, nu, eps) | [`loss`], [`positives`] |
-//! | `S(gamma)`, the triple reductions | [`similarity::definition`] term by term; [`weights`] in `O(n^2)`, run by a [`backend`] |
+//! | `S(gamma)`, the triple reductions | [`similarity::definition`] term by term; [`similarity`] in `O(n^2)`, on a [`backend`] |
 //! | Algorithm 1 (linear), Theorem 9 and Algorithm 2 (kernels) | [`fit`], [`kernel`], [`spectral`] |
 //! | retrieval and matching experiments | [`retrieval`], [`model`] |
 
@@ -35,6 +35,5 @@ pub mod selftest;
 pub mod similarity;
 pub mod spectral;
 pub mod threads;
-pub mod weights;
 
 pub use error::{Error, Result};

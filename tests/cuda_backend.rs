@@ -20,8 +20,8 @@ use unicon::io::HostMatrix;
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::positives::Positives;
+use unicon::similarity::{Negatives, Weights};
 use unicon::spectral::{self, SvdMethod};
-use unicon::weights::{Negatives, Weights};
 
 const KINDS: [LossKind; 4] =
     [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];

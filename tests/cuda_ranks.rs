@@ -19,8 +19,8 @@ use unicon::kernel::Kernel;
 use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::model::Model;
 use unicon::positives::Positives;
+use unicon::similarity::Negatives;
 use unicon::spectral::SvdMethod;
-use unicon::weights::Negatives;
 
 fn open(mode: Mode, group: Group) -> Cuda {
     Cuda::open(0, Options { mode, ..Options::default() }).unwrap().with_group(group)

@@ -22,8 +22,8 @@ use unicon::model::{Model, Side};
 use unicon::positives::Positives;
 use unicon::real::Real;
 use unicon::retrieval::recall_at_k;
+use unicon::similarity::Negatives;
 use unicon::spectral::psd_half_powers;
-use unicon::weights::Negatives;
 
 fn is_f64<T: Real>() -> bool {
     T::NAME == "f64"

@@ -13,7 +13,7 @@ use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::positives::Positives;
 use unicon::real::Real;
 use unicon::similarity::definition::definition;
-use unicon::weights::{Negatives, Weights};
+use unicon::similarity::{Negatives, Weights};
 
 const KINDS: [LossKind; 4] =
     [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];

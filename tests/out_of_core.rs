@@ -8,7 +8,7 @@ use unicon::io::{Features, write_npy};
 use unicon::kernel::Kernel;
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 fn bits(model: &Model) -> Vec<u64> {
     let matrices = model.components.iter().flat_map(|c| [&c.x.matrix, &c.y.matrix]);

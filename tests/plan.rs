@@ -11,7 +11,7 @@ use unicon::fit::{Data, FitOptions, RefineOptions, fit};
 use unicon::io::{HostMatrix, MatView, write_npy};
 use unicon::plan::{Job, Plan, Rates, plan};
 use unicon::positives::Positives;
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 fn noise(n: usize, d: usize, seed: u64) -> Vec<f32> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);

@@ -10,7 +10,7 @@ use unicon::io::{HostMatrix, RowRange};
 use unicon::kernel::Kernel;
 use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::positives::Positives;
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 fn features(n: usize, d: usize, seed: u64) -> HostMatrix {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
@@ -95,7 +95,7 @@ fn everything(
     put("loss", vec![w.loss_rows.to_bits(), w.loss_cols.to_bits()]);
     let whole = w.clone().complete(cpu.group()).unwrap();
     for (name, side) in [("rows", &whole.rows), ("cols", &whole.cols)] {
-        for values in [&side.log_neg, &side.coeff, &side.s_pos, &side.dpsi, &side.factor] {
+        for values in [&side.log_neg, &side.coeff, &side.s_pos, &side.dpsi, &side.sampling_weight] {
             put(name, values.iter().map(|v| v.to_bits()).collect());
         }
     }

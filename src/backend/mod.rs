@@ -3,10 +3,8 @@
 //! n-sized data (features, embeddings) lives in a backend as its [`Backend::Matrix`]; the small `d x d` algebra
 //! is `faer::Mat<f64>` on the host. Nothing above this module knows which backend runs.
 
-mod anchors;
 pub mod cpu;
 pub mod cuda;
-mod plan;
 mod range;
 mod standing;
 
@@ -20,8 +18,8 @@ use crate::io::{Center, Duplicates, RowSource, Survey, check_digests, column_sum
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::similarity::{Negatives, Weights};
 use crate::spectral::{self, SvdMethod, TopR};
-use crate::weights::{Negatives, Weights};
 use faer::{Mat, MatRef};
 use std::ops::Range;
 

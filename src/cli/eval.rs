@@ -15,7 +15,7 @@ use unicon::backend::{Backend, Similarity};
 use unicon::io::{RowSource, read_index_vector};
 use unicon::model::{Model, Side};
 use unicon::retrieval;
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 /// Evaluates a model, or embeddings: Recall@k and ranks both ways, or zero-shot classification with --classes.
 ///

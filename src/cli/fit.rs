@@ -18,8 +18,8 @@ use unicon::fit::{
 };
 use unicon::io::{AtomicFile, read_index_vector};
 use unicon::model::Model;
+use unicon::similarity::Negatives;
 use unicon::spectral::SvdMethod;
-use unicon::weights::Negatives;
 
 /// Fits a pair of encoders and writes the model.
 ///

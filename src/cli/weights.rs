@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use unicon::Error;
 use unicon::backend::{Backend, Similarity};
 use unicon::io::{NpyWriter, RowSource, check_finite_as, read_all};
+use unicon::similarity::Negatives;
 use unicon::similarity::definition::{Definition, definition};
-use unicon::weights::Negatives;
 
 /// Writes the contrastive similarity weight matrix S(gamma) = -dL/ds of a similarity matrix, in float64.
 #[derive(clap::Args)]

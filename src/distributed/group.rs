@@ -1,5 +1,6 @@
 //! A communicator as the solver uses it: agreed, typed, counted.
 
+use super::layout::Layout;
 use super::sums::{Fold, Part};
 use super::{Comm, Single, Trouble};
 use crate::error::{Error, Result};
@@ -266,6 +267,11 @@ impl Group {
         c.sent.fetch_add(sent.len() as u64, Ordering::Relaxed);
         c.received.fetch_add(came as u64, Ordering::Relaxed);
         done
+    }
+
+    /// How `n` rows are shared out, in panels of `panel` rows.
+    pub(crate) fn layout(&self, n: usize, panel: usize) -> Layout {
+        Layout::new(n, panel, self.rank(), self.size())
     }
 
     /// All ranks come here before any goes on.

@@ -46,10 +46,21 @@ impl Layout {
         cut(rank)..cut(rank + 1)
     }
 
+    /// Blocks of this rank, the last rank's open-ended: what its [`Fold`](super::Fold) sees.
+    pub(crate) fn own_blocks(&self) -> Range<usize> {
+        let blocks = self.blocks_of(self.rank);
+        blocks.start..if blocks.end == self.blocks() { usize::MAX } else { blocks.end }
+    }
+
     /// Rows of a rank.
     pub(crate) fn of(&self, rank: usize) -> Range<usize> {
         let blocks = self.blocks_of(rank);
         (blocks.start * self.block).min(self.n)..(blocks.end * self.block).min(self.n)
+    }
+
+    /// Rows of every rank.
+    pub(crate) fn all(&self) -> Vec<Range<usize>> {
+        (0..self.ranks).map(|k| self.of(k)).collect()
     }
 
     /// Rows of this rank.

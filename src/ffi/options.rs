@@ -10,8 +10,8 @@ use crate::fit::{
     Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
     MinibatchOptions, Preset, Rank, RefineOptions, host,
 };
+use crate::similarity::Negatives;
 use crate::spectral::SvdMethod;
-use crate::weights::Negatives;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::weights::{Negatives, Weights};
+use crate::similarity::{Negatives, Weights};
 use std::ptr::NonNull;
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::Mat;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};

@@ -10,8 +10,8 @@ use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::similarity::Negatives;
 use crate::spectral::{self, TopR};
-use crate::weights::Negatives;
 use faer::Mat;
 
 /// The rotated second moments: `G = Q diag(e) Q^T` on both sides and `M = Q_x^T C Q_y` with `C` of the first update.

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::optim::Objective;
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::{Mat, MatRef};
 
 /// `L(A_1, A_2)` of encoders `F = A W`, with fixed `W` (`p x d`; none: the identity). Whitening maps as `W` make the

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::optim::{Lbfgs, Pair, Step};
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::Mat;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};

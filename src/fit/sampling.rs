@@ -9,7 +9,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::{Mat, MatRef};
 use std::time::Instant;
 

@@ -7,7 +7,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use std::time::Instant;
 
 /// Negatives per row from which the time of all is foretold.

@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::fit::{download, upload};
 use crate::loss::{Loss, LossKind};
 use crate::positives::Positives;
+use crate::similarity::Negatives;
 use crate::similarity::definition::definition;
-use crate::weights::Negatives;
 use faer::Mat;
 
 pub(super) const LOSSES: [LossKind; 4] =

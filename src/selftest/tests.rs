@@ -7,7 +7,7 @@ use crate::io::RowSource;
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::weights::{Negatives, Weights};
+use crate::similarity::{Negatives, Weights};
 use faer::{Mat, MatRef};
 use std::cell::Cell;
 use std::ops::Range;

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::fit::download;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::similarity::Negatives;
 use crate::spectral::SvdMethod;
-use crate::weights::Negatives;
 use faer::Mat;
 
 /// What a pass holds at most beyond its inputs: its result, `O(n)` numbers, and the workspace that the device announces.

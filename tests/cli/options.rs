@@ -10,8 +10,8 @@ use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{Loss, LossKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
+use unicon::similarity::Negatives;
 use unicon::spectral::SvdMethod;
-use unicon::weights::Negatives;
 
 const N: usize = 75;
 const RANK: usize = 5;

@@ -4,11 +4,11 @@ use super::Cpu;
 use super::gemm::gemm_tn;
 use super::matrix::Matrix;
 use super::panels::{Meter, add};
-use crate::backend::plan::TILE;
 use crate::control::Phase;
 use crate::distributed::Fold;
 use crate::error::Result;
 use crate::real::Real;
+use crate::similarity::schedule::TILE;
 use faer::Mat;
 
 /// Rows per panel at most: products of `r x d` are large, so of many rows fewer are added up.
@@ -30,7 +30,7 @@ impl<T: Real> Cpu<T> {
         let layout = self.layout(x.rows(), TILE);
         let step = layout.block().min(MOST);
         let own = layout.own();
-        let mut fold = Fold::new(self.own_blocks(&layout));
+        let mut fold = Fold::new(layout.own_blocks());
         let mut states = vec![(); own.len().div_ceil(step)];
         self.for_panels(
             &Meter::whole(Phase::Weights),

@@ -6,25 +6,25 @@
 
 mod backward;
 mod best;
-mod contract;
 pub mod gemm;
+mod gradients;
 mod matrix;
 mod memory;
-mod negated;
 mod panels;
+mod products;
 mod ranks;
 mod search;
 pub mod simd;
 mod spill;
 mod standings;
-mod statistics;
+mod sums;
 mod tiles;
+mod weight_tiles;
 
 pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
 pub use simd::TileOps;
 
-use crate::backend::plan::TILE;
 use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
 use crate::control::{Control, Phase};
 use crate::distributed::{Fold, Group};
@@ -34,9 +34,12 @@ use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
+use crate::similarity::blocks::Blocks;
+use crate::similarity::schedule::{Plan, TILE};
+use crate::similarity::{Negatives, Weights};
+use crate::similarity::{pass1, pass2};
 use crate::spectral::{self, SvdMethod, TopR};
 use crate::threads::Threads;
-use crate::weights::{Negatives, Weights};
 use faer::{Mat, MatRef};
 use gemm::{gemm_nn, gemm_nt, gemm_tn};
 use panels::{Meter, add};
@@ -369,7 +372,7 @@ impl<T: Real> Backend for Cpu<T> {
         // Products of `d x d` are large, so of many rows fewer are added up.
         let step = layout.block().min(4 * TILE);
         let own = layout.own();
-        let mut fold = Fold::new(self.own_blocks(&layout));
+        let mut fold = Fold::new(layout.own_blocks());
         self.for_panels(
             &Meter::whole(Phase::Features),
             own.start / step..own.end.div_ceil(step),
@@ -404,8 +407,7 @@ impl<T: Real> Backend for Cpu<T> {
         negatives: Negatives,
     ) -> Result<Weights> {
         let mut hold = None;
-        let s = self.whole(s, &mut hold)?;
-        self.statistics(&self.tiles(s, loss, positives, negatives), negatives)
+        pass1::weights(self, self.whole(s, &mut hold)?, loss, positives, negatives)
     }
 
     fn cross(
@@ -416,31 +418,22 @@ impl<T: Real> Backend for Cpu<T> {
         y: &Matrix<T>,
     ) -> Result<Mat<f64>> {
         let mut hold = None;
-        let tiles = self.tiles(self.whole(s, &mut hold)?, &w.loss, &w.positives, w.negatives);
-        // The narrower side is contracted: 2 n^2 min(d1, d2).
-        if x.cols() < y.cols() {
-            let transposed = self.contract_both(&tiles.transposed(), &w.transposed(), y, x)?;
-            return Ok(transposed.transpose().to_owned());
-        }
-        self.contract_both(&tiles, w, x, y)
+        pass2::cross(self, self.whole(s, &mut hold)?, w, x, y)
     }
 
     fn apply(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, v: &Matrix<T>) -> Result<Matrix<T>> {
         let mut hold = None;
-        let s = self.whole(s, &mut hold)?;
-        self.contract(&self.tiles(s, &w.loss, &w.positives, w.negatives), w, v)
+        pass2::apply(self, self.whole(s, &mut hold)?, w, false, v)
     }
 
     fn apply_t(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, u: &Matrix<T>) -> Result<Matrix<T>> {
         let mut hold = None;
-        let s = self.whole(s, &mut hold)?;
-        let tiles = self.tiles(s, &w.loss, &w.positives, w.negatives).transposed();
-        self.contract(&tiles, &w.transposed(), u)
+        pass2::apply(self, self.whole(s, &mut hold)?, w, true, u)
     }
 
     fn gradients(&self, zx: &Matrix<T>, zy: &Matrix<T>, w: &Weights) -> Result<(Matrix<T>, Matrix<T>)> {
         let s = Similarity::Embeddings(zx, zy);
-        self.contract_gradients(&self.tiles(s, &w.loss, &w.positives, w.negatives), w, zx, zy)
+        pass2::with_tiles(self, s, w, false, |tiles| self.both_gradients(tiles, zx, zy))
     }
 
     fn encode_backward(
@@ -472,8 +465,7 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn dense(&self, s: Similarity<'_, Matrix<T>>, w: &Weights) -> Result<Mat<f64>> {
         let mut hold = None;
-        let s = self.whole(s, &mut hold)?;
-        self.contract_dense(&self.tiles(s, &w.loss, &w.positives, w.negatives), w)
+        pass2::with_tiles(self, self.whole(s, &mut hold)?, w, false, |tiles| self.dense_weights(tiles))
     }
 
     fn top_r(&self, c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
@@ -519,6 +511,8 @@ impl<T: Real> Backend for Cpu<T> {
     fn positive_similarities(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives) -> Result<Vec<f64>> {
         let mut hold = None;
         let s = self.whole(s, &mut hold)?;
-        self.pair_similarities(&self.tiles(s, &Loss::default(), positives, Negatives::All), false)
+        let (plan, loss) = (Plan::of(&s, positives, Negatives::All), Loss::default());
+        let tiles = self.problem(s, false, &loss, positives, plan)?;
+        self.group.concat(self.masked_similarities(&tiles, |_, s| s.to_vec())?.concat())
     }
 }

@@ -3,15 +3,11 @@
 use super::Cpu;
 use super::matrix::Matrix;
 use super::spill::bytes;
-use super::tiles::{Source, Tiles};
 use crate::backend::Similarity;
-use crate::backend::plan::{Plan, TILE};
 use crate::control::{Phase, Progress};
 use crate::error::Result;
-use crate::loss::Loss;
-use crate::positives::Positives;
 use crate::real::Real;
-use crate::weights::Negatives;
+use crate::similarity::schedule::TILE;
 use faer::MatRef;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -111,19 +107,6 @@ impl<T: Real> Cpu<T> {
             })?;
         }
         Ok(out)
-    }
-
-    pub(super) fn tiles<'a>(
-        &self,
-        s: Similarity<'a, Matrix<T>>,
-        loss: &'a Loss,
-        positives: &Positives,
-        negatives: Negatives,
-    ) -> Tiles<'a, T> {
-        // At zero all negatives are alike: there is nothing to sample.
-        let negatives = if matches!(s, Similarity::Zeros(..)) { Negatives::All } else { negatives };
-        let plan = Plan::new(positives.n_x(), positives.n_y(), negatives);
-        Tiles { source: Source::new(s), loss, positives: positives.clone(), plan, bf16: self.bf16 }
     }
 
     /// A small host matrix as row-major `T`: that of rank 0, should the ranks' processors have rounded differently.

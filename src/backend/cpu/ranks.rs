@@ -5,11 +5,11 @@ use super::matrix::Matrix;
 use super::panels::Meter;
 use super::spill::bytes;
 use super::tiles::Tiles;
-use crate::backend::plan::{Plan, TILE};
 use crate::control::Phase;
 use crate::distributed::{Fold, Layout, Part};
 use crate::error::Result;
 use crate::real::Real;
+use crate::similarity::schedule::{Plan, TILE};
 use bytemuck::Pod;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -50,8 +50,6 @@ impl<T: Real> Window<'_, T> {
 pub(super) struct Columns<'a, T: Real> {
     /// Their positions.
     pub(super) range: Range<usize>,
-    /// Whether no more follow.
-    pub(super) last: bool,
     windows: Vec<Window<'a, T>>,
     /// Whether the first are embeddings.
     embedded: bool,
@@ -136,7 +134,7 @@ fn add_all<S: Copy>(a: &mut [S], b: &[S], add: impl Fn(S, S) -> S) {
 impl<T: Real> Cpu<T> {
     /// How `n` samples are shared out, in panels of `panel` rows.
     pub(super) fn layout(&self, n: usize, panel: usize) -> Layout {
-        Layout::new(n, panel, self.group.rank(), self.group.size())
+        self.group.layout(n, panel)
     }
 
     /// How the rows of a plan are shared out, by position.
@@ -148,13 +146,6 @@ impl<T: Real> Cpu<T> {
     pub(super) fn own_panels(&self, plan: &Plan) -> Range<usize> {
         let own = self.rows_of(plan).own();
         own.start.div_ceil(plan.tile())..own.end.div_ceil(plan.tile())
-    }
-
-    /// This rank's blocks, the last one's open-ended.
-    pub(super) fn own_blocks(&self, layout: &Layout) -> Range<usize> {
-        let blocks = layout.blocks_of(self.group.rank());
-        let end = if blocks.end == layout.blocks() { usize::MAX } else { blocks.end };
-        blocks.start..end
     }
 
     /// The rows `ids` of a matrix, in that order. With several ranks a collective: each asks for its own.
@@ -303,7 +294,7 @@ impl<T: Real> Cpu<T> {
         let resident = matrices.iter().all(|m| m.is_resident());
         if plan.is_sampled() && !self.group.is_single() {
             let windows: Result<_> = matrices.iter().map(|m| self.halo(plan, panels.clone(), m)).collect();
-            let piece = Columns { range: 0..plan.n_y(), last: true, windows: windows?, embedded, passing };
+            let piece = Columns { range: 0..plan.n_y(), windows: windows?, embedded, passing };
             let meter = Meter::quiet(phase);
             compute(state, &piece, &meter)?;
             self.report(phase, stage + 1, stages)?;
@@ -314,7 +305,7 @@ impl<T: Real> Cpu<T> {
             for k in 0..pieces {
                 let range = k * width..((k + 1) * width).min(plan.n_y());
                 let windows = matrices.iter().map(|m| Window::Matrix(m, plan.y_ids())).collect();
-                let piece = Columns { range, last: k + 1 == pieces, windows, embedded, passing };
+                let piece = Columns { range, windows, embedded, passing };
                 let meter = Meter {
                     phase,
                     done: stage * pieces + k,
@@ -340,8 +331,7 @@ impl<T: Real> Cpu<T> {
                     Window::Piece { start: range.start, cols: m.cols(), data: data.into() }
                 });
             }
-            let last = k + 1 == pieces.len();
-            let piece = Columns { range: range.clone(), last, windows, embedded, passing };
+            let piece = Columns { range: range.clone(), windows, embedded, passing };
             let meter = Meter::quiet(phase);
             let mut done = Ok(0.0);
             let mut brought = Ok(Vec::new());

@@ -6,13 +6,13 @@ use super::gemm::gemm_nt;
 use super::matrix::Matrix;
 use super::tiles::{Source, Tiles};
 use crate::backend::TopK;
-use crate::backend::plan::{Plan, TILE};
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
+use crate::similarity::schedule::{Plan, TILE};
 use rayon::prelude::*;
 
 /// Queries up to which items are streamed past once with inner products: a matrix product would copy them first.

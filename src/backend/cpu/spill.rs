@@ -1,10 +1,10 @@
 //! Matrices that do not fit in memory: written to nameless files, read back a panel at a time.
 
 use super::Cpu;
-use crate::backend::plan::TILE;
 use crate::error::{Error, Result};
 use crate::io::{PagedMatrix, RowSource};
 use crate::real::Real;
+use crate::similarity::schedule::TILE;
 use rayon::prelude::*;
 use std::io::Write;
 use std::ops::Range;

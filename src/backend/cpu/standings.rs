@@ -4,13 +4,13 @@ use super::Cpu;
 use super::ranks::Columns;
 use super::tiles::{Panel, Scratch, Source, Tiles};
 use crate::backend::Standing;
-use crate::backend::plan::Plan;
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
+use crate::similarity::schedule::Plan;
 
 /// A row's best positive, its similarity and column, and where it stands.
 type State<T> = (Option<(T, usize)>, Standing);

@@ -5,12 +5,12 @@ use super::matrix::Matrix;
 use super::ranks::Window;
 use super::simd::bf16::{self, LEFT, Packed, RIGHT};
 use crate::backend::Similarity;
-use crate::backend::anchors::for_exceptions_in;
-use crate::backend::plan::Plan;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
+use crate::similarity::masked::for_masked_in;
+use crate::similarity::schedule::Plan;
 use std::ops::Range;
 
 /// Where the tiles' values come from, with its orientation.
@@ -68,7 +68,7 @@ pub(super) fn product<T: Real>(zx: &[T], zy: &[T]) -> f64 {
 pub(super) type Masked<T> = (usize, usize, T);
 
 /// The similarity matrix as a grid of tiles, with everything needed to leave the exceptions out.
-pub(super) struct Tiles<'a, T: Real> {
+pub(crate) struct Tiles<'a, T: Real> {
     pub(super) source: Source<'a, T>,
     pub(super) loss: &'a Loss,
     pub(super) positives: Positives,
@@ -183,7 +183,7 @@ impl<'a, T: Real> Tiles<'a, T> {
         let n = cols.len();
         for (li, position) in panel.rows.clone().enumerate() {
             let i = self.plan.row_id(position);
-            for_exceptions_in(&self.plan, self.loss, &self.positives, i, cols, |lj| {
+            for_masked_in(&self.plan, self.loss, &self.positives, i, cols, |lj| {
                 let entry = &mut scratch.tile[li * n + lj];
                 scratch.masked.push((li, lj, *entry));
                 *entry = T::of(f64::NEG_INFINITY);

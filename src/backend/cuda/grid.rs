@@ -5,16 +5,17 @@ use super::Cuda;
 use super::hopper::{self, Lazily, Packed};
 use super::matrix::{Embedded, Matrix, Order, depth_of};
 use super::memory::Buffer;
-use super::negatives::BLOCKS;
 use super::params::{Csr, Embeddings};
 use super::rows::Rows;
 use super::sweeps::{Launch, TILE, embeddings};
-use crate::backend::plan::Plan;
+use super::weight_panels::BLOCKS;
+use crate::distributed::Layout;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::similarity::masked::{diagonal_apart, masked_of_row};
+use crate::similarity::schedule::Plan;
 use crate::threads;
-use crate::weights::{diagonal_apart, exceptions_of_row};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,9 +50,9 @@ impl Entries {
     }
 }
 
-/// What dense tiles leave out of the row of sample `i`, ascending: positives, and the diagonal where it is apart.
-pub(super) fn exceptions(loss: &Loss, positives: &Positives, i: usize) -> Vec<u32> {
-    let mut row: Vec<u32> = exceptions_of_row(loss, positives, i).map(|j| j as u32).collect();
+/// The masked columns of the row of sample `i`, ascending.
+pub(super) fn sorted_masked(loss: &Loss, positives: &Positives, i: usize) -> Vec<u32> {
+    let mut row: Vec<u32> = masked_of_row(loss, positives, i).map(|j| j as u32).collect();
     row.sort_unstable();
     row
 }
@@ -120,16 +121,16 @@ fn listed(positives: &Positives) -> (Vec<i32>, Vec<i32>) {
 }
 
 /// Exact similarities of the pairs that tiles leave out.
-pub(super) struct Pairs<'a> {
-    positives: &'a Positives,
+pub(super) struct Pairs {
+    positives: Positives,
     /// Of positives, row by row.
     pub(super) s: Vec<f64>,
     /// Of diagonal pairs, where the loss weighs them apart.
     diagonal: Vec<f64>,
 }
 
-impl<'a> Pairs<'a> {
-    pub(super) fn new(sides: &Sides<'_>, loss: &Loss, positives: &'a Positives) -> Result<Self> {
+impl Pairs {
+    pub(super) fn new(sides: &Sides<'_>, loss: &Loss, positives: &Positives) -> Result<Self> {
         let (rows, cols) = listed(positives);
         let s = sides.products(&rows, &cols)?;
         let apart: Vec<i32> =
@@ -141,7 +142,7 @@ impl<'a> Pairs<'a> {
                 diagonal[i as usize] = s;
             }
         }
-        Ok(Self { positives, s, diagonal })
+        Ok(Self { positives: positives.clone(), s, diagonal })
     }
 
     /// The similarity of a listed pair; NaN for any other.
@@ -151,12 +152,6 @@ impl<'a> Pairs<'a> {
             Err(_) if i == j => self.diagonal.get(i).copied().unwrap_or(f64::NAN),
             Err(_) => f64::NAN,
         }
-    }
-
-    /// Of positives, column by column.
-    pub(super) fn by_column(&self) -> Vec<f64> {
-        let p = self.positives;
-        (0..p.n_y()).flat_map(|j| p.col(j).iter().map(move |&i| self.at(i as usize, j))).collect()
     }
 }
 
@@ -214,6 +209,11 @@ impl<'a> Grid<'a> {
             packed: Lazily::new(),
             entries,
         })
+    }
+
+    /// How the column positions are shared out, as rows of the transposed grid would be.
+    pub(super) fn columns_of_ranks(&self) -> Layout {
+        self.cuda.group.layout(self.plan.n_y(), self.plan.tile())
     }
 
     /// Rows of this rank that meet the same columns: everything in natural order, or the plan's panels, which no two ranks
@@ -313,7 +313,7 @@ impl<'a> Grid<'a> {
 /// What dense tiles leave out, by position.
 fn left_out(cuda: &Cuda, plan: &Plan, loss: &Loss, positives: &Positives) -> Result<Entries> {
     let of_row = |position: usize| {
-        let row = exceptions(loss, positives, plan.row_id(position));
+        let row = sorted_masked(loss, positives, plan.row_id(position));
         let mut row: Vec<i32> = row.iter().map(|&j| plan.col_position(j as usize) as i32).collect();
         if plan.is_sampled() {
             row.sort_unstable();

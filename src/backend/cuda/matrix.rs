@@ -291,17 +291,30 @@ impl Cuda {
         what: &str,
         fill: Fill<'_>,
     ) -> Result<Matrix> {
+        self.build_in(panels_of(0..rows, panel), rows, cols, panel.min(rows), what, fill)
+    }
+
+    /// The same in panels of at most `longest` rows that make up all rows in order.
+    pub(super) fn build_in(
+        &self,
+        panels: impl Iterator<Item = Range<usize>>,
+        rows: usize,
+        cols: usize,
+        longest: usize,
+        what: &str,
+        fill: Fill<'_>,
+    ) -> Result<Matrix> {
         let len = rows * cols;
         if self.fits((len * 4) as u64) {
             let out = self.device.alloc(len, what)?;
-            for rows in panels_of(0..rows, panel) {
+            for rows in panels {
                 fill(rows.clone(), out.view().part(rows.start * cols..rows.end * cols)?)?;
             }
             return Ok(Matrix::new(rows, cols, Data::Wide(out)));
         }
         let mut out = host_zeros(len, what)?;
-        let scratch = self.device.alloc(panel.min(rows) * cols, what)?;
-        for rows in panels_of(0..rows, panel) {
+        let scratch = self.device.alloc(longest * cols, what)?;
+        for rows in panels {
             let view = scratch.view().part(0..rows.len() * cols)?;
             fill(rows.clone(), view)?;
             self.device.download_to(view, &mut out[rows.start * cols..rows.end * cols])?;

@@ -11,37 +11,38 @@
 
 mod blas;
 mod channel;
-mod contract;
 mod device;
 mod driver;
 mod features;
+mod gradients;
 mod grid;
 mod hopper;
 mod host;
 mod kernels;
 mod lent;
 mod link;
+mod masked;
 mod matrix;
 mod memory;
 mod nccl;
-mod negatives;
 mod panels;
 mod params;
 mod pieces;
 mod places;
 mod precision;
 mod probe;
+mod products;
 mod ranks;
 mod rate;
 mod retrieval;
 mod rows;
-mod shared;
 mod solver;
 mod spectral;
-mod statistics;
+mod sums;
 mod sweeps;
 mod transfer;
 mod values;
+mod weight_panels;
 
 pub use device::BorrowedStream;
 pub use hopper::KernelSet;
@@ -59,8 +60,8 @@ use crate::io::RowSource;
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::similarity::{Negatives, Weights, pass1, pass2};
 use crate::spectral::{SvdMethod, TopR};
-use crate::weights::{Negatives, Weights};
 use device::{Device, Event};
 use faer::{Mat, MatRef};
 use matrix::{PANEL, Panels, panels_of};
@@ -180,21 +181,6 @@ impl Cuda {
         self.device.account.forget_peak();
     }
 
-    /// `X^T S Y`, contracting `Y` first, on one rank or several.
-    fn contract_pair(
-        &self,
-        s: Similarity<'_, Matrix>,
-        w: &Weights,
-        transposed: bool,
-        x: &Matrix,
-        y: &Matrix,
-    ) -> Result<Mat<f64>> {
-        match self.group.is_single() {
-            true => self.contract_both(s, w, transposed, x, y),
-            false => self.contract_both_shared(s, w, transposed, x, y),
-        }
-    }
-
     /// Reports progress and checks for cancellation.
     fn report(&self, phase: Phase, done: usize, total: usize) -> Result<()> {
         self.control.report(Progress { phase, done: done as u64, total: total as u64, loss: f64::NAN })
@@ -275,7 +261,7 @@ impl Backend for Cuda {
     /// A panel of weights, and the partial sums of pass 1 with their maxima.
     fn workspace(&self) -> u64 {
         let weight = if self.mode == Mode::Fp32 { 4 } else { 2 };
-        (negatives::WEIGHT_ROWS * negatives::WEIGHT_COLS * weight + 8 * statistics::COLUMN_PARTS) as u64
+        (weight_panels::WEIGHT_ROWS * weight_panels::WEIGHT_COLS * weight + 8 * sums::COLUMN_PARTS) as u64
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -353,9 +339,9 @@ impl Backend for Cuda {
     ) -> Result<Weights> {
         self.device.enter()?;
         match s {
-            Similarity::Embeddings(zx, zy) => {
-                let whole = (self.complete(zx)?, self.complete(zy)?);
-                self.statistics(whole, loss, positives, negatives)
+            // Coefficients of all rows and columns on every rank: the sweeps take them from the device's memory.
+            Similarity::Embeddings(..) => {
+                pass1::weights(self, s, loss, positives, negatives)?.complete(&self.group)
             }
             // O(n) numbers, or a given matrix.
             Similarity::Zeros(..) | Similarity::Dense(_) => {
@@ -370,13 +356,7 @@ impl Backend for Cuda {
             return self
                 .on_host(s, |host, s| host.cross(s, w, &self.to_host(host, x)?, &self.to_host(host, y)?));
         }
-        // The narrower side is contracted: 2 n^2 min(d1, d2).
-        if x.cols() < y.cols() {
-            let back = w.transposed();
-            let c = self.contract_pair(swapped(s), &back, true, y, x)?;
-            return Ok(c.transpose().to_owned());
-        }
-        self.contract_pair(s, w, false, x, y)
+        pass2::cross(self, s, w, x, y)
     }
 
     fn apply(&self, s: Similarity<'_, Matrix>, w: &Weights, v: &Matrix) -> Result<Matrix> {
@@ -386,8 +366,7 @@ impl Backend for Cuda {
                 let product = host.apply(s, w, &self.to_host(host, v)?)?;
                 self.load_host(host, &product)
             }),
-            _ if !self.group.is_single() => self.contract_shared(s, w, false, v),
-            _ => self.contract(s, w, false, v),
+            _ => pass2::apply(self, s, w, false, v),
         }
     }
 
@@ -398,17 +377,17 @@ impl Backend for Cuda {
                 let product = host.apply_t(s, w, &self.to_host(host, u)?)?;
                 self.load_host(host, &product)
             }),
-            _ if !self.group.is_single() => self.contract_shared(swapped(s), &w.transposed(), true, u),
-            _ => self.contract(swapped(s), &w.transposed(), true, u),
+            _ => pass2::apply(self, s, w, true, u),
         }
     }
 
     fn gradients(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
         self.device.enter()?;
         if !self.group.is_single() {
-            return self.gradients_shared(zx, zy, w);
+            return self.gradients_of_ranks(zx, zy, w);
         }
-        self.both_gradients(zx, zy, w)
+        let s = Similarity::Embeddings(zx, zy);
+        pass2::with_tiles(self, s, w, false, |tiles| self.both_gradients(tiles, w, zx, zy))
     }
 
     fn encode_backward(&self, x: &Matrix, z: &Matrix, norms: &[f64], g: &Matrix) -> Result<Mat<f64>> {

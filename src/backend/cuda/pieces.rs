@@ -6,9 +6,9 @@
 
 use super::Cuda;
 use super::matrix::{Matrix, panels_of};
-use super::negatives::WEIGHT_COLS;
 use super::ranks::{Kind, PIECE, Raw};
 use super::transfer::{Coming, Wanted};
+use super::weight_panels::WEIGHT_COLS;
 use crate::error::Result;
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -11,12 +11,11 @@ use super::matrix::{Data, Matrix, PANEL, Panels, depth_of, panels_of};
 use super::precision::Narrow;
 use super::transfer::Wanted;
 use crate::backend::Reader;
-use crate::backend::plan::{Plan, TILE};
-use crate::backend::{Similarity, TopK};
-use crate::distributed::{Fold, Layout, Part};
+use crate::backend::TopK;
+use crate::distributed::{Fold, Layout};
 use crate::error::{Error, Result};
 use crate::io::{RowRange, RowSource};
-use crate::loss::log_add_exp;
+use crate::similarity::schedule::{Plan, TILE};
 use crate::spectral::TopR;
 use faer::{Mat, MatRef};
 use std::ffi::c_void;
@@ -106,12 +105,12 @@ impl Cuda {
 
     /// How the rows of a matrix of `n` are shared out.
     pub(super) fn layout(&self, n: usize) -> Layout {
-        Layout::new(n, TILE, self.group.rank(), self.group.size())
+        self.group.layout(n, TILE)
     }
 
     /// How the row positions of a plan are shared out.
     pub(super) fn positions_of(&self, plan: &Plan) -> Layout {
-        Layout::new(plan.n_x(), plan.tile(), self.group.rank(), self.group.size())
+        self.group.layout(plan.n_x(), plan.tile())
     }
 
     /// `x` as this rank's rows of `n`.
@@ -128,18 +127,6 @@ impl Cuda {
         let mut fold = Fold::new(rank..if rank + 1 == size { usize::MAX } else { rank + 1 });
         *fold.block(rank, Vec::new, |_, _| ()) = own;
         self.group.sum(fold, width)
-    }
-
-    /// The logarithm of what every rank has summed, whose logarithms are `own`, on every rank.
-    pub(super) fn merge_logs(&self, own: Vec<f64>) -> Result<Vec<f64>> {
-        if self.group.is_single() {
-            return Ok(own);
-        }
-        let (rank, size, width) = (self.group.rank(), self.group.size(), own.len());
-        let shares: Vec<_> = (0..size).map(|k| k * width / size..(k + 1) * width / size).collect();
-        let parts = [Part { first: rank, last: rank, value: own }];
-        let add = |a: &mut [f64], b: &[f64]| a.iter_mut().zip(b).for_each(|(a, b)| *a = log_add_exp(*a, *b));
-        self.group.concat(self.group.scatter_sum(&parts, &shares, f64::NEG_INFINITY, add)?)
     }
 
     /// A small matrix as rank 0 has it: devices of different kinds round differently.
@@ -243,6 +230,9 @@ impl Cuda {
 
     /// The rows `ids` of a matrix, which every rank asks for itself. A collective.
     pub(super) fn fetch(&self, x: &Matrix, ids: &[u32], owner: &dyn Fn(usize) -> usize) -> Result<Matrix> {
+        if self.group.is_single() {
+            return self.gather(x, ids);
+        }
         if let Some(whole) = x.whole().get() {
             return self.gather(whole, ids);
         }
@@ -334,14 +324,6 @@ impl Cuda {
             }
         };
         Ok(x.whole().get_or_init(|| Box::new(whole)))
-    }
-
-    /// The same similarities with the embeddings of all ranks.
-    pub(super) fn completed<'a>(&self, s: Similarity<'a, Matrix>) -> Result<Similarity<'a, Matrix>> {
-        Ok(match s {
-            Similarity::Embeddings(zx, zy) => Similarity::Embeddings(self.complete(zx)?, self.complete(zy)?),
-            s => s,
-        })
     }
 
     /// Rows by number, in that order: of several ranks each gets its share of the result.

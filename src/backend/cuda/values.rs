@@ -5,9 +5,9 @@ use super::blas::Operand;
 use super::hopper::{Lazily, PackedValues};
 use super::matrix::{Data, Matrix, Order, Panels, panels_of};
 use super::memory::{Buffer, View};
-use super::negatives::WEIGHT_ROWS;
 use super::precision::Mode;
 use super::rows::Rows;
+use super::weight_panels::WEIGHT_ROWS;
 use crate::error::Result;
 use std::ops::Range;
 

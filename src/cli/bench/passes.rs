@@ -12,8 +12,8 @@ use unicon::data::synthetic_pairs;
 use unicon::io::{HostMatrix, RowSource, read_all};
 use unicon::loss::Loss;
 use unicon::positives::Positives;
+use unicon::similarity::Negatives;
 use unicon::spectral::SvdMethod;
-use unicon::weights::Negatives;
 
 /// What is measured.
 #[derive(clap::Args)]

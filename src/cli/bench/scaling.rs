@@ -16,7 +16,7 @@ use unicon::io::RowSource;
 use unicon::loss::Loss;
 use unicon::plan::{self, Rates, update_traffic};
 use unicon::positives::Positives;
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 use unicon::{Error, Result as Tried};
 
 /// Sizes of the scaling benchmark.

@@ -12,7 +12,7 @@ use unicon::error::{Error, Result};
 use unicon::fit::{Data, Iterate, Watch};
 use unicon::loss::Loss;
 use unicon::model::{Component, Encoder, Model};
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;

@@ -17,7 +17,7 @@ use unicon::loss::Loss;
 use unicon::model::{Component, Encoder};
 use unicon::positives::Positives;
 use unicon::retrieval::{Bootstrap, Gain, Ranking, Recall};
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 /// What to compare.
 #[derive(Clone, Debug)]

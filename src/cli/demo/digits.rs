@@ -15,7 +15,7 @@ use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
 use unicon::retrieval::{Recall, RecallOptions, evaluate as recall_of};
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 const VALIDATION_ROWS: usize = 200;
 const TEST_ROWS: usize = 400;

@@ -11,7 +11,7 @@ use unicon::fit::download;
 use unicon::loss::Loss;
 use unicon::positives::Positives;
 use unicon::spectral::{SvdMethod, top_r};
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 /// Rows of x whose similarities to their own and to others' positives are looked at.
 const SAMPLE: usize = 2048;

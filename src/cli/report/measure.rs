@@ -6,7 +6,7 @@ use unicon::error::Result;
 use unicon::loss::Loss;
 use unicon::positives::Positives;
 use unicon::retrieval::{Ranking, Recall, RecallOptions};
-use unicon::weights::Negatives;
+use unicon::similarity::Negatives;
 
 /// The longest list that the recall curves look at.
 const LONGEST: usize = 100;

@@ -12,7 +12,7 @@ use crate::fit::{Data, timed};
 use crate::io::HostMatrix;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::Mat;
 
 /// Features stay as they are unless centred ones score better by more than this: less is chance.

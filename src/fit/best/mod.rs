@@ -28,7 +28,7 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::Rows;
 use crate::model::{Component, Model};
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use solver::Solver;
 use start::{Spectral, spectral, width};
 use std::time::Instant;

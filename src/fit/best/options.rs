@@ -9,7 +9,7 @@ use crate::fit::refine::RefineOptions;
 use crate::loss::{EpsBy, Loss};
 use crate::model::Model;
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use std::path::PathBuf;
 use std::time::Duration;
 

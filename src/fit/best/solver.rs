@@ -12,7 +12,7 @@ use crate::fit::objective::Alignment;
 use crate::fit::refine::{Clock, Held, RefineOptions, Run, Watch, refine};
 use crate::fit::solve::Encoders;
 use crate::loss::Loss;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::Mat;
 
 /// Temperatures that are tried.

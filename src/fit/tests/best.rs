@@ -18,7 +18,7 @@ use crate::loss::{Loss, LossKind};
 use crate::model::{Encoder, Model};
 use crate::optim::Objective;
 use crate::positives::Positives;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use crate::fit::objective::Alignment;
 use crate::fit::solve::Encoders;
 use crate::loss::{Loss, LossKind};
 use crate::optim::Objective;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 

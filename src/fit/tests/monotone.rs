@@ -9,7 +9,7 @@ use crate::fit::{
 use crate::kernel::{Kernel, KernelKind};
 use crate::loss::{Loss, LossKind};
 use crate::real::Real;
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 use faer::Mat;
 
 fn data(s: &Sample) -> Data<'_> {

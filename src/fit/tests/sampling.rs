@@ -4,7 +4,7 @@ use super::{many, oracle, pairs};
 use crate::backend::{Backend, Similarity};
 use crate::fit::{Data, FitOptions, fit, sampled_cross};
 use crate::loss::{Loss, LossKind};
-use crate::weights::Negatives;
+use crate::similarity::Negatives;
 
 /// 20 samples of two data sets and three temperatures: the estimate is within a factor of 2 of the error in at least 18.
 #[test]

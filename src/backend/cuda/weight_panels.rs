@@ -10,12 +10,12 @@ use super::memory::{Buffer, View};
 use super::params::{AdditiveWeights, ClipFused, ClipWeights};
 use super::precision::Mode;
 use super::rows::Rows;
-use super::statistics::SAFE_EXPONENT;
 use super::sweeps::{FUSED_COLS, FUSED_WIDTH};
 use super::values::Values;
 use crate::error::Result;
 use crate::loss::LossKind;
-use crate::weights::Weights;
+use crate::similarity::Weights;
+use crate::similarity::coefficients::Coefficients;
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
@@ -29,9 +29,9 @@ pub(super) const BLOCKS: usize = 256;
 const TOP_WEIGHT: f64 = 14.0;
 
 /// Coefficients of the weights, by position.
-enum Coefficients {
-    /// See `ClipWeights` in `params.cuh`.
-    Clip { robust: bool, row: Buffer<f32>, col: Buffer<f32> },
+enum OnDevice {
+    /// See `ClipWeights` in `params.cuh`; with `log` both exponentials are taken as they stand.
+    Clip { log: bool, row: Buffer<f32>, col: Buffer<f32> },
     /// See `AdditiveWeights`.
     Additive { rows: AdditiveSide, cols: AdditiveSide },
 }
@@ -44,9 +44,9 @@ struct AdditiveSide {
 }
 
 /// The negatives' part of `-S`, times [`unit`](Self::unit)'s inverse.
-pub(super) struct Negatives<'a> {
-    pub(super) grid: Grid<'a>,
-    coefficients: Coefficients,
+pub(super) struct WeightPanels<'a> {
+    pub(super) grid: &'a Grid<'a>,
+    coefficients: OnDevice,
     /// Exponent of the power of two that the panels carry.
     power: i32,
 }
@@ -60,72 +60,66 @@ fn power_for(bound: f64) -> i32 {
     }
 }
 
-impl<'a> Negatives<'a> {
-    pub(super) fn new(grid: Grid<'a>, w: &Weights) -> Result<Self> {
-        let (cuda, plan, loss, p) = (grid.cuda, &grid.plan, grid.loss, &grid.positives);
-        let (n_x, n_y) = (p.n_x() as f64, p.n_y() as f64);
-        let at_x =
-            |f: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..p.n_x()).map(|i| f(plan.row_id(i))).collect() };
-        let at_y =
-            |f: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..p.n_y()).map(|j| f(plan.col_id(j))).collect() };
-        let upload = |v: Vec<f64>| {
-            let v: Vec<f32> = v.into_iter().map(|v| v as f32).collect();
-            cuda.device.upload(&v, "coefficients")
-        };
+/// The largest weight that a negative can have.
+fn largest_weight(w: &Weights) -> f64 {
+    let (x, y) = (0.5 / w.positives.n_x() as f64, 0.5 / w.positives.n_y() as f64);
+    let most = |weights: &[f64]| weights.iter().copied().fold(1.0, f64::max);
+    let steepest = match w.loss.kind {
         // An anchor's weights sum to at most a share of 1/2n: e^{s_ij/tau} is one of the terms inside its logarithm.
-        let bound = 0.5 / n_x + 0.5 / n_y;
-        let (coefficients, power) = if loss.kind == LossKind::Clip {
-            let log_eps = loss.eps_neg.ln();
-            let a = at_x(&|i| w.rows.coeff[i] + log_eps + w.rows.factor(i).ln());
-            let b = at_y(&|j| w.cols.coeff[j] + log_eps + w.cols.factor(j).ln());
-            let (power, shift) = (power_for(bound), 1.0 / loss.tau);
-            let robust = !a.iter().chain(&b).all(|c| c + shift < SAFE_EXPONENT);
-            let given = |v: Vec<f64>| -> Vec<f64> {
-                let power = f64::from(power);
-                let one = |c: f64| if robust { c * LOG2_E + power } else { (c + shift).exp() * power.exp2() };
-                v.into_iter().map(one).collect()
-            };
-            (Coefficients::Clip { robust, row: upload(given(a))?, col: upload(given(b))? }, power)
-        } else {
-            let most = |side: &[f64]| side.iter().copied().fold(1.0, f64::max);
-            let steepest = match loss.kind {
-                LossKind::Sigmoid => 1.0 / loss.tau,
-                LossKind::TripletSmooth => loss.tau,
-                LossKind::TripletHard | LossKind::Clip => 1.0,
-            };
-            let bound = (0.5 / n_x * most(&w.rows.factor) + 0.5 / n_y * most(&w.cols.factor))
-                * steepest
-                * loss.eps_neg;
-            let power = power_for(bound);
-            let unit = f64::from(power).exp2();
-            let row_factor = upload(at_x(&|i| w.row_scale(i) * loss.eps_neg * w.rows.factor(i) * unit))?;
-            let col_factor = upload(at_y(&|j| w.col_scale(j) * loss.eps_neg * w.cols.factor(j) * unit))?;
-            let side = |n: usize,
-                        pairs: &dyn Fn(usize) -> Range<usize>,
-                        s: &[f64],
-                        factor|
-             -> Result<AdditiveSide> {
-                let (mut offsets, mut threshold) = (vec![0i64], Vec::with_capacity(s.len()));
-                for position in 0..n {
-                    threshold.extend(s[pairs(position)].iter().map(|s| (loss.nu * s) as f32));
-                    offsets.push(threshold.len() as i64);
-                }
-                let offsets = cuda.device.upload(&offsets, "positives")?;
-                Ok(AdditiveSide { offsets, threshold: cuda.device.upload(&threshold, "thresholds")?, factor })
-            };
-            let of_row = |position: usize| {
-                let i = plan.row_id(position);
-                p.row_offset(i)..p.row_offset(i + 1)
-            };
-            let of_col = |position: usize| {
-                let j = plan.col_id(position);
-                p.col_offset(j)..p.col_offset(j + 1)
-            };
-            let rows = side(p.n_x(), &of_row, &w.rows.s_pos, row_factor)?;
-            let cols = side(p.n_y(), &of_col, &w.cols.s_pos, col_factor)?;
-            (Coefficients::Additive { rows, cols }, power)
+        LossKind::Clip => return x + y,
+        LossKind::Sigmoid => 1.0 / w.loss.tau,
+        LossKind::TripletSmooth => w.loss.tau,
+        LossKind::TripletHard => 1.0,
+    };
+    (x * most(&w.rows.sampling_weight) + y * most(&w.cols.sampling_weight)) * steepest * w.loss.eps_neg
+}
+
+impl<'a> WeightPanels<'a> {
+    /// None where all similarities are 0.
+    pub(super) fn new(grid: &'a Grid<'a>, w: &Weights, coefficients: Coefficients) -> Result<Option<Self>> {
+        let (device, plan, p) = (&grid.cuda.device, &grid.plan, &grid.positives);
+        let power = power_for(largest_weight(w));
+        let unit = f64::from(power).exp2();
+        let upload = |v: Vec<f64>, of: &dyn Fn(f64) -> f64| {
+            let v: Vec<f32> = v.into_iter().map(|v| of(v) as f32).collect();
+            device.upload(&v, "coefficients")
         };
-        Ok(Self { grid, coefficients, power })
+        let scaled = |v: f64| v * unit;
+        let logarithm = |v: f64| v * LOG2_E + f64::from(power);
+        let coefficients = match coefficients {
+            Coefficients::Flat { .. } => return Ok(None),
+            Coefficients::ClipShifted { alpha, beta } => {
+                OnDevice::Clip { log: false, row: upload(alpha, &scaled)?, col: upload(beta, &scaled)? }
+            }
+            Coefficients::ClipLog { a, b } => {
+                OnDevice::Clip { log: true, row: upload(a, &logarithm)?, col: upload(b, &logarithm)? }
+            }
+            Coefficients::Additive { c, d } => {
+                let side = |pairs: &dyn Fn(usize) -> Range<usize>, s: &[f64], factor: Vec<f64>| {
+                    let (mut offsets, mut threshold) = (vec![0i64], Vec::with_capacity(s.len()));
+                    for position in 0..factor.len() {
+                        threshold.extend(s[pairs(position)].iter().map(|s| (w.loss.nu * s) as f32));
+                        offsets.push(threshold.len() as i64);
+                    }
+                    Ok::<_, crate::Error>(AdditiveSide {
+                        offsets: device.upload(&offsets, "positives")?,
+                        threshold: device.upload(&threshold, "thresholds")?,
+                        factor: upload(factor, &scaled)?,
+                    })
+                };
+                let of_row = |position: usize| {
+                    let i = plan.row_id(position);
+                    p.row_offset(i)..p.row_offset(i + 1)
+                };
+                let of_col = |position: usize| {
+                    let j = plan.col_id(position);
+                    p.col_offset(j)..p.col_offset(j + 1)
+                };
+                let rows = side(&of_row, &w.rows.s_pos, c)?;
+                OnDevice::Additive { rows, cols: side(&of_col, &w.cols.s_pos, d)? }
+            }
+        };
+        Ok(Some(Self { grid, coefficients, power }))
     }
 
     /// What one unit of the panels is worth.
@@ -134,24 +128,24 @@ impl<'a> Negatives<'a> {
     }
 
     /// Scale and shift of clip's exponent.
-    fn exponent(&self, robust: bool) -> (f32, f32) {
+    fn exponent(&self, log: bool) -> (f32, f32) {
         let scale = LOG2_E / self.grid.loss.tau;
-        (scale as f32, if robust { 0.0 } else { scale as f32 })
+        (scale as f32, if log { 0.0 } else { scale as f32 })
     }
 
     /// Enqueues the weights of `rows x cols` (positions), rows `ld` apart.
     fn write_panel(&self, rows: Range<usize>, cols: Range<usize>, panel: &Panel<'_>) -> Result<()> {
         let (device, mode) = (&self.grid.cuda.device, self.grid.cuda.mode);
         // The Hopper kernels store eight weights at a time, from a multiple of eight columns on.
-        let clip = matches!(self.coefficients, Coefficients::Clip { .. });
+        let clip = matches!(self.coefficients, OnDevice::Clip { .. });
         let l = match clip && cols.start.is_multiple_of(8) {
             true => self.grid.launch_clip(rows, cols, self.grid.panel_blocks()?)?,
             false => self.grid.launch(rows, cols, BLOCKS)?,
         };
         panel.holds(l.rows(), l.cols())?;
         match &self.coefficients {
-            Coefficients::Clip { robust, row, col } => {
-                let (scale, shift) = self.exponent(*robust);
+            OnDevice::Clip { log, row, col } => {
+                let (scale, shift) = self.exponent(*log);
                 let p = ClipWeights {
                     sweep: l.sweep,
                     scale,
@@ -162,9 +156,9 @@ impl<'a> Negatives<'a> {
                     ld_out: panel.ld as i64,
                 };
                 // SAFETY: the grid's sweep, a coefficient for each of its rows and columns, and room for the panel.
-                unsafe { device.clip_weights(mode, *robust, &l, &p) }
+                unsafe { device.clip_weights(mode, *log, &l, &p) }
             }
-            Coefficients::Additive { rows, cols } => {
+            OnDevice::Additive { rows, cols } => {
                 let p = AdditiveWeights {
                     sweep: l.sweep,
                     tau: self.grid.loss.tau as f32,
@@ -191,7 +185,7 @@ impl<'a> Negatives<'a> {
         cols: &Range<usize>,
         width: usize,
     ) -> Result<Option<Fused<'v>>> {
-        let clip = matches!(self.coefficients, Coefficients::Clip { .. });
+        let clip = matches!(self.coefficients, OnDevice::Clip { .. });
         if !clip || self.grid.plan.is_sampled() || self.grid.products() != 1 {
             return Ok(None);
         }
@@ -246,8 +240,8 @@ impl<'a> Negatives<'a> {
         (values, first): (&Values<'_>, usize),
         out: Rows<'_, f32>,
     ) -> Result<()> {
-        let Coefficients::Clip { robust, row, col } = &self.coefficients else { return Ok(()) };
-        let (scale, shift) = self.exponent(*robust);
+        let OnDevice::Clip { log, row, col } = &self.coefficients else { return Ok(()) };
+        let (scale, shift) = self.exponent(*log);
         for part in aligned(cols.clone(), FUSED_COLS) {
             let (rows, cols) = (rows.clone(), part.clone());
             let (l, origin, ld) = match fused {
@@ -275,7 +269,7 @@ impl<'a> Negatives<'a> {
                 ld_out: out.ld as i64,
             };
             // SAFETY: the grid's sweep, its coefficients, values for each of its columns, and room for its rows.
-            unsafe { self.grid.cuda.device.clip_fused(self.grid.cuda.mode.narrow(), *robust, &l, &p) }?;
+            unsafe { self.grid.cuda.device.clip_fused(self.grid.cuda.mode.narrow(), *log, &l, &p) }?;
         }
         Ok(())
     }

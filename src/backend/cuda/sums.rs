@@ -1,22 +1,18 @@
-//! Pass 1: sums over negatives of every row and column, the loss and the coefficients of `S(gamma)`.
+//! Pass 1's sums over the negatives of every row and column.
 
-use super::grid::{Grid, Pairs, Sides};
-use super::matrix::{Matrix, panels_of};
+use super::grid::Grid;
+use super::matrix::panels_of;
 use super::memory::{Buffer, View};
 use super::params::{AdditiveSums, ClipStats};
 use super::{Cuda, Phase};
-use crate::backend::anchors::{Factors, additive_side, clip_numbers};
-use crate::backend::plan::Plan;
+use crate::distributed::{Layout, Part};
 use crate::error::Result;
-use crate::loss::{Loss, LossKind};
-use crate::positives::Positives;
-use crate::threads;
-use crate::weights::{Negatives, Side, Weights, diagonal_apart};
-use rayon::prelude::*;
+use crate::loss::log_add_exp;
+use crate::similarity::blocks::{BothSums, PairSums};
 
 /// Below this temperature a constant shift cannot keep `e^{s/tau}` in the range of fp32.
-const ROBUST_BELOW: f64 = 0.015;
-/// Sums of `e^{(s - 1)/tau}` below `e^-40` have lost too much of fp32's range: the pass is repeated with running maxima.
+pub(super) const ROBUST_BELOW: f64 = 0.015;
+/// Exponents that fp32 keeps exact in sums.
 pub(super) const SAFE_EXPONENT: f64 = 40.0;
 /// Blocks of a launch that sums: a few for each multiprocessor of the largest cards.
 const BLOCKS: usize = 1024;
@@ -26,74 +22,9 @@ pub(super) const COLUMN_PARTS: usize = 1 << 24;
 const PAIR_PANEL: usize = 1 << 16;
 
 impl Cuda {
-    pub(super) fn statistics(
-        &self,
-        (zx, zy): (&Matrix, &Matrix),
-        loss: &Loss,
-        positives: &Positives,
-        negatives: Negatives,
-    ) -> Result<Weights> {
-        let plan = Plan::new(positives.n_x(), positives.n_y(), negatives);
-        let factors = Factors::new(&plan, loss, positives, false);
-        let sides = Sides::new(self, zx, zy)?;
-        let pairs = Pairs::new(&sides, loss, positives)?;
-        let grid = Grid::new(self, (zx, zy), loss, positives, plan)?;
-        let back = positives.transposed();
-        let (rows, cols, loss_rows, loss_cols) = if loss.kind == LossKind::Clip {
-            let (log_x, log_y) = self.clip_sums(&grid, &factors)?;
-            let (rows, lx) = clip_side(loss, positives, &log_x, |i, j| pairs.at(i, j));
-            let (cols, ly) = clip_side(loss, &back, &log_y, |j, i| pairs.at(i, j));
-            (rows, cols, lx, ly)
-        } else {
-            let s_cols = pairs.by_column();
-            let sums_x = self.additive_sums(&grid, &pairs.s)?;
-            let sums_y = self.additive_sums(&grid.transposed()?, &s_cols)?;
-            let s_rows = pairs.s.clone();
-            let diagonal = |i| pairs.at(i, i);
-            let (rows, lx) = additive_side(loss, positives, s_rows, sums_x, &factors.x, diagonal);
-            let (cols, ly) = additive_side(loss, &back, s_cols, sums_y, &factors.y, diagonal);
-            (rows, cols, lx, ly)
-        };
-        let rows = Side { factor: factors.x, ..rows };
-        let cols = Side { factor: factors.y, ..cols };
-        let (loss, positives) = (*loss, positives.clone());
-        Weights { loss, positives, negatives, loss_rows, loss_cols, share: false, rows, cols }.checked()
-    }
-
-    /// `log sum_neg eps_neg e^{s/tau}` of every row and column, by sample.
-    fn clip_sums(&self, grid: &Grid<'_>, factors: &Factors<'_>) -> Result<(Vec<f64>, Vec<f64>)> {
-        let tau = grid.loss.tau;
-        let lost = |logs: &[f64], plan_ids: &dyn Fn(usize) -> usize, seen: &dyn Fn(usize) -> f64| {
-            let low = |(position, log): (usize, &f64)| {
-                log - 1.0 / tau < -SAFE_EXPONENT && seen(plan_ids(position)) > 0.0
-            };
-            logs.iter().enumerate().any(low)
-        };
-        let plan = &grid.plan;
-        let (x_id, y_id) = (|p: usize| plan.row_id(p), |p: usize| plan.col_id(p));
-        let mut robust = tau < ROBUST_BELOW;
-        let (x, y) = loop {
-            let (x, y) = self.clip_log_sums(grid, robust)?;
-            let again = lost(&x, &x_id, &|i| factors.seen_x(i)) || lost(&y, &y_id, &|j| factors.seen_y(j));
-            if robust || !again {
-                break (x, y);
-            }
-            robust = true;
-        };
-        let log_eps = grid.loss.eps_neg.ln();
-        let by_sample = |logs: Vec<f64>, id: &dyn Fn(usize) -> usize, factor: &[f64]| {
-            let mut out = vec![0.0; logs.len()];
-            for (position, log) in logs.into_iter().enumerate() {
-                let i = id(position);
-                out[i] = log + log_eps + factor.get(i).map_or(0.0, |f| f.ln());
-            }
-            out
-        };
-        Ok((by_sample(x, &x_id, &factors.x), by_sample(y, &y_id, &factors.y)))
-    }
-
-    /// `log sum e^{s/tau}` over the visited negatives of all ranks, by position.
-    fn clip_log_sums(&self, grid: &Grid<'_>, robust: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+    /// `log sum e^{s/tau}` over the visited negatives of this rank's rows and columns, in order; of all samples where
+    /// negatives are sampled. `robust`: by running maxima.
+    pub(super) fn log_sums(&self, grid: &Grid<'_>, robust: bool) -> Result<BothSums<Vec<f64>>> {
         let (device, (n_x, n_y)) = (&self.device, (grid.positives.n_x(), grid.positives.n_y()));
         let scale = std::f64::consts::LOG2_E / grid.loss.tau;
         let shift = if robust { 0.0 } else { scale };
@@ -127,12 +58,30 @@ impl Cuda {
                 }
             }
         }
-        let (x, y) = (device.download(log_x.view().part(grid.own.clone())?)?, device.download(log_y.view())?);
-        Ok((self.group.concat(x)?, self.merge_logs(y)?))
+        let x = device.download(log_x.view().part(grid.own.clone())?)?;
+        let y = self.merge_logs(device.download(log_y.view())?, &grid.columns_of_ranks())?;
+        if !grid.plan.is_sampled() {
+            return Ok([x, y]);
+        }
+        let by_sample = |logs: Vec<f64>, id: &dyn Fn(usize) -> usize| -> Result<Vec<f64>> {
+            let logs = self.group.concat(logs)?;
+            let mut out = vec![0.0; logs.len()];
+            logs.into_iter().enumerate().for_each(|(position, log)| out[id(position)] = log);
+            Ok(out)
+        };
+        Ok([by_sample(x, &|p| grid.plan.row_id(p))?, by_sample(y, &|p| grid.plan.col_id(p))?])
+    }
+
+    /// This rank's share of the logarithms of what every rank has summed, whose logarithms are `own`.
+    fn merge_logs(&self, own: Vec<f64>, layout: &Layout) -> Result<Vec<f64>> {
+        let (rank, shares) = (self.group.rank(), layout.all());
+        let parts = [Part { first: rank, last: rank, value: own }];
+        let add = |a: &mut [f64], b: &[f64]| a.iter_mut().zip(b).for_each(|(a, b)| *a = log_add_exp(*a, *b));
+        self.group.scatter_sum(&parts, &shares, f64::NEG_INFINITY, add)
     }
 
     /// `sum_neg psi(s_ij - nu s_ik)` and of psi' for every pair of the grid's rows, row by row; eps not yet applied.
-    fn additive_sums(&self, grid: &Grid<'_>, s_pos: &[f64]) -> Result<[Vec<f64>; 2]> {
+    pub(super) fn sums_of_pairs(&self, grid: &Grid<'_>, s_pos: &[f64]) -> Result<PairSums> {
         let (device, p, loss) = (&self.device, &grid.positives, grid.loss);
         let pairs = PairRows::new(self, grid, s_pos)?;
         let nnz = pairs.of.len();
@@ -176,27 +125,6 @@ impl Cuda {
             out
         }))
     }
-}
-
-/// Coefficients and half loss of the anchors of one direction. `pair(i, j)` is the similarity of a pair that tiles leave
-/// out.
-fn clip_side(
-    loss: &Loss,
-    positives: &Positives,
-    log_neg: &[f64],
-    pair: impl Fn(usize, usize) -> f64 + Sync,
-) -> (Side, f64) {
-    let of_anchor = |s: &mut Vec<f64>, i: usize| {
-        s.clear();
-        s.extend(positives.row(i).iter().map(|&j| pair(i, j as usize)));
-        s.extend(diagonal_apart(loss, positives, i).then(|| pair(i, i)));
-        clip_numbers(loss, positives, i, log_neg[i], s)
-    };
-    let anchors: Vec<[f64; 3]> =
-        threads::run(|| (0..positives.n_x()).into_par_iter().map_init(Vec::new, of_anchor).collect());
-    let value = anchors.iter().map(|[_, _, term]| term).sum();
-    let log_neg = anchors.iter().map(|a| a[0]).collect();
-    (Side { log_neg, coeff: anchors.iter().map(|a| a[1]).collect(), ..Side::default() }, value)
 }
 
 /// The positive pairs of a grid's rows by position: the rows of an additive sweep.

@@ -1,17 +1,18 @@
-//! `-S` a tile at a time: similarities made again and turned into weights, and what tiles leave out.
+//! `-S` a tile at a time: similarities made again and turned into weights, and the masked entries that tiles leave out.
 
 use super::Cpu;
 use super::gemm::gemm_nn;
 use super::matrix::Matrix;
 use super::ranks::{Columns, Lookup, Window};
 use super::simd::AdditiveKind;
-use super::statistics::{ColumnLayers, safe_exponent};
-use super::tiles::{Panel, Scratch, Source, Tiles, product};
-use crate::backend::plan::TILE;
+use super::sums::ColumnLayers;
+use super::tiles::{Panel, Scratch, Tiles, product};
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 use crate::real::Real;
-use crate::weights::{Weights, exceptions_of_row};
+use crate::similarity::Weights;
+use crate::similarity::coefficients::Coefficients as Wide;
+use crate::similarity::masked::masked_of_row;
 use std::ops::Range;
 
 /// The additive member as the micro-kernels take it.
@@ -25,68 +26,59 @@ pub(super) fn additive_kind(loss: &Loss) -> AdditiveKind {
     }
 }
 
-/// Coefficients of the weights, by position, in the tiles' number type: of all rows and columns, or of this rank's where
-/// the weights are [shared out](Weights::share).
+/// The [coefficients](Wide) of the weights in the tiles' number type.
 pub(super) enum Coefficients<T> {
-    /// `e^{(s - 1)/tau} (alpha_i + beta_j)`: one exponential an element.
     ClipShifted { alpha: Vec<T>, beta: Vec<T> },
-    /// `e^{s/tau + a_i} + e^{s/tau + b_j}`: any temperature.
     ClipLog { a: Vec<T>, b: Vec<T> },
-    /// `c_i sum_k psi'(s_ij - nu s_ik) + d_j sum_l psi'(s_ij - nu s_lj)`.
-    Additive { rows: Vec<T>, cols: Vec<T> },
-    /// `alpha_i + beta_j`: all similarities are 0.
+    Additive { c: Vec<T>, d: Vec<T> },
     Flat { alpha: Vec<T>, beta: Vec<T> },
 }
 
+impl<T: Real> Coefficients<T> {
+    fn of(wide: Wide) -> Self {
+        let cast = |v: Vec<f64>| v.into_iter().map(T::of).collect();
+        match wide {
+            Wide::ClipShifted { alpha, beta } => Self::ClipShifted { alpha: cast(alpha), beta: cast(beta) },
+            Wide::ClipLog { a, b } => Self::ClipLog { a: cast(a), b: cast(b) },
+            Wide::Additive { c, d } => Self::Additive { c: cast(c), d: cast(d) },
+            Wide::Flat { alpha, beta } => Self::Flat { alpha: cast(alpha), beta: cast(beta) },
+        }
+    }
+}
+
 /// `-S` as tiles.
-pub(super) struct Negated<'a, T: Real> {
+pub(crate) struct WeightTiles<'a, T: Real> {
     pub(super) tiles: &'a Tiles<'a, T>,
     pub(super) w: &'a Weights,
+    /// By position: of all rows and columns, or of this rank's where the weights are [shared out](Weights::share).
     pub(super) coefficients: Coefficients<T>,
+    /// The embeddings of this rank's rows, where similarities come from any.
+    pub(super) zx: Option<Window<'a, T>>,
     /// The first row and column that have coefficients here.
     pub(super) first: (usize, usize),
     /// The columns' coefficients of all ranks, where each has its own: they come past with the columns.
     pub(super) passing: Option<Matrix<T>>,
-    /// Columns of other ranks that this rank's exceptions meet, ascending, and clip's numbers of them.
+    /// Columns of other ranks that this rank's masked entries meet, ascending, and clip's numbers of them.
     partners: (Vec<u32>, Vec<[f64; 2]>),
 }
 
-impl<'a, T: Real> Negated<'a, T> {
+impl<'a, T: Real> WeightTiles<'a, T> {
     /// A collective.
-    pub(super) fn new(cpu: &Cpu<T>, tiles: &'a Tiles<'a, T>, w: &'a Weights) -> Result<Self> {
-        let (plan, loss, p) = (&tiles.plan, tiles.loss, &tiles.positives);
-        let held = |n: usize| if w.share { cpu.layout(n, TILE).own() } else { 0..n };
-        let (rows, cols) = (held(p.n_x()), held(p.n_y()));
+    pub(super) fn new(
+        cpu: &Cpu<T>,
+        tiles: &'a Tiles<'a, T>,
+        w: &'a Weights,
+        coefficients: Wide,
+        (rows, cols): (Range<usize>, Range<usize>),
+    ) -> Result<Self> {
         let first = (rows.start, cols.start);
-        let at_x =
-            |f: &dyn Fn(usize) -> f64| -> Vec<T> { rows.clone().map(|i| T::of(f(plan.row_id(i)))).collect() };
-        let at_y =
-            |f: &dyn Fn(usize) -> f64| -> Vec<T> { cols.clone().map(|j| T::of(f(plan.col_id(j)))).collect() };
-        let coefficients = if matches!(tiles.source, Source::Zeros) {
-            let (alpha, beta) = w.at_zero();
-            let alpha = at_x(&|i| loss.eps_neg * alpha[i - first.0]);
-            Coefficients::Flat { alpha, beta: at_y(&|j| loss.eps_neg * beta[j - first.1]) }
-        } else if loss.kind == LossKind::Clip {
-            let log_eps = loss.eps_neg.ln();
-            let a = |i: usize| w.rows.clip(i)[1] + log_eps + w.rows.factor(i).ln();
-            let b = |j: usize| w.cols.clip(j)[1] + log_eps + w.cols.factor(j).ln();
-            let shift = 1.0 / loss.tau;
-            let safe = |c: f64| c + shift < safe_exponent::<T>();
-            let all = rows.clone().all(|i| safe(a(plan.row_id(i))))
-                && cols.clone().all(|j| safe(b(plan.col_id(j))));
-            if cpu.group.any(!all)? {
-                Coefficients::ClipLog { a: at_x(&a), b: at_y(&b) }
-            } else {
-                let alpha = at_x(&|i| (a(i) + shift).exp());
-                Coefficients::ClipShifted { alpha, beta: at_y(&|j| (b(j) + shift).exp()) }
-            }
-        } else {
-            let rows = at_x(&|i| w.row_scale(i) * loss.eps_neg * w.rows.factor(i));
-            let cols = at_y(&|j| w.col_scale(j) * loss.eps_neg * w.cols.factor(j));
-            Coefficients::Additive { rows, cols }
+        let zx = match tiles.source.embeddings() {
+            Some((zx, _)) => Some(cpu.row_window(&tiles.plan, zx)?),
+            None => None,
         };
+        let coefficients = Coefficients::of(coefficients);
         let mut out =
-            Self { tiles, w, coefficients, first, passing: None, partners: (Vec::new(), Vec::new()) };
+            Self { tiles, w, coefficients, zx, first, passing: None, partners: (Vec::new(), Vec::new()) };
         if w.share {
             out.passing = Some(out.columns_matrix(cpu)?);
             out.partners = out.met(cpu, rows, &cols)?;
@@ -98,17 +90,17 @@ impl<'a, T: Real> Negated<'a, T> {
     fn columns_matrix(&self, cpu: &Cpu<T>) -> Result<Matrix<T>> {
         let (Coefficients::ClipShifted { beta, .. }
         | Coefficients::ClipLog { b: beta, .. }
-        | Coefficients::Additive { cols: beta, .. }
+        | Coefficients::Additive { d: beta, .. }
         | Coefficients::Flat { beta, .. }) = &self.coefficients;
         let mut out = cpu.zeros(self.tiles.positives.n_y(), 1)?;
         out.data_mut().copy_from_slice(beta);
         Ok(out)
     }
 
-    /// Asks for the numbers of what the exceptions of `rows` meet beyond the columns `own`.
+    /// Asks for the numbers of what the masked entries of `rows` meet beyond the columns `own`.
     fn met(&self, cpu: &Cpu<T>, rows: Range<usize>, own: &Range<usize>) -> Result<(Vec<u32>, Vec<[f64; 2]>)> {
         let p = &self.tiles.positives;
-        let met = rows.flat_map(|i| exceptions_of_row(self.tiles.loss, p, i));
+        let met = rows.flat_map(|i| masked_of_row(self.tiles.loss, p, i));
         let mut ids: Vec<u32> = met.filter(|j| !own.contains(j)).map(|j| j as u32).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -120,7 +112,7 @@ impl<'a, T: Real> Negated<'a, T> {
         Ok((ids, numbers))
     }
 
-    /// Clip's numbers of a column that is this rank's, or that its exceptions meet.
+    /// Clip's numbers of a column that is this rank's, or that its masked entries meet.
     fn column(&self, j: usize) -> [f64; 2] {
         match self.partners.0.binary_search(&(j as u32)) {
             Ok(k) => self.partners.1[k],
@@ -128,8 +120,8 @@ impl<'a, T: Real> Negated<'a, T> {
         }
     }
 
-    /// Whether positives are written into the tiles (all negatives visited) or added on their own.
-    pub(super) fn positives_inline(&self) -> bool {
+    /// Whether masked entries are written into the tiles (all negatives visited) or added on their own.
+    pub(super) fn masked_inline(&self) -> bool {
         !self.tiles.plan.is_sampled()
     }
 
@@ -140,7 +132,7 @@ impl<'a, T: Real> Negated<'a, T> {
         columns: &Columns<'_, T>,
         range: &Range<usize>,
         scratch: &mut Scratch<T>,
-        pushes: &mut Vec<T>,
+        weights: &mut Vec<T>,
     ) -> Result<()> {
         let (loss, plan, w) = (self.tiles.loss, &self.tiles.plan, self.w);
         let (m, n) = (panel.rows.len(), range.len());
@@ -171,52 +163,46 @@ impl<'a, T: Real> Negated<'a, T> {
                     tile[li * n + lj] = T::default();
                 }
             }
-            Coefficients::Additive { rows: pushing, cols } => {
+            Coefficients::Additive { c, d } => {
                 let kind = additive_kind(loss);
-                pushes.clear();
-                pushes.resize(m * n, T::default());
+                weights.clear();
+                weights.resize(m * n, T::default());
                 for (li, position) in panel.rows.clone().enumerate() {
                     let i = plan.row_id(position);
-                    let (s_row, out) = (&tile[li * n..(li + 1) * n], &mut pushes[li * n..(li + 1) * n]);
+                    let (s_row, out) = (&tile[li * n..(li + 1) * n], &mut weights[li * n..(li + 1) * n]);
                     for e in w.positives.row_offset(i)..w.positives.row_offset(i + 1) {
                         let offset = T::of(-loss.nu * w.rows.s_pos[e]);
-                        T::additive_weights(kind, s_row, offset, pushing[position], out);
+                        T::additive_weights(kind, s_row, offset, c[position], out);
                     }
                 }
                 for (layer, offsets) in ColumnLayers::new(self.tiles, range, &w.cols.s_pos) {
                     let coeff = |position: usize| {
                         let has = layer < w.positives.col(plan.col_id(position)).len();
-                        if has { cols[position] } else { T::default() }
+                        if has { d[position] } else { T::default() }
                     };
                     let coeff: Vec<T> = range.clone().map(coeff).collect();
-                    T::additive_col_weights(kind, tile, n, m, n, &offsets, &coeff, pushes, n);
+                    T::additive_col_weights(kind, tile, n, m, n, &offsets, &coeff, weights, n);
                 }
-                std::mem::swap(tile, pushes);
+                std::mem::swap(tile, weights);
             }
         }
-        if self.positives_inline() {
+        if self.masked_inline() {
             for &(li, lj, s) in &scratch.masked {
                 let (i, j) = (plan.row_id(panel.rows.start + li), plan.col_id(range.start + lj));
-                scratch.tile[li * n + lj] = T::of(-w.exception_of(i, j, s.as_f64(), self.column(j)));
+                scratch.tile[li * n + lj] = T::of(-w.masked_entry_of(i, j, s.as_f64(), self.column(j)));
             }
         }
         Ok(())
     }
 
     /// Adds `-S V` of one panel of rows over some of the columns to `out` (`rows x d`, row-major).
-    pub(super) fn contract_tiles(
-        &self,
-        p: usize,
-        zx: Option<&Window<'_, T>>,
-        columns: &Columns<'_, T>,
-        out: &mut [T],
-    ) -> Result<()> {
-        let (mut rows_z, mut scratch, mut pushes) = (Vec::new(), Scratch::default(), Vec::new());
-        let panel = self.tiles.panel(p, zx, &mut rows_z)?;
+    pub(super) fn add_tiles(&self, p: usize, columns: &Columns<'_, T>, out: &mut [T]) -> Result<()> {
+        let (mut rows_z, mut scratch, mut weights) = (Vec::new(), Scratch::default(), Vec::new());
+        let panel = self.tiles.panel(p, self.zx.as_ref(), &mut rows_z)?;
         let (m, mut gathered) = (panel.rows.len(), Vec::new());
         let d = out.len() / m.max(1);
         for range in self.tiles.plan.tiles_in(p, &columns.range) {
-            self.fill(&panel, columns, &range, &mut scratch, &mut pushes)?;
+            self.fill(&panel, columns, &range, &mut scratch, &mut weights)?;
             let n = range.len();
             let v = columns.values(&range, &mut gathered)?;
             gemm_nn(m, d, n, T::of(1.0), out, d, T::of(1.0), &scratch.tile, n, v, d);
@@ -224,9 +210,9 @@ impl<'a, T: Real> Negated<'a, T> {
         Ok(())
     }
 
-    /// `-S V` on a panel of rows when all similarities are 0: `-S` is `alpha 1^T + 1 beta^T` off the exceptions. `sums` are
+    /// `-S V` on a panel of rows when all similarities are 0: `-S` is `alpha 1^T + 1 beta^T` off the masked entries. `sums` are
     /// `sum_j v_j` and `sum_j beta_j v_j`.
-    pub(super) fn contract_flat(
+    pub(super) fn add_flat(
         &self,
         rows: Range<usize>,
         v: &Lookup<'_, T>,
@@ -239,13 +225,13 @@ impl<'a, T: Real> Negated<'a, T> {
         for (i, out) in rows.zip(out.chunks_exact_mut(d.max(1))) {
             let alpha = alpha[i - self.first.0].as_f64();
             row.iter_mut().enumerate().for_each(|(k, o)| *o = alpha * sums[k] + sums[d + k]);
-            for j in exceptions_of_row(loss, &self.tiles.positives, i) {
+            for j in masked_of_row(loss, &self.tiles.positives, i) {
                 let column = self.column(j);
                 let beta = match j.checked_sub(self.first.1).and_then(|k| beta.get(k)) {
                     Some(beta) => *beta,
                     None => T::of(loss.eps_neg * column[1].exp()),
                 };
-                let weight = -self.w.exception_of(i, j, 0.0, column) - alpha - beta.as_f64();
+                let weight = -self.w.masked_entry_of(i, j, 0.0, column) - alpha - beta.as_f64();
                 row.iter_mut().zip(v.row(j, &mut scratch)?).for_each(|(o, v)| *o += weight * v.as_f64());
             }
             out.iter_mut().zip(&row).for_each(|(out, &o)| *out = T::of(o));
@@ -254,14 +240,14 @@ impl<'a, T: Real> Negated<'a, T> {
     }
 }
 
-/// What the exceptions of some rows need where tiles leave them out: the columns' embeddings and values.
-pub(super) struct Apart<'a, T: Real> {
+/// What the masked entries of some rows need where tiles leave them out: the columns' embeddings and values.
+pub(super) struct MaskedRows<'a, T: Real> {
     w: &'a Weights,
     z: Option<Lookup<'a, T>>,
     v: Lookup<'a, T>,
 }
 
-impl<'a, T: Real> Apart<'a, T> {
+impl<'a, T: Real> MaskedRows<'a, T> {
     /// Of the row positions `rows`. A collective.
     pub(super) fn new(
         cpu: &Cpu<T>,
@@ -271,9 +257,8 @@ impl<'a, T: Real> Apart<'a, T> {
         rows: Range<usize>,
     ) -> Result<Self> {
         let wanted = || {
-            rows.clone().flat_map(|position| {
-                exceptions_of_row(tiles.loss, &tiles.positives, tiles.plan.row_id(position))
-            })
+            rows.clone()
+                .flat_map(|position| masked_of_row(tiles.loss, &tiles.positives, tiles.plan.row_id(position)))
         };
         let z = match tiles.source.embeddings() {
             Some((_, zy)) => Some(cpu.lookup(zy, wanted())?),
@@ -282,19 +267,19 @@ impl<'a, T: Real> Apart<'a, T> {
         Ok(Self { w, z, v: cpu.lookup(v, wanted())? })
     }
 
-    /// Adds `-S_ij v_j` of the exceptions of the row positions `rows`, whose embeddings `z` are.
+    /// Adds `-S_ij v_j` of the masked entries of the row positions `rows`, whose embeddings `z` are.
     pub(super) fn add(&self, tiles: &Tiles<'_, T>, rows: Range<usize>, z: &[T], out: &mut [T]) -> Result<()> {
         let d = out.len() / rows.len().max(1);
         let r = z.len() / rows.len().max(1);
         let (mut z_row, mut v_row) = (Vec::new(), Vec::new());
         for (li, position) in rows.enumerate() {
             let i = tiles.plan.row_id(position);
-            for j in exceptions_of_row(tiles.loss, &tiles.positives, i) {
+            for j in masked_of_row(tiles.loss, &tiles.positives, i) {
                 let s = match (&self.z, &tiles.source) {
                     (Some(zy), _) => product(&z[li * r..(li + 1) * r], zy.row(j, &mut z_row)?),
                     (None, source) => source.entry(i, j)?,
                 };
-                let weight = T::of(-self.w.exception(i, j, s));
+                let weight = T::of(-self.w.masked_entry(i, j, s));
                 axpy(weight, self.v.row(j, &mut v_row)?, &mut out[li * d..(li + 1) * d]);
             }
         }

@@ -1,6 +1,8 @@
 //! Which tiles of the similarity matrix are visited: all of them, or a seeded sample in shuffled order.
 
-use crate::weights::Negatives;
+use super::sampling::Negatives;
+use crate::backend::Similarity;
+use crate::positives::Positives;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use std::ops::Range;
@@ -8,15 +10,15 @@ use std::sync::Arc;
 
 /// Edge of a tile. 512 x 512 f32 similarities are 1 MiB: they stay in L2 between the product that makes them and
 /// the exponentials that read them, and are large enough for the product to run at full rate.
-pub(super) const TILE: usize = 512;
+pub(crate) const TILE: usize = 512;
 
 /// A shuffled order of samples.
 #[derive(Clone, Debug)]
-pub(super) struct Order {
+pub(crate) struct Order {
     /// Sample at each position.
-    pub(super) ids: Vec<u32>,
+    pub(crate) ids: Vec<u32>,
     /// Position of each sample.
-    pub(super) positions: Vec<u32>,
+    pub(crate) positions: Vec<u32>,
 }
 
 impl Order {
@@ -33,19 +35,19 @@ impl Order {
 
 /// The tiles to visit, row panel by row panel.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     n_x: usize,
     n_y: usize,
     tile: usize,
     /// `None`: natural order.
-    pub(super) order_x: Option<Arc<Order>>,
-    pub(super) order_y: Option<Arc<Order>>,
+    pub(crate) order_x: Option<Arc<Order>>,
+    pub(crate) order_y: Option<Arc<Order>>,
     /// Column tiles of each row panel; `None`: all.
     visits: Option<Vec<Vec<u32>>>,
 }
 
 impl Plan {
-    pub(super) fn new(n_x: usize, n_y: usize, negatives: Negatives) -> Self {
+    pub(crate) fn new(n_x: usize, n_y: usize, negatives: Negatives) -> Self {
         let all = Self { n_x, n_y, tile: TILE, order_x: None, order_y: None, visits: None };
         let Negatives::Sampled { per_anchor, seed } = negatives else { return all };
         let tile = per_anchor.clamp(1, TILE);
@@ -69,12 +71,18 @@ impl Plan {
         Self { n_x, n_y, tile, order_x, order_y, visits: Some(visits) }
     }
 
-    pub(super) fn is_sampled(&self) -> bool {
+    /// The tiles of similarities `s`. At zero all negatives are alike: there is nothing to sample.
+    pub(crate) fn of<M>(s: &Similarity<'_, M>, positives: &Positives, negatives: Negatives) -> Self {
+        let negatives = if matches!(s, Similarity::Zeros(..)) { Negatives::All } else { negatives };
+        Self::new(positives.n_x(), positives.n_y(), negatives)
+    }
+
+    pub(crate) fn is_sampled(&self) -> bool {
         self.visits.is_some()
     }
 
     /// The plan of the transposed matrix.
-    pub(super) fn transposed(&self) -> Self {
+    pub(crate) fn transposed(&self) -> Self {
         let visits = self.visits.as_ref().map(|visits| {
             let mut swapped = vec![Vec::new(); self.n_y.div_ceil(self.tile)];
             for (panel, tiles) in visits.iter().enumerate() {
@@ -88,30 +96,30 @@ impl Plan {
         Self { n_x: self.n_y, n_y: self.n_x, tile: self.tile, order_x, order_y, visits }
     }
 
-    pub(super) fn n_x(&self) -> usize {
+    pub(crate) fn n_x(&self) -> usize {
         self.n_x
     }
 
-    pub(super) fn n_y(&self) -> usize {
+    pub(crate) fn n_y(&self) -> usize {
         self.n_y
     }
 
     /// Rows of a panel, and columns of a tile.
-    pub(super) fn tile(&self) -> usize {
+    pub(crate) fn tile(&self) -> usize {
         self.tile
     }
 
-    pub(super) fn panels(&self) -> usize {
+    pub(crate) fn panels(&self) -> usize {
         self.n_x.div_ceil(self.tile)
     }
 
     /// Positions of panel `p`'s rows.
-    pub(super) fn panel(&self, p: usize) -> Range<usize> {
+    pub(crate) fn panel(&self, p: usize) -> Range<usize> {
         p * self.tile..((p + 1) * self.tile).min(self.n_x)
     }
 
     /// Column ranges (positions) that panel `p` visits, ascending.
-    pub(super) fn tiles(&self, p: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+    pub(crate) fn tiles(&self, p: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         let count = self.visits.as_ref().map_or(self.n_y.div_ceil(self.tile), |v| v[p].len());
         (0..count).map(move |t| {
             let t = self.visits.as_ref().map_or(t, |v| v[p][t] as usize);
@@ -120,7 +128,7 @@ impl Plan {
     }
 
     /// The tiles of panel `p` that begin within `columns`, which begins and ends with tiles.
-    pub(super) fn tiles_in(
+    pub(crate) fn tiles_in(
         &self,
         p: usize,
         columns: &Range<usize>,
@@ -140,30 +148,30 @@ impl Plan {
     }
 
     /// Whether panel `p` visits any of the `columns`.
-    pub(super) fn meets(&self, p: usize, columns: &Range<usize>) -> bool {
+    pub(crate) fn meets(&self, p: usize, columns: &Range<usize>) -> bool {
         self.tiles_in(p, columns).next().is_some()
     }
 
-    pub(super) fn x_ids(&self) -> Option<&[u32]> {
+    pub(crate) fn x_ids(&self) -> Option<&[u32]> {
         self.order_x.as_ref().map(|o| &o.ids[..])
     }
 
-    pub(super) fn y_ids(&self) -> Option<&[u32]> {
+    pub(crate) fn y_ids(&self) -> Option<&[u32]> {
         self.order_y.as_ref().map(|o| &o.ids[..])
     }
 
     /// The sample at row position `i`.
-    pub(super) fn row_id(&self, i: usize) -> usize {
+    pub(crate) fn row_id(&self, i: usize) -> usize {
         self.order_x.as_ref().map_or(i, |o| o.ids[i] as usize)
     }
 
     /// The sample at column position `j`.
-    pub(super) fn col_id(&self, j: usize) -> usize {
+    pub(crate) fn col_id(&self, j: usize) -> usize {
         self.order_y.as_ref().map_or(j, |o| o.ids[j] as usize)
     }
 
     /// The position of column sample `j`.
-    pub(super) fn col_position(&self, j: usize) -> usize {
+    pub(crate) fn col_position(&self, j: usize) -> usize {
         self.order_y.as_ref().map_or(j, |o| o.positions[j] as usize)
     }
 }

@@ -1,99 +1,26 @@
-//! Pass 1: sums over negatives of every row and column, the loss and the coefficients of `S(gamma)`.
+//! Pass 1's sums over negatives of every row and column, and the similarities of masked entries.
 
 use super::Cpu;
-use super::negated::additive_kind;
-use super::panels::add;
 use super::ranks::{PIECE, TileSums};
-use super::tiles::{Scratch, Source, Tiles, product};
-use crate::backend::anchors::{Factors, additive_side, clip_numbers};
-use crate::backend::plan::TILE;
+use super::tiles::{Scratch, Tiles, product};
+use super::weight_tiles::additive_kind;
 use crate::control::Phase;
-use crate::distributed::Fold;
 use crate::error::Result;
-use crate::loss::{EpsBy, LossKind, log_add_exp};
+use crate::loss::log_add_exp;
 use crate::real::Real;
-use crate::weights::{Negatives, Side, Weights, exceptions_of_row};
+use crate::similarity::blocks::{BothSums, PairSums};
+use crate::similarity::masked::masked_of_row;
+use crate::similarity::schedule::TILE;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows whose partners are fetched from other ranks at once.
 const ANCHORS: usize = 65_536;
 
-/// Sums of `e^{(s - 1)/tau}` below this exponent have lost too much of the number type's range: the pass is
-/// repeated with running maxima.
-pub(super) fn safe_exponent<T: Real>() -> f64 {
-    if size_of::<T>() == 4 { 40.0 } else { 300.0 }
-}
-
 impl<T: Real> Cpu<T> {
-    pub(super) fn statistics(&self, tiles: &Tiles<'_, T>, negatives: Negatives) -> Result<Weights> {
-        let (loss, p) = (tiles.loss, &tiles.positives);
-        let zeros = matches!(tiles.source, Source::Zeros);
-        let factors = self.install(|| Factors::new(&tiles.plan, loss, p, zeros));
-        let share = loss.kind == LossKind::Clip && !self.group.is_single() && !tiles.plan.is_sampled();
-        let (rows, cols, loss_rows, loss_cols) = if loss.kind == LossKind::Clip {
-            let (log_x, log_y) = self.clip_sums(tiles, &factors)?;
-            let (rows, lx) = self.clip_side(tiles, log_x)?;
-            let (cols, ly) = self.clip_side(&tiles.transposed(), log_y)?;
-            (rows, cols, lx, ly)
-        } else {
-            self.additive_sides(tiles, &factors)?
-        };
-        let rows = Side { factor: factors.x, ..rows };
-        let cols = Side { factor: factors.y, ..cols };
-        let (loss, positives) = (*loss, p.clone());
-        Weights { loss, positives, negatives, loss_rows, loss_cols, share, rows, cols }.checked()
-    }
-
-    /// The first anchor whose sums a rank has: of all negatives those of its own rows or columns, `n` in all.
-    fn first(&self, tiles: &Tiles<'_, T>, n: usize) -> usize {
-        if tiles.plan.is_sampled() { 0 } else { self.layout(n, TILE).own().start }
-    }
-
-    /// `log sum_neg eps_neg e^{s/tau}` of rows and columns (by sample), exceptions left out: of this rank's, or of all where
-    /// negatives are sampled.
-    fn clip_sums(&self, tiles: &Tiles<'_, T>, factors: &Factors<'_>) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (n_x, n_y) = (tiles.positives.n_x(), tiles.positives.n_y());
-        let (first_x, first_y) = (self.first(tiles, n_x), self.first(tiles, n_y));
-        let (seen_x, seen_y) =
-            (|k: usize| factors.seen_x(first_x + k), |k: usize| factors.seen_y(first_y + k));
-        let logs = |sums: &mut [f64], seen: &dyn Fn(usize) -> f64, shift: f64| {
-            for (k, sum) in sums.iter_mut().enumerate() {
-                *sum = if seen(k) > 0.0 { sum.ln() + shift } else { f64::NEG_INFINITY };
-            }
-        };
-        let (mut log_x, mut log_y);
-        if matches!(tiles.source, Source::Zeros) {
-            log_x = self.layout(n_x, TILE).own().map(|i| factors.seen_x(i)).collect::<Vec<_>>();
-            log_y = self.layout(n_y, TILE).own().map(|j| factors.seen_y(j)).collect::<Vec<_>>();
-            logs(&mut log_x, &seen_x, 0.0);
-            logs(&mut log_y, &seen_y, 0.0);
-        } else {
-            let shift = 1.0 / tiles.loss.tau;
-            let floor = (-safe_exponent::<T>()).exp();
-            (log_x, log_y) = self.clip_sums_shifted(tiles, shift)?;
-            let lost = |sums: &[f64], seen: &dyn Fn(usize) -> f64| {
-                sums.iter().enumerate().any(|(k, s)| *s < floor && seen(k) > 0.0)
-            };
-            if self.group.any(lost(&log_x, &seen_x) || lost(&log_y, &seen_y))? {
-                (log_x, log_y) = self.clip_sums_robust(tiles)?;
-            } else {
-                logs(&mut log_x, &seen_x, shift);
-                logs(&mut log_y, &seen_y, shift);
-            }
-        }
-        let log_eps = tiles.loss.eps_neg.ln();
-        for (log, factor) in [(&mut log_x, &factors.x), (&mut log_y, &factors.y)] {
-            for (i, log) in log.iter_mut().enumerate() {
-                *log += log_eps + factor.get(i).map_or(0.0, |f| f.ln());
-            }
-        }
-        Ok((log_x, log_y))
-    }
-
-    /// `sum e^{(s - 1)/tau}`: |s| <= 1, so one shift serves all.
-    fn clip_sums_shifted(&self, tiles: &Tiles<'_, T>, shift: f64) -> Result<(Vec<f64>, Vec<f64>)> {
-        let scale = T::of(1.0 / tiles.loss.tau);
+    /// `log sum e^{s/tau}` with one shift for all: |s| <= 1.
+    pub(super) fn log_sums_shifted(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
+        let (scale, shift) = (T::of(1.0 / tiles.loss.tau), 1.0 / tiles.loss.tau);
         self.row_and_column_sums(
             tiles,
             |_| 0.0,
@@ -107,11 +34,12 @@ impl<T: Real> Cpu<T> {
                 cols.iter_mut().zip(&col).for_each(|(sum, t)| *sum = t.as_f64());
             },
             |row| row,
+            |sum| sum.ln() + shift,
         )
     }
 
     /// `log sum e^{s/tau}` with running maxima: any temperature.
-    fn clip_sums_robust(&self, tiles: &Tiles<'_, T>) -> Result<(Vec<f64>, Vec<f64>)> {
+    pub(super) fn log_sums_by_maxima(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
         let scale = T::of(1.0 / tiles.loss.tau);
         let none = T::of(f64::NEG_INFINITY);
         let log = |max: T, sum: f64| if sum > 0.0 { max.as_f64() + sum.ln() } else { f64::NEG_INFINITY };
@@ -129,6 +57,7 @@ impl<T: Real> Cpu<T> {
                 cols.iter_mut().zip(max.into_iter().zip(sum)).for_each(|(c, (max, sum))| *c = log(max, sum));
             },
             |(max, sum)| log(max, sum),
+            |log| log,
         )
     }
 
@@ -137,8 +66,8 @@ impl<T: Real> Cpu<T> {
     ///
     /// A row starts with `row(sample)`; a tile's columns start with `cols(positions)`; `visit(tile, row positions, column
     /// positions, row sums, column sums)` adds a tile to its rows' sums and sets those of its columns; column sums of
-    /// different tiles are added by `add`. `finish` makes the result of a row. Results are by sample: those of columns
-    /// of different length (pairs) are put together by [`by_sample`].
+    /// different tiles are added by `add`. `of_row` makes a number of a row's sum, and `finish` the result of any. Results are by
+    /// sample.
     #[allow(clippy::type_complexity)]
     fn row_and_column_sums<A: Clone + Send + Sync>(
         &self,
@@ -147,14 +76,16 @@ impl<T: Real> Cpu<T> {
         cols: impl Fn(&Range<usize>) -> Vec<f64> + Sync + Send,
         add: impl Fn(f64, f64) -> f64 + Copy + Sync + Send,
         visit: impl Fn(&[T], &Range<usize>, &Range<usize>, &mut [A], &mut [f64]) + Sync + Send,
-        finish: impl Fn(A) -> f64,
-    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        of_row: impl Fn(A) -> f64,
+        finish: impl Fn(f64) -> f64,
+    ) -> Result<BothSums<Vec<f64>>> {
         let plan = &tiles.plan;
         let rows = |p: usize| plan.panel(p).map(|i| row(plan.row_id(i))).collect::<Vec<A>>();
         let (states, y) = self.visit_sums(tiles, rows, cols, add, visit)?;
-        let x: Vec<f64> = states.into_iter().flatten().map(finish).collect();
+        let x: Vec<f64> = states.into_iter().flatten().map(|sum| finish(of_row(sum))).collect();
+        let y = y.into_iter().map(finish).collect();
         if !plan.is_sampled() {
-            return Ok((x, y));
+            return Ok([x, y]);
         }
         let by_sample = |values: Vec<f64>, id: &dyn Fn(usize) -> usize| -> Result<Vec<f64>> {
             let values = self.group.concat(values)?;
@@ -162,7 +93,7 @@ impl<T: Real> Cpu<T> {
             values.into_iter().enumerate().for_each(|(position, v)| out[id(position)] = v);
             Ok(out)
         };
-        Ok((by_sample(x, &|i| plan.row_id(i))?, by_sample(y, &|j| plan.col_id(j))?))
+        Ok([by_sample(x, &|i| plan.row_id(i))?, by_sample(y, &|j| plan.col_id(j))?])
     }
 
     /// The visit behind [`row_and_column_sums`](Self::row_and_column_sums): states of this rank's panels, and the sums of
@@ -177,7 +108,7 @@ impl<T: Real> Cpu<T> {
     ) -> Result<(Vec<Vec<A>>, Vec<f64>)> {
         let plan = &tiles.plan;
         let (layout, panels) = (self.rows_of(plan), self.own_panels(plan));
-        let blocks = self.own_blocks(&layout);
+        let blocks = layout.own_blocks();
         let (zx, items) = match tiles.source.embeddings() {
             Some((zx, zy)) => (Some(self.row_window(plan, zx)?), vec![zy]),
             None => (None, Vec::new()),
@@ -236,34 +167,8 @@ impl<T: Real> Cpu<T> {
         Ok((states, own))
     }
 
-    /// Coefficients and half loss of the anchors of one direction from the log-sums of their negatives.
-    fn clip_side(&self, tiles: &Tiles<'_, T>, mut log_neg: Vec<f64>) -> Result<(Side, f64)> {
-        let (loss, positives) = (tiles.loss, &tiles.positives);
-        let (layout, first) = (self.layout(positives.n_x(), TILE), self.first(tiles, positives.n_x()));
-        let own = layout.own();
-        let anchors = self.anchors(tiles, |i, s| clip_numbers(loss, positives, i, log_neg[i - first], s))?;
-        let mut value = Fold::new(self.own_blocks(&layout));
-        for (i, [_, _, term]) in own.clone().zip(&anchors) {
-            value.block(i / layout.block(), || vec![0.0], add)[0] += term;
-        }
-        let value = self.group.sum(value, 1)?[0];
-        let mut coeff: Vec<f64> = anchors.iter().map(|a| a[1]).collect();
-        // Their logarithms change where the diagonal is apart.
-        let at = own.start - first;
-        log_neg[at..at + own.len()].iter_mut().zip(&anchors).for_each(|(log, a)| *log = a[0]);
-        drop(anchors);
-        if tiles.plan.is_sampled() {
-            coeff = self.group.concat(coeff)?;
-            if loss.eps_by == EpsBy::Diagonal {
-                log_neg = self.group.concat(log_neg[own].to_vec())?;
-            }
-        }
-        Ok((Side { first, log_neg, coeff, ..Side::default() }, value))
-    }
-
-    /// `f(i, similarities of i's exceptions)` for every row sample that this rank holds, in order: the positives', then
-    /// the diagonal's where it is apart.
-    fn anchors<R: Send>(
+    /// `f(i, similarities of i's masked entries)` for every row sample that this rank holds, in order.
+    pub(super) fn masked_similarities<R: Send>(
         &self,
         tiles: &Tiles<'_, T>,
         f: impl Fn(usize, &[f64]) -> R + Sync,
@@ -277,7 +182,7 @@ impl<T: Real> Cpu<T> {
         for stage in 0..layout.most().div_ceil(step) {
             let first = (own.start + stage * step).min(own.end);
             let rows = first..(first + step).min(own.end);
-            let wanted = rows.clone().flat_map(|i| exceptions_of_row(loss, p, i));
+            let wanted = rows.clone().flat_map(|i| masked_of_row(loss, p, i));
             let z = match tiles.source.embeddings() {
                 Some((zx, zy)) => Some((zx, self.lookup(zy, wanted)?)),
                 None => None,
@@ -287,7 +192,7 @@ impl<T: Real> Cpu<T> {
                     .map_init(Vec::new, |s: &mut Vec<f64>, i| {
                         let (mut x_row, mut y_row) = (Vec::new(), Vec::new());
                         s.clear();
-                        for j in exceptions_of_row(loss, p, i) {
+                        for j in masked_of_row(loss, p, i) {
                             s.push(match &z {
                                 Some((zx, zy)) => product(zx.row(i, &mut x_row)?, zy.row(j, &mut y_row)?),
                                 None => tiles.source.entry(i, j)?,
@@ -302,46 +207,15 @@ impl<T: Real> Cpu<T> {
         Ok(out)
     }
 
-    /// Both sides of an additive member: sums of psi and psi' over negatives for every pair.
-    fn additive_sides(&self, tiles: &Tiles<'_, T>, factors: &Factors<'_>) -> Result<(Side, Side, f64, f64)> {
-        let (p, back) = (&tiles.positives, tiles.transposed());
-        let (s_rows, s_cols) = (self.pair_similarities(tiles, false)?, self.pair_similarities(&back, false)?);
-        let ([psi_x, dpsi_x], [psi_y, dpsi_y]) = self.additive_sums(tiles, factors, &s_rows, &s_cols)?;
-        let mut diagonal = self.diagonals(tiles)?.into_iter();
-        let next = |_| diagonal.next().unwrap_or(0.0);
-        let (rows, lx) = additive_side(tiles.loss, p, s_rows, [psi_x, dpsi_x], &factors.x, next);
-        let mut diagonal = self.diagonals(&back)?.into_iter();
-        let next = |_| diagonal.next().unwrap_or(0.0);
-        let (cols, ly) =
-            additive_side(tiles.loss, &back.positives, s_cols, [psi_y, dpsi_y], &factors.y, next);
-        Ok((rows, cols, lx, ly))
-    }
-
-    /// `sum_neg psi(s_ij - nu s_ik)` and of psi', for every pair of rows and of columns; eps not yet applied.
-    fn additive_sums(
+    /// `sum psi(s_ij - nu s_ik)` and of psi' over negatives, for every pair of rows and of columns.
+    pub(super) fn sums_of_pairs(
         &self,
         tiles: &Tiles<'_, T>,
-        factors: &Factors<'_>,
-        s_rows: &[f64],
-        s_cols: &[f64],
-    ) -> Result<(PairSums, PairSums)> {
+        [s_rows, s_cols]: BothSums<&[f64]>,
+    ) -> Result<BothSums<PairSums>> {
         let (p, plan, loss) = (&tiles.positives, &tiles.plan, tiles.loss);
         let mut x = [vec![0.0; s_rows.len()], vec![0.0; s_rows.len()]];
         let mut y = [vec![0.0; s_cols.len()], vec![0.0; s_cols.len()]];
-        if matches!(tiles.source, Source::Zeros) {
-            let at_zero = [loss.psi(0.0), loss.dpsi(0.0)];
-            for (out, value) in x.iter_mut().zip(at_zero) {
-                for i in 0..p.n_x() {
-                    out[p.row_offset(i)..p.row_offset(i + 1)].fill(value * factors.seen_x(i));
-                }
-            }
-            for (out, value) in y.iter_mut().zip(at_zero) {
-                for j in 0..p.n_y() {
-                    out[p.col_offset(j)..p.col_offset(j + 1)].fill(value * factors.seen_y(j));
-                }
-            }
-            return Ok((x, y));
-        }
         let kind = additive_kind(loss);
         let pairs = |i: usize| p.row_offset(i)..p.row_offset(i + 1);
         let pairs_of =
@@ -387,28 +261,9 @@ impl<T: Real> Cpu<T> {
         spread(&rows, &|position| pairs(plan.row_id(position)), p.n_x(), &mut x);
         let of_col = |j: usize| p.col_offset(j)..p.col_offset(j + 1);
         spread(&by_position, &|position| of_col(plan.col_id(position)), p.n_y(), &mut y);
-        Ok((x, y))
-    }
-
-    /// `s_ik` of all pairs, anchor by anchor, on every rank; on request with the diagonal's where it is apart.
-    pub(super) fn pair_similarities(&self, tiles: &Tiles<'_, T>, diagonal: bool) -> Result<Vec<f64>> {
-        let pairs = |i: usize| if diagonal { usize::MAX } else { tiles.positives.row(i).len() };
-        let own = self.anchors(tiles, |i, s| s[..pairs(i).min(s.len())].to_vec())?;
-        self.group.concat(own.concat())
-    }
-
-    /// `s_ii` of the samples whose diagonal is apart, in order, on every rank.
-    fn diagonals(&self, tiles: &Tiles<'_, T>) -> Result<Vec<f64>> {
-        if tiles.loss.eps_by != EpsBy::Diagonal {
-            return Ok(Vec::new());
-        }
-        let own = self.anchors(tiles, |i, s| s.get(tiles.positives.row(i).len()).copied())?;
-        self.group.concat(own.into_iter().flatten().collect())
+        Ok([x, y])
     }
 }
-
-/// Sums of psi and of psi' over the negatives of every pair.
-type PairSums = [Vec<f64>; 2];
 
 /// The positives of a tile's columns, one layer at a time: layer `t` holds `-nu s` of every column's `t`-th
 /// positive (0 where a column has fewer; the caller skips those).

@@ -1,0 +1,348 @@
+//! The block operations of the passes: tiles of similarities are turned into weights and multiplied at once.
+//!
+//! Tiles hold `-S`, whose negatives are >= 0; the sign returns when rows are finished.
+
+use super::Cpu;
+use super::gemm::gemm_tn;
+use super::matrix::Matrix;
+
+use super::panels::{Meter, add};
+use super::ranks::Columns;
+use super::spill::bytes;
+use super::tiles::{Source, Tiles};
+use super::weight_tiles::{Coefficients as Narrow, MaskedRows, WeightTiles};
+use crate::backend::Similarity;
+use crate::control::Phase;
+use crate::distributed::Fold;
+use crate::error::Result;
+use crate::loss::Loss;
+use crate::positives::Positives;
+use crate::real::Real;
+use crate::similarity::Weights;
+use crate::similarity::blocks::{Blocks, BothSums, PairSums, Stage};
+use crate::similarity::coefficients::Coefficients;
+use crate::similarity::masked::masked_of_row;
+use crate::similarity::schedule::{Plan, TILE};
+use faer::Mat;
+use std::ops::Range;
+
+/// Rows whose products with all columns are held at once where the columns do not stay.
+const HELD: usize = 65_536;
+
+impl<T: Real> Cpu<T> {
+    /// `sum_j v_j` and `sum_j beta_j v_j`, when all similarities are 0.
+    fn flat_sums(&self, weights: &WeightTiles<'_, T>, v: &Matrix<T>) -> Result<Option<Vec<f64>>> {
+        let Narrow::Flat { beta, .. } = &weights.coefficients else { return Ok(None) };
+        let (layout, d) = (self.layout(v.rows(), TILE), v.cols());
+        let own = layout.own();
+        let mut fold = Fold::new(layout.own_blocks());
+        self.for_panels(
+            &Meter::quiet(Phase::Weights),
+            own.start / TILE..own.end.div_ceil(TILE),
+            &mut vec![(); own.len().div_ceil(TILE)],
+            |p, ()| {
+                let rows = p * TILE..((p + 1) * TILE).min(own.end);
+                let mut scratch = Vec::new();
+                let values = v.panel(&rows, &mut scratch)?;
+                let mut sums = vec![0.0; 2 * d];
+                let beta = &beta[rows.start - weights.first.1..rows.end - weights.first.1];
+                for (row, beta) in values.chunks_exact(d.max(1)).zip(beta) {
+                    for (k, value) in row.iter().enumerate() {
+                        sums[k] += value.as_f64();
+                        sums[d + k] += beta.as_f64() * value.as_f64();
+                    }
+                }
+                Ok((p * TILE / layout.block(), sums))
+            },
+            |(block, part)| {
+                let sums = fold.block(block, || vec![0.0; 2 * d], add);
+                sums.iter_mut().zip(part).for_each(|(a, b)| *a += b);
+                Ok(())
+            },
+        )?;
+        self.group.sum(fold, 2 * d).map(Some)
+    }
+
+    /// The stages of a product of `d` columns: where all columns are here, a panel of rows a thread sees them all at once; where
+    /// they stream past, many rows must share a stream.
+    fn stages(&self, weights: &WeightTiles<'_, T>, values: &Values<'_, T>) -> impl Iterator<Item = Stage> {
+        let (plan, here) = (&weights.tiles.plan, values.matrices.iter().all(|m| m.is_resident()));
+        let panels = if self.group.is_single() && (here || plan.is_sampled()) {
+            self.threads()
+        } else {
+            self.held_rows(values.v.cols()).div_ceil(plan.tile())
+        };
+        let layout = self.rows_of(plan);
+        Stage::all(layout.own(), panels * plan.tile(), layout.most())
+    }
+
+    /// Rows of `d` products that are held at once where the columns stream past: all together a quarter of the memory limit
+    /// at most, but no fewer than there are threads to work on them. Ranks, whose limits may differ, take equal steps.
+    fn held_rows(&self, d: usize) -> usize {
+        match &self.spill {
+            Some(spill) if self.group.is_single() => {
+                let rows = spill.limit / 4 / bytes::<T>(1, d.max(1));
+                (rows.min(HELD as u64) as usize).max(self.threads() * TILE)
+            }
+            _ => HELD,
+        }
+    }
+
+    /// Runs `work` on the panels of a stage.
+    fn for_rows<A: Send>(
+        &self,
+        meter: &Meter,
+        rows: &mut Rows<T>,
+        work: impl Fn(usize, &mut Vec<T>) -> Result<A> + Sync,
+        fold: impl FnMut(A) -> Result<()>,
+    ) -> Result<()> {
+        self.for_panels(meter, rows.panels.clone(), &mut rows.sums, work, fold)
+    }
+}
+
+/// `V` and what goes with it.
+pub(crate) struct Values<'a, T: Real> {
+    v: &'a Matrix<T>,
+    /// The embeddings of the columns, where similarities come from any, and `v`.
+    matrices: Vec<&'a Matrix<T>>,
+    /// `sum_j v_j` and `sum_j beta_j v_j`, where all similarities are 0.
+    flat: Option<Vec<f64>>,
+}
+
+/// A block of columns that is here, and where it stands in the whole.
+pub(crate) struct Block<'a, T: Real> {
+    columns: &'a Columns<'a, T>,
+    meter: &'a Meter,
+}
+
+/// Products on some panels of rows.
+pub(crate) struct Rows<T> {
+    panels: Range<usize>,
+    /// `rows x d` of each panel.
+    sums: Vec<Vec<T>>,
+}
+
+impl<T: Real> Rows<T> {
+    fn zeros(plan: &Plan, stage: &Stage, d: usize) -> Self {
+        let panels = stage.rows.start.div_ceil(plan.tile())..stage.rows.end.div_ceil(plan.tile());
+        let sums = panels.clone().map(|p| vec![T::default(); plan.panel(p).len() * d]).collect();
+        Self { panels, sums }
+    }
+}
+
+impl<T: Real> Blocks for Cpu<T> {
+    type Problem<'a> = Tiles<'a, T>;
+    type WeightTiles<'a> = WeightTiles<'a, T>;
+    type Values<'a> = Values<'a, T>;
+    type Columns<'a> = Block<'a, T>;
+    type Rows<'a> = Rows<T>;
+
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        Self::install(self, f)
+    }
+
+    fn exponent_limit(&self) -> f64 {
+        if size_of::<T>() == 4 { 40.0 } else { 300.0 }
+    }
+
+    fn problem<'a>(
+        &'a self,
+        s: Similarity<'a, Matrix<T>>,
+        transposed: bool,
+        loss: &'a Loss,
+        positives: &Positives,
+        plan: Plan,
+    ) -> Result<Tiles<'a, T>> {
+        let source = Source::new(s);
+        let source = if transposed { source.transposed() } else { source };
+        Ok(Tiles { source, loss, positives: positives.clone(), plan, bf16: self.bf16 })
+    }
+
+    fn with_masked<R: Send>(
+        &self,
+        tiles: &Tiles<'_, T>,
+        columns: bool,
+        f: impl Fn(usize, &[f64]) -> R + Sync,
+    ) -> Result<Vec<R>> {
+        match columns {
+            false => self.masked_similarities(tiles, f),
+            true => self.masked_similarities(&tiles.transposed(), f),
+        }
+    }
+
+    fn clip_log_sums(&self, tiles: &Tiles<'_, T>, maxima: bool) -> Result<BothSums<Vec<f64>>> {
+        if maxima { self.log_sums_by_maxima(tiles) } else { self.log_sums_shifted(tiles) }
+    }
+
+    fn additive_sums(&self, tiles: &Tiles<'_, T>, s: BothSums<&[f64]>) -> Result<BothSums<PairSums>> {
+        self.sums_of_pairs(tiles, s)
+    }
+
+    fn anchors_held(&self, w: &Weights) -> (Range<usize>, Range<usize>) {
+        let held = |n: usize| if w.share { self.layout(n, TILE).own() } else { 0..n };
+        (held(w.positives.n_x()), held(w.positives.n_y()))
+    }
+
+    fn weight_tiles<'a, 'p: 'a>(
+        &'a self,
+        tiles: &'a Tiles<'p, T>,
+        w: &'a Weights,
+        coefficients: Coefficients,
+    ) -> Result<WeightTiles<'a, T>> {
+        WeightTiles::new(self, tiles, w, coefficients, self.anchors_held(w))
+    }
+
+    fn values<'a, 't: 'a>(
+        &'a self,
+        weights: &'a WeightTiles<'t, T>,
+        v: &'a Matrix<T>,
+    ) -> Result<Values<'a, T>> {
+        let embeddings = weights.tiles.source.embeddings().map(|(_, zy)| zy);
+        let matrices = embeddings.into_iter().chain([v]).collect();
+        Ok(Values { v, matrices, flat: self.flat_sums(weights, v)? })
+    }
+
+    fn for_columns<S: Send>(
+        &self,
+        weights: &WeightTiles<'_, T>,
+        values: &Values<'_, T>,
+        stage: &Stage,
+        state: &mut S,
+        visit: impl Fn(&mut S, &Block<'_, T>) -> Result<()> + Sync + Send,
+    ) -> Result<()> {
+        let plan = &weights.tiles.plan;
+        self.columns(
+            Phase::Weights,
+            (stage.index, stage.of),
+            weights.tiles,
+            stage.rows.start.div_ceil(plan.tile())..stage.rows.end.div_ceil(plan.tile()),
+            (&values.matrices, weights.passing.as_ref()),
+            usize::MAX,
+            state,
+            |state, columns, meter| visit(state, &Block { columns, meter }),
+            |_, _| Ok(()),
+        )
+    }
+
+    fn add_product(
+        &self,
+        weights: &WeightTiles<'_, T>,
+        block: &Block<'_, T>,
+        _: &Stage,
+        out: &mut Rows<T>,
+    ) -> Result<()> {
+        self.for_rows(block.meter, out, |p, out| weights.add_tiles(p, block.columns, out), Ok)
+    }
+
+    fn add_flat_product(
+        &self,
+        weights: &WeightTiles<'_, T>,
+        values: &Values<'_, T>,
+        stage: &Stage,
+        out: &mut Rows<T>,
+    ) -> Result<()> {
+        let Some(sums) = &values.flat else { return Ok(()) };
+        let tiles = weights.tiles;
+        let wanted = stage.rows.clone().flat_map(|i| masked_of_row(tiles.loss, &tiles.positives, i));
+        let v = self.lookup(values.v, wanted)?;
+        let meter = Meter { phase: Phase::Weights, done: stage.index, of: stage.of, quiet: false };
+        self.for_rows(&meter, out, |p, out| weights.add_flat(tiles.plan.panel(p), &v, sums, out), Ok)
+    }
+
+    fn finish_rows(
+        &self,
+        weights: &WeightTiles<'_, T>,
+        values: &Values<'_, T>,
+        stage: &Stage,
+        out: &mut Rows<T>,
+    ) -> Result<()> {
+        let plan = &weights.tiles.plan;
+        let masked = match weights.masked_inline() {
+            true => None,
+            false => Some(MaskedRows::new(self, weights.tiles, weights.w, values.v, stage.rows.clone())?),
+        };
+        self.for_rows(
+            &Meter::quiet(Phase::Weights),
+            out,
+            |p, out| {
+                if let Some(masked) = &masked {
+                    let mut scratch = Vec::new();
+                    let zx = weights.zx.as_ref();
+                    let z = zx.map_or(Ok(&[][..]), |zx| zx.get(&plan.panel(p), &mut scratch))?;
+                    masked.add(weights.tiles, plan.panel(p), z, out)?;
+                }
+                out.iter_mut().for_each(|v| *v = T::of(-v.as_f64()));
+                Ok(())
+            },
+            Ok,
+        )
+    }
+
+    fn collect_rows(
+        &self,
+        weights: &WeightTiles<'_, T>,
+        values: &Values<'_, T>,
+        mut fill: impl FnMut(&Stage, &mut Rows<T>) -> Result<()>,
+    ) -> Result<Matrix<T>> {
+        let (plan, d) = (&weights.tiles.plan, values.v.cols());
+        let own = self.rows_of(plan).own();
+        // Rows of a sample in its order: their samples may be another rank's.
+        let ids = plan.x_ids().filter(|_| !self.group.is_single());
+        let mut placed = vec![T::default(); if ids.is_some() { own.len() * d } else { 0 }];
+        let mut out = match ids {
+            Some(_) => None,
+            None => Some(self.zeros(plan.n_x(), d)?),
+        };
+        for stage in self.stages(weights, values) {
+            let mut rows = Rows::zeros(plan, &stage, d);
+            fill(&stage, &mut rows)?;
+            for (p, part) in rows.panels.zip(rows.sums) {
+                for (position, row) in plan.panel(p).zip(part.chunks_exact(d.max(1))) {
+                    let (to, i) = match &mut out {
+                        None => (&mut placed[..], position - own.start),
+                        Some(out) => {
+                            let i = plan.row_id(position) - out.own().start;
+                            (out.data_mut(), i)
+                        }
+                    };
+                    to[i * d..(i + 1) * d].copy_from_slice(row);
+                }
+            }
+        }
+        match (out, ids) {
+            (Some(out), _) => Ok(out),
+            (None, ids) => self.place(plan.n_x(), d, &ids.unwrap_or_default()[own], placed),
+        }
+    }
+
+    fn cross_rows(
+        &self,
+        weights: &WeightTiles<'_, T>,
+        values: &Values<'_, T>,
+        x: &Matrix<T>,
+        mut fill: impl FnMut(&Stage, &mut Rows<T>) -> Result<()>,
+    ) -> Result<Mat<f64>> {
+        let (plan, d1, d2) = (&weights.tiles.plan, x.cols(), values.v.cols());
+        let layout = self.rows_of(plan);
+        let window = self.row_window(plan, x)?;
+        let mut c = Fold::new(layout.own_blocks());
+        for stage in self.stages(weights, values) {
+            let mut rows = Rows::zeros(plan, &stage, d2);
+            fill(&stage, &mut rows)?;
+            let work = |p: usize, sy: &mut Vec<T>| {
+                let (mut gathered, rows) = (Vec::new(), plan.panel(p));
+                let x = window.get(&rows, &mut gathered)?;
+                let mut part = vec![T::default(); d1 * d2];
+                gemm_tn(d1, d2, rows.len(), T::of(0.0), &mut part, d2, T::of(1.0), x, d1, sy, d2);
+                Ok((p, part))
+            };
+            self.for_rows(&Meter::quiet(Phase::Weights), &mut rows, work, |(p, part)| {
+                let sum = c.block(p * plan.tile() / layout.block(), || vec![0.0; d1 * d2], add);
+                sum.iter_mut().zip(&part).for_each(|(c, v)| *c += v.as_f64());
+                Ok(())
+            })?;
+        }
+        let c = self.group.sum(c, d1 * d2)?;
+        Ok(Mat::from_fn(d1, d2, |i, j| c[i * d2 + j]))
+    }
+}

@@ -1,0 +1,87 @@
+//! Pass 2: similarities are made again, turned into weights, and multiplied at once: `S V`, `S^T U` and `X^T S Y`, never an
+//! `n x n` matrix. Some rows at a time meet one block of columns after the other.
+
+use super::blocks::{Blocks, Stage};
+use super::coefficients::Coefficients;
+use super::schedule::Plan;
+use super::weights::Weights;
+use crate::backend::Similarity;
+use crate::error::Result;
+use faer::Mat;
+
+/// `S V` (`n_x x d`), or with `transposed` `S^T V` (`n_y x d`).
+pub(crate) fn apply<B: Blocks>(
+    backend: &B,
+    s: Similarity<'_, B::Matrix>,
+    w: &Weights,
+    transposed: bool,
+    v: &B::Matrix,
+) -> Result<B::Matrix> {
+    let zeros = matches!(s, Similarity::Zeros(..));
+    with_tiles(backend, s, w, transposed, |tiles| {
+        let values = backend.values(tiles, v)?;
+        backend.collect_rows(tiles, &values, |stage, out| product(backend, tiles, &values, stage, zeros, out))
+    })
+}
+
+/// `X^T S Y` (`d1 x d2`): the narrower side is contracted first, `2 n^2 min(d1, d2)` operations beside the tiles'.
+pub(crate) fn cross<B: Blocks>(
+    backend: &B,
+    s: Similarity<'_, B::Matrix>,
+    w: &Weights,
+    x: &B::Matrix,
+    y: &B::Matrix,
+) -> Result<Mat<f64>> {
+    let transposed = backend.shape(x).1 < backend.shape(y).1;
+    let (outer, inner) = if transposed { (y, x) } else { (x, y) };
+    let zeros = matches!(s, Similarity::Zeros(..));
+    let c = with_tiles(backend, s, w, transposed, |tiles| {
+        let values = backend.values(tiles, inner)?;
+        let fill = |stage: &Stage, out: &mut B::Rows<'_>| product(backend, tiles, &values, stage, zeros, out);
+        backend.cross_rows(tiles, &values, outer, fill)
+    })?;
+    Ok(if transposed { c.transpose().to_owned() } else { c })
+}
+
+/// `S V` on the rows of a stage.
+fn product<B: Blocks>(
+    backend: &B,
+    tiles: &B::WeightTiles<'_>,
+    values: &B::Values<'_>,
+    stage: &Stage,
+    zeros: bool,
+    out: &mut B::Rows<'_>,
+) -> Result<()> {
+    if zeros {
+        backend.add_flat_product(tiles, values, stage, out)?;
+    } else {
+        let add = |out: &mut &mut B::Rows<'_>, columns: &B::Columns<'_>| {
+            backend.add_product(tiles, columns, stage, out)
+        };
+        backend.for_columns(tiles, values, stage, &mut &mut *out, add)?;
+    }
+    backend.finish_rows(tiles, values, stage, out)
+}
+
+/// Runs `f` with the weights `S`, or `S^T`, as tiles.
+pub(crate) fn with_tiles<B: Blocks, R>(
+    backend: &B,
+    s: Similarity<'_, B::Matrix>,
+    w: &Weights,
+    transposed: bool,
+    f: impl FnOnce(&B::WeightTiles<'_>) -> Result<R>,
+) -> Result<R> {
+    let zeros = matches!(s, Similarity::Zeros(..));
+    // The sample is the one that was drawn for the rows.
+    let plan = Plan::of(&s, &w.positives, w.negatives);
+    let (back, plan) = match transposed {
+        true => (Some(w.transposed()), plan.transposed()),
+        false => (None, plan),
+    };
+    let w = back.as_ref().unwrap_or(w);
+    let problem = backend.problem(s, transposed, &w.loss, &w.positives, plan.clone())?;
+    let (held, limit) = (backend.anchors_held(w), backend.exponent_limit());
+    let coefficients = Coefficients::new(backend.group(), w, &plan, zeros, held, limit)?;
+    let tiles = backend.weight_tiles(&problem, w, coefficients)?;
+    f(&tiles)
+}
