@@ -4,9 +4,9 @@
 //! does not point downhill the iteration ends, and refinement, which follows the exact gradient, goes on.
 
 use super::info::{FitInfo, FitStatus, TracePoint};
+use super::linear::{Encoders, Problem, leading_triplets};
 use super::refine::Clock;
 use super::sampling::sampling_error;
-use super::solve::{Encoders, Problem, leading_triplets};
 use super::timed;
 use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::control::{Phase, Progress};

@@ -1,25 +1,23 @@
-//! From raw features to what the solver sees: kernel features, whitening, and the way back into encoders.
+//! From raw features to what the solver sees: whitening, few rows in a basis of their span, and the way back into encoders.
+//! Kernel features are made in `kernel.rs`.
 
 use super::info::Seconds;
-use super::options::{KernelOptions, Landmarks};
 use super::{thin, timed};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::{HostMatrix, RowSource};
-use crate::kernel::Kernel;
 use crate::model::{Encoder, KernelMap};
 use crate::spectral::psd_half_powers;
 use faer::{Mat, MatRef};
-use rand::SeedableRng;
 
 /// Eigenvalues of a Gram matrix at most this count as 0 in inverse powers.
-const EIGENVALUE_CUT: f64 = 1e-10;
+pub(super) const EIGENVALUE_CUT: f64 = 1e-10;
 
 /// Raw features to solver features: `phi(x) = L k(x)` or `phi(x) = L x`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FeatureMap {
-    kernel: Option<KernelMap>,
-    linear: Option<Mat<f64>>,
+    pub(super) kernel: Option<KernelMap>,
+    pub(super) linear: Option<Mat<f64>>,
 }
 
 impl FeatureMap {
@@ -138,85 +136,7 @@ pub(crate) fn linear_in<B: Backend>(
     Ok(Mapped { cross, embed: None, basis: Some(q), map })
 }
 
-/// Nystrom features `phi(x) = (K_ZZ + ridge I)^{-1/2} k_Z(x)`, whitened on request.
-pub(crate) fn nystrom<B: Backend>(
-    backend: &B,
-    source: &dyn RowSource,
-    x: &B::Matrix,
-    options: &KernelOptions,
-    seed: u64,
-    whiten: Option<f64>,
-) -> Result<Mapped<B::Matrix>> {
-    let rows = landmark_rows(&options.landmarks, source.rows(), seed)?;
-    let landmarks = host_rows(backend, source, Some(x), &rows)?;
-    let k_zz = gram(backend, &options.kernel, landmarks.as_ref())?;
-    let (_, inverse_half) = psd_half_powers(k_zz.as_ref(), options.ridge, EIGENVALUE_CUT)?;
-    let kernel = Some(KernelMap { kernel: options.kernel, landmarks });
-    let map = FeatureMap { kernel, linear: Some(inverse_half) };
-    let phi = map.apply(backend, x)?.ok_or_else(|| Error::Numerical("no kernel features".into()))?;
-    let width = rows.len();
-    whitened(backend, phi, map, whiten, width)
-}
-
-/// Rows whose distances stand for all.
-const DISTANCE_ROWS: usize = 256;
-
-/// The median distance between rows; 1 where most are equal.
-pub(crate) fn median_distance<B: Backend>(
-    backend: &B,
-    source: &dyn RowSource,
-    x: &B::Matrix,
-    seed: u64,
-) -> Result<f64> {
-    let n = source.rows();
-    let rows = landmark_rows(&Landmarks::Count(n.min(DISTANCE_ROWS)), n, seed)?;
-    let points = host_rows(backend, source, Some(x), &rows)?;
-    let distance = |i: usize, j: usize| (points.row(i) - points.row(j)).norm_l2();
-    let mut all: Vec<f64> =
-        (0..rows.len()).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| distance(i, j)).collect();
-    all.sort_unstable_by(f64::total_cmp);
-    Ok(all.get(all.len() / 2).copied().filter(|d| *d > 0.0).unwrap_or(1.0))
-}
-
-/// The exact kernel solver's features: `n x n`.
-pub(crate) fn exact<B: Backend>(
-    backend: &B,
-    source: &dyn RowSource,
-    options: &KernelOptions,
-) -> Result<Mapped<B::Matrix>> {
-    let n = source.rows();
-    check_exact_memory(n)?;
-    let landmarks = host_rows(backend, source, None, &(0..n).collect::<Vec<_>>())?;
-    let k = gram(backend, &options.kernel, landmarks.as_ref())?;
-    let (half, inverse_half) = psd_half_powers(k.as_ref(), options.ridge, EIGENVALUE_CUT)?;
-    let cross = upload(backend, half.as_ref())?;
-    let embed = upload(backend, (&k * &inverse_half).as_ref())?;
-    let kernel = Some(KernelMap { kernel: options.kernel, landmarks });
-    let map = FeatureMap { kernel, linear: Some(inverse_half) };
-    Ok(Mapped { cross, embed: Some(embed), basis: None, map })
-}
-
-/// Row numbers of the landmarks.
-pub(crate) fn landmark_rows(landmarks: &Landmarks, n: usize, seed: u64) -> Result<Vec<usize>> {
-    match landmarks {
-        Landmarks::Exact => Ok((0..n).collect()),
-        Landmarks::Count(m) if *m > n => {
-            Err(Error::invalid("landmarks", format!("at most the number of rows, {n}"), m))
-        }
-        Landmarks::Count(_) | Landmarks::Auto => {
-            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-            let mut rows = rand::seq::index::sample(&mut rng, n, landmarks.count(n)).into_vec();
-            rows.sort_unstable();
-            Ok(rows)
-        }
-        Landmarks::Rows(rows) => match rows.iter().find(|&&r| r >= n) {
-            Some(r) => Err(Error::invalid("landmarks", format!("rows below {n}"), r)),
-            None => Ok(rows.clone()),
-        },
-    }
-}
-
-fn whitened<B: Backend>(
+pub(super) fn whitened<B: Backend>(
     backend: &B,
     x: B::Matrix,
     mut map: FeatureMap,
@@ -246,7 +166,7 @@ pub(crate) fn host(source: &dyn RowSource) -> Result<Mat<f64>> {
 }
 
 /// Some rows of a source on the host of every rank; `x` are all of them in the backend, if they are there.
-fn host_rows<B: Backend>(
+pub(super) fn host_rows<B: Backend>(
     backend: &B,
     source: &dyn RowSource,
     x: Option<&B::Matrix>,
@@ -272,12 +192,6 @@ fn read_rows(source: &dyn RowSource, rows: &[usize]) -> Result<Mat<f64>> {
     Ok(Mat::from_fn(rows.len(), d, |i, j| values[i * d + j]))
 }
 
-/// `K_ij = k(a_i, a_j)`.
-fn gram<B: Backend>(backend: &B, kernel: &Kernel, points: MatRef<'_, f64>) -> Result<Mat<f64>> {
-    let k = backend.kernel(kernel, &upload(backend, points)?, points)?;
-    download(backend, &k)
-}
-
 /// A host matrix as rows in the backend.
 pub(crate) fn upload<B: Backend>(backend: &B, m: MatRef<'_, f64>) -> Result<B::Matrix> {
     let values = (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect();
@@ -298,19 +212,6 @@ pub fn download<B: Backend>(backend: &B, m: &B::Matrix) -> Result<Mat<f64>> {
         Ok(())
     })?;
     Ok(out)
-}
-
-/// Refuses an exact kernel fit that cannot fit in memory, before it starts.
-fn check_exact_memory(n: usize) -> Result<()> {
-    // Per side: K, its shifted copy, eigenvectors, workspace, two powers and two backend copies.
-    let needed = (n as u64).saturating_mul(n as u64).saturating_mul(8 * 8);
-    match available_memory() {
-        Some(limit) if needed > limit => {
-            let what = format!("the exact kernel solver on {n} rows (use landmarks)");
-            Err(Error::OutOfMemory { what, needed, limit })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Bytes the system can still hand out, where it says.

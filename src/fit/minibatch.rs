@@ -8,8 +8,8 @@
 use super::checkpoint::{Checkpoint, Saved};
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::judge::Best;
+use super::linear::Encoders;
 use super::refine::{Clock, Held, Iterate, Watch};
-use super::solve::Encoders;
 use super::timed;
 use crate::backend::Backend;
 use crate::control::{Phase, Progress};

@@ -9,6 +9,8 @@ pub(crate) mod features;
 mod held;
 mod info;
 mod judge;
+mod kernel;
+mod linear;
 mod minibatch;
 mod moments;
 mod objective;
@@ -17,7 +19,6 @@ mod partial;
 mod presets;
 mod refine;
 mod sampling;
-mod solve;
 #[cfg(test)]
 mod tests;
 mod thin;
@@ -47,9 +48,9 @@ use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
 use checkpoint::Checkpoint;
 use features::Mapped;
+use linear::{Encoders, Problem};
 use objective::Alignment;
 use refine::{Clock, Held, Run};
-use solve::{Encoders, Problem, batch_ranges};
 use std::time::Instant;
 
 /// Paired data: rows are samples.
@@ -117,7 +118,7 @@ pub fn fit<B: Backend>(
         (Some(kernel), Some(batches)) => {
             let clock = Clock::new(begin, options.budget);
             let parts = (options, kernel, batches);
-            fit_kernel_batches(backend, (data, validation, &sides), parts, clock, &mut info)?
+            kernel::fit_batches(backend, (data, validation, &sides), parts, clock, &mut info)?
         }
         _ => {
             let clock = Clock::new(begin, options.budget);
@@ -228,7 +229,8 @@ fn fit_one<B: Backend>(
         None => None,
     };
     let validation = held.as_ref().map(|(x, y, p)| (x, y, *p));
-    let problem = Problem { backend, x: &x, y: &y, positives: data.positives, validation, options };
+    let (positives, negatives) = (data.positives, options.negatives);
+    let problem = Problem { backend, x: &x, y: &y, positives, validation, options, negatives };
     let encoders = match &options.damping {
         None => problem.solve(&mut clock, info)?,
         Some(damping) => {
@@ -298,12 +300,12 @@ fn map_side<B: Backend>(
     let kernel = kernel.map(|k| KernelOptions { kernel: k.kernel.of_scaled_rows(exponent), ..k.clone() });
     match &kernel {
         Some(k) if k.landmarks == Landmarks::Exact => {
-            timed(&mut info.seconds.features, || features::exact(backend, source, k))
+            timed(&mut info.seconds.features, || kernel::exact_features(backend, source, k))
         }
         Some(k) => {
             let x = timed(&mut info.seconds.load, || backend.load(source))?;
             timed(&mut info.seconds.features, || {
-                features::nystrom(backend, source, &x, k, options.seed, options.whiten)
+                kernel::nystrom_features(backend, source, &x, k, options.seed, options.whiten)
             })
         }
         None => {
@@ -312,67 +314,6 @@ fn map_side<B: Backend>(
             features::linear(backend, source, options.whiten, span, &mut info.seconds)
         }
     }
-}
-
-/// The paper's batched kernel solver: an exact kernel solution per mini-batch, similarities fused with weights
-/// max(validation accuracy, 0) / total.
-fn fit_kernel_batches<B: Backend>(
-    backend: &B,
-    (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
-    (options, kernel, batches): (&FitOptions, &KernelOptions, Batches),
-    clock: Clock,
-    info: &mut FitInfo,
-) -> Result<Vec<Component>> {
-    let ranges = batch_ranges(data.x.rows(), batches, info);
-    let one =
-        FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
-    let mut components = Vec::new();
-    let mut losses: Vec<(f64, usize)> = Vec::new();
-    for range in &ranges {
-        let x = RowRange::new(data.x, range.clone())?;
-        let y = RowRange::new(data.y, range.clone())?;
-        let positives = data.positives.restricted(range.clone(), range.clone());
-        let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
-        let batch = Data { x: &x, y: &y, positives: &positives };
-        let begun = Instant::now();
-        let own = Clock::new(begun, None);
-        let mut component = fit_one(backend, (batch, None, sides), &one, own, &mut part)?;
-        info.seconds = part.seconds;
-        if let Some(v) = validation {
-            component.weight = timed(&mut info.seconds.validation, || {
-                let zx = component.x.apply(backend, &backend.load(v.x)?)?;
-                let zy = component.y.apply(backend, &backend.load(v.y)?)?;
-                matching_accuracy(backend, Similarity::Embeddings(&zx, &zy), v.positives)
-            })?;
-        }
-        for (iteration, loss) in part.loss.iter().enumerate() {
-            if losses.len() == iteration {
-                losses.push((0.0, 0));
-            }
-            losses[iteration] = (losses[iteration].0 + loss, losses[iteration].1 + 1);
-        }
-        if components.is_empty() {
-            info.iterations = part.iterations;
-            info.change = part.change;
-            info.singular_values = part.singular_values;
-            info.status = part.status;
-        }
-        components.push(component);
-        let more = components.len() < ranges.len();
-        if more && !clock.allows(backend.group(), begun.elapsed().as_secs_f64())? {
-            info.status = FitStatus::OutOfTime;
-            break;
-        }
-    }
-    let count = components.len();
-    info.loss = losses.iter().map(|(sum, count)| sum / *count as f64).collect();
-    let total: f64 = components.iter().map(|c| c.weight).sum();
-    for c in &mut components {
-        c.weight = if total > 0.0 { c.weight / total } else { 1.0 / count as f64 };
-    }
-    info.batch_weights.push(components.iter().map(|c| c.weight).collect());
-    components.retain(|c| c.weight > 0.0);
-    Ok(components)
 }
 
 /// Runs `f` and adds its wall time to `seconds`.

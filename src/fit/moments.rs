@@ -2,9 +2,9 @@
 
 use super::best::Sums;
 use super::info::FitInfo;
+use super::linear::Encoders;
 use super::options::Factorization;
 use super::refine::{Clock, Held};
-use super::solve::Encoders;
 use super::timed;
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};

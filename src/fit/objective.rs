@@ -1,8 +1,8 @@
 //! The loss as a function of both encoders, with its exact gradient through the row normalisation.
 
 use super::info::Seconds;
+use super::linear::Encoders;
 use super::sampling::{relative_error, share};
-use super::solve::Encoders;
 use super::timed;
 use crate::backend::Backend;
 use crate::error::Result;

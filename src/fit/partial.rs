@@ -2,8 +2,8 @@
 
 use super::features::{FeatureMap, Mapped, whitening};
 use super::info::FitInfo;
+use super::linear::{Encoders, Problem, Side, Start, add, leading_triplets, refactor};
 use super::options::{FitOptions, Init};
-use super::solve::{Encoders, Problem, Side, Start, add, leading_triplets, refactor};
 use super::{Data, Sides, Wanted, prepare};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -147,6 +147,7 @@ impl<B: Backend> PartialFit<B> {
             positives: batch.positives,
             validation: self.validation.as_ref().map(|(x, y, p)| (x, y, p)),
             options: &self.options,
+            negatives: self.options.negatives,
         };
         let start = match self.start.take() {
             Some(start) => start,

@@ -3,8 +3,8 @@
 use super::checkpoint::{Checkpoint, Saved};
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::judge::{Best, Verdict};
+use super::linear::Encoders;
 use super::objective::Alignment;
-use super::solve::Encoders;
 use crate::backend::{Backend, Similarity, Standing, Ties};
 use crate::control::{Phase, Progress};
 use crate::distributed::Group;

@@ -1,7 +1,7 @@
 //! The loss over all rows, and how long it will take.
 
 use super::info::Seconds;
-use super::solve::Encoders;
+use super::linear::Encoders;
 use super::timed;
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};

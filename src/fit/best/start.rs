@@ -7,10 +7,11 @@ use crate::error::{Error, Result};
 use crate::fit::features::{self, Mapped};
 use crate::fit::held::{Together, split};
 use crate::fit::info::FitInfo;
+use crate::fit::kernel;
+use crate::fit::linear::Encoders;
 use crate::fit::moments::{Choice, Moments, choose, leading};
 use crate::fit::options::{Factorization, KernelOptions, Landmarks};
 use crate::fit::refine::{Clock, Held};
-use crate::fit::solve::Encoders;
 use crate::fit::{Data, Sides, timed};
 use crate::io::{RowSource, Rows};
 use faer::Mat;
@@ -49,10 +50,10 @@ fn load_side<B: Backend>(
                 let mut k = k.clone();
                 k.kernel = k.kernel.of_scaled_rows(exponent);
                 if let Some(width) = width {
-                    let unit = features::median_distance(backend, source, &x, options.seed)?;
+                    let unit = kernel::median_distance(backend, source, &x, options.seed)?;
                     k.kernel = k.kernel.of_width(width * unit);
                 }
-                features::nystrom(backend, source, &x, &k, options.seed, None)
+                kernel::nystrom_features(backend, source, &x, &k, options.seed, None)
             })?
         }
         // A given model may leave the span of the rows.

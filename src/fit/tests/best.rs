@@ -4,10 +4,10 @@ use super::{Sample, many, oracle, pairs};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::fit::info::Seconds;
+use crate::fit::linear::Encoders;
 use crate::fit::minibatch::{self, Descent};
 use crate::fit::objective::Alignment;
 use crate::fit::refine::{Clock, Held, Run, refine};
-use crate::fit::solve::Encoders;
 use crate::fit::{
     BestOptions, Data, FitInfo, FitStatus, KernelOptions, Landmarks, MinibatchOptions, Rank, RefineOptions,
     WIDTHS, fit_best,

@@ -3,8 +3,8 @@
 use super::{Sample, many, oracle, pairs};
 use crate::backend::Backend;
 use crate::fit::info::Seconds;
+use crate::fit::linear::Encoders;
 use crate::fit::objective::Alignment;
-use crate::fit::solve::Encoders;
 use crate::loss::{Loss, LossKind};
 use crate::optim::Objective;
 use crate::similarity::Negatives;

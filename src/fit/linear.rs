@@ -1,4 +1,11 @@
-//! Algorithm 1: similarity -> S(gamma) -> C(gamma) -> SVD, globally or in mini-batches.
+//! The linear solver (Algorithm 1 of arXiv 2604.16678), globally or in mini-batches. One update from encoders `F1`, `F2`:
+//!
+//! ```text
+//! s_ij = <F1 x_i / |F1 x_i|, F2 y_j / |F2 y_j|>                 the similarities
+//! C    = X^T S(gamma) Y / rho                                   S(gamma) = -dL/ds at s
+//! C   ~= U_r Sigma_r V_r^T                                      the leading r singular triplets
+//! F1   = Sigma_r^p U_r^T,   F2 = Sigma_r^p V_r^T                p = 1/2: F1^T F2 maximises tr(F1 C F2^T) - |F1^T F2|^2/2
+//! ```
 
 use super::features::{Mapped, upload};
 use super::info::{FitInfo, FitStatus};
@@ -12,6 +19,7 @@ use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
+use crate::similarity::Negatives;
 use crate::spectral::{self, SvdMethod, TopR, low_rank_distance};
 use faer::{Mat, MatRef};
 use rand::{Rng, SeedableRng};
@@ -61,6 +69,8 @@ pub(crate) struct Problem<'a, B: Backend> {
     /// Validation features of both sides, mapped, and their relation.
     pub(crate) validation: Option<(&'a B::Matrix, &'a B::Matrix, &'a Positives)>,
     pub(crate) options: &'a FitOptions,
+    /// Those of this update: samples may grow from one to the next.
+    pub(crate) negatives: Negatives,
 }
 
 /// One spectral update of (a batch of) the data.
@@ -99,9 +109,7 @@ impl<B: Backend> Problem<'_, B> {
         for iteration in 1..=updates {
             info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
             let begun = Instant::now();
-            let options =
-                FitOptions { negatives: self.options.negatives_of(iteration), ..self.options.clone() };
-            let now = Problem { options: &options, ..*self };
+            let now = Problem { negatives: self.options.negatives_of(iteration), ..*self };
             let update = match self.options.batches {
                 None => now.global(&start, info)?,
                 Some(batches) => now.batched(batches, &start, info)?,
@@ -246,7 +254,7 @@ impl<B: Backend> Problem<'_, B> {
             _ => None,
         };
         let (cx, cy) = scaled.as_ref().map_or((x.cross, y.cross), |(x, y)| (x, y));
-        let found = sampled_cross(backend, s, (cx, cy), &o.loss, positives, o.negatives)?;
+        let found = sampled_cross(backend, s, (cx, cy), &o.loss, positives, self.negatives)?;
         info.sampling_error.extend(found.error);
         info.seconds.statistics += found.seconds.0;
         info.seconds.weights += found.seconds.1;

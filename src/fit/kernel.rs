@@ -1,0 +1,188 @@
+//! The kernel solver (Theorem 9, Algorithm 2 of arXiv 2604.16678): the linear solver on kernel features.
+//!
+//! ```text
+//! A B^T = 1/rho K_X^{-1/2} [ K_X^{1/2} S K_Y^{1/2} ]_r K_Y^{-1/2},      f_x(x) = A^T k_X(x),   f_y(y) = B^T k_Y(y)
+//! ```
+//!
+//! with `[.]_r` the best approximation of rank `r`. With the features `phi(x) = K_mm^{-1/2} k_m(x)` of `m` landmarks (all rows:
+//! exact; some: Nystrom) and `Phi` their rows, `K^{1/2} S K^{1/2} = Q_X (Phi_X^T S Phi_Y) Q_Y^T` with orthonormal `Q`. So the
+//! SVD of `C = Phi_X^T S Phi_Y / rho` in `linear.rs` gives `A = K_mm^{-1/2} U Sigma^p` and the encoder is `Sigma^p U^T phi(x)`.
+//!
+//! With a Tikhonov `ridge` both powers are of `K + ridge I`, but what is encoded is `(K + ridge I)^{-1/2} k(x)` with the kernel
+//! itself, as in the authors' code: exact features differ in what `C` is made of and what is embedded.
+
+use super::condition::Sides;
+use super::features::{EIGENVALUE_CUT, FeatureMap, Mapped, download, host_rows, upload, whitened};
+use super::info::{FitInfo, FitStatus};
+use super::linear::batch_ranges;
+use super::options::{Batches, FitOptions, KernelOptions, Landmarks};
+use super::refine::Clock;
+use super::{Data, fit_one, timed};
+use crate::backend::{Backend, Similarity};
+use crate::error::{Error, Result};
+use crate::io::{RowRange, RowSource};
+use crate::kernel::Kernel;
+use crate::model::{Component, KernelMap};
+use crate::retrieval::matching_accuracy;
+use crate::spectral::psd_half_powers;
+use faer::{Mat, MatRef};
+use rand::SeedableRng;
+use std::time::Instant;
+
+/// Nystrom features `phi(x) = (K_ZZ + ridge I)^{-1/2} k_Z(x)`, whitened on request.
+pub(crate) fn nystrom_features<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    x: &B::Matrix,
+    options: &KernelOptions,
+    seed: u64,
+    whiten: Option<f64>,
+) -> Result<Mapped<B::Matrix>> {
+    let rows = landmark_rows(&options.landmarks, source.rows(), seed)?;
+    let landmarks = host_rows(backend, source, Some(x), &rows)?;
+    let k_zz = gram(backend, &options.kernel, landmarks.as_ref())?;
+    let (_, inverse_half) = psd_half_powers(k_zz.as_ref(), options.ridge, EIGENVALUE_CUT)?;
+    let kernel = Some(KernelMap { kernel: options.kernel, landmarks });
+    let map = FeatureMap { kernel, linear: Some(inverse_half) };
+    let phi = map.apply(backend, x)?.ok_or_else(|| Error::Numerical("no kernel features".into()))?;
+    let width = rows.len();
+    whitened(backend, phi, map, whiten, width)
+}
+
+/// Rows whose distances stand for all.
+const DISTANCE_ROWS: usize = 256;
+
+/// The median distance between rows; 1 where most are equal.
+pub(crate) fn median_distance<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    x: &B::Matrix,
+    seed: u64,
+) -> Result<f64> {
+    let n = source.rows();
+    let rows = landmark_rows(&Landmarks::Count(n.min(DISTANCE_ROWS)), n, seed)?;
+    let points = host_rows(backend, source, Some(x), &rows)?;
+    let distance = |i: usize, j: usize| (points.row(i) - points.row(j)).norm_l2();
+    let mut all: Vec<f64> =
+        (0..rows.len()).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| distance(i, j)).collect();
+    all.sort_unstable_by(f64::total_cmp);
+    Ok(all.get(all.len() / 2).copied().filter(|d| *d > 0.0).unwrap_or(1.0))
+}
+
+/// The exact kernel solver's features: `n x n`.
+pub(crate) fn exact_features<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    options: &KernelOptions,
+) -> Result<Mapped<B::Matrix>> {
+    let n = source.rows();
+    check_exact_memory(n)?;
+    let landmarks = host_rows(backend, source, None, &(0..n).collect::<Vec<_>>())?;
+    let k = gram(backend, &options.kernel, landmarks.as_ref())?;
+    let (half, inverse_half) = psd_half_powers(k.as_ref(), options.ridge, EIGENVALUE_CUT)?;
+    let cross = upload(backend, half.as_ref())?;
+    let embed = upload(backend, (&k * &inverse_half).as_ref())?;
+    let kernel = Some(KernelMap { kernel: options.kernel, landmarks });
+    let map = FeatureMap { kernel, linear: Some(inverse_half) };
+    Ok(Mapped { cross, embed: Some(embed), basis: None, map })
+}
+
+/// Row numbers of the landmarks.
+pub(crate) fn landmark_rows(landmarks: &Landmarks, n: usize, seed: u64) -> Result<Vec<usize>> {
+    match landmarks {
+        Landmarks::Exact => Ok((0..n).collect()),
+        Landmarks::Count(m) if *m > n => {
+            Err(Error::invalid("landmarks", format!("at most the number of rows, {n}"), m))
+        }
+        Landmarks::Count(_) | Landmarks::Auto => {
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+            let mut rows = rand::seq::index::sample(&mut rng, n, landmarks.count(n)).into_vec();
+            rows.sort_unstable();
+            Ok(rows)
+        }
+        Landmarks::Rows(rows) => match rows.iter().find(|&&r| r >= n) {
+            Some(r) => Err(Error::invalid("landmarks", format!("rows below {n}"), r)),
+            None => Ok(rows.clone()),
+        },
+    }
+}
+
+/// `K_ij = k(a_i, a_j)`.
+fn gram<B: Backend>(backend: &B, kernel: &Kernel, points: MatRef<'_, f64>) -> Result<Mat<f64>> {
+    let k = backend.kernel(kernel, &upload(backend, points)?, points)?;
+    download(backend, &k)
+}
+
+/// Refuses an exact kernel fit that cannot fit in memory, before it starts.
+fn check_exact_memory(n: usize) -> Result<()> {
+    // Per side: K, its shifted copy, eigenvectors, workspace, two powers and two backend copies.
+    let needed = (n as u64).saturating_mul(n as u64).saturating_mul(8 * 8);
+    match crate::memory::available() {
+        Some(limit) if needed > limit => {
+            let what = format!("the exact kernel solver on {n} rows (use landmarks)");
+            Err(Error::OutOfMemory { what, needed, limit })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Algorithm 2: a kernel solution per mini-batch, whose similarities are fused: `s = sum_b w_b s_b` with weights
+/// `w_b = max(validation accuracy, 0) / total`.
+pub(super) fn fit_batches<B: Backend>(
+    backend: &B,
+    (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
+    (options, kernel, batches): (&FitOptions, &KernelOptions, Batches),
+    clock: Clock,
+    info: &mut FitInfo,
+) -> Result<Vec<Component>> {
+    let ranges = batch_ranges(data.x.rows(), batches, info);
+    let one =
+        FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
+    let mut components = Vec::new();
+    let mut losses: Vec<(f64, usize)> = Vec::new();
+    for range in &ranges {
+        let x = RowRange::new(data.x, range.clone())?;
+        let y = RowRange::new(data.y, range.clone())?;
+        let positives = data.positives.restricted(range.clone(), range.clone());
+        let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
+        let batch = Data { x: &x, y: &y, positives: &positives };
+        let begun = Instant::now();
+        let own = Clock::new(begun, None);
+        let mut component = fit_one(backend, (batch, None, sides), &one, own, &mut part)?;
+        info.seconds = part.seconds;
+        if let Some(v) = validation {
+            component.weight = timed(&mut info.seconds.validation, || {
+                let zx = component.x.apply(backend, &backend.load(v.x)?)?;
+                let zy = component.y.apply(backend, &backend.load(v.y)?)?;
+                matching_accuracy(backend, Similarity::Embeddings(&zx, &zy), v.positives)
+            })?;
+        }
+        for (iteration, loss) in part.loss.iter().enumerate() {
+            if losses.len() == iteration {
+                losses.push((0.0, 0));
+            }
+            losses[iteration] = (losses[iteration].0 + loss, losses[iteration].1 + 1);
+        }
+        if components.is_empty() {
+            info.iterations = part.iterations;
+            info.change = part.change;
+            info.singular_values = part.singular_values;
+            info.status = part.status;
+        }
+        components.push(component);
+        let more = components.len() < ranges.len();
+        if more && !clock.allows(backend.group(), begun.elapsed().as_secs_f64())? {
+            info.status = FitStatus::OutOfTime;
+            break;
+        }
+    }
+    let count = components.len();
+    info.loss = losses.iter().map(|(sum, count)| sum / *count as f64).collect();
+    let total: f64 = components.iter().map(|c| c.weight).sum();
+    for c in &mut components {
+        c.weight = if total > 0.0 { c.weight / total } else { 1.0 / count as f64 };
+    }
+    info.batch_weights.push(components.iter().map(|c| c.weight).collect());
+    components.retain(|c| c.weight > 0.0);
+    Ok(components)
+}
