@@ -112,6 +112,14 @@ impl Group {
         self.comm.name()
     }
 
+    /// What a backend says of itself as one of these ranks; nothing where there are no others.
+    pub(crate) fn describe(&self, how: &str) -> String {
+        match self.size() {
+            1 => String::new(),
+            size => format!(", one of {size} ranks ({}{how})", self.transport()),
+        }
+    }
+
     /// What was moved since the group was made.
     pub fn traffic(&self) -> Traffic {
         let c = &self.counters;

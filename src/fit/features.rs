@@ -4,7 +4,7 @@
 use super::info::Seconds;
 use super::{thin, timed};
 use crate::backend::Backend;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io::{HostMatrix, RowSource};
 use crate::model::{Encoder, KernelMap};
 use crate::spectral::psd_half_powers;
@@ -212,9 +212,4 @@ pub fn download<B: Backend>(backend: &B, m: &B::Matrix) -> Result<Mat<f64>> {
         Ok(())
     })?;
     Ok(out)
-}
-
-/// Bytes the system can still hand out, where it says.
-pub(crate) fn available_memory() -> Option<u64> {
-    crate::memory::available()
 }

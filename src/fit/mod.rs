@@ -40,12 +40,11 @@ pub use presets::Preset;
 pub use refine::{Iterate, RefineOptions, Watch};
 pub use sampling::{SampledCross, sampled_cross};
 
-use crate::backend::{Backend, Similarity};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::io::{Duplicates, RowRange, RowSource};
+use crate::io::{Duplicates, RowSource};
 use crate::model::{Component, Model};
 use crate::positives::Positives;
-use crate::retrieval::matching_accuracy;
 use checkpoint::Checkpoint;
 use features::Mapped;
 use linear::{Encoders, Problem};

@@ -211,11 +211,8 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn describe(&self) -> String {
         let precision = if self.bf16 { "bf16 similarities" } else { T::NAME };
-        let mut text = format!("cpu, {} threads, {precision}, {}", self.threads(), simd::level());
-        if !self.group.is_single() {
-            text += &format!(", one of {} ranks ({})", self.group.size(), self.group.transport());
-        }
-        text
+        let (threads, level, ranks) = (self.threads(), simd::level(), self.group.describe(""));
+        format!("cpu, {threads} threads, {precision}, {level}{ranks}")
     }
 
     fn control(&self) -> &Control {
@@ -447,20 +444,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn select(&self, x: &Matrix<T>, ids: &[u32]) -> Result<Matrix<T>> {
-        let d = x.cols();
-        let own = self.layout(ids.len(), TILE).own();
-        if self.group.is_single() {
-            return self.build(ids.len(), d, |rows, panel| {
-                let mut scratch = Vec::new();
-                for (out, &id) in panel.chunks_exact_mut(d).zip(&ids[rows]) {
-                    out.copy_from_slice(x.row(id as usize, &mut scratch)?);
-                }
-                Ok(())
-            });
-        }
-        let mut out = self.zeros(ids.len(), d)?;
-        out.data_mut().copy_from_slice(&self.fetch(x, &ids[own])?);
-        Ok(out)
+        self.select_rows(x, ids)
     }
 
     fn dense(&self, s: Similarity<'_, Matrix<T>>, w: &Weights) -> Result<Mat<f64>> {

@@ -3,7 +3,6 @@
 use super::Cpu;
 use super::matrix::Matrix;
 use super::spill::bytes;
-use crate::backend::Similarity;
 use crate::control::{Phase, Progress};
 use crate::error::Result;
 use crate::real::Real;
@@ -115,19 +114,5 @@ impl<T: Real> Cpu<T> {
         let mut out: Vec<T> = (0..w.nrows()).flat_map(entries).collect();
         self.group.broadcast(0, &mut out)?;
         Ok(out)
-    }
-
-    /// The same similarities, explicit ones on every rank as a whole.
-    pub(super) fn whole<'a>(
-        &self,
-        s: Similarity<'a, Matrix<T>>,
-        hold: &'a mut Option<Matrix<T>>,
-    ) -> Result<Similarity<'a, Matrix<T>>> {
-        match s {
-            Similarity::Dense(s) if !self.group.is_single() => {
-                Ok(Similarity::Dense(hold.insert(self.complete(s)?)))
-            }
-            s => Ok(s),
-        }
     }
 }

@@ -66,8 +66,8 @@ impl<T: Real> Cpu<T> {
     /// The stages of a product of `d` columns: where all columns are here, a panel of rows a thread sees them all at once; where
     /// they stream past, many rows must share a stream.
     fn stages(&self, weights: &WeightTiles<'_, T>, values: &Values<'_, T>) -> impl Iterator<Item = Stage> {
-        let (plan, here) = (&weights.tiles.plan, values.matrices.iter().all(|m| m.is_resident()));
-        let panels = if self.group.is_single() && (here || plan.is_sampled()) {
+        let plan = &weights.tiles.plan;
+        let panels = if self.columns_stay(plan, &values.matrices) {
             self.threads()
         } else {
             self.held_rows(values.v.cols()).div_ceil(plan.tile())
@@ -79,9 +79,9 @@ impl<T: Real> Cpu<T> {
     /// Rows of `d` products that are held at once where the columns stream past: all together a quarter of the memory limit
     /// at most, but no fewer than there are threads to work on them. Ranks, whose limits may differ, take equal steps.
     fn held_rows(&self, d: usize) -> usize {
-        match &self.spill {
-            Some(spill) if self.group.is_single() => {
-                let rows = spill.limit / 4 / bytes::<T>(1, d.max(1));
+        match self.own_limit() {
+            Some(limit) => {
+                let rows = limit / 4 / bytes::<T>(1, d.max(1));
                 (rows.min(HELD as u64) as usize).max(self.threads() * TILE)
             }
             _ => HELD,
@@ -287,7 +287,7 @@ impl<T: Real> Blocks for Cpu<T> {
         let (plan, d) = (&weights.tiles.plan, values.v.cols());
         let own = self.rows_of(plan).own();
         // Rows of a sample in its order: their samples may be another rank's.
-        let ids = plan.x_ids().filter(|_| !self.group.is_single());
+        let ids = self.order_to_place(plan);
         let mut placed = vec![T::default(); if ids.is_some() { own.len() * d } else { 0 }];
         let mut out = match ids {
             Some(_) => None,

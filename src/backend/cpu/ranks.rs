@@ -5,6 +5,7 @@ use super::matrix::Matrix;
 use super::panels::Meter;
 use super::spill::bytes;
 use super::tiles::Tiles;
+use crate::backend::Similarity;
 use crate::control::Phase;
 use crate::distributed::{Fold, Layout, Part};
 use crate::error::Result;
@@ -15,6 +16,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
+/// Rows whose partners are fetched from other ranks at once.
+const LOOKUPS: usize = 65_536;
 /// Columns that are streamed at once.
 pub(super) const PIECE: usize = 16 * TILE;
 
@@ -135,6 +138,62 @@ impl<T: Real> Cpu<T> {
     /// How `n` samples are shared out, in panels of `panel` rows.
     pub(super) fn layout(&self, n: usize, panel: usize) -> Layout {
         self.group.layout(n, panel)
+    }
+
+    /// Whether all rows of these matrices are in this process's memory.
+    pub(super) fn all_here(&self, matrices: &[&Matrix<T>]) -> bool {
+        self.group.is_single() && matrices.iter().all(|m| m.is_resident())
+    }
+
+    /// Whether the columns that a plan visits can be visited again at no cost: they are here, or are a sample of a file's.
+    pub(super) fn columns_stay(&self, plan: &Plan, matrices: &[&Matrix<T>]) -> bool {
+        self.group.is_single() && (plan.is_sampled() || self.all_here(matrices))
+    }
+
+    /// The memory limit that the sizes of pieces and stages follow. Ranks, whose limits may differ, take equal ones instead.
+    pub(super) fn own_limit(&self) -> Option<u64> {
+        self.spill.as_ref().filter(|_| self.group.is_single()).map(|spill| spill.limit)
+    }
+
+    /// Of `most` rows whose partners are looked up, those of a step: all where nothing is to be fetched, few where much may be.
+    pub(super) fn lookup_step(&self, most: usize) -> usize {
+        if self.group.is_single() { most.max(1) } else { LOOKUPS }
+    }
+
+    /// The order of a sample's rows, where its samples may be other ranks' rows.
+    pub(super) fn order_to_place<'p>(&self, plan: &'p Plan) -> Option<&'p [u32]> {
+        plan.x_ids().filter(|_| !self.group.is_single())
+    }
+
+    /// The same similarities, explicit ones on every rank as a whole.
+    pub(super) fn whole<'a>(
+        &self,
+        s: Similarity<'a, Matrix<T>>,
+        hold: &'a mut Option<Matrix<T>>,
+    ) -> Result<Similarity<'a, Matrix<T>>> {
+        match s {
+            Similarity::Dense(s) if !self.group.is_single() => {
+                Ok(Similarity::Dense(hold.insert(self.complete(s)?)))
+            }
+            s => Ok(s),
+        }
+    }
+
+    /// The rows `ids` of a matrix as a matrix. A collective.
+    pub(super) fn select_rows(&self, x: &Matrix<T>, ids: &[u32]) -> Result<Matrix<T>> {
+        let (d, own) = (x.cols(), self.layout(ids.len(), TILE).own());
+        if self.group.is_single() {
+            return self.build(ids.len(), d, |rows, panel| {
+                let mut scratch = Vec::new();
+                for (out, &id) in panel.chunks_exact_mut(d).zip(&ids[rows]) {
+                    out.copy_from_slice(x.row(id as usize, &mut scratch)?);
+                }
+                Ok(())
+            });
+        }
+        let mut out = self.zeros(ids.len(), d)?;
+        out.data_mut().copy_from_slice(&self.fetch(x, &ids[own])?);
+        Ok(out)
     }
 
     /// How the rows of a plan are shared out, by position.
@@ -261,7 +320,7 @@ impl<T: Real> Cpu<T> {
     /// The rows of `m` at this rank's row positions. A collective.
     pub(super) fn row_window<'a>(&self, plan: &'a Plan, m: &'a Matrix<T>) -> Result<Window<'a, T>> {
         match plan.x_ids() {
-            Some(ids) if !self.group.is_single() => {
+            Some(ids) if self.order_to_place(plan).is_some() => {
                 let own = self.rows_of(plan).own();
                 let data = self.fetch(m, &ids[own.clone()])?.into();
                 Ok(Window::Piece { start: own.start, cols: m.cols(), data })
@@ -291,7 +350,6 @@ impl<T: Real> Cpu<T> {
         let matrices: Vec<&Matrix<T>> = matrices.iter().copied().chain(coefficients).collect();
         let embedded = tiles.source.embeddings().is_some();
         let width = (width / plan.tile()).max(1) * plan.tile();
-        let resident = matrices.iter().all(|m| m.is_resident());
         if plan.is_sampled() && !self.group.is_single() {
             let windows: Result<_> = matrices.iter().map(|m| self.halo(plan, panels.clone(), m)).collect();
             let piece = Columns { range: 0..plan.n_y(), windows: windows?, embedded, passing };
@@ -300,7 +358,7 @@ impl<T: Real> Cpu<T> {
             self.report(phase, stage + 1, stages)?;
             return after(state, &piece);
         }
-        if self.group.is_single() && (resident || plan.is_sampled()) || matrices.is_empty() {
+        if self.columns_stay(plan, &matrices) || matrices.is_empty() {
             let pieces = plan.n_y().div_ceil(width);
             for k in 0..pieces {
                 let range = k * width..((k + 1) * width).min(plan.n_y());
@@ -360,9 +418,9 @@ impl<T: Real> Cpu<T> {
     /// Rows of a piece of `cols` columns, of which two are held at a time: an eighth of the memory limit together. Ranks, whose
     /// limits may differ, cut equal ones.
     fn piece_rows(&self, cols: usize) -> usize {
-        match &self.spill {
-            Some(spill) if self.group.is_single() => {
-                let rows = spill.limit / 16 / bytes::<T>(1, cols.max(1));
+        match self.own_limit() {
+            Some(limit) => {
+                let rows = limit / 16 / bytes::<T>(1, cols.max(1));
                 (rows.min(PIECE as u64) as usize / TILE).max(1) * TILE
             }
             _ => PIECE,

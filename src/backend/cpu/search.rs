@@ -40,7 +40,7 @@ impl<T: Real> Cpu<T> {
     pub(super) fn search(&self, queries: &Matrix<T>, items: &Matrix<T>, k: usize) -> Result<TopK> {
         let k = k.min(items.rows());
         // One panel of queries is shared out over the threads by items.
-        let few = self.group.is_single() && items.is_resident() && queries.rows() <= TILE;
+        let few = self.all_here(&[items]) && queries.rows() <= TILE;
         let best = match few {
             true => self.search_by_items(queries, items, k)?,
             false => self.search_by_queries(queries, items, k)?,

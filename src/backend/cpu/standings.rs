@@ -37,7 +37,7 @@ impl<T: Real> Cpu<T> {
         let mut states: Vec<Vec<State<T>>> =
             panels.clone().map(|p| vec![(None, Standing::default()); plan.panel(p).len()]).collect();
         // Where all columns are here, one visit does both.
-        let at_once = self.group.is_single() && items.iter().all(|m| m.is_resident());
+        let at_once = self.all_here(&items);
         for stage in 0..if at_once { 1 } else { 2 } {
             self.columns(
                 Phase::Retrieval,

@@ -14,9 +14,6 @@ use crate::similarity::schedule::TILE;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows whose partners are fetched from other ranks at once.
-const ANCHORS: usize = 65_536;
-
 impl<T: Real> Cpu<T> {
     /// `log sum e^{s/tau}` with one shift for all: |s| <= 1.
     pub(super) fn log_sums_shifted(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
@@ -177,8 +174,7 @@ impl<T: Real> Cpu<T> {
         let layout = self.layout(p.n_x(), TILE);
         let own = layout.own();
         let mut out = Vec::with_capacity(own.len());
-        // One stage where nothing is to be fetched; few rows at a time where much may be.
-        let step = if self.group.is_single() { layout.most().max(1) } else { ANCHORS };
+        let step = self.lookup_step(layout.most());
         for stage in 0..layout.most().div_ceil(step) {
             let first = (own.start + stage * step).min(own.end);
             let rows = first..(first + step).min(own.end);

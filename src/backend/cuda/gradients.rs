@@ -13,8 +13,28 @@ use crate::error::Result;
 use crate::similarity::{Weights, pass2};
 
 impl Cuda {
-    /// `-S Z_y` and `-S^T Z_x` on one device.
-    pub(super) fn both_gradients(
+    /// `-S Z_y` and `-S^T Z_x`.
+    pub(super) fn gradients_of(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
+        let s = Similarity::Embeddings(zx, zy);
+        if self.group.size() == 1 {
+            return pass2::with_tiles(self, s, w, false, |tiles| self.both_gradients(tiles, w, zx, zy));
+        }
+        // Each rank has its rows of both, so each orientation is multiplied.
+        let negated = |g: Matrix| -> Result<Matrix> {
+            let d = g.cols();
+            let mut panels = Panels::new(self, &g, None)?;
+            let out = self.build(g.rows(), d, PANEL, "gradients", &mut |rows, out| {
+                let (m, out) = (rows.len(), Rows::dense(out, rows.len(), d)?);
+                self.device.scale_rows(Rows::dense(panels.get(rows)?, m, d)?, -1.0, None, out)
+            })?;
+            Ok(out.beside(&g))
+        };
+        let gx = negated(pass2::apply(self, s, w, false, zy)?)?;
+        Ok((gx, negated(pass2::apply(self, s, w, true, zx)?)?))
+    }
+
+    /// The same on one device.
+    fn both_gradients(
         &self,
         tiles: &WeightTiles<'_>,
         w: &Weights,
@@ -56,26 +76,5 @@ impl Cuda {
             }
         };
         Ok((by_sample(gx, n_x, grid.plan.x_ids())?, by_sample(gy, n_y, grid.plan.y_ids())?))
-    }
-
-    /// The same of several ranks: each has its rows of both, so each orientation is contracted.
-    pub(super) fn gradients_of_ranks(
-        &self,
-        zx: &Matrix,
-        zy: &Matrix,
-        w: &Weights,
-    ) -> Result<(Matrix, Matrix)> {
-        let negated = |g: Matrix| -> Result<Matrix> {
-            let d = g.cols();
-            let mut panels = Panels::new(self, &g, None)?;
-            let out = self.build(g.rows(), d, PANEL, "gradients", &mut |rows, out| {
-                let (m, out) = (rows.len(), Rows::dense(out, rows.len(), d)?);
-                self.device.scale_rows(Rows::dense(panels.get(rows)?, m, d)?, -1.0, None, out)
-            })?;
-            Ok(out.beside(&g))
-        };
-        let s = Similarity::Embeddings(zx, zy);
-        let gx = negated(pass2::apply(self, s, w, false, zy)?)?;
-        Ok((gx, negated(pass2::apply(self, s, w, true, zx)?)?))
     }
 }

@@ -64,7 +64,6 @@ use crate::similarity::{Negatives, Weights, pass1, pass2};
 use crate::spectral::{SvdMethod, TopR};
 use device::{Device, Event};
 use faer::{Mat, MatRef};
-use matrix::{PANEL, Panels, panels_of};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -133,7 +132,7 @@ impl Cuda {
     /// [`Unsupported`](crate::Error::Unsupported) with `UNICON_NCCL=require` on any rank where it cannot be used;
     /// [`Comm`](crate::Error::Comm).
     pub fn connected(self, group: Group) -> Result<(Self, Option<String>)> {
-        if group.is_single() {
+        if group.size() == 1 {
             return Ok((self.with_group(group), None));
         }
         Ok(match link::connect(&self.device, &group)? {
@@ -227,11 +226,8 @@ impl Backend for Cuda {
         if self.device.hopper {
             text += ", Hopper kernels";
         }
-        if !self.group.is_single() {
-            let data = self.link.as_ref().map_or(String::new(), |link| format!(", data by {link:?}"));
-            text += &format!(", one of {} ranks ({}{data})", self.group.size(), self.group.transport());
-        }
-        text
+        let data = self.link.as_ref().map_or(String::new(), |link| format!(", data by {link:?}"));
+        text + &self.group.describe(&data)
     }
 
     fn control(&self) -> &Control {
@@ -281,18 +277,7 @@ impl Backend for Cuda {
 
     fn store(&self, x: &Matrix, sink: &mut dyn FnMut(usize, &[f64]) -> Result<()>) -> Result<()> {
         self.device.enter()?;
-        if !self.group.is_single() {
-            return self.store_share(x, sink);
-        }
-        let mut panels = Panels::new(self, x, None)?;
-        let mut values: Vec<f64> = Vec::new();
-        for rows in panels_of(0..x.rows(), PANEL) {
-            let panel = self.device.download(panels.get(rows.clone())?)?;
-            values.clear();
-            values.extend(panel.into_iter().map(f64::from));
-            sink(rows.start, &values)?;
-        }
-        Ok(())
+        self.store_share(x, sink)
     }
 
     fn shape(&self, x: &Matrix) -> (usize, usize) {
@@ -383,11 +368,7 @@ impl Backend for Cuda {
 
     fn gradients(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
         self.device.enter()?;
-        if !self.group.is_single() {
-            return self.gradients_of_ranks(zx, zy, w);
-        }
-        let s = Similarity::Embeddings(zx, zy);
-        pass2::with_tiles(self, s, w, false, |tiles| self.both_gradients(tiles, w, zx, zy))
+        self.gradients_of(zx, zy, w)
     }
 
     fn encode_backward(&self, x: &Matrix, z: &Matrix, norms: &[f64], g: &Matrix) -> Result<Mat<f64>> {
@@ -407,11 +388,7 @@ impl Backend for Cuda {
 
     fn top_r(&self, c: MatRef<'_, f64>, r: usize, method: SvdMethod) -> Result<TopR> {
         self.device.enter()?;
-        if self.group.is_single() {
-            return self.leading_triplets(c, r, method);
-        }
-        let found = self.group.is_first().then(|| self.leading_triplets(c, r, method)).transpose()?;
-        self.agreed_triplets(found, (c.nrows(), c.ncols()))
+        self.agreed_triplets(|| self.leading_triplets(c, r, method), (c.nrows(), c.ncols()))
     }
 
     fn hstack(&self, blocks: &[(f64, &Matrix)]) -> Result<Matrix> {

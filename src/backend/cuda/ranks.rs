@@ -136,8 +136,16 @@ impl Cuda {
         Ok(Mat::from_fn(w.nrows(), w.ncols(), |i, j| values[i * w.ncols() + j]))
     }
 
-    /// Rank 0's triplets on every rank; the others have not looked for any.
-    pub(super) fn agreed_triplets(&self, found: Option<TopR>, (m, n): (usize, usize)) -> Result<TopR> {
+    /// The triplets that rank 0 `finds`, on every rank.
+    pub(super) fn agreed_triplets(
+        &self,
+        find: impl FnOnce() -> Result<TopR>,
+        (m, n): (usize, usize),
+    ) -> Result<TopR> {
+        if self.group.is_single() {
+            return find();
+        }
+        let found = self.group.is_first().then(find).transpose()?;
         let mut sizes = found.as_ref().map_or([0, 0], |t| [t.s.len() as u64, t.all.len() as u64]);
         self.group.broadcast(0, &mut sizes)?;
         let [r, all] = sizes.map(|v| v as usize);
