@@ -10,8 +10,8 @@ use unicon::error::{Error, Result};
 use unicon::fit::download;
 use unicon::loss::Loss;
 use unicon::positives::Positives;
-use unicon::spectral::{SvdMethod, top_r};
 use unicon::similarity::Negatives;
+use unicon::spectral::{SvdMethod, top_r};
 
 /// Rows of x whose similarities to their own and to others' positives are looked at.
 const SAMPLE: usize = 2048;
