@@ -48,7 +48,7 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
     load_cols(0);
     copy_async_commit();
 
-    // Each quad's four lanes share two rows; every lane walks both rows' exceptions.
+    // Each quad's four lanes share two rows; every lane walks both rows' masked entries.
     float row_factor[2];
     int64_t position[2], end[2];
 #pragma unroll
@@ -57,10 +57,10 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
         const bool valid = row < p.sweep.row_end;
         row_factor[h] = valid ? p.row[row] : 0.0f;
         position[h] = end[h] = 0;
-        if (valid && p.sweep.exceptions.offsets) {
-            position[h] = p.sweep.exceptions.offsets[row];
-            end[h] = p.sweep.exceptions.offsets[row + 1];
-            while (position[h] < end[h] && p.sweep.exceptions.columns[position[h]] < p.sweep.col_begin) ++position[h];
+        if (valid && p.sweep.masked.offsets) {
+            position[h] = p.sweep.masked.offsets[row];
+            end[h] = p.sweep.masked.offsets[row + 1];
+            while (position[h] < end[h] && p.sweep.masked.columns[position[h]] < p.sweep.col_begin) ++position[h];
         }
     }
 
@@ -93,8 +93,8 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
             }
 #pragma unroll
         for (int h = 0; h < 2; ++h)
-            for (; position[h] < end[h] && p.sweep.exceptions.columns[position[h]] < col + kFusedCols; ++position[h]) {
-                const int j = p.sweep.exceptions.columns[position[h]] - col;
+            for (; position[h] < end[h] && p.sweep.masked.columns[position[h]] < col + kFusedCols; ++position[h]) {
+                const int j = p.sweep.masked.columns[position[h]] - col;
 #pragma unroll
                 for (int n = 0; n < kColTiles; ++n)
 #pragma unroll
@@ -102,7 +102,7 @@ template <class T, class Weight> __device__ __forceinline__ void clip_fused(cons
                         if (j == n * 8 + quad * 2 + e) acc[0][n][h * 2 + e] = 0.0f;
             }
 
-        warp_barrier();  // the lanes' exceptions differ, and what follows is done by the warp as one
+        warp_barrier();  // the lanes' masked entries differ, and what follows is done by the warp as one
         unsigned char* values = value_tiles + (tile & 1) * kValueBytes;
 #pragma unroll
         for (int k = 0; k < kFusedCols / 16; ++k) {

@@ -3,7 +3,7 @@
 // kernels form them with warpgroup products, which the portable ones cannot.
 #pragma once
 
-#include "exceptions.cuh"
+#include "masked.cuh"
 #include "params.cuh"
 #include "ptx_hopper.cuh"
 
@@ -91,7 +91,7 @@ struct Lane {
     __device__ int col(int n, int e) const { return n * 8 + quad * 2 + e; }
 };
 
-// One bit for every entry of a warp's rows and the current columns that must not count: exceptions, and rows and columns
+// One bit for every entry of a warp's rows and the current columns that must not count: masked entries, and rows and columns
 // outside of the sweep. Each row is kept by one lane of the warp that computes it, so only lanes of a warp wait for each
 // other. Halves: 64-row products of a warpgroup; Cols: columns of a tile.
 template <int Halves, int Cols> class Mask {
@@ -108,7 +108,7 @@ template <int Halves, int Cols> class Mask {
     // first: the row of the sweep that the warpgroup begins with; begin: the block's first column.
     __device__ Mask(unsigned char* memory, const Sweep& p, const Lane& at, int first, int begin)
         : words_(reinterpret_cast<uint32_t*>(memory) + (at.warpgroup * 4 + at.warp) * Halves * 16 * kWords),
-          columns_(p.exceptions.columns), col_begin_(p.col_begin), col_end_(p.col_end) {
+          columns_(p.masked.columns), col_begin_(p.col_begin), col_end_(p.col_end) {
         if (at.lane >= Halves * 16) {
             valid_ = true;  // keeps no row
             return;
@@ -116,9 +116,9 @@ template <int Halves, int Cols> class Mask {
         const int row = first + (at.lane >> 4) * 64 + at.warp * 16 + (at.lane & 15);
         valid_ = row >= p.row_begin && row < p.row_end;
         words_ += at.lane * kWords;
-        if (!valid_ || p.exceptions.offsets == nullptr) return;
-        end_ = p.exceptions.offsets[row + 1];
-        position_ = first_exception(columns_, p.exceptions.offsets[row], end_, begin);
+        if (!valid_ || p.masked.offsets == nullptr) return;
+        end_ = p.masked.offsets[row + 1];
+        position_ = first_masked(columns_, p.masked.offsets[row], end_, begin);
     }
 
     // Looks at columns [col, col + Cols), in ascending order of col; the same answer for the whole warp.

@@ -27,17 +27,17 @@ struct Embeddings {
 
 // One launch: rows [row_begin, row_end) against columns [col_begin, col_end). grid.x counts strips of 128 rows, grid.y
 // groups of `tiles_per_block` column tiles. `row_of` (may be null) maps a row of the sweep to a row of the embeddings
-// and of `exceptions`: the additive losses sweep one row for each positive.
+// and of `masked`: the additive losses sweep one row for each positive.
 struct Sweep {
     Embeddings z;
-    Csr exceptions;
+    Csr masked;
     const int32_t* row_of;
     int32_t row_begin, row_end, col_begin, col_end;
     int32_t tiles_per_block;
     int32_t reserved;
 };
 
-// Sums of 2^(scale s - shift) over the entries that are not exceptions, scale = log2(e)/tau. Partial results are
+// Sums of 2^(scale s - shift) over the entries that are not masked, scale = log2(e)/tau. Partial results are
 // [grid.y * 4][rows] and [grid.x * 2][cols]; the robust kernel ignores `shift` and writes maxima (in units of log2) too.
 struct ClipStats {
     Sweep sweep;
@@ -48,7 +48,7 @@ struct ClipStats {
 // Weights of the clip loss times `1`, the caller having folded a power of two into the coefficients.
 //   fast:   2^(scale s - shift) (row[i] + col[j])             row, col >= 0
 //   robust: 2^(scale s + row[i]) + 2^(scale s + col[j])        row, col in units of log2, -inf allowed
-// Row and column coefficients are indexed by the whole matrix. Exceptions become 0.
+// Row and column coefficients are indexed by the whole matrix. Masked entries become 0.
 struct ClipWeights {
     Sweep sweep;
     float scale, shift;
@@ -105,7 +105,7 @@ struct TopK {
     int32_t* index;
 };
 
-// Columns, exceptions left out, beside (best[i], best_index[i]): how many have a larger similarity, how many the same, and
+// Columns, masked entries left out, beside (best[i], best_index[i]): how many have a larger similarity, how many the same, and
 // how many of these are lower columns. Partial counts are [3][grid.y * 4][rows of the sweep].
 struct Ranks {
     Sweep sweep;

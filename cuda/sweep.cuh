@@ -2,7 +2,7 @@
 // registers, and an epilogue consumes it. No similarity reaches memory.
 #pragma once
 
-#include "exceptions.cuh"
+#include "masked.cuh"
 #include "params.cuh"
 #include "tiles.cuh"
 
@@ -29,8 +29,8 @@ struct Lane {
     __device__ int col(int n, int e) const { return warp_col * 32 + bit(n, e); }
 };
 
-// One bit for every entry of the tile that must not count: exceptions, and rows and columns beyond the matrix (their
-// embeddings are zeros, and e^0 is not zero). Thread t < 128 owns row t and walks that row's exceptions as the column
+// One bit for every entry of the tile that must not count: masked entries, and rows and columns beyond the matrix (their
+// embeddings are zeros, and e^0 is not zero). Thread t < 128 owns row t and walks that row's masked entries as the column
 // tiles advance, so finding them costs one comparison a row and tile.
 class Mask {
     uint32_t* words_;
@@ -43,13 +43,13 @@ class Mask {
     __device__ Mask(unsigned char* shared, const Sweep& p, int row, int col_begin)
         : words_(reinterpret_cast<uint32_t*>(shared)),
           any_(reinterpret_cast<int*>(shared + kMaskBytes)),
-          columns_(p.exceptions.columns) {
+          columns_(p.masked.columns) {
         if (threadIdx.x >= kSweepRows) return;
         valid_ = row < p.row_end;
-        if (!valid_ || p.exceptions.offsets == nullptr) return;
+        if (!valid_ || p.masked.offsets == nullptr) return;
         const int64_t i = p.row_of ? p.row_of[row] : row;
-        end_ = p.exceptions.offsets[i + 1];
-        position_ = first_exception(columns_, p.exceptions.offsets[i], end_, col_begin);
+        end_ = p.masked.offsets[i + 1];
+        position_ = first_masked(columns_, p.masked.offsets[i], end_, col_begin);
     }
 
     // Writes the bits for columns [col, col + 128); a barrier must follow.

@@ -1,7 +1,7 @@
 //! What the passes ask of a backend: operations on the rows that a rank holds and on blocks of columns.
 
 use super::coefficients::Coefficients;
-use super::schedule::Plan;
+use super::schedule::TileSchedule;
 use super::weights::Weights;
 use crate::backend::{Backend, Similarity};
 use crate::error::Result;
@@ -60,7 +60,7 @@ pub(crate) trait Blocks: Backend {
         transposed: bool,
         loss: &'a Loss,
         positives: &Positives,
-        plan: Plan,
+        schedule: TileSchedule,
     ) -> Result<Self::Problem<'a>>;
 
     /// `f(i, similarities of i's masked entries)` for the rows that this rank holds, or its columns, in order of samples; the

@@ -1,7 +1,7 @@
 //! The weights of negatives as a tile computes them from its similarities: which formula, and its coefficients.
 
 use super::clip;
-use super::schedule::Plan;
+use super::schedule::TileSchedule;
 use super::weights::Weights;
 use crate::distributed::Group;
 use crate::error::Result;
@@ -26,16 +26,16 @@ impl Coefficients {
     pub(crate) fn new(
         group: &Group,
         w: &Weights,
-        plan: &Plan,
+        schedule: &TileSchedule,
         zeros: bool,
         (rows, cols): (Range<usize>, Range<usize>),
         limit: f64,
     ) -> Result<Self> {
         let loss = &w.loss;
         let at_rows =
-            |f: &dyn Fn(usize) -> f64| rows.clone().map(|p| f(plan.row_id(p))).collect::<Vec<f64>>();
+            |f: &dyn Fn(usize) -> f64| rows.clone().map(|p| f(schedule.row_id(p))).collect::<Vec<f64>>();
         let at_cols =
-            |f: &dyn Fn(usize) -> f64| cols.clone().map(|p| f(plan.col_id(p))).collect::<Vec<f64>>();
+            |f: &dyn Fn(usize) -> f64| cols.clone().map(|p| f(schedule.col_id(p))).collect::<Vec<f64>>();
         if zeros {
             let (alpha, beta) = w.at_zero();
             let scaled = |v: Vec<f64>| v.into_iter().map(|v| loss.eps_neg * v).collect();

@@ -1,7 +1,7 @@
 //! Entries of `S` that dense tiles leave out, because the loss weighs them apart: positives, and diagonal negatives where
 //! [`EpsBy::Diagonal`] singles them out. They are few, so each is weighed on its own in float64.
 
-use super::schedule::Plan;
+use super::schedule::TileSchedule;
 use crate::loss::{EpsBy, Loss};
 use crate::positives::Positives;
 use std::ops::Range;
@@ -25,22 +25,22 @@ pub(crate) fn masked_of_row(loss: &Loss, positives: &Positives, i: usize) -> imp
 /// Calls `f` with the column position, counted from `cols.start`, of every masked entry of sample `i` among the column
 /// positions `cols`.
 pub(crate) fn for_masked_in(
-    plan: &Plan,
+    schedule: &TileSchedule,
     loss: &Loss,
     positives: &Positives,
     i: usize,
     cols: &Range<usize>,
     mut f: impl FnMut(usize),
 ) {
-    let listed = if plan.is_sampled() { positives.row(i) } else { positives.row_in(i, cols) };
+    let listed = if schedule.is_sampled() { positives.row(i) } else { positives.row_in(i, cols) };
     for &j in listed {
-        let j = plan.col_position(j as usize);
+        let j = schedule.col_position(j as usize);
         if cols.contains(&j) {
             f(j - cols.start);
         }
     }
     if diagonal_apart(loss, positives, i) {
-        let j = plan.col_position(i);
+        let j = schedule.col_position(i);
         if cols.contains(&j) {
             f(j - cols.start);
         }

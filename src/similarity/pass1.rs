@@ -3,7 +3,7 @@
 use super::blocks::{Blocks, PairSums};
 use super::masked::diagonal_apart;
 use super::sampling::{Negatives, Seen};
-use super::schedule::{Plan, TILE};
+use super::schedule::{TILE, TileSchedule};
 use super::weights::{AnchorStats, Weights};
 use super::{additive, clip};
 use crate::backend::Similarity;
@@ -21,13 +21,14 @@ pub(crate) fn weights<B: Blocks>(
     positives: &Positives,
     negatives: Negatives,
 ) -> Result<Weights> {
-    let plan = Plan::of(&s, positives, negatives);
+    let schedule = TileSchedule::of(&s, positives, negatives);
     let back = positives.transposed();
-    let seen =
-        backend.install(|| [Seen::new(&plan, loss, positives), Seen::new(&plan.transposed(), loss, &back)]);
+    let seen = backend
+        .install(|| [Seen::new(&schedule, loss, positives), Seen::new(&schedule.transposed(), loss, &back)]);
     let zeros = matches!(s, Similarity::Zeros(..));
-    let problem = backend.problem(s, false, loss, positives, plan.clone())?;
-    let pass = Pass { backend, problem, loss, sides: [positives, &back], plan: &plan, seen: &seen, zeros };
+    let problem = backend.problem(s, false, loss, positives, schedule.clone())?;
+    let pass =
+        Pass { backend, problem, loss, sides: [positives, &back], schedule: &schedule, seen: &seen, zeros };
     let [(rows, loss_rows), (cols, loss_cols)] = match loss.kind {
         LossKind::Clip => pass.clip()?,
         _ => pass.additive()?,
@@ -40,7 +41,7 @@ pub(crate) fn weights<B: Blocks>(
         negatives,
         loss_rows,
         loss_cols,
-        share: loss.kind == LossKind::Clip && !plan.is_sampled() && backend.group().size() > 1,
+        share: loss.kind == LossKind::Clip && !schedule.is_sampled() && backend.group().size() > 1,
         rows: AnchorStats { sampling_weight: weight_x, ..rows },
         cols: AnchorStats { sampling_weight: weight_y, ..cols },
     }
@@ -54,7 +55,7 @@ struct Pass<'a, B: Blocks + 'a> {
     loss: &'a Loss,
     /// The relation, and seen from the columns.
     sides: [&'a Positives; 2],
-    plan: &'a Plan,
+    schedule: &'a TileSchedule,
     seen: &'a [Seen; 2],
     zeros: bool,
 }
@@ -63,7 +64,7 @@ impl<B: Blocks> Pass<'_, B> {
     /// The anchors whose sums are here: this rank's, or, where negatives are sampled, all.
     fn summed(&self, side: usize) -> Range<usize> {
         let n = self.sides[side].n_x();
-        if self.plan.is_sampled() { 0..n } else { self.backend.group().layout(n, TILE).own() }
+        if self.schedule.is_sampled() { 0..n } else { self.backend.group().layout(n, TILE).own() }
     }
 
     fn clip(&self) -> Result<[(AnchorStats, f64); 2]> {
@@ -122,7 +123,7 @@ impl<B: Blocks> Pass<'_, B> {
         let at = own.start - first;
         log_neg[at..at + own.len()].iter_mut().zip(&anchors).for_each(|(log, a)| *log = a.log_neg);
         let mut coeff: Vec<f64> = anchors.into_iter().map(|a| a.coefficient).collect();
-        if self.plan.is_sampled() {
+        if self.schedule.is_sampled() {
             coeff = group.concat(coeff)?;
             if loss.eps_by == EpsBy::Diagonal {
                 log_neg = group.concat(log_neg[own].to_vec())?;

@@ -3,7 +3,7 @@
 
 use super::blocks::{Blocks, Stage};
 use super::coefficients::Coefficients;
-use super::schedule::Plan;
+use super::schedule::TileSchedule;
 use super::weights::Weights;
 use crate::backend::Similarity;
 use crate::error::Result;
@@ -73,15 +73,15 @@ pub(crate) fn with_tiles<B: Blocks, R>(
 ) -> Result<R> {
     let zeros = matches!(s, Similarity::Zeros(..));
     // The sample is the one that was drawn for the rows.
-    let plan = Plan::of(&s, &w.positives, w.negatives);
-    let (back, plan) = match transposed {
-        true => (Some(w.transposed()), plan.transposed()),
-        false => (None, plan),
+    let schedule = TileSchedule::of(&s, &w.positives, w.negatives);
+    let (back, schedule) = match transposed {
+        true => (Some(w.transposed()), schedule.transposed()),
+        false => (None, schedule),
     };
     let w = back.as_ref().unwrap_or(w);
-    let problem = backend.problem(s, transposed, &w.loss, &w.positives, plan.clone())?;
+    let problem = backend.problem(s, transposed, &w.loss, &w.positives, schedule.clone())?;
     let (held, limit) = (backend.anchors_held(w), backend.exponent_limit());
-    let coefficients = Coefficients::new(backend.group(), w, &plan, zeros, held, limit)?;
+    let coefficients = Coefficients::new(backend.group(), w, &schedule, zeros, held, limit)?;
     let tiles = backend.weight_tiles(&problem, w, coefficients)?;
     f(&tiles)
 }

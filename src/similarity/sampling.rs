@@ -1,7 +1,7 @@
 //! Which negatives an anchor sees, and what a sample of them stands for.
 
 use super::masked::{diagonal_apart, for_masked_in};
-use super::schedule::Plan;
+use super::schedule::TileSchedule;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use rayon::prelude::*;
@@ -55,11 +55,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Of the rows of a plan.
-    pub(crate) fn new(plan: &Plan, loss: &Loss, positives: &Positives) -> Self {
+    /// Of the rows of a schedule.
+    pub(crate) fn new(schedule: &TileSchedule, loss: &Loss, positives: &Positives) -> Self {
         let mut out = Self { loss: *loss, positives: positives.clone(), counted: None, weight: Vec::new() };
-        if plan.is_sampled() {
-            let seen = count(plan, loss, positives);
+        if schedule.is_sampled() {
+            let seen = count(schedule, loss, positives);
             let of = |(i, s): (usize, &f64)| if *s > 0.0 { out.negatives(i) / s } else { 1.0 };
             out.weight = seen.iter().enumerate().map(of).collect();
             out.counted = Some(seen);
@@ -79,23 +79,24 @@ impl Seen {
     }
 }
 
-/// Negatives that each row of a sampled plan sees.
-fn count(plan: &Plan, loss: &Loss, positives: &Positives) -> Vec<f64> {
+/// Negatives that each row of a sampled schedule sees.
+fn count(schedule: &TileSchedule, loss: &Loss, positives: &Positives) -> Vec<f64> {
     let of_panel = |p: usize| -> Vec<f64> {
-        let ranges: Vec<_> = plan.tiles(p).collect();
+        let ranges: Vec<_> = schedule.tiles(p).collect();
         let width: usize = ranges.iter().map(|r| r.len()).sum();
         let of_row = |position: usize| {
-            let i = plan.row_id(position);
+            let i = schedule.row_id(position);
             let mut hits = 0;
-            ranges.iter().for_each(|r| for_masked_in(plan, loss, positives, i, r, |_| hits += 1));
+            ranges.iter().for_each(|r| for_masked_in(schedule, loss, positives, i, r, |_| hits += 1));
             (width - hits) as f64
         };
-        plan.panel(p).map(of_row).collect()
+        schedule.panel(p).map(of_row).collect()
     };
-    let counts: Vec<_> = crate::threads::run(|| (0..plan.panels()).into_par_iter().map(of_panel).collect());
+    let counts: Vec<_> =
+        crate::threads::run(|| (0..schedule.panels()).into_par_iter().map(of_panel).collect());
     let mut out = vec![0.0; positives.n_x()];
     for (position, count) in counts.into_iter().flatten().enumerate() {
-        out[plan.row_id(position)] = count;
+        out[schedule.row_id(position)] = count;
     }
     out
 }

@@ -35,7 +35,7 @@ impl Order {
 
 /// The tiles to visit, row panel by row panel.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct TileSchedule {
     n_x: usize,
     n_y: usize,
     tile: usize,
@@ -46,7 +46,7 @@ pub(crate) struct Plan {
     visits: Option<Vec<Vec<u32>>>,
 }
 
-impl Plan {
+impl TileSchedule {
     pub(crate) fn new(n_x: usize, n_y: usize, negatives: Negatives) -> Self {
         let all = Self { n_x, n_y, tile: TILE, order_x: None, order_y: None, visits: None };
         let Negatives::Sampled { per_anchor, seed } = negatives else { return all };
@@ -81,7 +81,7 @@ impl Plan {
         self.visits.is_some()
     }
 
-    /// The plan of the transposed matrix.
+    /// The schedule of the transposed matrix.
     pub(crate) fn transposed(&self) -> Self {
         let visits = self.visits.as_ref().map(|visits| {
             let mut swapped = vec![Vec::new(); self.n_y.div_ceil(self.tile)];
@@ -187,23 +187,23 @@ mod tests {
     #[test]
     fn sampled_plans_visit_every_panel_and_tile_once_or_more_and_never_twice() {
         for (n_x, n_y, m) in [(3000, 3000, 512), (1000, 4000, 100), (4000, 1000, 100), (999, 1001, 300)] {
-            let plan = Plan::new(n_x, n_y, Negatives::Sampled { per_anchor: m, seed: 1 });
+            let schedule = TileSchedule::new(n_x, n_y, Negatives::Sampled { per_anchor: m, seed: 1 });
             let mut seen = vec![0; n_y];
-            for p in 0..plan.panels() {
-                let tiles: Vec<_> = plan.tiles(p).collect();
+            for p in 0..schedule.panels() {
+                let tiles: Vec<_> = schedule.tiles(p).collect();
                 assert!(!tiles.is_empty());
                 assert!(tiles.windows(2).all(|w| w[0].end <= w[1].start), "{tiles:?}");
                 tiles.iter().flat_map(|t| t.clone()).for_each(|j| seen[j] += 1);
             }
             assert!(seen.iter().all(|&c| c > 0));
             assert!(seen.iter().max().unwrap() - seen.iter().min().unwrap() <= 1);
-            let back = plan.transposed().transposed();
-            assert_eq!(back.visits, plan.visits);
+            let back = schedule.transposed().transposed();
+            assert_eq!(back.visits, schedule.visits);
         }
     }
 
     #[test]
     fn a_sample_of_everything_is_the_exact_plan() {
-        assert!(!Plan::new(100, 100, Negatives::Sampled { per_anchor: 100, seed: 0 }).is_sampled());
+        assert!(!TileSchedule::new(100, 100, Negatives::Sampled { per_anchor: 100, seed: 0 }).is_sampled());
     }
 }

@@ -72,9 +72,9 @@ pub const FAULTS: &[Fault] = &[
         ("sweep.cuh", "if (chunks == 1) block_barrier();", "")]),
     fault("column bound", Dense, Values, &[
         ("sweep.cuh", "col_end - col - w * 32", "col_end - col - w * 32 + 1")]),
-    fault("exception search", Dense, Values, &[
-        ("sweep.cuh", "position_ = first_exception(columns_, p.exceptions.offsets[i], end_, col_begin);",
-                      "position_ = first_exception(columns_, p.exceptions.offsets[i], end_, col_begin + 1);")]),
+    fault("search of masked entries", Dense, Values, &[
+        ("sweep.cuh", "position_ = first_masked(columns_, p.masked.offsets[i], end_, col_begin);",
+                      "position_ = first_masked(columns_, p.masked.offsets[i], end_, col_begin + 1);")]),
     fault("swapped fragment", Dense, Values, &[
         ("tiles.cuh", "mma_16x8x16<T>(acc[m][n], a, b[n / 2][(n & 1) * 2], b[n / 2][(n & 1) * 2 + 1]);",
                       "mma_16x8x16<T>(acc[m][n], a, b[n / 2][(n & 1) * 2 + 1], b[n / 2][(n & 1) * 2]);")]),
@@ -121,9 +121,9 @@ pub const FAULTS: &[Fault] = &[
     fault("column bound of the Hopper kernels", Hopper, Values, &[
         ("hopper.cuh", "col + Cols > col_end_", "col + Cols > col_end_ + 1"),
         ("hopper.cuh", "col_end_ - col - w * 32", "col_end_ - col - w * 32 + 1")]),
-    fault("exception search of the Hopper kernels", Hopper, Values, &[
-        ("hopper.cuh", "position_ = first_exception(columns_, p.exceptions.offsets[row], end_, begin);",
-                       "position_ = first_exception(columns_, p.exceptions.offsets[row], end_, begin + 1);")]),
+    fault("search of masked entries of the Hopper kernels", Hopper, Values, &[
+        ("hopper.cuh", "position_ = first_masked(columns_, p.masked.offsets[row], end_, begin);",
+                       "position_ = first_masked(columns_, p.masked.offsets[row], end_, begin + 1);")]),
     fault("no barrier after a warp's mask is built", Hopper, Both, &[
         ("hopper.cuh", "warp_barrier(); return true;", "return true;")]),
     fault("a mask is built while the last is read", Hopper, Race, &[

@@ -173,9 +173,9 @@ struct Launch {
     int row_parts() const { return int(grid.y) * 4; }
     int col_parts() const { return int(grid.x) * 2; }
 };
-inline Launch make_launch(const Embeddings& z, Csr exceptions, int row_begin, int row_end, int col_begin, int col_end, int tiles) {
+inline Launch make_launch(const Embeddings& z, Csr masked, int row_begin, int row_end, int col_begin, int col_end, int tiles) {
     Launch l;
-    l.sweep = {z, exceptions, nullptr, row_begin, row_end, col_begin, col_end, tiles, 0};
+    l.sweep = {z, masked, nullptr, row_begin, row_end, col_begin, col_end, tiles, 0};
     const unsigned strips = unsigned(row_end - row_begin + 127) / 128, col_tiles = unsigned(col_end - col_begin + 127) / 128;
     l.grid = {strips, (col_tiles + unsigned(tiles) - 1) / unsigned(tiles), 1};
     const int chunks = (z.depth + 63) / 64, halves = z.products == 1 ? 1 : 2;

@@ -24,14 +24,14 @@ impl<T: Real> Cpu<T> {
         zy: &Matrix<T>,
     ) -> Result<(Matrix<T>, Matrix<T>)> {
         let (tiles, w) = (weights.tiles, weights.w);
-        let (plan, r) = (&tiles.plan, zx.cols());
-        let (layout, panels) = (self.rows_of(plan), self.own_panels(plan));
+        let (schedule, r) = (&tiles.schedule, zx.cols());
+        let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
         let (own, blocks) = (layout.own(), layout.own_blocks());
         let sum = |a: T, b: T| T::of(a.as_f64() + b.as_f64());
         // By position; sums over rows of S^T Z_x are finished piece by piece of the columns.
         let mut gx: Vec<Vec<T>> =
-            panels.clone().map(|p| vec![T::default(); plan.panel(p).len() * r]).collect();
-        let owned = self.layout(plan.n_y(), plan.tile()).own();
+            panels.clone().map(|p| vec![T::default(); schedule.panel(p).len() * r]).collect();
+        let owned = self.layout(schedule.n_y(), schedule.tile()).own();
         let mut gy = vec![T::default(); owned.len() * r];
         let state = &mut (&mut gx, TileSums::new(blocks.clone()), &mut gy);
         self.columns(
@@ -46,12 +46,12 @@ impl<T: Real> Cpu<T> {
                 let work = |p: usize, out: &mut Vec<T>| {
                     let (mut rows_z, mut scratch, mut room) = (Vec::new(), Scratch::default(), Vec::new());
                     let mut cols = Vec::new();
-                    if !plan.meets(p, &columns.range) {
+                    if !schedule.meets(p, &columns.range) {
                         return Ok((p, cols));
                     }
                     let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
                     let (m, mut y_rows) = (panel.rows.len(), Vec::new());
-                    for range in plan.tiles_in(p, &columns.range) {
+                    for range in schedule.tiles_in(p, &columns.range) {
                         weights.fill(&panel, columns, &range, &mut scratch, &mut room)?;
                         let n = range.len();
                         let y = columns.values(&range, &mut y_rows)?;
@@ -63,14 +63,14 @@ impl<T: Real> Cpu<T> {
                     Ok((p, cols))
                 };
                 self.for_panels(meter, panels.clone(), gx, work, |(p, cols)| {
-                    let block = p * plan.tile() / layout.block();
+                    let block = p * schedule.tile() / layout.block();
                     cols.into_iter().for_each(|(range, part)| sums.add(block, range, part, sum));
                     Ok(())
                 })
             },
             |(_, sums, gy), _| {
                 let done = std::mem::replace(sums, TileSums::new(blocks.clone()));
-                for (range, part) in self.finish_tiles(plan, done, sum)? {
+                for (range, part) in self.finish_tiles(schedule, done, sum)? {
                     gy[(range.start - owned.start) * r..(range.end - owned.start) * r].copy_from_slice(&part);
                 }
                 Ok(())
@@ -83,8 +83,8 @@ impl<T: Real> Cpu<T> {
             self.add_masked(&tiles, &w, zy, zx, owned.clone(), &mut gy)?;
         }
         Ok((
-            self.by_sample(plan.n_x(), r, plan.x_ids(), own, gx)?,
-            self.by_sample(plan.n_y(), r, plan.y_ids(), owned, gy)?,
+            self.by_sample(schedule.n_x(), r, schedule.x_ids(), own, gx)?,
+            self.by_sample(schedule.n_y(), r, schedule.y_ids(), owned, gy)?,
         ))
     }
 
@@ -98,10 +98,10 @@ impl<T: Real> Cpu<T> {
         own: Range<usize>,
         out: &mut [T],
     ) -> Result<()> {
-        let (plan, r) = (&tiles.plan, zx.cols());
+        let (schedule, r) = (&tiles.schedule, zx.cols());
         let masked = MaskedRows::new(self, tiles, w, zy, own.clone())?;
-        let window = self.row_window(plan, zx)?;
-        let step = plan.tile();
+        let window = self.row_window(schedule, zx)?;
+        let step = schedule.tile();
         self.install(|| {
             out.par_chunks_mut((step * r).max(1)).enumerate().try_for_each(|(p, out)| {
                 let start = own.start + p * step;
@@ -134,11 +134,11 @@ impl<T: Real> Cpu<T> {
     /// `S` itself, on every rank.
     pub(super) fn dense_weights(&self, weights: &WeightTiles<'_, T>) -> Result<Mat<f64>> {
         let (tiles, w) = (weights.tiles, weights.w);
-        let (plan, n_y) = (&tiles.plan, tiles.positives.n_y());
-        let panels = self.own_panels(plan);
+        let (schedule, n_y) = (&tiles.schedule, tiles.positives.n_y());
+        let panels = self.own_panels(schedule);
         let items: Vec<_> = tiles.source.embeddings().map(|(_, zy)| zy).into_iter().collect();
         let mut states: Vec<Vec<f64>> =
-            panels.clone().map(|p| vec![0.0; plan.panel(p).len() * n_y]).collect();
+            panels.clone().map(|p| vec![0.0; schedule.panel(p).len() * n_y]).collect();
         self.columns(
             Phase::Weights,
             (0, 1),
@@ -151,13 +151,13 @@ impl<T: Real> Cpu<T> {
                 let work = |p: usize, out: &mut Vec<f64>| {
                     let (mut rows_z, mut scratch, mut room) = (Vec::new(), Scratch::default(), Vec::new());
                     let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
-                    for range in plan.tiles_in(p, &columns.range) {
+                    for range in schedule.tiles_in(p, &columns.range) {
                         weights.fill(&panel, columns, &range, &mut scratch, &mut room)?;
                         for (out, tile) in
                             out.chunks_exact_mut(n_y).zip(scratch.tile.chunks_exact(range.len()))
                         {
                             for (j, value) in range.clone().zip(tile) {
-                                out[plan.col_id(j)] = -value.as_f64();
+                                out[schedule.col_id(j)] = -value.as_f64();
                             }
                         }
                     }
@@ -168,15 +168,15 @@ impl<T: Real> Cpu<T> {
             |_, _| Ok(()),
         )?;
         let rows = self.group.concat(states.concat())?;
-        let mut out = Mat::<f64>::zeros(plan.n_x(), n_y);
+        let mut out = Mat::<f64>::zeros(schedule.n_x(), n_y);
         for (position, row) in rows.chunks_exact(n_y.max(1)).enumerate() {
-            let i = plan.row_id(position);
+            let i = schedule.row_id(position);
             row.iter().enumerate().for_each(|(j, &v)| out[(i, j)] = v);
         }
         if !weights.masked_inline() {
             let own = self.masked_similarities(tiles, |_, s| s.to_vec())?;
             let mut masked = self.group.concat(own.concat())?.into_iter();
-            for i in 0..plan.n_x() {
+            for i in 0..schedule.n_x() {
                 for (j, s) in masked_of_row(tiles.loss, &tiles.positives, i).zip(&mut masked) {
                     out[(i, j)] = T::of(w.masked_entry(i, j, s)).as_f64();
                 }

@@ -35,7 +35,7 @@ use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::blocks::Blocks;
-use crate::similarity::schedule::{Plan, TILE};
+use crate::similarity::schedule::{TILE, TileSchedule};
 use crate::similarity::{Negatives, Weights};
 use crate::similarity::{pass1, pass2};
 use crate::spectral::{self, SvdMethod, TopR};
@@ -495,8 +495,8 @@ impl<T: Real> Backend for Cpu<T> {
     fn positive_similarities(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives) -> Result<Vec<f64>> {
         let mut hold = None;
         let s = self.whole(s, &mut hold)?;
-        let (plan, loss) = (Plan::of(&s, positives, Negatives::All), Loss::default());
-        let tiles = self.problem(s, false, &loss, positives, plan)?;
+        let (schedule, loss) = (TileSchedule::of(&s, positives, Negatives::All), Loss::default());
+        let tiles = self.problem(s, false, &loss, positives, schedule)?;
         self.group.concat(self.masked_similarities(&tiles, |_, s| s.to_vec())?.concat())
     }
 }

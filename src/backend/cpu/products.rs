@@ -22,7 +22,7 @@ use crate::similarity::Weights;
 use crate::similarity::blocks::{Blocks, BothSums, PairSums, Stage};
 use crate::similarity::coefficients::Coefficients;
 use crate::similarity::masked::masked_of_row;
-use crate::similarity::schedule::{Plan, TILE};
+use crate::similarity::schedule::{TILE, TileSchedule};
 use faer::Mat;
 use std::ops::Range;
 
@@ -66,14 +66,14 @@ impl<T: Real> Cpu<T> {
     /// The stages of a product of `d` columns: where all columns are here, a panel of rows a thread sees them all at once; where
     /// they stream past, many rows must share a stream.
     fn stages(&self, weights: &WeightTiles<'_, T>, values: &Values<'_, T>) -> impl Iterator<Item = Stage> {
-        let plan = &weights.tiles.plan;
-        let panels = if self.columns_stay(plan, &values.matrices) {
+        let schedule = &weights.tiles.schedule;
+        let panels = if self.columns_stay(schedule, &values.matrices) {
             self.threads()
         } else {
-            self.held_rows(values.v.cols()).div_ceil(plan.tile())
+            self.held_rows(values.v.cols()).div_ceil(schedule.tile())
         };
-        let layout = self.rows_of(plan);
-        Stage::all(layout.own(), panels * plan.tile(), layout.most())
+        let layout = self.rows_of(schedule);
+        Stage::all(layout.own(), panels * schedule.tile(), layout.most())
     }
 
     /// Rows of `d` products that are held at once where the columns stream past: all together a quarter of the memory limit
@@ -123,9 +123,9 @@ pub(crate) struct Rows<T> {
 }
 
 impl<T: Real> Rows<T> {
-    fn zeros(plan: &Plan, stage: &Stage, d: usize) -> Self {
-        let panels = stage.rows.start.div_ceil(plan.tile())..stage.rows.end.div_ceil(plan.tile());
-        let sums = panels.clone().map(|p| vec![T::default(); plan.panel(p).len() * d]).collect();
+    fn zeros(schedule: &TileSchedule, stage: &Stage, d: usize) -> Self {
+        let panels = stage.rows.start.div_ceil(schedule.tile())..stage.rows.end.div_ceil(schedule.tile());
+        let sums = panels.clone().map(|p| vec![T::default(); schedule.panel(p).len() * d]).collect();
         Self { panels, sums }
     }
 }
@@ -151,11 +151,11 @@ impl<T: Real> Blocks for Cpu<T> {
         transposed: bool,
         loss: &'a Loss,
         positives: &Positives,
-        plan: Plan,
+        schedule: TileSchedule,
     ) -> Result<Tiles<'a, T>> {
         let source = Source::new(s);
         let source = if transposed { source.transposed() } else { source };
-        Ok(Tiles { source, loss, positives: positives.clone(), plan, bf16: self.bf16 })
+        Ok(Tiles { source, loss, positives: positives.clone(), schedule, bf16: self.bf16 })
     }
 
     fn with_masked<R: Send>(
@@ -210,12 +210,12 @@ impl<T: Real> Blocks for Cpu<T> {
         state: &mut S,
         visit: impl Fn(&mut S, &Block<'_, T>) -> Result<()> + Sync + Send,
     ) -> Result<()> {
-        let plan = &weights.tiles.plan;
+        let schedule = &weights.tiles.schedule;
         self.columns(
             Phase::Weights,
             (stage.index, stage.of),
             weights.tiles,
-            stage.rows.start.div_ceil(plan.tile())..stage.rows.end.div_ceil(plan.tile()),
+            stage.rows.start.div_ceil(schedule.tile())..stage.rows.end.div_ceil(schedule.tile()),
             (&values.matrices, weights.passing.as_ref()),
             usize::MAX,
             state,
@@ -246,7 +246,7 @@ impl<T: Real> Blocks for Cpu<T> {
         let wanted = stage.rows.clone().flat_map(|i| masked_of_row(tiles.loss, &tiles.positives, i));
         let v = self.lookup(values.v, wanted)?;
         let meter = Meter { phase: Phase::Weights, done: stage.index, of: stage.of, quiet: false };
-        self.for_rows(&meter, out, |p, out| weights.add_flat(tiles.plan.panel(p), &v, sums, out), Ok)
+        self.for_rows(&meter, out, |p, out| weights.add_flat(tiles.schedule.panel(p), &v, sums, out), Ok)
     }
 
     fn finish_rows(
@@ -256,7 +256,7 @@ impl<T: Real> Blocks for Cpu<T> {
         stage: &Stage,
         out: &mut Rows<T>,
     ) -> Result<()> {
-        let plan = &weights.tiles.plan;
+        let schedule = &weights.tiles.schedule;
         let masked = match weights.masked_inline() {
             true => None,
             false => Some(MaskedRows::new(self, weights.tiles, weights.w, values.v, stage.rows.clone())?),
@@ -268,8 +268,8 @@ impl<T: Real> Blocks for Cpu<T> {
                 if let Some(masked) = &masked {
                     let mut scratch = Vec::new();
                     let zx = weights.zx.as_ref();
-                    let z = zx.map_or(Ok(&[][..]), |zx| zx.get(&plan.panel(p), &mut scratch))?;
-                    masked.add(weights.tiles, plan.panel(p), z, out)?;
+                    let z = zx.map_or(Ok(&[][..]), |zx| zx.get(&schedule.panel(p), &mut scratch))?;
+                    masked.add(weights.tiles, schedule.panel(p), z, out)?;
                 }
                 out.iter_mut().for_each(|v| *v = T::of(-v.as_f64()));
                 Ok(())
@@ -284,24 +284,24 @@ impl<T: Real> Blocks for Cpu<T> {
         values: &Values<'_, T>,
         mut fill: impl FnMut(&Stage, &mut Rows<T>) -> Result<()>,
     ) -> Result<Matrix<T>> {
-        let (plan, d) = (&weights.tiles.plan, values.v.cols());
-        let own = self.rows_of(plan).own();
+        let (schedule, d) = (&weights.tiles.schedule, values.v.cols());
+        let own = self.rows_of(schedule).own();
         // Rows of a sample in its order: their samples may be another rank's.
-        let ids = self.order_to_place(plan);
+        let ids = self.order_to_place(schedule);
         let mut placed = vec![T::default(); if ids.is_some() { own.len() * d } else { 0 }];
         let mut out = match ids {
             Some(_) => None,
-            None => Some(self.zeros(plan.n_x(), d)?),
+            None => Some(self.zeros(schedule.n_x(), d)?),
         };
         for stage in self.stages(weights, values) {
-            let mut rows = Rows::zeros(plan, &stage, d);
+            let mut rows = Rows::zeros(schedule, &stage, d);
             fill(&stage, &mut rows)?;
             for (p, part) in rows.panels.zip(rows.sums) {
-                for (position, row) in plan.panel(p).zip(part.chunks_exact(d.max(1))) {
+                for (position, row) in schedule.panel(p).zip(part.chunks_exact(d.max(1))) {
                     let (to, i) = match &mut out {
                         None => (&mut placed[..], position - own.start),
                         Some(out) => {
-                            let i = plan.row_id(position) - out.own().start;
+                            let i = schedule.row_id(position) - out.own().start;
                             (out.data_mut(), i)
                         }
                     };
@@ -311,7 +311,7 @@ impl<T: Real> Blocks for Cpu<T> {
         }
         match (out, ids) {
             (Some(out), _) => Ok(out),
-            (None, ids) => self.place(plan.n_x(), d, &ids.unwrap_or_default()[own], placed),
+            (None, ids) => self.place(schedule.n_x(), d, &ids.unwrap_or_default()[own], placed),
         }
     }
 
@@ -322,22 +322,22 @@ impl<T: Real> Blocks for Cpu<T> {
         x: &Matrix<T>,
         mut fill: impl FnMut(&Stage, &mut Rows<T>) -> Result<()>,
     ) -> Result<Mat<f64>> {
-        let (plan, d1, d2) = (&weights.tiles.plan, x.cols(), values.v.cols());
-        let layout = self.rows_of(plan);
-        let window = self.row_window(plan, x)?;
+        let (schedule, d1, d2) = (&weights.tiles.schedule, x.cols(), values.v.cols());
+        let layout = self.rows_of(schedule);
+        let window = self.row_window(schedule, x)?;
         let mut c = Fold::new(layout.own_blocks());
         for stage in self.stages(weights, values) {
-            let mut rows = Rows::zeros(plan, &stage, d2);
+            let mut rows = Rows::zeros(schedule, &stage, d2);
             fill(&stage, &mut rows)?;
             let work = |p: usize, sy: &mut Vec<T>| {
-                let (mut gathered, rows) = (Vec::new(), plan.panel(p));
+                let (mut gathered, rows) = (Vec::new(), schedule.panel(p));
                 let x = window.get(&rows, &mut gathered)?;
                 let mut part = vec![T::default(); d1 * d2];
                 gemm_tn(d1, d2, rows.len(), T::of(0.0), &mut part, d2, T::of(1.0), x, d1, sy, d2);
                 Ok((p, part))
             };
             self.for_rows(&Meter::quiet(Phase::Weights), &mut rows, work, |(p, part)| {
-                let sum = c.block(p * plan.tile() / layout.block(), || vec![0.0; d1 * d2], add);
+                let sum = c.block(p * schedule.tile() / layout.block(), || vec![0.0; d1 * d2], add);
                 sum.iter_mut().zip(&part).for_each(|(c, v)| *c += v.as_f64());
                 Ok(())
             })?;

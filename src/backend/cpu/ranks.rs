@@ -10,7 +10,7 @@ use crate::control::Phase;
 use crate::distributed::{Fold, Layout, Part};
 use crate::error::Result;
 use crate::real::Real;
-use crate::similarity::schedule::{Plan, TILE};
+use crate::similarity::schedule::{TILE, TileSchedule};
 use bytemuck::Pod;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,7 +21,7 @@ const LOOKUPS: usize = 65_536;
 /// Columns that are streamed at once.
 pub(super) const PIECE: usize = 16 * TILE;
 
-/// Rows by position in a plan's order, wherever they are.
+/// Rows by position in a schedule's order, wherever they are.
 pub(super) enum Window<'a, T: Real> {
     /// Of a matrix that is here, through an order.
     Matrix(&'a Matrix<T>, Option<&'a [u32]>),
@@ -145,9 +145,9 @@ impl<T: Real> Cpu<T> {
         self.group.is_single() && matrices.iter().all(|m| m.is_resident())
     }
 
-    /// Whether the columns that a plan visits can be visited again at no cost: they are here, or are a sample of a file's.
-    pub(super) fn columns_stay(&self, plan: &Plan, matrices: &[&Matrix<T>]) -> bool {
-        self.group.is_single() && (plan.is_sampled() || self.all_here(matrices))
+    /// Whether the columns that a schedule visits can be visited again at no cost: they are here, or are a sample of a file's.
+    pub(super) fn columns_stay(&self, schedule: &TileSchedule, matrices: &[&Matrix<T>]) -> bool {
+        self.group.is_single() && (schedule.is_sampled() || self.all_here(matrices))
     }
 
     /// The memory limit that the sizes of pieces and stages follow. Ranks, whose limits may differ, take equal ones instead.
@@ -161,8 +161,8 @@ impl<T: Real> Cpu<T> {
     }
 
     /// The order of a sample's rows, where its samples may be other ranks' rows.
-    pub(super) fn order_to_place<'p>(&self, plan: &'p Plan) -> Option<&'p [u32]> {
-        plan.x_ids().filter(|_| !self.group.is_single())
+    pub(super) fn order_to_place<'p>(&self, schedule: &'p TileSchedule) -> Option<&'p [u32]> {
+        schedule.x_ids().filter(|_| !self.group.is_single())
     }
 
     /// The same similarities, explicit ones on every rank as a whole.
@@ -196,15 +196,15 @@ impl<T: Real> Cpu<T> {
         Ok(out)
     }
 
-    /// How the rows of a plan are shared out, by position.
-    pub(super) fn rows_of(&self, plan: &Plan) -> Layout {
-        self.layout(plan.n_x(), plan.tile())
+    /// How the rows of a schedule are shared out, by position.
+    pub(super) fn rows_of(&self, schedule: &TileSchedule) -> Layout {
+        self.layout(schedule.n_x(), schedule.tile())
     }
 
-    /// This rank's panels of a plan.
-    pub(super) fn own_panels(&self, plan: &Plan) -> Range<usize> {
-        let own = self.rows_of(plan).own();
-        own.start.div_ceil(plan.tile())..own.end.div_ceil(plan.tile())
+    /// This rank's panels of a schedule.
+    pub(super) fn own_panels(&self, schedule: &TileSchedule) -> Range<usize> {
+        let own = self.rows_of(schedule).own();
+        own.start.div_ceil(schedule.tile())..own.end.div_ceil(schedule.tile())
     }
 
     /// The rows `ids` of a matrix, in that order. With several ranks a collective: each asks for its own.
@@ -318,10 +318,14 @@ impl<T: Real> Cpu<T> {
     }
 
     /// The rows of `m` at this rank's row positions. A collective.
-    pub(super) fn row_window<'a>(&self, plan: &'a Plan, m: &'a Matrix<T>) -> Result<Window<'a, T>> {
-        match plan.x_ids() {
-            Some(ids) if self.order_to_place(plan).is_some() => {
-                let own = self.rows_of(plan).own();
+    pub(super) fn row_window<'a>(
+        &self,
+        schedule: &'a TileSchedule,
+        m: &'a Matrix<T>,
+    ) -> Result<Window<'a, T>> {
+        match schedule.x_ids() {
+            Some(ids) if self.order_to_place(schedule).is_some() => {
+                let own = self.rows_of(schedule).own();
                 let data = self.fetch(m, &ids[own.clone()])?.into();
                 Ok(Window::Piece { start: own.start, cols: m.cols(), data })
             }
@@ -345,24 +349,25 @@ impl<T: Real> Cpu<T> {
         compute: impl Fn(&mut S, &Columns<'_, T>, &Meter) -> Result<()> + Sync + Send,
         mut after: impl FnMut(&mut S, &Columns<'_, T>) -> Result<()>,
     ) -> Result<()> {
-        let plan = &tiles.plan;
+        let schedule = &tiles.schedule;
         let passing = coefficients.is_some();
         let matrices: Vec<&Matrix<T>> = matrices.iter().copied().chain(coefficients).collect();
         let embedded = tiles.source.embeddings().is_some();
-        let width = (width / plan.tile()).max(1) * plan.tile();
-        if plan.is_sampled() && !self.group.is_single() {
-            let windows: Result<_> = matrices.iter().map(|m| self.halo(plan, panels.clone(), m)).collect();
-            let piece = Columns { range: 0..plan.n_y(), windows: windows?, embedded, passing };
+        let width = (width / schedule.tile()).max(1) * schedule.tile();
+        if schedule.is_sampled() && !self.group.is_single() {
+            let windows: Result<_> =
+                matrices.iter().map(|m| self.halo(schedule, panels.clone(), m)).collect();
+            let piece = Columns { range: 0..schedule.n_y(), windows: windows?, embedded, passing };
             let meter = Meter::quiet(phase);
             compute(state, &piece, &meter)?;
             self.report(phase, stage + 1, stages)?;
             return after(state, &piece);
         }
-        if self.columns_stay(plan, &matrices) || matrices.is_empty() {
-            let pieces = plan.n_y().div_ceil(width);
+        if self.columns_stay(schedule, &matrices) || matrices.is_empty() {
+            let pieces = schedule.n_y().div_ceil(width);
             for k in 0..pieces {
-                let range = k * width..((k + 1) * width).min(plan.n_y());
-                let windows = matrices.iter().map(|m| Window::Matrix(m, plan.y_ids())).collect();
+                let range = k * width..((k + 1) * width).min(schedule.n_y());
+                let windows = matrices.iter().map(|m| Window::Matrix(m, schedule.y_ids())).collect();
                 let piece = Columns { range, windows, embedded, passing };
                 let meter = Meter {
                     phase,
@@ -375,7 +380,7 @@ impl<T: Real> Cpu<T> {
             }
             return Ok(());
         }
-        let layout = self.layout(plan.n_y(), plan.tile());
+        let layout = self.layout(schedule.n_y(), schedule.tile());
         let cols = matrices.iter().map(|m| m.cols()).sum();
         let pieces = layout.pieces(width.min(self.piece_rows(cols)));
         let mut next = self.bring(&matrices, &pieces[0])?;
@@ -444,16 +449,21 @@ impl<T: Real> Cpu<T> {
         Ok(out)
     }
 
-    /// The tiles of columns that the `panels` of a sampled plan visit.
-    fn halo(&self, plan: &Plan, panels: Range<usize>, m: &Matrix<T>) -> Result<Window<'static, T>> {
-        let mut ranges: Vec<Range<usize>> = panels.flat_map(|p| plan.tiles(p)).collect();
+    /// The tiles of columns that the `panels` of a sampled schedule visit.
+    fn halo(
+        &self,
+        schedule: &TileSchedule,
+        panels: Range<usize>,
+        m: &Matrix<T>,
+    ) -> Result<Window<'static, T>> {
+        let mut ranges: Vec<Range<usize>> = panels.flat_map(|p| schedule.tiles(p)).collect();
         ranges.sort_unstable_by_key(|r| r.start);
         ranges.dedup();
         let mut ids = Vec::new();
         let mut places = BTreeMap::new();
         for range in ranges {
             places.insert(range.start, ids.len() * m.cols());
-            ids.extend(range.map(|j| plan.col_id(j) as u32));
+            ids.extend(range.map(|j| schedule.col_id(j) as u32));
         }
         let data = self.fetch(m, &ids)?;
         Ok(Window::Tiles { cols: m.cols(), places, data })
@@ -463,7 +473,7 @@ impl<T: Real> Cpu<T> {
     /// position. `none` stands where nothing was added; `width(range)` is the number of values of a range of columns.
     pub(super) fn finish_tiles<S: Pod + Send>(
         &self,
-        plan: &Plan,
+        schedule: &TileSchedule,
         sums: TileSums<S>,
         add: impl Fn(S, S) -> S + Copy,
     ) -> Result<Vec<(Range<usize>, Vec<S>)>> {
@@ -472,7 +482,7 @@ impl<T: Real> Cpu<T> {
             let total = |(range, fold): (Range<usize>, Fold<Vec<S>>)| Some((range, fold.total(merge)?));
             return Ok(sums.folds.into_values().filter_map(total).collect());
         }
-        let (layout, size) = (self.layout(plan.n_y(), plan.tile()), self.group.size());
+        let (layout, size) = (self.layout(schedule.n_y(), schedule.tile()), self.group.size());
         let (mut names, mut values) = (vec![Vec::new(); size], vec![Vec::new(); size]);
         for (range, fold) in sums.folds.into_values() {
             let owner = layout.owner(range.start);

@@ -12,7 +12,7 @@ use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::Negatives;
-use crate::similarity::schedule::{Plan, TILE};
+use crate::similarity::schedule::{TILE, TileSchedule};
 use rayon::prelude::*;
 
 /// Queries up to which items are streamed past once with inner products: a matrix product would copy them first.
@@ -100,13 +100,18 @@ impl<T: Real> Cpu<T> {
         let loss = Loss::default();
         // Only the grid of tiles is used; the relation is a formality.
         let positives = Positives::none(n, m);
-        let plan = Plan::new(n, m, Negatives::All);
-        let tiles =
-            Tiles { source: Source::Embeddings(queries, items), loss: &loss, positives, plan, bf16: false };
-        let panels = self.own_panels(&tiles.plan);
-        let zx = self.row_window(&tiles.plan, queries)?;
+        let schedule = TileSchedule::new(n, m, Negatives::All);
+        let tiles = Tiles {
+            source: Source::Embeddings(queries, items),
+            loss: &loss,
+            positives,
+            schedule,
+            bf16: false,
+        };
+        let panels = self.own_panels(&tiles.schedule);
+        let zx = self.row_window(&tiles.schedule, queries)?;
         let mut best: Vec<Vec<Best<T>>> =
-            panels.clone().map(|p| vec![Best::new(k); tiles.plan.panel(p).len()]).collect();
+            panels.clone().map(|p| vec![Best::new(k); tiles.schedule.panel(p).len()]).collect();
         self.columns(
             Phase::Retrieval,
             (0, 1),
@@ -120,7 +125,7 @@ impl<T: Real> Cpu<T> {
                     let (mut rows_z, mut cols_z, mut tile) = (Vec::new(), Vec::new(), Vec::new());
                     let panel = tiles.panel(p, Some(&zx), &mut rows_z)?;
                     let Some(zy) = columns.z() else { return Ok(()) };
-                    for range in tiles.plan.tiles_in(p, &columns.range) {
+                    for range in tiles.schedule.tiles_in(p, &columns.range) {
                         scores(n, panel.z, zy.get(&range, &mut cols_z)?, r, range.len(), &mut tile);
                         for (best, row) in best.iter_mut().zip(tile.chunks_exact(range.len())) {
                             best.offer(range.start, row);

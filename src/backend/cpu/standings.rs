@@ -10,7 +10,7 @@ use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::Negatives;
-use crate::similarity::schedule::Plan;
+use crate::similarity::schedule::TileSchedule;
 
 /// A row's best positive, its similarity and column, and where it stands.
 type State<T> = (Option<(T, usize)>, Standing);
@@ -23,19 +23,19 @@ impl<T: Real> Cpu<T> {
         exclude_self: bool,
     ) -> Result<Vec<Standing>> {
         let loss = Loss::default();
-        let plan = Plan::new(positives.n_x(), positives.n_y(), Negatives::All);
+        let schedule = TileSchedule::new(positives.n_x(), positives.n_y(), Negatives::All);
         // What tiles leave out is no wrong item.
         let left_out = if exclude_self { positives.with_self() } else { positives.clone() };
-        let tiles = Tiles { source, loss: &loss, positives: left_out, plan, bf16: false };
-        let (plan, panels) = (&tiles.plan, self.own_panels(&tiles.plan));
+        let tiles = Tiles { source, loss: &loss, positives: left_out, schedule, bf16: false };
+        let (schedule, panels) = (&tiles.schedule, self.own_panels(&tiles.schedule));
         let (zx, items) = match tiles.source.embeddings() {
-            Some((zx, zy)) => (Some(self.row_window(plan, zx)?), vec![zy]),
+            Some((zx, zy)) => (Some(self.row_window(schedule, zx)?), vec![zy]),
             None => (None, Vec::new()),
         };
         let zx = zx.as_ref();
         // The best positive of every row and the wrong items before it.
         let mut states: Vec<Vec<State<T>>> =
-            panels.clone().map(|p| vec![(None, Standing::default()); plan.panel(p).len()]).collect();
+            panels.clone().map(|p| vec![(None, Standing::default()); schedule.panel(p).len()]).collect();
         // Where all columns are here, one visit does both.
         let at_once = self.all_here(&items);
         for stage in 0..if at_once { 1 } else { 2 } {
@@ -79,7 +79,7 @@ fn best_positives<T: Real>(
     state: &mut [State<T>],
     exclude_self: bool,
 ) -> Result<()> {
-    for range in tiles.plan.tiles_in(p, &columns.range) {
+    for range in tiles.schedule.tiles_in(p, &columns.range) {
         if panel.rows.clone().all(|i| tiles.positives.row_in(i, &range).is_empty()) {
             continue;
         }
@@ -112,7 +112,7 @@ fn count_before<T: Real>(
     scratch: &mut Scratch<T>,
     state: &mut [State<T>],
 ) -> Result<()> {
-    for range in tiles.plan.tiles_in(p, &columns.range) {
+    for range in tiles.schedule.tiles_in(p, &columns.range) {
         // Positives are masked to -inf: only wrong items count.
         tiles.fill_negatives(panel, columns.z(), &range, scratch)?;
         for ((best, standing), row) in state.iter_mut().zip(scratch.tile.chunks_exact(range.len())) {

@@ -76,12 +76,12 @@ impl<T: Real> Cpu<T> {
         of_row: impl Fn(A) -> f64,
         finish: impl Fn(f64) -> f64,
     ) -> Result<BothSums<Vec<f64>>> {
-        let plan = &tiles.plan;
-        let rows = |p: usize| plan.panel(p).map(|i| row(plan.row_id(i))).collect::<Vec<A>>();
+        let schedule = &tiles.schedule;
+        let rows = |p: usize| schedule.panel(p).map(|i| row(schedule.row_id(i))).collect::<Vec<A>>();
         let (states, y) = self.visit_sums(tiles, rows, cols, add, visit)?;
         let x: Vec<f64> = states.into_iter().flatten().map(|sum| finish(of_row(sum))).collect();
         let y = y.into_iter().map(finish).collect();
-        if !plan.is_sampled() {
+        if !schedule.is_sampled() {
             return Ok([x, y]);
         }
         let by_sample = |values: Vec<f64>, id: &dyn Fn(usize) -> usize| -> Result<Vec<f64>> {
@@ -90,7 +90,7 @@ impl<T: Real> Cpu<T> {
             values.into_iter().enumerate().for_each(|(position, v)| out[id(position)] = v);
             Ok(out)
         };
-        Ok([by_sample(x, &|i| plan.row_id(i))?, by_sample(y, &|j| plan.col_id(j))?])
+        Ok([by_sample(x, &|i| schedule.row_id(i))?, by_sample(y, &|j| schedule.col_id(j))?])
     }
 
     /// The visit behind [`row_and_column_sums`](Self::row_and_column_sums): states of this rank's panels, and the sums of
@@ -103,11 +103,11 @@ impl<T: Real> Cpu<T> {
         add: impl Fn(f64, f64) -> f64 + Copy + Sync + Send,
         visit: impl Fn(&[T], &Range<usize>, &Range<usize>, &mut [A], &mut [f64]) + Sync + Send,
     ) -> Result<(Vec<Vec<A>>, Vec<f64>)> {
-        let plan = &tiles.plan;
-        let (layout, panels) = (self.rows_of(plan), self.own_panels(plan));
+        let schedule = &tiles.schedule;
+        let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
         let blocks = layout.own_blocks();
         let (zx, items) = match tiles.source.embeddings() {
-            Some((zx, zy)) => (Some(self.row_window(plan, zx)?), vec![zy]),
+            Some((zx, zy)) => (Some(self.row_window(schedule, zx)?), vec![zy]),
             None => (None, Vec::new()),
         };
         let zx = zx.as_ref();
@@ -125,12 +125,12 @@ impl<T: Real> Cpu<T> {
             |(states, sums, _), columns, meter| {
                 let work = |p: usize, row: &mut Vec<A>| {
                     let mut parts = Vec::new();
-                    if !plan.meets(p, &columns.range) {
+                    if !schedule.meets(p, &columns.range) {
                         return Ok((p, parts));
                     }
                     let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
                     let panel = tiles.panel(p, zx, &mut rows_z)?;
-                    for range in plan.tiles_in(p, &columns.range) {
+                    for range in schedule.tiles_in(p, &columns.range) {
                         tiles.fill_negatives(&panel, columns.z(), &range, &mut scratch)?;
                         let mut part = cols(&range);
                         visit(&scratch.tile, &panel.rows, &range, row, &mut part);
@@ -139,23 +139,23 @@ impl<T: Real> Cpu<T> {
                     Ok((p, parts))
                 };
                 self.for_panels(meter, panels.clone(), states, work, |(p, parts)| {
-                    let block = p * plan.tile() / layout.block();
+                    let block = p * schedule.tile() / layout.block();
                     parts.into_iter().for_each(|(range, part)| sums.add(block, range, part, add));
                     Ok(())
                 })
             },
             |(_, sums, y), _| {
                 let done = std::mem::replace(sums, TileSums::new(blocks.clone()));
-                y.extend(self.finish_tiles(plan, done, add)?);
+                y.extend(self.finish_tiles(schedule, done, add)?);
                 Ok(())
             },
         )?;
         // Every tile of a rank's columns, in order; those that nobody visited hold nothing.
-        let owned = self.layout(plan.n_y(), plan.tile()).own();
+        let owned = self.layout(schedule.n_y(), schedule.tile()).own();
         let mut found = y.into_iter().peekable();
         let mut own = Vec::new();
-        for start in owned.clone().step_by(plan.tile()) {
-            let range = start..(start + plan.tile()).min(plan.n_y());
+        for start in owned.clone().step_by(schedule.tile()) {
+            let range = start..(start + schedule.tile()).min(schedule.n_y());
             match found.next_if(|(r, _)| r.start == start) {
                 Some((_, part)) => own.extend(part),
                 None => own.extend(cols(&range)),
@@ -209,23 +209,25 @@ impl<T: Real> Cpu<T> {
         tiles: &Tiles<'_, T>,
         [s_rows, s_cols]: BothSums<&[f64]>,
     ) -> Result<BothSums<PairSums>> {
-        let (p, plan, loss) = (&tiles.positives, &tiles.plan, tiles.loss);
+        let (p, schedule, loss) = (&tiles.positives, &tiles.schedule, tiles.loss);
         let mut x = [vec![0.0; s_rows.len()], vec![0.0; s_rows.len()]];
         let mut y = [vec![0.0; s_cols.len()], vec![0.0; s_cols.len()]];
         let kind = additive_kind(loss);
         let pairs = |i: usize| p.row_offset(i)..p.row_offset(i + 1);
         let pairs_of =
-            |range: &Range<usize>| range.clone().map(|j| p.col(plan.col_id(j)).len()).sum::<usize>();
+            |range: &Range<usize>| range.clone().map(|j| p.col(schedule.col_id(j)).len()).sum::<usize>();
         let (rows, by_position) = self.visit_sums(
             tiles,
-            |panel| plan.panel(panel).map(|i| vec![(0.0, 0.0); pairs(plan.row_id(i)).len()]).collect(),
+            |panel| {
+                schedule.panel(panel).map(|i| vec![(0.0, 0.0); pairs(schedule.row_id(i)).len()]).collect()
+            },
             |range| vec![0.0; 2 * pairs_of(range)],
             |a, b| a + b,
             |tile, positions, range, row: &mut [Vec<(f64, f64)>], cols| {
                 let (m, n) = (positions.len(), range.len());
                 for (li, position) in positions.clone().enumerate() {
                     let s_row = &tile[li * n..(li + 1) * n];
-                    for (out, e) in row[li].iter_mut().zip(pairs(plan.row_id(position))) {
+                    for (out, e) in row[li].iter_mut().zip(pairs(schedule.row_id(position))) {
                         let (psi, dpsi) = T::additive_sums(kind, s_row, T::of(-loss.nu * s_rows[e]));
                         *out = (out.0 + psi.as_f64(), out.1 + dpsi.as_f64());
                     }
@@ -235,7 +237,7 @@ impl<T: Real> Cpu<T> {
                     T::additive_col_sums(kind, tile, n, m, n, &offsets, &mut psi, &mut dpsi);
                     let mut first = 0;
                     for (local, position) in range.clone().enumerate() {
-                        let pairs = p.col(plan.col_id(position)).len();
+                        let pairs = p.col(schedule.col_id(position)).len();
                         if layer < pairs {
                             cols[2 * (first + layer)] = psi[local].as_f64();
                             cols[2 * (first + layer) + 1] = dpsi[local].as_f64();
@@ -254,9 +256,9 @@ impl<T: Real> Cpu<T> {
                 (out[0][e], out[1][e]) = (v[0], v[1]);
             }
         };
-        spread(&rows, &|position| pairs(plan.row_id(position)), p.n_x(), &mut x);
+        spread(&rows, &|position| pairs(schedule.row_id(position)), p.n_x(), &mut x);
         let of_col = |j: usize| p.col_offset(j)..p.col_offset(j + 1);
-        spread(&by_position, &|position| of_col(plan.col_id(position)), p.n_y(), &mut y);
+        spread(&by_position, &|position| of_col(schedule.col_id(position)), p.n_y(), &mut y);
         Ok([x, y])
     }
 }
@@ -274,7 +276,7 @@ pub(super) struct ColumnLayers<'a, T: Real> {
 impl<'a, T: Real> ColumnLayers<'a, T> {
     pub(super) fn new(tiles: &'a Tiles<'a, T>, range: &std::ops::Range<usize>, s_cols: &'a [f64]) -> Self {
         let p = &tiles.positives;
-        let layers = range.clone().map(|j| p.col(tiles.plan.col_id(j)).len()).max().unwrap_or(0);
+        let layers = range.clone().map(|j| p.col(tiles.schedule.col_id(j)).len()).max().unwrap_or(0);
         Self { tiles, range: range.clone(), s_cols, layer: 0, layers }
     }
 }
@@ -290,7 +292,7 @@ impl<T: Real> Iterator for ColumnLayers<'_, T> {
         self.layer += 1;
         let (p, nu) = (&self.tiles.positives, self.tiles.loss.nu);
         let offset = |position: usize| {
-            let j = self.tiles.plan.col_id(position);
+            let j = self.tiles.schedule.col_id(position);
             let has = layer < p.col(j).len();
             T::of(if has { -nu * self.s_cols[p.col_offset(j) + layer] } else { 0.0 })
         };

@@ -10,7 +10,7 @@ use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::masked::for_masked_in;
-use crate::similarity::schedule::Plan;
+use crate::similarity::schedule::TileSchedule;
 use std::ops::Range;
 
 /// Where the tiles' values come from, with its orientation.
@@ -67,12 +67,12 @@ pub(super) fn product<T: Real>(zx: &[T], zy: &[T]) -> f64 {
 /// An entry that a dense tile leaves out (it holds -inf there): local row, local column, its similarity.
 pub(super) type Masked<T> = (usize, usize, T);
 
-/// The similarity matrix as a grid of tiles, with everything needed to leave the exceptions out.
+/// The similarity matrix as a grid of tiles, with everything needed to leave the masked entries out.
 pub(crate) struct Tiles<'a, T: Real> {
     pub(super) source: Source<'a, T>,
     pub(super) loss: &'a Loss,
     pub(super) positives: Positives,
-    pub(super) plan: Plan,
+    pub(super) schedule: TileSchedule,
     /// Whether similarities are products of embeddings rounded to bfloat16.
     pub(super) bf16: bool,
 }
@@ -99,7 +99,7 @@ impl<'a, T: Real> Tiles<'a, T> {
             source: self.source.transposed(),
             loss: self.loss,
             positives: self.positives.transposed(),
-            plan: self.plan.transposed(),
+            schedule: self.schedule.transposed(),
             bf16: self.bf16,
         }
     }
@@ -111,7 +111,7 @@ impl<'a, T: Real> Tiles<'a, T> {
         zx: Option<&'b Window<'_, T>>,
         scratch: &'b mut Vec<T>,
     ) -> Result<Panel<'b, T>> {
-        let rows = self.plan.panel(p);
+        let rows = self.schedule.panel(p);
         let z = match zx {
             Some(zx) => zx.get(&rows, scratch)?,
             None => &[],
@@ -151,16 +151,16 @@ impl<'a, T: Real> Tiles<'a, T> {
                 let mut row = Vec::new();
                 if transposed {
                     for (lj, j) in cols.clone().enumerate() {
-                        let row = s.row(self.plan.col_id(j), &mut row)?;
+                        let row = s.row(self.schedule.col_id(j), &mut row)?;
                         for (li, i) in panel.rows.clone().enumerate() {
-                            scratch.tile[li * n + lj] = row[self.plan.row_id(i)];
+                            scratch.tile[li * n + lj] = row[self.schedule.row_id(i)];
                         }
                     }
                 } else {
                     for (li, i) in panel.rows.clone().enumerate() {
-                        let row = s.row(self.plan.row_id(i), &mut row)?;
+                        let row = s.row(self.schedule.row_id(i), &mut row)?;
                         for (out, j) in scratch.tile[li * n..(li + 1) * n].iter_mut().zip(cols.clone()) {
-                            *out = row[self.plan.col_id(j)];
+                            *out = row[self.schedule.col_id(j)];
                         }
                     }
                 }
@@ -170,7 +170,7 @@ impl<'a, T: Real> Tiles<'a, T> {
         Ok(())
     }
 
-    /// Fills the tile and takes the exceptions out: they become -inf and go to `scratch.masked`.
+    /// Fills the tile and takes the masked entries out: they become -inf and go to `scratch.masked`.
     pub(super) fn fill_negatives(
         &self,
         panel: &Panel<'_, T>,
@@ -182,8 +182,8 @@ impl<'a, T: Real> Tiles<'a, T> {
         scratch.masked.clear();
         let n = cols.len();
         for (li, position) in panel.rows.clone().enumerate() {
-            let i = self.plan.row_id(position);
-            for_masked_in(&self.plan, self.loss, &self.positives, i, cols, |lj| {
+            let i = self.schedule.row_id(position);
+            for_masked_in(&self.schedule, self.loss, &self.positives, i, cols, |lj| {
                 let entry = &mut scratch.tile[li * n + lj];
                 scratch.masked.push((li, lj, *entry));
                 *entry = T::of(f64::NEG_INFINITY);

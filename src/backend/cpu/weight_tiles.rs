@@ -73,7 +73,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
     ) -> Result<Self> {
         let first = (rows.start, cols.start);
         let zx = match tiles.source.embeddings() {
-            Some((zx, _)) => Some(cpu.row_window(&tiles.plan, zx)?),
+            Some((zx, _)) => Some(cpu.row_window(&tiles.schedule, zx)?),
             None => None,
         };
         let coefficients = Coefficients::of(coefficients);
@@ -122,7 +122,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
 
     /// Whether masked entries are written into the tiles (all negatives visited) or added on their own.
     pub(super) fn masked_inline(&self) -> bool {
-        !self.tiles.plan.is_sampled()
+        !self.tiles.schedule.is_sampled()
     }
 
     /// Fills `scratch.tile` with `-S` on the panel's rows and the columns `range`.
@@ -134,7 +134,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         scratch: &mut Scratch<T>,
         weights: &mut Vec<T>,
     ) -> Result<()> {
-        let (loss, plan, w) = (self.tiles.loss, &self.tiles.plan, self.w);
+        let (loss, schedule, w) = (self.tiles.loss, &self.tiles.schedule, self.w);
         let (m, n) = (panel.rows.len(), range.len());
         self.tiles.fill_negatives(panel, columns.z(), range, scratch)?;
         let mut passed = Vec::new();
@@ -168,7 +168,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
                 weights.clear();
                 weights.resize(m * n, T::default());
                 for (li, position) in panel.rows.clone().enumerate() {
-                    let i = plan.row_id(position);
+                    let i = schedule.row_id(position);
                     let (s_row, out) = (&tile[li * n..(li + 1) * n], &mut weights[li * n..(li + 1) * n]);
                     for e in w.positives.row_offset(i)..w.positives.row_offset(i + 1) {
                         let offset = T::of(-loss.nu * w.rows.s_pos[e]);
@@ -177,7 +177,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
                 }
                 for (layer, offsets) in ColumnLayers::new(self.tiles, range, &w.cols.s_pos) {
                     let coeff = |position: usize| {
-                        let has = layer < w.positives.col(plan.col_id(position)).len();
+                        let has = layer < w.positives.col(schedule.col_id(position)).len();
                         if has { d[position] } else { T::default() }
                     };
                     let coeff: Vec<T> = range.clone().map(coeff).collect();
@@ -188,7 +188,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         }
         if self.masked_inline() {
             for &(li, lj, s) in &scratch.masked {
-                let (i, j) = (plan.row_id(panel.rows.start + li), plan.col_id(range.start + lj));
+                let (i, j) = (schedule.row_id(panel.rows.start + li), schedule.col_id(range.start + lj));
                 scratch.tile[li * n + lj] = T::of(-w.masked_entry_of(i, j, s.as_f64(), self.column(j)));
             }
         }
@@ -201,7 +201,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         let panel = self.tiles.panel(p, self.zx.as_ref(), &mut rows_z)?;
         let (m, mut gathered) = (panel.rows.len(), Vec::new());
         let d = out.len() / m.max(1);
-        for range in self.tiles.plan.tiles_in(p, &columns.range) {
+        for range in self.tiles.schedule.tiles_in(p, &columns.range) {
             self.fill(&panel, columns, &range, &mut scratch, &mut weights)?;
             let n = range.len();
             let v = columns.values(&range, &mut gathered)?;
@@ -257,8 +257,9 @@ impl<'a, T: Real> MaskedRows<'a, T> {
         rows: Range<usize>,
     ) -> Result<Self> {
         let wanted = || {
-            rows.clone()
-                .flat_map(|position| masked_of_row(tiles.loss, &tiles.positives, tiles.plan.row_id(position)))
+            rows.clone().flat_map(|position| {
+                masked_of_row(tiles.loss, &tiles.positives, tiles.schedule.row_id(position))
+            })
         };
         let z = match tiles.source.embeddings() {
             Some((_, zy)) => Some(cpu.lookup(zy, wanted())?),
@@ -273,7 +274,7 @@ impl<'a, T: Real> MaskedRows<'a, T> {
         let r = z.len() / rows.len().max(1);
         let (mut z_row, mut v_row) = (Vec::new(), Vec::new());
         for (li, position) in rows.enumerate() {
-            let i = tiles.plan.row_id(position);
+            let i = tiles.schedule.row_id(position);
             for j in masked_of_row(tiles.loss, &tiles.positives, i) {
                 let s = match (&self.z, &tiles.source) {
                     (Some(zy), _) => product(&z[li * r..(li + 1) * r], zy.row(j, &mut z_row)?),

@@ -64,7 +64,7 @@ impl Cuda {
         }
         let back = w.transposed();
         let of_columns = |j: usize, i: usize| back.masked_entry(j, i, pairs.at(i, j));
-        let masked = Masked::new(self, &back, &grid.plan.transposed(), 0..n_y, of_columns)?;
+        let masked = Masked::new(self, &back, &grid.schedule.transposed(), 0..n_y, of_columns)?;
         let unit = panels.unit();
         tiles.masked.add(self, 0..n_x, zy, [(unit * v.unit) as f32, -1.0], outs.0)?;
         masked.add(self, 0..n_y, zx, [(unit * u.unit) as f32, -1.0], outs.1)?;
@@ -75,6 +75,6 @@ impl Cuda {
                 Some(ids) => self.gather(&g, &inverse(ids)),
             }
         };
-        Ok((by_sample(gx, n_x, grid.plan.x_ids())?, by_sample(gy, n_y, grid.plan.y_ids())?))
+        Ok((by_sample(gx, n_x, grid.schedule.x_ids())?, by_sample(gy, n_y, grid.schedule.y_ids())?))
     }
 }

@@ -1,4 +1,4 @@
-//! The similarity matrix as a device sees it: embeddings of both sides in the order of the plan, the entries that dense
+//! The similarity matrix as a device sees it: embeddings of both sides in the order of the schedule, the entries that dense
 //! tiles leave out, and which rows meet which columns.
 
 use super::Cuda;
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::similarity::masked::{diagonal_apart, masked_of_row};
-use crate::similarity::schedule::Plan;
+use crate::similarity::schedule::TileSchedule;
 use crate::threads;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -158,7 +158,7 @@ impl Pairs {
 /// The grid of similarities by position, with everything a sweep needs.
 pub(super) struct Grid<'a> {
     pub(super) cuda: &'a Cuda,
-    pub(super) plan: Plan,
+    pub(super) schedule: TileSchedule,
     pub(super) loss: &'a Loss,
     pub(super) positives: Positives,
     pub(super) order_x: Option<Arc<Order>>,
@@ -179,26 +179,26 @@ impl<'a> Grid<'a> {
         (zx, zy): (&'a Matrix, &'a Matrix),
         loss: &'a Loss,
         positives: &Positives,
-        plan: Plan,
+        schedule: TileSchedule,
     ) -> Result<Self> {
-        let (order_x, order_y) = (cuda.order(plan.x_ids())?, cuda.order(plan.y_ids())?);
+        let (order_x, order_y) = (cuda.order(schedule.x_ids())?, cuda.order(schedule.y_ids())?);
         let x = Arc::new(cuda.embedded(zx, order_x.as_deref())?);
         let y = Arc::new(cuda.embedded(zy, order_y.as_deref())?);
-        let entries = left_out(cuda, &plan, loss, positives)?;
+        let entries = left_out(cuda, &schedule, loss, positives)?;
         let (positives, depth, own) =
-            (positives.clone(), depth_of(zx.cols()), cuda.positions_of(&plan).own());
+            (positives.clone(), depth_of(zx.cols()), cuda.positions_of(&schedule).own());
         let packed = Lazily::new();
-        Ok(Self { cuda, plan, loss, positives, order_x, order_y, x, y, depth, packed, entries, own })
+        Ok(Self { cuda, schedule, loss, positives, order_x, order_y, x, y, depth, packed, entries, own })
     }
 
     /// The same grid seen from the other side.
     pub(super) fn transposed(&self) -> Result<Self> {
-        let (plan, positives) = (self.plan.transposed(), self.positives.transposed());
-        let entries = left_out(self.cuda, &plan, self.loss, &positives)?;
+        let (schedule, positives) = (self.schedule.transposed(), self.positives.transposed());
+        let entries = left_out(self.cuda, &schedule, self.loss, &positives)?;
         Ok(Self {
             cuda: self.cuda,
-            own: self.cuda.positions_of(&plan).own(),
-            plan,
+            own: self.cuda.positions_of(&schedule).own(),
+            schedule,
             loss: self.loss,
             positives,
             order_x: self.order_y.clone(),
@@ -213,27 +213,27 @@ impl<'a> Grid<'a> {
 
     /// How the column positions are shared out, as rows of the transposed grid would be.
     pub(super) fn columns_of_ranks(&self) -> Layout {
-        self.cuda.group.layout(self.plan.n_y(), self.plan.tile())
+        self.cuda.group.layout(self.schedule.n_y(), self.schedule.tile())
     }
 
-    /// Rows of this rank that meet the same columns: everything in natural order, or the plan's panels, which no two ranks
+    /// Rows of this rank that meet the same columns: everything in natural order, or the schedule's panels, which no two ranks
     /// share.
     pub(super) fn visits(&self) -> Vec<(Range<usize>, Vec<Range<usize>>)> {
-        if !self.plan.is_sampled() {
+        if !self.schedule.is_sampled() {
             let all = std::iter::once(0..self.positives.n_y()).collect();
             return vec![(self.own.clone(), all)];
         }
-        (0..self.plan.panels())
-            .filter(|&p| self.own.contains(&self.plan.panel(p).start))
+        (0..self.schedule.panels())
+            .filter(|&p| self.own.contains(&self.schedule.panel(p).start))
             .map(|p| {
                 let mut cols: Vec<Range<usize>> = Vec::new();
-                for tile in self.plan.tiles(p) {
+                for tile in self.schedule.tiles(p) {
                     match cols.last_mut() {
                         Some(last) if last.end == tile.start => last.end = tile.end,
                         _ => cols.push(tile),
                     }
                 }
-                (self.plan.panel(p), cols)
+                (self.schedule.panel(p), cols)
             })
             .collect()
     }
@@ -311,11 +311,11 @@ impl<'a> Grid<'a> {
 }
 
 /// What dense tiles leave out, by position.
-fn left_out(cuda: &Cuda, plan: &Plan, loss: &Loss, positives: &Positives) -> Result<Entries> {
+fn left_out(cuda: &Cuda, schedule: &TileSchedule, loss: &Loss, positives: &Positives) -> Result<Entries> {
     let of_row = |position: usize| {
-        let row = sorted_masked(loss, positives, plan.row_id(position));
-        let mut row: Vec<i32> = row.iter().map(|&j| plan.col_position(j as usize) as i32).collect();
-        if plan.is_sampled() {
+        let row = sorted_masked(loss, positives, schedule.row_id(position));
+        let mut row: Vec<i32> = row.iter().map(|&j| schedule.col_position(j as usize) as i32).collect();
+        if schedule.is_sampled() {
             row.sort_unstable();
         }
         row

@@ -186,7 +186,7 @@ impl Packed {
 
     fn sweep(
         &self,
-        exceptions: Csr,
+        masked: Csr,
         rows: &Range<usize>,
         cols: &Range<usize>,
         stages: usize,
@@ -201,7 +201,7 @@ impl Packed {
                 products: self.shape.products as i32,
                 resident: stages as i32,
             },
-            exceptions,
+            masked,
             row_of: 0,
             row_begin: rows.start as i32,
             row_end: rows.end as i32,
@@ -216,7 +216,7 @@ impl Packed {
     pub(super) fn launch(
         &self,
         device: &Device,
-        exceptions: Csr,
+        masked: Csr,
         rows: Range<usize>,
         cols: Range<usize>,
         blocks: usize,
@@ -226,7 +226,7 @@ impl Packed {
         let col_tiles = cols.end.div_ceil(SWEEP_COLS) - cols.start / SWEEP_COLS;
         let (tiles, groups) = column_groups(blocks, strips, col_tiles);
         Ok(Launch {
-            sweep: self.sweep(exceptions, &rows, &cols, stages, tiles),
+            sweep: self.sweep(masked, &rows, &cols, stages, tiles),
             grid: unless_empty(&rows, &cols, (strips, groups)),
             shared: self.shape.sweep_shared(stages) as u32,
             // A warp has whole rows; a warpgroup adds its columns up.
@@ -247,7 +247,7 @@ impl Packed {
     pub(super) fn launch_fused(
         &self,
         device: &Device,
-        exceptions: Csr,
+        masked: Csr,
         rows: Range<usize>,
         cols: Range<usize>,
         padded: usize,
@@ -255,7 +255,7 @@ impl Packed {
         let stages =
             self.shape.fused_stages(device.info.shared_memory as usize, padded).ok_or_else(no_room)?;
         Ok(Launch {
-            sweep: self.sweep(exceptions, &rows, &cols, stages, 0),
+            sweep: self.sweep(masked, &rows, &cols, stages, 0),
             grid: unless_empty(&rows, &cols, (rows.end.div_ceil(FUSED_ROWS) - rows.start / FUSED_ROWS, 1)),
             shared: self.shape.fused_shared(stages, padded) as u32,
             parts: (0, 0),

@@ -8,7 +8,7 @@ use super::ranks::PIECE;
 use super::rows::{AddEntries, EntryValues, Rows};
 use crate::error::Result;
 use crate::similarity::Weights;
-use crate::similarity::schedule::Plan;
+use crate::similarity::schedule::TileSchedule;
 use crate::threads;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -29,13 +29,13 @@ impl Masked {
     pub(super) fn new(
         cuda: &Cuda,
         w: &Weights,
-        plan: &Plan,
+        schedule: &TileSchedule,
         own: Range<usize>,
         value: impl Fn(usize, usize) -> f64 + Sync,
     ) -> Result<Self> {
         let p = &w.positives;
         let of_position = |position: usize| -> (Vec<u32>, Vec<f32>) {
-            let i = plan.row_id(position);
+            let i = schedule.row_id(position);
             let columns = sorted_masked(&w.loss, p, i);
             let values = columns.iter().map(|&j| value(i, j as usize) as f32).collect();
             (columns, values)

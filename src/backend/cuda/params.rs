@@ -47,7 +47,7 @@ arguments! {
 
     /// Rows against columns of one launch.
     Sweep[80] {
-        z: Embeddings = 0, exceptions: Csr = 32, row_of: Ptr = 48, row_begin: i32 = 56, row_end: i32 = 60,
+        z: Embeddings = 0, masked: Csr = 32, row_of: Ptr = 48, row_begin: i32 = 56, row_end: i32 = 60,
         col_begin: i32 = 64, col_end: i32 = 68, tiles_per_block: i32 = 72, reserved: i32 = 76,
     }
 

@@ -22,7 +22,7 @@ use crate::similarity::Weights;
 use crate::similarity::blocks::{Blocks, BothSums, PairSums, Stage};
 use crate::similarity::coefficients::Coefficients;
 use crate::similarity::masked::masked_of_row;
-use crate::similarity::schedule::Plan;
+use crate::similarity::schedule::TileSchedule;
 use crate::threads;
 use faer::Mat;
 use rayon::prelude::*;
@@ -33,11 +33,11 @@ const BLOCK: usize = 8 * WEIGHT_ROWS;
 /// Partial column sums of a panel.
 const SUM_PARTS: usize = 64;
 
-/// Similarities in the order of a plan.
+/// Similarities in the order of a schedule.
 pub(crate) struct Problem<'a> {
     loss: &'a Loss,
     positives: Positives,
-    plan: Plan,
+    schedule: TileSchedule,
     /// None where all similarities are 0.
     of_embeddings: Option<(Grid<'a>, Pairs)>,
 }
@@ -160,19 +160,19 @@ impl Blocks for Cuda {
         transposed: bool,
         loss: &'a Loss,
         positives: &Positives,
-        plan: Plan,
+        schedule: TileSchedule,
     ) -> Result<Problem<'a>> {
         let s = if transposed { swapped(s) } else { s };
         let of_embeddings = match s {
             Similarity::Embeddings(zx, zy) => {
                 let (zx, zy) = (self.complete(zx)?, self.complete(zy)?);
                 let pairs = Pairs::new(&Sides::new(self, zx, zy)?, loss, positives)?;
-                Some((Grid::new(self, (zx, zy), loss, positives, plan.clone())?, pairs))
+                Some((Grid::new(self, (zx, zy), loss, positives, schedule.clone())?, pairs))
             }
             // Given similarities are the host's, which `Cuda` has seen to.
             Similarity::Zeros(..) | Similarity::Dense(_) => None,
         };
-        Ok(Problem { loss, positives: positives.clone(), plan, of_embeddings })
+        Ok(Problem { loss, positives: positives.clone(), schedule, of_embeddings })
     }
 
     fn with_masked<R: Send>(
@@ -212,17 +212,17 @@ impl Blocks for Cuda {
         w: &'a Weights,
         coefficients: Coefficients,
     ) -> Result<WeightTiles<'a>> {
-        let plan = &problem.plan;
-        let own = self.positions_of(plan).own();
+        let schedule = &problem.schedule;
+        let own = self.positions_of(schedule).own();
         if let Coefficients::Flat { alpha, beta } = coefficients {
             let added = |i: usize, j: usize| w.masked_entry(i, j, 0.0) + alpha[i] + beta[j];
-            let masked = Masked::new(self, w, plan, own.clone(), added)?;
+            let masked = Masked::new(self, w, schedule, own.clone(), added)?;
             let alpha = self.device.upload(&alpha, "coefficients")?;
             return Ok(WeightTiles { panels: None, masked, problem, flat: Some((alpha, beta)), own });
         }
         let (grid, pairs) = problem.grid()?;
         let added = |i: usize, j: usize| w.masked_entry(i, j, pairs.at(i, j));
-        let masked = Masked::new(self, w, plan, own.clone(), added)?;
+        let masked = Masked::new(self, w, schedule, own.clone(), added)?;
         let panels = WeightPanels::new(grid, w, coefficients)?;
         Ok(WeightTiles { panels, masked, problem, flat: None, own })
     }
@@ -316,7 +316,7 @@ impl Blocks for Cuda {
         values: &Values<'_>,
         mut fill: impl FnMut(&Stage, &mut Rows<'_>) -> Result<()>,
     ) -> Result<Matrix> {
-        let (own, d, plan) = (tiles.own.clone(), values.v.cols(), &tiles.problem.plan);
+        let (own, d, schedule) = (tiles.own.clone(), values.v.cols(), &tiles.problem.schedule);
         let mut stages = self.stages(tiles, values).peekable();
         let block = stages.peek().map_or(0, |stage| stage.rows.len());
         let ranges: Vec<_> =
@@ -332,14 +332,14 @@ impl Blocks for Cuda {
                 Ok(())
             })?;
         let Some(order) = tiles.problem.order_x() else {
-            return Ok(self.as_share(by_position, plan.n_x()));
+            return Ok(self.as_share(by_position, schedule.n_x()));
         };
         // From the order of the sample to this rank's samples.
-        let (wanted, positions) = (self.layout(plan.n_x()).own(), inverse(&order.ids));
-        let layout = self.positions_of(plan);
-        let by_position = by_position.held_as(own, plan.n_x());
+        let (wanted, positions) = (self.layout(schedule.n_x()).own(), inverse(&order.ids));
+        let layout = self.positions_of(schedule);
+        let by_position = by_position.held_as(own, schedule.n_x());
         let found = self.fetch(&by_position, &positions[wanted], &|position| layout.owner(position))?;
-        Ok(self.as_share(found, plan.n_x()))
+        Ok(self.as_share(found, schedule.n_x()))
     }
 
     fn cross_rows(

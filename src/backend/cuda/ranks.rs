@@ -15,7 +15,7 @@ use crate::backend::TopK;
 use crate::distributed::{Fold, Layout};
 use crate::error::{Error, Result};
 use crate::io::{RowRange, RowSource};
-use crate::similarity::schedule::{Plan, TILE};
+use crate::similarity::schedule::{TILE, TileSchedule};
 use crate::spectral::TopR;
 use faer::{Mat, MatRef};
 use std::ffi::c_void;
@@ -108,9 +108,9 @@ impl Cuda {
         self.group.layout(n, TILE)
     }
 
-    /// How the row positions of a plan are shared out.
-    pub(super) fn positions_of(&self, plan: &Plan) -> Layout {
-        self.group.layout(plan.n_x(), plan.tile())
+    /// How the row positions of a schedule are shared out.
+    pub(super) fn positions_of(&self, schedule: &TileSchedule) -> Layout {
+        self.group.layout(schedule.n_x(), schedule.tile())
     }
 
     /// `x` as this rank's rows of `n`.

@@ -60,7 +60,7 @@ impl Cuda {
         }
         let x = device.download(log_x.view().part(grid.own.clone())?)?;
         let y = self.merge_logs(device.download(log_y.view())?, &grid.columns_of_ranks())?;
-        if !grid.plan.is_sampled() {
+        if !grid.schedule.is_sampled() {
             return Ok([x, y]);
         }
         let by_sample = |logs: Vec<f64>, id: &dyn Fn(usize) -> usize| -> Result<Vec<f64>> {
@@ -69,7 +69,7 @@ impl Cuda {
             logs.into_iter().enumerate().for_each(|(position, log)| out[id(position)] = log);
             Ok(out)
         };
-        Ok([by_sample(x, &|p| grid.plan.row_id(p))?, by_sample(y, &|p| grid.plan.col_id(p))?])
+        Ok([by_sample(x, &|p| grid.schedule.row_id(p))?, by_sample(y, &|p| grid.schedule.col_id(p))?])
     }
 
     /// This rank's share of the logarithms of what every rank has summed, whose logarithms are `own`.
@@ -143,7 +143,7 @@ impl PairRows {
         let (mut of, mut first, mut row_of) =
             (Vec::with_capacity(p.nnz()), vec![0], Vec::with_capacity(p.nnz()));
         for position in 0..p.n_x() {
-            let i = grid.plan.row_id(position);
+            let i = grid.schedule.row_id(position);
             of.extend(p.row_offset(i)..p.row_offset(i + 1));
             row_of.resize(of.len(), position as i32);
             first.push(of.len());

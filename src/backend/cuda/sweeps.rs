@@ -44,7 +44,7 @@ impl Launch {
     /// `blocks` is about how many blocks there should be: each takes a strip of 128 rows and some column tiles.
     pub(super) fn new(
         mut z: Embeddings,
-        exceptions: Csr,
+        masked: Csr,
         row_of: Ptr,
         rows: Range<usize>,
         cols: Range<usize>,
@@ -61,7 +61,7 @@ impl Launch {
         let slots = STAGES + if resident { chunks } else { STAGES };
         let sweep = Sweep {
             z,
-            exceptions,
+            masked,
             row_of,
             row_begin: rows.start as i32,
             row_end: rows.end as i32,

@@ -77,7 +77,7 @@ fn largest_weight(w: &Weights) -> f64 {
 impl<'a> WeightPanels<'a> {
     /// None where all similarities are 0.
     pub(super) fn new(grid: &'a Grid<'a>, w: &Weights, coefficients: Coefficients) -> Result<Option<Self>> {
-        let (device, plan, p) = (&grid.cuda.device, &grid.plan, &grid.positives);
+        let (device, schedule, p) = (&grid.cuda.device, &grid.schedule, &grid.positives);
         let power = power_for(largest_weight(w));
         let unit = f64::from(power).exp2();
         let upload = |v: Vec<f64>, of: &dyn Fn(f64) -> f64| {
@@ -108,11 +108,11 @@ impl<'a> WeightPanels<'a> {
                     })
                 };
                 let of_row = |position: usize| {
-                    let i = plan.row_id(position);
+                    let i = schedule.row_id(position);
                     p.row_offset(i)..p.row_offset(i + 1)
                 };
                 let of_col = |position: usize| {
-                    let j = plan.col_id(position);
+                    let j = schedule.col_id(position);
                     p.col_offset(j)..p.col_offset(j + 1)
                 };
                 let rows = side(&of_row, &w.rows.s_pos, c)?;
@@ -186,7 +186,7 @@ impl<'a> WeightPanels<'a> {
         width: usize,
     ) -> Result<Option<Fused<'v>>> {
         let clip = matches!(self.coefficients, OnDevice::Clip { .. });
-        if !clip || self.grid.plan.is_sampled() || self.grid.products() != 1 {
+        if !clip || self.grid.schedule.is_sampled() || self.grid.products() != 1 {
             return Ok(None);
         }
         let device = &self.grid.cuda.device;
