@@ -14,7 +14,7 @@ pub use standing::{Standing, Ties};
 use crate::control::Control;
 use crate::distributed::Group;
 use crate::error::Result;
-use crate::io::{Center, Duplicates, RowSource, Survey, check_digests, column_sums, survey_rows};
+use crate::io::{Center, Duplicates, RowSource, Survey, column_sums, survey_rows};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -119,9 +119,7 @@ pub trait Backend: Send + Sync {
 
     /// The ranks that this backend is one of. Every operation is then a collective: all ranks call it in the same
     /// order with equal arguments; matrices are shared out by rows, and everything else comes back on every rank.
-    fn group(&self) -> &Group {
-        Group::single()
-    }
+    fn group(&self) -> &Group;
 
     /// Checks that every value of a source is finite, and says how large its rows are.
     fn survey(&self, source: &dyn RowSource) -> Result<Survey> {
@@ -134,21 +132,10 @@ pub trait Backend: Send + Sync {
         self.survey(source).map(|seen| seen.zero_rows)
     }
     /// Runs `read` on rows of a source, which ranks share out: what it gave on each of them, in their order.
-    fn over_rows(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>> {
-        Ok(vec![read(source, 0..source.rows())?])
-    }
+    fn over_rows(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>>;
     /// As [`survey`](Self::survey), and which rows are equal, from the same reading of them; none where the rows do not pass
     /// through the host. The same on all ranks.
-    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(Survey, Option<Duplicates>)> {
-        if !self.group().is_single() {
-            return Ok((self.survey(source)?, None));
-        }
-        if let Some(seen) = source.examine() {
-            return Ok((seen?, None));
-        }
-        let screened = check_digests(source, 0..source.rows())?;
-        Ok((screened.seen, Some(Duplicates::of(&screened.digests))))
-    }
+    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(Survey, Option<Duplicates>)>;
     /// Waits until what was asked for has been done. Only timing needs it: whoever reads a result waits anyway.
     fn synchronize(&self) -> Result<()> {
         Ok(())

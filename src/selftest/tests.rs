@@ -1,9 +1,10 @@
 //! The checks hold on the CPU in every mode, and each notices the mistake it is there for.
 
 use super::*;
-use crate::backend::{Arithmetic, Similarity, Standing, TopK};
+use crate::backend::{Arithmetic, Reader, Similarity, Standing, TopK};
 use crate::control::Control;
-use crate::io::RowSource;
+use crate::distributed::Group;
+use crate::io::{Duplicates, RowSource, Survey};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -128,6 +129,15 @@ impl Backend for Faulty {
     }
     fn arithmetic(&self) -> Arithmetic {
         self.cpu.arithmetic()
+    }
+    fn group(&self) -> &Group {
+        self.cpu.group()
+    }
+    fn over_rows(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>> {
+        self.cpu.over_rows(source, read)
+    }
+    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(Survey, Option<Duplicates>)> {
+        self.cpu.screen_duplicates(source)
     }
     fn load(&self, source: &dyn RowSource) -> Result<M> {
         self.cpu.load(source)

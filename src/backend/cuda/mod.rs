@@ -56,7 +56,7 @@ use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, di
 use crate::control::{Control, Phase, Progress};
 use crate::distributed::Group;
 use crate::error::Result;
-use crate::io::RowSource;
+use crate::io::{Duplicates, RowSource, Survey};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -244,6 +244,10 @@ impl Backend for Cuda {
 
     fn over_rows(&self, source: &dyn RowSource, read: Reader<'_>) -> Result<Vec<Vec<u64>>> {
         self.over_shares(source, read)
+    }
+
+    fn screen_duplicates(&self, source: &dyn RowSource) -> Result<(Survey, Option<Duplicates>)> {
+        self.duplicates_of_ranks(source)
     }
 
     fn arithmetic(&self) -> Arithmetic {

@@ -14,7 +14,8 @@ use crate::backend::Reader;
 use crate::backend::TopK;
 use crate::distributed::{Fold, Layout};
 use crate::error::{Error, Result};
-use crate::io::{RowRange, RowSource};
+use crate::backend::Backend;
+use crate::io::{Duplicates, RowRange, RowSource, Survey, check_digests};
 use crate::similarity::schedule::{TILE, TileSchedule};
 use crate::spectral::TopR;
 use faer::{Mat, MatRef};
@@ -181,6 +182,18 @@ impl Cuda {
             false => self.layout(source.rows()).own(),
         };
         self.group.allgather(&read(source, rows)?)
+    }
+
+    /// A check of the rows of a source, which of several ranks each reads some of; equal rows are looked for by one rank only.
+    pub(super) fn duplicates_of_ranks(&self, source: &dyn RowSource) -> Result<(Survey, Option<Duplicates>)> {
+        if !self.group.is_single() {
+            return Ok((self.survey(source)?, None));
+        }
+        if let Some(seen) = source.examine() {
+            return Ok((seen?, None));
+        }
+        let screened = check_digests(source, 0..source.rows())?;
+        Ok((screened.seen, Some(Duplicates::of(&screened.digests))))
     }
 
     /// This rank's rows of a source, from whichever ranks can read them.
