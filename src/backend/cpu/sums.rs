@@ -18,7 +18,7 @@ impl<T: Real> Cpu<T> {
     /// `log sum e^{s/tau}` with one shift for all: |s| <= 1.
     pub(super) fn log_sums_shifted(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
         let (scale, shift) = (T::of(1.0 / tiles.loss.tau), 1.0 / tiles.loss.tau);
-        self.row_and_column_sums(
+        let sums = self.row_and_column_sums(
             tiles,
             |_| 0.0,
             |range| vec![0.0; range.len()],
@@ -31,8 +31,8 @@ impl<T: Real> Cpu<T> {
                 cols.iter_mut().zip(&col).for_each(|(sum, t)| *sum = t.as_f64());
             },
             |row| row,
-            |sum| sum.ln() + shift,
-        )
+        )?;
+        Ok(sums.map(|sums| sums.into_iter().map(|sum| sum.ln() + shift).collect()))
     }
 
     /// `log sum e^{s/tau}` with running maxima: any temperature.
@@ -54,7 +54,6 @@ impl<T: Real> Cpu<T> {
                 cols.iter_mut().zip(max.into_iter().zip(sum)).for_each(|(c, (max, sum))| *c = log(max, sum));
             },
             |(max, sum)| log(max, sum),
-            |log| log,
         )
     }
 
@@ -63,8 +62,7 @@ impl<T: Real> Cpu<T> {
     ///
     /// A row starts with `row(sample)`; a tile's columns start with `cols(positions)`; `visit(tile, row positions, column
     /// positions, row sums, column sums)` adds a tile to its rows' sums and sets those of its columns; column sums of
-    /// different tiles are added by `add`. `of_row` makes a number of a row's sum, and `finish` the result of any. Results are by
-    /// sample.
+    /// different tiles are added by `add`. `finish` makes the result of a row. Results are by sample.
     #[allow(clippy::type_complexity)]
     fn row_and_column_sums<A: Clone + Send + Sync>(
         &self,
@@ -73,14 +71,12 @@ impl<T: Real> Cpu<T> {
         cols: impl Fn(&Range<usize>) -> Vec<f64> + Sync + Send,
         add: impl Fn(f64, f64) -> f64 + Copy + Sync + Send,
         visit: impl Fn(&[T], &Range<usize>, &Range<usize>, &mut [A], &mut [f64]) + Sync + Send,
-        of_row: impl Fn(A) -> f64,
-        finish: impl Fn(f64) -> f64,
+        finish: impl Fn(A) -> f64,
     ) -> Result<BothSums<Vec<f64>>> {
         let schedule = &tiles.schedule;
         let rows = |p: usize| schedule.panel(p).map(|i| row(schedule.row_id(i))).collect::<Vec<A>>();
         let (states, y) = self.visit_sums(tiles, rows, cols, add, visit)?;
-        let x: Vec<f64> = states.into_iter().flatten().map(|sum| finish(of_row(sum))).collect();
-        let y = y.into_iter().map(finish).collect();
+        let x: Vec<f64> = states.into_iter().flatten().map(finish).collect();
         if !schedule.is_sampled() {
             return Ok([x, y]);
         }
