@@ -36,7 +36,8 @@ pub(super) fn steps(job: &Job, stored: f64) -> Steps {
     // Both bases and two lists of singular values, from the first rank.
     let triplets = all * 8.0 * ((d1 + d2 + 1.0) * r + narrow);
     let embeddings = all * embedding(r) * (job.n_x + job.n_y);
-    let logs = all * 8.0 * job.n_x + sum(job.n_y);
+    // Parts of the columns' log-sums, then log-sums and coefficients of all rows and columns.
+    let logs = all * 8.0 * (2.0 * job.n_x + 3.0 * job.n_y);
     let mut cross = all * bytes * columns * narrow + sum(d1 * d2);
     let mut back = 0.0;
     let mut samples = 1.0;
