@@ -3,7 +3,8 @@
 use super::Cpu;
 use super::gemm::{gemm_nn, gemm_tn};
 use super::matrix::Matrix;
-use super::ranks::{PIECE, TileSums};
+use super::ranks::PIECE;
+use super::tile_sums::TileSums;
 use super::tiles::{Scratch, Tiles};
 use super::weight_tiles::{MaskedRows, WeightTiles};
 use crate::control::Phase;

@@ -18,6 +18,7 @@ pub mod simd;
 mod spill;
 mod standings;
 mod sums;
+mod tile_sums;
 mod tiles;
 mod weight_tiles;
 

@@ -1,7 +1,8 @@
 //! Pass 1's sums over negatives of every row and column, and the similarities of masked entries.
 
 use super::Cpu;
-use super::ranks::{PIECE, TileSums};
+use super::ranks::PIECE;
+use super::tile_sums::TileSums;
 use super::tiles::{Scratch, Tiles, product};
 use super::weight_tiles::additive_kind;
 use crate::control::Phase;
