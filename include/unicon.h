@@ -278,8 +278,9 @@ typedef struct unicon_allocator {
  * same everywhere, as is the model that every rank gets; it does not depend on the number of ranks, not even in its last bit. A rank
  * that fails takes the others along: they return ::UNICON_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
  * rank count for all. Every other function works on what it is given, on one rank. On a CUDA context the
- * model depends on the number of ranks by rounding only, is the same to the bit on all ranks and from run to run, and the
- * callbacks are given host memory, except those of unicon_communicator_nccl(): data leaves the device and comes back.
+ * model depends on the number of ranks by rounding only, and is the same to the bit on all ranks and from run to run. Data moves from device
+ * to device through NCCL where every rank can load it (the callbacks hand its id around; UNICON_NCCL=off in the environment: not), else
+ * through the callbacks, which are given host memory, except those of unicon_communicator_nccl().
  *
  * `send_recv` and `allgather` must not wait for ever for a rank that is gone. `allreduce_sum` is not called in this version: sums are made of the
  * other two in a fixed order.

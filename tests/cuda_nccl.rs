@@ -233,8 +233,8 @@ fn where_nccl_cannot_be_used_that_is_said_and_the_host_moves_the_data() {
             with("UNICON_STANDIN_FAIL", "ncclGetUniqueId:1"),
             "ncclGetUniqueId: unhandled system error (2)",
         ),
-        (&all, of_device_1("ncclCommInitRankConfig:1"), "rank 1: CUDA: ncclCommInitRankConfig"),
-        (&all, of_device_1("start:1"), "rank 1: CUDA: a transfer: "),
+        (&all, of_device_1("ncclCommInitRankConfig:1"), "rank 1: CUDA: NCCL: ncclCommInitRankConfig"),
+        (&all, of_device_1("start:1"), "rank 1: CUDA: NCCL: a transfer: "),
     ];
     for (libraries, extra, says) in cases {
         lab.libraries = libraries.to_path_buf();
@@ -542,6 +542,13 @@ fn which_devices_is_said_in_one_way() {
     let said = complaints(&out).concat();
     assert!(
         said.contains("--device: expected one device, such as cuda:0, for this command, got cuda:0,1"),
+        "{said}"
+    );
+    let pipe = lab.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let said = complaints(&run("fit --x pipe --y y.npy --rank 3 --out none --device cuda:0,1", "2")).concat();
+    assert!(
+        said.contains("--x: expected a file, for each of 2 devices reads its rows, got a pipe"),
         "{said}"
     );
     // No device at all.

@@ -1,13 +1,13 @@
 //! CUDA contexts of the C ABI, from C, on the stand-in libraries (`cuda_standin/`), which run the kernels on the host.
 //! `UNICON_TEST_GPU=1` runs the same program on a real device instead.
 
-use crate::ffi::{STRICT, built, have, root, run};
+use crate::ffi::{STRICT, built, have, python_script, python_with, root, run};
 use crate::skip::skip_for_want_of_kernels;
 use crate::standin;
 use std::process::Command;
 
 /// Compiles a C program of `ffi/` against the library and the stand-ins, and runs it.
-fn c_program(name: &str, source: &str, only_on_standin: bool) {
+fn c_program(name: &str, source: &str, only_on_standin: bool, devices: u32) {
     if !have("gcc", "gcc") {
         return;
     }
@@ -36,6 +36,7 @@ fn c_program(name: &str, source: &str, only_on_standin: bool) {
     };
     run(gcc.args(["-lm", "-lpthread"]));
     let mut program = Command::new(&exe);
+    program.env("UNICON_STANDIN_DEVICES", devices.to_string());
     let mut paths = vec![dir.path().to_path_buf()];
     paths.extend(folder);
     paths.extend(std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()));
@@ -44,11 +45,25 @@ fn c_program(name: &str, source: &str, only_on_standin: bool) {
 
 #[test]
 fn a_cuda_context_does_what_a_cpu_context_does() {
-    c_program("cuda", "tests/ffi/cuda.c", false);
+    c_program("cuda", "tests/ffi/cuda.c", false, 1);
 }
 
 #[test]
 fn cuda_contexts_fit_over_ranks() {
     // Its NCCL is its own, and reads device memory from the host.
-    c_program("cuda_ranks", "tests/ffi/cuda_ranks.c", true);
+    c_program("cuda_ranks", "tests/ffi/cuda_ranks.c", true, 1);
+}
+
+#[test]
+fn a_context_of_several_devices_fits_over_them() {
+    c_program("cuda_devices", "tests/ffi/cuda_devices.c", true, 3);
+}
+
+#[test]
+fn python_fits_over_several_devices() {
+    let Some(python) = python_with("numpy") else { return };
+    let Some(folder) = standin::libraries().filter(|folder| standin::built(folder)) else { return };
+    let mut script = python_script(python, "tests/people/bindings/devices.py");
+    script.env("LD_LIBRARY_PATH", folder).env("UNICON_CUDA_LIBRARIES", "").env("UNICON_STANDIN_DEVICES", "3");
+    run(&mut script);
 }

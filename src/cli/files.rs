@@ -21,9 +21,9 @@ const WORDS: [&str; 1] = ["title"];
 type Identity = (u64, u64);
 
 /// Refuses a command line that would overwrite what it reads, write two things to one file, or read a pipe twice. Where the
-/// output goes to standard output, the report goes to standard error.
-pub fn check(matches: &ArgMatches) -> Result<()> {
-    let Some((_, command)) = matches.subcommand() else { return Ok(()) };
+/// output goes to standard output, the report goes to standard error. Returns an option that reads a pipe, if one does.
+pub fn check(matches: &ArgMatches) -> Result<Option<String>> {
+    let Some((_, command)) = matches.subcommand() else { return Ok(None) };
     let mut inputs: HashMap<Identity, (String, bool)> = HashMap::new();
     let mut outputs: Vec<(String, PathBuf)> = Vec::new();
     let given = |id: &&clap::Id| command.value_source(id.as_str()) == Some(ValueSource::CommandLine);
@@ -68,7 +68,7 @@ pub fn check(matches: &ArgMatches) -> Result<()> {
         }
         taken.push((option, place));
     }
-    Ok(())
+    Ok(inputs.into_values().find(|(_, pipe)| *pipe).map(|(option, _)| option))
 }
 
 /// The files that an option's value stands for, where it stands for any, and which are pipes.

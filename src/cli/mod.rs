@@ -135,11 +135,7 @@ fn run() -> ExitCode {
         Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
-    if let Err(e) = files::check(&matches) {
-        complain(&whole(&e));
-        return ExitCode::FAILURE;
-    }
-    let jobs = match jobs(&program) {
+    let jobs = match files::check(&matches).and_then(|pipe| jobs(&program, pipe)) {
         Ok(jobs) => jobs,
         Err(e) => {
             complain(&whole(&e));
@@ -155,20 +151,26 @@ fn run() -> ExitCode {
     code_of(ends)
 }
 
-/// The ranks of this process: one, or one for each of several devices.
-fn jobs(program: &Program) -> anyhow::Result<Vec<Job>> {
+/// The ranks of this process: one, or one for each of several devices. `pipe` is an option that reads one.
+fn jobs(program: &Program, pipe: Option<String>) -> anyhow::Result<Vec<Job>> {
     let job = Job::join()?;
     match program.globals.device.threads()? {
         Some(_) if !job.group.is_single() => {
             let expected = format!("cuda, for each of {} ranks has a device of its own", job.group.size());
             Err(unicon::Error::invalid("--device", expected, &program.globals.device).into())
         }
+        Some(devices) if devices.len() == 1 => Ok(vec![Job { device: Some(devices[0]), ..job }]),
         Some(devices) if !program.command.spreads_over_devices() => {
             let expected = format!("one device, such as cuda:{}, for this command", devices[0]);
             Err(unicon::Error::invalid("--device", expected, &program.globals.device).into())
         }
-        Some(devices) if devices.len() == 1 => Ok(vec![Job { device: Some(devices[0]), ..job }]),
-        Some(devices) => Ok(Job::threads(&devices)),
+        Some(devices) => match pipe {
+            Some(option) => {
+                let expected = format!("a file, for each of {} devices reads its rows", devices.len());
+                Err(unicon::Error::invalid(option, expected, "a pipe").into())
+            }
+            None => Ok(Job::threads(&devices)),
+        },
         None => Ok(vec![job]),
     }
 }

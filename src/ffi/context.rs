@@ -271,11 +271,11 @@ impl Context {
         }
     }
 
-    /// The device as one of the ranks.
+    /// The device as one of the ranks; of several, connected by NCCL where that can be.
     pub(super) fn device_of(&self, group: &Group) -> Result<Device> {
         match &self.device {
             Device::Cpu(cpu) => Ok(Device::Cpu(cpu.clone().with_group(group.clone()))),
-            Device::Cuda(cuda) => Ok(Device::Cuda(cuda.clone().with_group(group.clone()))),
+            Device::Cuda(cuda) => Ok(Device::Cuda(cuda.clone().connected(group.clone())?.0)),
         }
     }
 

@@ -54,6 +54,11 @@ fn the_loss_layer_agrees_with_pytorch() {
     python("torch", "layer.py");
 }
 
+#[test]
+fn processes_of_pytorch_fit_together() {
+    python("torch", "torch_group.py");
+}
+
 /// A folder with the library under the names that the linker and the loader look for.
 fn linkable(dir: &Path) {
     for name in ["libunicon.so", "libunicon.so.1"] {

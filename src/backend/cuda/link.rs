@@ -155,7 +155,8 @@ impl Link {
     }
 }
 
-/// Data on its way. One that is dropped without having been waited for is aborted, with the connection.
+/// Data on its way. One that is dropped, for this rank has failed meanwhile, is waited for: the others have asked for it, too, and
+/// hear of the failure when they have it.
 #[must_use]
 pub(super) struct Transfer<'a> {
     link: &'a Link,
@@ -192,8 +193,8 @@ impl Drop for Transfer<'_> {
     fn drop(&mut self) {
         let driver = self.link.channel.device.driver;
         if !self.waited {
-            // Its memory is about to be given back.
-            self.link.channel.abort();
+            // Its memory is about to be given back. A wait that fails has ended the connection.
+            let _ = self.link.channel.wait(&self.events[1], &|late| self.link.look(late));
         }
         for event in &self.events {
             event.destroy(driver);

@@ -1,25 +1,31 @@
 """
-    Context(; device, device_id, n_threads, precision, workspace_limit)
+    Context(; device, device_id, devices, n_threads, precision, workspace_limit)
 
 A device (`:cpu`, `:cuda` or `:auto`), its threads and its limits; what is not given is the library's default. `precision` is that of
-similarities and weights where features are not float64: `:float32`, `:bfloat16`, on CUDA also `:float16`. Calls on one context wait for
+similarities and weights where features are not float64: `:float32`, `:bfloat16`, on CUDA also `:float16`. Over several
+`devices`, such as `Context(device = :cuda, devices = [0, 2])`, fits share the samples out, a thread each; every other call works on
+the first. Calls on one context wait for
 each other. Calls that are given none take one that is free, so that any number of threads may call at once.
 """
 mutable struct Context
     handle::Ptr{Cvoid}
     turn::ReentrantLock
-    function Context(; device::Symbol = :default, precision::Symbol = :default, options...)
+    function Context(; device::Symbol = :default, devices = Int32[], precision::Symbol = :default, options...)
         raw = ContextOptions_t()
         check(c_context_options_init(raw))
         device === :default || (raw.device_type = choose("device", device, (auto = 0, cpu = 1, cuda = 2)))
         precision === :default || (raw.precision = choose("precision", precision, (float32 = 1, float16 = 3, bfloat16 = 4)))
         for (name, value) in options
             name in (:device_id, :n_threads, :workspace_limit) ||
-                throw(ArgumentError("$name: expected one of device, device_id, n_threads, precision, workspace_limit"))
+                throw(ArgumentError("$name: expected one of device, device_id, devices, n_threads, precision, workspace_limit"))
             setproperty!(raw, name, converted(name, fieldtype(ContextOptions_t, name), value))
         end
         handle = Ref{Ptr{Cvoid}}(C_NULL)
-        check(c_context_create(raw, handle))
+        numbers = [converted(:devices, Int32, number) for number in devices]
+        GC.@preserve numbers begin
+            isempty(numbers) || ((raw.devices, raw.n_devices) = (pointer(numbers), length(numbers)))
+            check(c_context_create(raw, handle))
+        end
         return finalizer(c -> c_context_destroy(c.handle), new(handle[], ReentrantLock()))
     end
 end
