@@ -1,7 +1,7 @@
 //! CUDA contexts of the C ABI, from C, on the stand-in libraries (`cuda_standin/`), which run the kernels on the host.
 //! `UNICON_TEST_GPU=1` runs the same program on a real device instead.
 
-use crate::ffi::{STRICT, built, have, python_script, python_with, root, run};
+use crate::ffi::{STRICT, built, have, julia, python_script, python_with, root, run};
 use crate::skip::skip_for_want_of_kernels;
 use crate::standin;
 use std::process::Command;
@@ -60,10 +60,16 @@ fn a_context_of_several_devices_fits_over_them() {
 }
 
 #[test]
-fn python_fits_over_several_devices() {
-    let Some(python) = python_with("numpy") else { return };
+fn python_and_julia_fit_over_several_devices() {
     let Some(folder) = standin::libraries().filter(|folder| standin::built(folder)) else { return };
-    let mut script = python_script(python, "tests/people/bindings/devices.py");
-    script.env("LD_LIBRARY_PATH", folder).env("UNICON_CUDA_LIBRARIES", "").env("UNICON_STANDIN_DEVICES", "3");
-    run(&mut script);
+    let depot = tempfile::tempdir().unwrap();
+    let python = python_with("numpy").map(|python| python_script(python, "tests/people/bindings/devices.py"));
+    let julia = julia(depot.path()).map(|mut julia| {
+        julia.arg(root().join("tests/people/bindings/devices.jl"));
+        julia
+    });
+    for mut script in [python, julia].into_iter().flatten() {
+        script.env("LD_LIBRARY_PATH", &folder).env("UNICON_CUDA_LIBRARIES", "");
+        run(script.env("UNICON_STANDIN_DEVICES", "3"));
+    }
 }

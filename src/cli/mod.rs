@@ -155,7 +155,7 @@ fn run() -> ExitCode {
 fn jobs(program: &Program, pipe: Option<String>) -> anyhow::Result<Vec<Job>> {
     let job = Job::join()?;
     match program.globals.device.threads()? {
-        Some(_) if !job.group.is_single() => {
+        Some(_) if job.launcher.is_some() => {
             let expected = format!("cuda, for each of {} ranks has a device of its own", job.group.size());
             Err(unicon::Error::invalid("--device", expected, &program.globals.device).into())
         }

@@ -318,7 +318,7 @@ impl Session {
         let options = cuda::Options { mode, control: self.control.clone(), ..cuda::Options::default() };
         let cuda = Cuda::open(ordinal, options).with_context(|| format!("--device cuda:{ordinal}"))?;
         let (cuda, no_nccl) = cuda.connected(self.job.group.clone())?;
-        let moved = (!self.job.group.is_single()).then(|| DeviceData { nccl: cuda.nccl(), no_nccl });
+        let moved = Some(DeviceData { nccl: cuda.nccl(), no_nccl });
         *self.opened.lock().unwrap_or_else(PoisonError::into_inner) =
             Opened { device: format!("cuda:{ordinal}"), moved };
         Ok(cuda)

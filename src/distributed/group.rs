@@ -5,6 +5,7 @@ use super::sums::{Fold, Part};
 use super::{Comm, Single, Trouble};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -306,6 +307,11 @@ impl Group {
     /// [`Error::Comm`], as of every collective.
     pub fn concat<T: Pod>(&self, own: Vec<T>) -> Result<Vec<T>> {
         if self.is_single() { Ok(own) } else { Ok(self.gather(&own)?.0) }
+    }
+
+    /// As [`concat`](Self::concat), of what is borrowed: the same thing where there is one rank.
+    pub(crate) fn whole<'a, T: Pod>(&self, own: &'a [T]) -> Result<Cow<'a, [T]>> {
+        Ok(if self.is_single() { Cow::Borrowed(own) } else { Cow::Owned(self.gather(own)?.0) })
     }
 
     /// The `own` of every rank, one after the other, and where each ends.

@@ -142,20 +142,19 @@ pub(super) unsafe fn positives_over(
         Ok(UNICON_POSITIVES_GROUPS) => unsafe {
             let x = values("positives.x_groups", raw.x_groups, own.0)?;
             let y = values("positives.y_groups", raw.y_groups, own.1)?;
-            if group.is_single() {
-                return Positives::from_groups(x, y);
-            }
-            Positives::from_groups(&group.concat(x.to_vec())?, &group.concat(y.to_vec())?)
+            Positives::from_groups(&group.whole(x)?, &group.whole(y)?)
         },
         // SAFETY: as above.
         Ok(UNICON_POSITIVES_CSR) => unsafe {
             let indptr = values("positives.indptr", raw.indptr, own.0 + 1)?;
-            let nnz = count("positives.nnz", raw.nnz, if group.is_single() { 1 } else { 0 })?;
+            // Of several ranks each has rows, and one may have no pairs.
+            let alone = own == (n_x, n_y);
+            let nnz = count("positives.nnz", raw.nnz, i64::from(alone))?;
             let indices = match nnz {
                 0 => &[],
                 nnz => values("positives.indices", raw.indices, nnz)?,
             };
-            if group.is_single() {
+            if alone {
                 return Positives::from_csr(indptr, indices, n_y);
             }
             // Each row's length, and its first offset, which must be 0 as on one rank.
@@ -164,7 +163,7 @@ pub(super) unsafe fn positives_over(
                 return Err(Error::invalid("positives.indptr", format!("0 to nnz = {nnz}"), got));
             }
             let lengths = indptr.windows(2).map(|w| w[1].wrapping_sub(w[0])).collect();
-            let (lengths, indices) = (group.concat(lengths)?, group.concat(indices.to_vec())?);
+            let (lengths, indices) = (group.concat(lengths)?, group.whole(indices)?);
             let ends = lengths.iter().scan(0i64, |end, n| {
                 *end = end.wrapping_add(*n);
                 Some(*end)

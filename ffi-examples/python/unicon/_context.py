@@ -140,7 +140,7 @@ class Context:
             if handle.value:
                 lib.unicon_model_destroy(handle)
             if self._ranks is not None and isinstance(e, Error):
-                raise self._ranks.explain(e) from None
+                self._ranks.explain(e)
             raise
 
     def partial_fit(self, d1, d2, r, **options):

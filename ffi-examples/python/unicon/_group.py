@@ -44,13 +44,10 @@ class Ranks:
         self.raw = _abi.Communicator(group.rank, group.size, *self._functions, None)
 
     def explain(self, error):
-        """A failed call's error, with what was raised in a callback as its cause."""
+        """Raises a failed call's error again, with what was raised in a callback as its cause, if something was."""
         raised, self.raised = self.raised, None
-        if raised is None:
-            return error
-        explained = Error(error.status, f"{error}: {type(raised).__name__}: {raised}")
-        explained.__cause__ = raised
-        return explained
+        if raised is not None:
+            raise Error(error.status, f"{error}: {type(raised).__name__}: {raised}") from raised
 
 
 def _bytes(address, n):

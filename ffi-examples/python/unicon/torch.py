@@ -13,7 +13,6 @@ Memory is O(n r): no n x n matrix of logits, however large the batch.
 import copy
 import datetime
 import os
-import warnings
 
 import torch
 
@@ -180,10 +179,7 @@ class group:
         self._world = [distributed.get_global_rank(self._group, k) for k in range(self.size)]
 
     def _sent(self, buffer):
-        with warnings.catch_warnings():
-            # That the memory is not to be written: it is not.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.frombuffer(buffer, dtype=torch.uint8).to(self._device)
+        return torch.frombuffer(buffer, dtype=torch.uint8).to(self._device)
 
     def allgather(self, sent, received):
         """Fills `received` with the `sent` of all ranks, in order."""

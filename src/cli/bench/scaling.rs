@@ -184,9 +184,9 @@ fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<(Vec<S
 
 /// Measures `n` pairs on so many ranks; none on ranks that do not take part.
 fn point(job: &Group, mode: &'static str, ranks: usize, n: usize, args: &Args) -> Result<Point> {
-    let (mut samples, memory) = if job.is_single() && ranks == 1 {
+    let (mut samples, memory) = if job.size() == 1 && ranks == 1 {
         measure(job, 1, n, args)?
-    } else if job.is_single() {
+    } else if job.size() == 1 {
         let all = threads::run(ranks, |group| group.conclude(measure(&group, 1, n, args)));
         all.into_iter().next().unwrap_or_else(|| Ok(Default::default()))?
     } else if ranks == 1 {
@@ -279,7 +279,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
         .into());
     }
     let job = session.group();
-    let mut sizes = if job.is_single() { args.scaling_sizes.clone() } else { vec![1, job.size()] };
+    let mut sizes = if job.size() == 1 { args.scaling_sizes.clone() } else { vec![1, job.size()] };
     sizes.push(1);
     sizes.sort_unstable();
     sizes.dedup();
@@ -299,7 +299,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
             p.efficiency = seconds * work / p.median.seconds;
         }
     }
-    let transport = if job.is_single() { "threads" } else { job.transport() };
+    let transport = if job.size() == 1 { "threads" } else { job.transport() };
     let widest = points.iter().filter(|p| p.ranks > 1).max_by_key(|p| p.ranks);
     let mut report = Report::new("bench scaling");
     report.value("transport", transport)?;

@@ -89,6 +89,9 @@ def dies(rank, name, results):
         context.fit(x[part], y[part], r=R, n_iters=1000000, tol=0, progress=leave)
     except unicon.Error as e:
         results.put((rank, (e.status, str(e), type(e.__cause__).__name__, time.monotonic() - begin)))
+        # Written before the process ends without ceremony: its group is broken.
+        results.close()
+        results.join_thread()
         os._exit(0)
 
 
