@@ -154,11 +154,11 @@ fn run() -> ExitCode {
 /// The ranks of this process: one, or one for each of several devices. `pipe` is an option that reads one.
 fn jobs(program: &Program, pipe: Option<String>) -> anyhow::Result<Vec<Job>> {
     let job = Job::join()?;
+    if job.launcher.is_some() {
+        // Each has a device; where a list is given, they agree on the error when it is opened.
+        return Ok(vec![job]);
+    }
     match program.globals.device.threads()? {
-        Some(_) if job.launcher.is_some() => {
-            let expected = format!("cuda, for each of {} ranks has a device of its own", job.group.size());
-            Err(unicon::Error::invalid("--device", expected, &program.globals.device).into())
-        }
         Some(devices) if devices.len() == 1 => Ok(vec![Job { device: Some(devices[0]), ..job }]),
         Some(devices) if !program.command.spreads_over_devices() => {
             let expected = format!("one device, such as cuda:{}, for this command", devices[0]);

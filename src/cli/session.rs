@@ -277,9 +277,9 @@ impl Session {
                 own.map_or_else(|| self.open_cpu(), |n| Ok(Device::Cuda(self.open_cuda(n)?)))
             }
             DeviceChoice::Auto | DeviceChoice::Cpu => self.open_cpu(),
-            // Of one rank on one machine, `job.device` has been one of them.
+            // In a process on its own, `job.device` is one of them.
             DeviceChoice::Several(_) => {
-                let expected = format!("cuda, for {} ranks were started", self.job.group.size());
+                let expected = format!("cuda, for each of {} ranks has one device", self.job.group.size());
                 Err(Error::invalid("--device", expected, &self.globals.device).into())
             }
         }
