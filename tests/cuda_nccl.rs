@@ -234,7 +234,7 @@ fn where_nccl_cannot_be_used_that_is_said_and_the_host_moves_the_data() {
             "ncclGetUniqueId: unhandled system error (2)",
         ),
         (&all, of_device_1("ncclCommInitRankConfig:1"), "rank 1: CUDA: NCCL: ncclCommInitRankConfig"),
-        (&all, of_device_1("start:1"), "rank 1: CUDA: NCCL: a transfer: "),
+        (&all, of_device_1("start:1"), "CUDA: NCCL: a transfer: "),
     ];
     for (libraries, extra, says) in cases {
         lab.libraries = libraries.to_path_buf();
