@@ -27,7 +27,6 @@ const OWN: (&str, &str) = ("hopper_", "90a");
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(unicon_cuda)");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libunicon.so.1");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=cuda");
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "UNICON_CUDA_ARCHS", "UNICON_REQUIRE_CUDA"] {

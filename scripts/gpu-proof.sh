@@ -9,7 +9,7 @@
 #   scripts/gpu-proof.sh --rehearse OUT [--standins FOLDER] # all of it on the stand-ins for the CUDA libraries
 #
 # Build before packing with
-#   UNICON_REQUIRE_CUDA=1 UNICON_CUDA_ARCHS=90a cargo build --release
+#   UNICON_REQUIRE_CUDA=1 UNICON_CUDA_ARCHS=90a cargo build --release -p unicon -p unicon-c
 #
 # Uses nvidia-smi, ncu, compute-sanitizer and python3 with NumPy and PyTorch where they are; what cannot run is a line with
 # "waits". Whatever is found in the Python packages of NVIDIA is put before the system's libraries. No cargo, no network.

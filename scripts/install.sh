@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
 done
 root=$(cd "$(dirname "$0")/.." && pwd)
 if [ -z "$from" ]; then
-    (cd "$root" && cargo build --release --lib)
+    (cd "$root" && cargo build --release -p unicon-c)
     from=${CARGO_TARGET_DIR:-$root/target}/release
 fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)

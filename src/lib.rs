@@ -4,6 +4,9 @@
 //! contrastive similarity weight matrix `S(gamma)` instead of thousands of gradient steps (arXiv 2604.16678). What
 //! the textbook formulas do in `O(n^3)` time or `n x n` memory is done exactly in `O(n^2)` time and `O(n)` memory.
 //!
+//! The feature `cli`, on by default, is the `unicon` program; a crate that depends on this one can do without its argument
+//! parser and pages (`default-features = false`).
+//!
 //! Where the paper's mathematics stands:
 //!
 //! | in the paper | here | in sum, by tiles |
@@ -24,7 +27,14 @@
 //! What is ours: a line search along `C` (`fit/damping.rs::damped`), descent by `dL/dz_x = -S z_y` from the spectral start
 //! (`fit/refine.rs::refine`, `fit/minibatch.rs::run`), and the default preset (`fit/best/mod.rs::fit_best`).
 
+// The program's code names the library as any other crate does.
+#[cfg(feature = "cli")]
+extern crate self as unicon;
+
 pub mod backend;
+// In the library, so that what it has in common with the C ABI, fits for every backend above all, is compiled once.
+#[cfg(feature = "cli")]
+mod cli;
 pub mod control;
 pub mod data;
 mod dense;
@@ -48,6 +58,14 @@ pub mod spectral;
 pub mod threads;
 
 pub use error::{Error, Result};
+
+/// What `src/main.rs` needs.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod program {
+    pub use crate::cli::main;
+    pub use crate::cli::memory::Allocator;
+}
 
 #[cfg(test)]
 mod tests {

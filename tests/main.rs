@@ -5,6 +5,7 @@
 
 // What tests share.
 mod ffi;
+mod library;
 mod parts;
 mod processes;
 mod program;

@@ -4,7 +4,7 @@
 //! The MPI is Open MPI. With `UNICON_TEST_MPICH` it is MPICH, for which the program must have been built (`MPICC=mpicc.mpich`);
 //! tests that kill ranks know the processes of Open MPI's `mpirun` only.
 
-#[path = "processes/mod.rs"]
+mod library;
 mod processes;
 #[allow(dead_code, reason = "each test program uses a part of this")]
 mod skip;
@@ -322,7 +322,7 @@ fn a_c_program_brings_its_own_communicator() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("fit");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let library = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+    let library = library::built();
     let mut compile = Command::new(MPI_COMPILER[usize::from(mpich())]);
     compile.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-o"]).arg(&program);
     compile.arg(root.join("ffi-examples/mpi/fit.c")).arg("-I").arg(root.join("include"));

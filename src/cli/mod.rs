@@ -16,7 +16,7 @@ mod gram;
 mod info;
 mod judging;
 mod launch;
-mod memory;
+pub mod memory;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod names;
@@ -105,9 +105,6 @@ impl Command {
         }
     }
 }
-
-#[global_allocator]
-static ALLOCATOR: memory::Allocator = memory::Allocator;
 
 /// Bytes of stack of the thread that runs the program, whatever `ulimit -s` says.
 const STACK: usize = 8 << 20;

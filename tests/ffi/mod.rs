@@ -1,5 +1,6 @@
 //! What the tests of the C ABI share.
 
+pub use crate::library::built;
 use crate::skip::{cannot, skip};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,12 +69,6 @@ pub fn run(command: &mut Command) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{command:?}: {}\n{text}", out.status);
     text
-}
-
-/// The folder in which cargo put libunicon.so and libunicon.a for these tests.
-pub fn built() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    exe.parent().unwrap().to_path_buf()
 }
 
 /// Strictest warnings, as errors.

@@ -29,6 +29,7 @@
 mod data;
 mod page;
 
+use crate::library::built;
 use crate::program::Lab;
 use crate::skip::skip;
 use page::{Block, blocks};
@@ -60,8 +61,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Where cargo put the libraries of this build.
-fn built() -> PathBuf {
+/// Where cargo put the Rust library of these tests, and what it needs.
+fn rust() -> PathBuf {
     std::env::current_exe().unwrap().parent().unwrap().to_path_buf()
 }
 
@@ -228,7 +229,7 @@ impl Folder {
             format!("fn main() -> unicon::Result<()> {{\n{}\nOk(())\n}}\n", block.code)
         };
         std::fs::write(self.lab.path("block.rs"), body).unwrap();
-        let rlibs = std::fs::read_dir(built()).unwrap().map(|e| e.unwrap().path()).filter(|p| {
+        let rlibs = std::fs::read_dir(rust()).unwrap().map(|e| e.unwrap().path()).filter(|p| {
             let name = p.file_name().unwrap().to_string_lossy().into_owned();
             // Not one of another crate, such as the instrumented library of the fuzz targets.
             name.strip_prefix("libunicon").is_some_and(|rest| rest.starts_with(['.', '-']))
@@ -237,7 +238,7 @@ impl Folder {
         let rlib =
             rlibs.max_by_key(|p| p.metadata().unwrap().modified().unwrap()).expect("the library is built");
         let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
-        let deps = built();
+        let deps = rust();
         self.run(
             block,
             &format!(
