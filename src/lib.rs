@@ -45,7 +45,7 @@ pub mod fit;
 pub mod io;
 pub mod kernel;
 pub mod loss;
-mod memory;
+pub mod memory;
 pub mod model;
 pub mod optim;
 pub mod plan;

@@ -1,12 +1,61 @@
-//! How much memory this process can still have: of the machine, of its control group, and of its own limit.
+//! How much memory this process has had, and how much it can still have: of the machine, of its control group, and of its
+//! own limit.
 //!
 //! Linux grants more than there is and ends the process when it is used, so what is large is compared first.
 
+use crate::error::{Error, Result};
 use std::fs;
+
+/// Bytes from which on it is looked at what the system has: it may grant more, and end the process that uses it.
+const LARGE: u64 = 16 << 20;
 
 /// Bytes that can still be had, where the system says.
 pub(crate) fn available() -> Option<u64> {
     [machine(), control_group(), address_space()].into_iter().flatten().min()
+}
+
+/// The most bytes that this process has had resident, where the system says.
+pub fn resident_peak() -> Option<u64> {
+    kib("/proc/self/status", "VmHWM:")
+}
+
+/// Makes the peak of [`resident_peak`] what is resident now, where the system can.
+pub fn forget_resident_peak() {
+    // Without it the peak is that of the whole run, which is no error.
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Makes room for `n` more values in a list.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] naming `what` they are.
+pub(crate) fn reserve<T>(list: &mut Vec<T>, n: usize, what: impl Fn() -> String) -> Result<()> {
+    if list.capacity() - list.len() >= n {
+        return Ok(());
+    }
+    let needed = (n as u64).saturating_mul(size_of::<T>() as u64);
+    let short = |limit: u64| Error::OutOfMemory { needed, limit, what: what() };
+    if let Some(limit) = (needed >= LARGE).then(available).flatten().filter(|&limit| limit < needed) {
+        return Err(short(limit));
+    }
+    list.try_reserve(n).map_err(|_| short(available().unwrap_or(0)))
+}
+
+/// An empty list with room for `n` values.
+///
+/// # Errors
+/// As [`reserve`].
+pub(crate) fn room<T>(n: usize, what: impl Fn() -> String) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    reserve(&mut list, n, what)?;
+    Ok(list)
+}
+
+/// As [`room`], filled with a value.
+pub(crate) fn filled<T: Clone>(n: usize, value: T, what: impl Fn() -> String) -> Result<Vec<T>> {
+    let mut out = room(n, what)?;
+    out.resize(n, value);
+    Ok(out)
 }
 
 /// What the machine can hand out without swapping.
@@ -107,8 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn more_than_there_is_is_an_error() {
+        let text = room::<u64>(usize::MAX / 2, || "a list".into()).unwrap_err().to_string();
+        assert!(text.starts_with("out of memory: a list needs"), "{text}");
+        assert!(room::<u64>(1 << 45, String::new).is_err());
+        assert_eq!(filled(3, 7u8, String::new).unwrap(), [7; 3]);
+    }
+
+    #[test]
     #[cfg(target_os = "linux")]
     fn this_process_has_some() {
         assert!(available().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(resident_peak().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

@@ -1,13 +1,16 @@
 //! Which pairs match: one-to-one, by group, or any relation as CSR.
 
+mod equal;
+mod lists;
+#[cfg(test)]
+mod tests;
+
 use crate::error::{Error, Result};
-use crate::io::Duplicates;
-use std::collections::{BTreeSet, HashMap};
+use crate::memory::{filled, room};
+use lists::{Lists, matches};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Entries of the lists that equal rows may make: 4 GiB.
-const MOST_MATCHES: usize = 1 << 30;
 
 /// The relation "column `j` is a positive of row `i`" between `n_x` rows and `n_y` columns.
 ///
@@ -20,73 +23,6 @@ pub struct Positives {
     diagonal: bool,
     rows: Arc<Lists>,
     cols: Arc<Lists>,
-}
-
-/// For each anchor a sorted list of partners; anchors may share lists.
-#[derive(Clone, Debug, Default)]
-struct Lists {
-    /// The list of each anchor; empty: anchor `i` has list `i`.
-    of: Vec<u32>,
-    /// Where each list begins, and where the last ends; empty: list `i` is the one entry `indices[i]`.
-    indptr: Vec<usize>,
-    indices: Vec<u32>,
-    /// Running number of pairs before each anchor, one longer than the anchors; empty: `indptr` says it.
-    offset: Vec<usize>,
-}
-
-impl Lists {
-    fn own(indptr: Vec<usize>, indices: Vec<u32>) -> Self {
-        Self { of: Vec::new(), offset: Vec::new(), indptr, indices }
-    }
-
-    fn shared(of: Vec<u32>, indptr: Vec<usize>, indices: Vec<u32>) -> Self {
-        let mut offset = Vec::with_capacity(of.len() + 1);
-        let mut total = 0;
-        offset.push(0);
-        for &list in &of {
-            total += indptr[list as usize + 1] - indptr[list as usize];
-            offset.push(total);
-        }
-        Self { of, indptr, indices, offset }
-    }
-
-    /// The lists of some anchors, cut to the (ascending) `partners` and renumbered. Shared lists stay shared.
-    fn subset(&self, anchors: &[usize], partners: &[usize], n_partners: usize) -> Self {
-        let mut place = vec![u32::MAX; n_partners];
-        for (new, &old) in partners.iter().enumerate() {
-            place[old] = new as u32;
-        }
-        let (mut indptr, mut indices) = (vec![0], Vec::new());
-        let mut cut = |list: &[u32]| {
-            indices.extend(list.iter().map(|&p| place[p as usize]).filter(|&p| p != u32::MAX));
-            indptr.push(indices.len());
-        };
-        if self.of.is_empty() {
-            anchors.iter().for_each(|&a| cut(self.get(a)));
-            return Self::own(indptr, indices);
-        }
-        for list in 0..self.indptr.len() - 1 {
-            cut(&self.indices[self.indptr[list]..self.indptr[list + 1]]);
-        }
-        Self::shared(anchors.iter().map(|&a| self.of[a]).collect(), indptr, indices)
-    }
-
-    fn get(&self, anchor: usize) -> &[u32] {
-        if self.indptr.is_empty() {
-            return &self.indices[anchor..=anchor];
-        }
-        let list = self.of.get(anchor).map_or(anchor, |&l| l as usize);
-        &self.indices[self.indptr[list]..self.indptr[list + 1]]
-    }
-
-    /// Pairs before an anchor.
-    fn offset(&self, anchor: usize) -> usize {
-        match (self.offset.is_empty(), self.indptr.is_empty()) {
-            (true, true) => anchor,
-            (true, false) => self.indptr[anchor],
-            (false, _) => self.offset[anchor],
-        }
-    }
 }
 
 impl Positives {
@@ -129,8 +65,8 @@ impl Positives {
     }
 
     /// No positives at all: a grid for retrieval without ground truth.
-    pub(crate) fn none(n_x: usize, n_y: usize) -> Self {
-        Self::from_sorted(vec![0; n_x + 1], Vec::new(), n_y)
+    pub(crate) fn none(n_x: usize, n_y: usize) -> Result<Self> {
+        Self::from_sorted(filled(n_x + 1, 0, matches)?, Vec::new(), n_y)
     }
 
     /// Equal group id = positive. Ids are arbitrary integers; a group may be missing on either side.
@@ -159,8 +95,8 @@ impl Positives {
         let of = |groups: &[i64]| groups.iter().map(|g| ids[g]).collect::<Vec<u32>>();
         let (ptr_y, idx_y) = members(groups_y);
         let (ptr_x, idx_x) = members(groups_x);
-        let rows = Arc::new(Lists::shared(of(groups_x), ptr_y, idx_y));
-        let cols = Arc::new(Lists::shared(of(groups_y), ptr_x, idx_x));
+        let rows = Arc::new(Lists::shared(of(groups_x), ptr_y, idx_y)?);
+        let cols = Arc::new(Lists::shared(of(groups_y), ptr_x, idx_x)?);
         let out = Self { n_x: groups_x.len(), n_y: groups_y.len(), diagonal: false, rows, cols };
         if out.nnz() == 0 {
             return Err(Error::invalid("groups", "at least one group id on both sides", "none in common"));
@@ -183,8 +119,7 @@ impl Positives {
             let got = format!("{} .. {}", indptr[0], indptr[n_x]);
             return Err(Error::invalid("pos_indptr", format!("to run from 0 to {}", indices.len()), got));
         }
-        let mut ptr = Vec::with_capacity(n_x + 1);
-        let mut idx = Vec::with_capacity(indices.len());
+        let (mut ptr, mut idx) = (room(n_x + 1, matches)?, room(indices.len(), matches)?);
         ptr.push(0usize);
         for i in 0..n_x {
             if indptr[i + 1] < indptr[i] || indptr[i + 1] > indices.len() as i64 {
@@ -210,17 +145,17 @@ impl Positives {
         if idx.is_empty() {
             return Err(Error::invalid("positives", "at least one matching pair", "none"));
         }
-        Ok(Self::from_sorted(ptr, idx, n_y))
+        Self::from_sorted(ptr, idx, n_y)
     }
 
     /// From a valid, sorted CSR: builds the other side.
-    fn from_sorted(indptr: Vec<usize>, indices: Vec<u32>, n_y: usize) -> Self {
+    fn from_sorted(indptr: Vec<usize>, indices: Vec<u32>, n_y: usize) -> Result<Self> {
         let n_x = indptr.len() - 1;
         let own = |(i, &j): (usize, &u32)| i == j as usize && indptr[i] == i;
         if n_x == n_y && indices.len() == n_x && indices.iter().enumerate().all(own) {
-            return Self::diagonal(n_x);
+            return Ok(Self::diagonal(n_x));
         }
-        let mut ptr = vec![0usize; n_y + 1];
+        let mut ptr = filled(n_y + 1, 0usize, matches)?;
         for &j in &indices {
             ptr[j as usize + 1] += 1;
         }
@@ -228,7 +163,7 @@ impl Positives {
             ptr[j + 1] += ptr[j];
         }
         let mut next = ptr.clone();
-        let mut idx = vec![0u32; indices.len()];
+        let mut idx = filled(indices.len(), 0u32, matches)?;
         for i in 0..n_x {
             for &j in &indices[indptr[i]..indptr[i + 1]] {
                 idx[next[j as usize]] = i as u32;
@@ -236,7 +171,7 @@ impl Positives {
             }
         }
         let (rows, cols) = (Arc::new(Lists::own(indptr, indices)), Arc::new(Lists::own(ptr, idx)));
-        Self { n_x, n_y, diagonal: false, rows, cols }
+        Ok(Self { n_x, n_y, diagonal: false, rows, cols })
     }
 
     /// Rows (samples of x).
@@ -249,29 +184,12 @@ impl Positives {
         self.n_y
     }
 
-    /// Pairs by row number of rows that repeat: row `i` matches column `j` where some row `k` of x is equal to row `i` and
-    /// row `k` of y to row `j`. Five captions of one image match it and each of its copies; a caption that two images share
-    /// matches both, and does not make the images' other captions match each other's image.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] for different numbers of rows, and where the lists would be beyond all use.
-    pub fn of_equal_rows(x: &Duplicates, y: &Duplicates) -> Result<Self> {
-        let n = x.rows();
-        if y.rows() != n {
-            return Err(Error::invalid("y", format!("as many rows as x has, {n}"), y.rows()));
-        }
-        check_count("x", n)?;
-        if x.repeats() + y.repeats() == 0 {
-            return Ok(Self::diagonal(n));
-        }
-        let rows = Arc::new(equal_lists(x.groups(), y.groups())?);
-        let cols = Arc::new(equal_lists(y.groups(), x.groups())?);
-        Ok(Self { n_x: n, n_y: n, diagonal: false, rows, cols })
-    }
-
     /// The relation without some rows and columns (ascending), and the rows and columns that are left. Of pairs by row
     /// number the whole pair goes.
-    pub fn without(&self, x: &[usize], y: &[usize]) -> (Vec<usize>, Vec<usize>, Self) {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn without(&self, x: &[usize], y: &[usize]) -> Result<(Vec<usize>, Vec<usize>, Self)> {
         let left = |n: usize, gone: &[&[usize]]| {
             let mut keep = vec![true; n];
             gone.iter().copied().flatten().for_each(|&i| keep[i] = false);
@@ -281,8 +199,8 @@ impl Positives {
             true => (left(self.n_x, &[x, y]), left(self.n_y, &[x, y])),
             false => (left(self.n_x, &[x]), left(self.n_y, &[y])),
         };
-        let relation = self.subset(&x, &y);
-        (x, y, relation)
+        let relation = self.subset(&x, &y)?;
+        Ok((x, y, relation))
     }
 
     /// Number of matching pairs.
@@ -340,12 +258,16 @@ impl Positives {
     }
 
     /// The relation among the rows `x` and columns `y` only, renumbered from 0. It may be empty.
-    pub fn restricted(&self, x: Range<usize>, y: Range<usize>) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn restricted(&self, x: Range<usize>, y: Range<usize>) -> Result<Self> {
         if self.diagonal && x == y {
-            return Self::diagonal(x.len());
+            return Ok(Self::diagonal(x.len()));
         }
-        let mut ptr = vec![0];
-        let mut idx = Vec::new();
+        let most = x.clone().map(|i| self.row_in(i, &y).len()).sum();
+        let (mut ptr, mut idx) = (room(x.len() + 1, matches)?, room(most, matches)?);
+        ptr.push(0);
         for i in x {
             idx.extend(self.row_in(i, &y).iter().map(|&j| j - y.start as u32));
             ptr.push(idx.len());
@@ -356,22 +278,27 @@ impl Positives {
     /// The relation among some rows and columns only, given in ascending order, renumbered by their places in the lists.
     /// It may be empty.
     ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    ///
     /// # Panics
     /// When a row or column does not exist.
-    pub fn subset(&self, x: &[usize], y: &[usize]) -> Self {
+    pub fn subset(&self, x: &[usize], y: &[usize]) -> Result<Self> {
         if self.diagonal && x == y {
-            return Self::diagonal(x.len());
+            return Ok(Self::diagonal(x.len()));
         }
-        let (rows, cols) = (self.rows.subset(x, y, self.n_y), self.cols.subset(y, x, self.n_x));
-        Self { n_x: x.len(), n_y: y.len(), diagonal: false, rows: Arc::new(rows), cols: Arc::new(cols) }
+        let (rows, cols) = (self.rows.subset(x, y, self.n_y)?, self.cols.subset(y, x, self.n_x)?);
+        let (rows, cols) = (Arc::new(rows), Arc::new(cols));
+        Ok(Self { n_x: x.len(), n_y: y.len(), diagonal: false, rows, cols })
     }
 
     /// The relation and every pair `(i, i)`; as many columns as rows.
-    pub(crate) fn with_self(&self) -> Self {
+    pub(crate) fn with_self(&self) -> Result<Self> {
         if (0..self.n_x).all(|i| self.contains(i, i)) {
-            return self.clone();
+            return Ok(self.clone());
         }
-        let (mut ptr, mut idx) = (vec![0], Vec::with_capacity(self.nnz() + self.n_x));
+        let (mut ptr, mut idx) = (room(self.n_x + 1, matches)?, room(self.nnz() + self.n_x, matches)?);
+        ptr.push(0);
         for i in 0..self.n_x {
             let (row, own) = (self.row(i), i as u32);
             let at = row.partition_point(|&j| j < own);
@@ -402,142 +329,9 @@ impl Positives {
     }
 }
 
-/// For each row of one side the rows of the other that match it by [`Positives::of_equal_rows`]; rows with the same matches
-/// share their list.
-fn equal_lists(own: &[u32], other: &[u32]) -> Result<Lists> {
-    // Groups are named by their first rows.
-    let mut members = vec![Vec::new(); other.len()];
-    let mut partners = vec![BTreeSet::new(); own.len()];
-    for (row, (&a, &b)) in own.iter().zip(other).enumerate() {
-        members[b as usize].push(row as u32);
-        partners[a as usize].insert(b);
-    }
-    let mut lists: HashMap<&BTreeSet<u32>, u32> = HashMap::new();
-    let (mut indptr, mut indices): (Vec<usize>, Vec<u32>) = (vec![0], Vec::new());
-    let mut of = Vec::with_capacity(own.len());
-    for &group in own {
-        let set = &partners[group as usize];
-        let list = match lists.get(set) {
-            Some(&list) => list,
-            None => {
-                let start = indices.len();
-                let more: usize = set.iter().map(|&b| members[b as usize].len()).sum();
-                if start.saturating_add(more) > MOST_MATCHES {
-                    let expected =
-                        format!("at most {MOST_MATCHES} matches of equal rows; give groups instead");
-                    return Err(Error::invalid("groups", expected, "more"));
-                }
-                set.iter().for_each(|&b| indices.extend(&members[b as usize]));
-                indices[start..].sort_unstable();
-                indptr.push(indices.len());
-                let list = lists.len() as u32;
-                lists.insert(set, list);
-                list
-            }
-        };
-        of.push(list);
-    }
-    Ok(Lists::shared(of, indptr, indices))
-}
-
 fn check_count(name: &str, n: usize) -> Result<()> {
     if n == 0 || n > u32::MAX as usize {
         return Err(Error::invalid(name, format!("between 1 and {} samples", u32::MAX), n));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_equal_their_csr() {
-        let (gx, gy) = ([3, 7, 3, 9], [7, 3, 3, 1, 7]);
-        let groups = Positives::from_groups(&gx, &gy).unwrap();
-        let csr = Positives::from_csr(&[0, 2, 4, 6, 6], &[1, 2, 4, 0, 2, 1], 5).unwrap();
-        for i in 0..4 {
-            assert_eq!(groups.row(i), csr.row(i));
-            assert_eq!(groups.row_offset(i), csr.row_offset(i));
-        }
-        for j in 0..5 {
-            assert_eq!(groups.col(j), csr.col(j));
-        }
-        assert_eq!(groups.nnz(), 6);
-        assert_eq!(groups.unmatched(), (1, 1));
-        let cut = groups.restricted(1..3, 1..5);
-        assert_eq!((cut.row(0), cut.row(1)), (&[3u32][..], &[0u32, 1][..]));
-    }
-
-    #[test]
-    fn subsets_of_shared_and_own_lists_agree() {
-        let groups = Positives::from_groups(&[3, 7, 3, 9, 7], &[7, 3, 3, 1, 7]).unwrap();
-        let csr = Positives::from_csr(&[0, 2, 4, 6, 6, 8], &[1, 2, 0, 4, 1, 2, 0, 4], 5).unwrap();
-        let (x, y) = ([0, 1, 4], [0, 2, 3]);
-        let (a, b) = (groups.subset(&x, &y), csr.subset(&x, &y));
-        assert_eq!((a.n_x(), a.n_y(), a.nnz()), (3, 3, 3));
-        for i in 0..3 {
-            assert_eq!(a.row(i), b.row(i));
-            assert_eq!(a.col(i), b.col(i));
-            assert_eq!(a.row_offset(i), b.row_offset(i));
-        }
-        assert_eq!((a.row(0), a.row(1)), (&[1u32][..], &[0u32][..]));
-        assert!(Positives::diagonal(9).subset(&[1, 5], &[1, 5]).is_diagonal());
-    }
-
-    #[test]
-    fn equal_rows_have_each_others_matches() {
-        use crate::io::{HostMatrix, duplicate_groups};
-        let of = |ids: &[f32]| {
-            let m = HostMatrix::from_f32("m", ids.len(), 1, ids.to_vec()).unwrap();
-            duplicate_groups(&m).unwrap()
-        };
-        // Images a a b b c, captions p q q r s: q is a caption of a and of b.
-        let (x, y) = (of(&[1., 1., 2., 2., 3.]), of(&[1., 2., 2., 3., 4.]));
-        let p = Positives::of_equal_rows(&x, &y).unwrap();
-        let rows: Vec<&[u32]> = (0..5).map(|i| p.row(i)).collect();
-        assert_eq!(rows, [&[0, 1, 2][..], &[0, 1, 2], &[1, 2, 3], &[1, 2, 3], &[4]]);
-        let cols: Vec<&[u32]> = (0..5).map(|j| p.col(j)).collect();
-        assert_eq!(cols, [&[0, 1][..], &[0, 1, 2, 3], &[0, 1, 2, 3], &[2, 3], &[4]]);
-        assert!((0..5).all(|i| (0..5).all(|j| p.contains(i, j) == p.col(j).contains(&(i as u32)))));
-        // Repeats on one side are groups.
-        let p = Positives::of_equal_rows(&of(&[7., 7., 8.]), &of(&[1., 2., 3.])).unwrap();
-        let groups = Positives::from_groups(&[7, 7, 8], &[7, 7, 8]).unwrap();
-        assert!((0..3).all(|i| p.row(i) == groups.row(i) && p.col(i) == groups.col(i)));
-        assert!(Positives::of_equal_rows(&of(&[1., 2.]), &of(&[3., 4.])).unwrap().is_diagonal());
-        assert!(Positives::of_equal_rows(&of(&[1., 2.]), &of(&[3.])).is_err());
-    }
-
-    #[test]
-    fn dropped_rows_take_their_pairs_along() {
-        let (x, y, p) = Positives::diagonal(5).without(&[1], &[3]);
-        assert_eq!((x, y), (vec![0, 2, 4], vec![0, 2, 4]));
-        assert!(p.is_diagonal() && p.n_x() == 3);
-        let groups = Positives::from_groups(&[3, 7, 3], &[7, 3, 3, 1]).unwrap();
-        let (x, y, p) = groups.without(&[0], &[2]);
-        assert_eq!((x, y), (vec![1, 2], vec![0, 1, 3]));
-        assert_eq!((p.row(0), p.row(1), p.unmatched()), (&[0u32][..], &[1u32][..], (0, 1)));
-    }
-
-    #[test]
-    fn hostile_lists_are_refused() {
-        let bad = |p: &[i64], i: &[i64]| Positives::from_csr(p, i, 3).unwrap_err().to_string();
-        assert!(bad(&[], &[]).contains("pos_indptr"));
-        assert!(bad(&[0, 1], &[3]).contains("3 in row 0"));
-        assert!(bad(&[0, 1], &[-1]).contains("-1 in row 0"));
-        assert!(bad(&[0, 2], &[1, 1]).contains("1 twice in row 0"));
-        assert!(bad(&[0, 2, 1], &[0]).contains("row 0"));
-        assert!(bad(&[0, 0, 0], &[]).contains("none"));
-        assert!(Positives::from_groups(&[1], &[2]).is_err());
-    }
-
-    #[test]
-    fn csr_that_is_the_identity_is_known_as_diagonal() {
-        assert!(Positives::from_csr(&[0, 1, 2], &[0, 1], 2).unwrap().is_diagonal());
-        assert!(!Positives::from_csr(&[0, 1, 2], &[1, 0], 2).unwrap().is_diagonal());
-        // The same columns in the same order, all of one row.
-        assert!(!Positives::from_csr(&[0, 0, 2], &[0, 1], 2).unwrap().is_diagonal());
-        let p = Positives::diagonal(3);
-        assert_eq!((p.nnz(), p.row(2), p.col(1), p.row_offset(3)), (3, &[2u32][..], &[1u32][..], 3));
-    }
 }

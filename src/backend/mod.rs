@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::io::{Center, Duplicates, RowSource, Survey, column_sums, survey_rows};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
+use crate::memory::room;
 use crate::positives::Positives;
 use crate::similarity::{Negatives, Weights};
 use crate::spectral::{self, SvdMethod, TopR};
@@ -80,6 +81,12 @@ pub struct TopK {
 }
 
 impl TopK {
+    /// No items yet, with room for `k` of each of `n` queries.
+    pub(crate) fn room(n: usize, k: usize) -> Result<Self> {
+        let (places, what) = (n.saturating_mul(k), || format!("{k} items of each of {n} queries"));
+        Ok(Self { k, scores: room(places, what)?, indices: room(places, what)? })
+    }
+
     /// The items of one query that `best` holds in order, and the lowest others as NaN up to `k`.
     fn push(&mut self, best: impl ExactSizeIterator<Item = (f32, u32)>) {
         let (first, held) = (self.indices.len(), best.len());

@@ -59,6 +59,13 @@ pub struct Args {
     labels: Option<PathBuf>,
 }
 
+impl Args {
+    /// Whether x and y are pairs, not samples and classes.
+    pub fn takes_pairs(&self) -> bool {
+        self.classes.is_none()
+    }
+}
+
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let model = args.model.as_ref().map(Model::load).transpose()?;
     let model = model.as_ref();

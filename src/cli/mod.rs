@@ -39,6 +39,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use unicon::control::Control;
 use unicon::distributed::{Group, threads};
+use unicon::io::FINITE;
 
 /// Closed-form contrastive alignment of two sets of frozen features.
 ///
@@ -87,7 +88,21 @@ impl Command {
         self.spreads() && !matches!(self, Self::Bench(_))
     }
 
+    /// Whether `--drop-bad-rows` leaves rows out that are not finite.
+    fn drops_bad_rows(&self) -> bool {
+        match self {
+            Self::Fit(_) | Self::Compare(_) | Self::Report(_) => true,
+            Self::Eval(args) => args.takes_pairs(),
+            _ => false,
+        }
+    }
+
     fn run(self, session: &Session) -> anyhow::Result<()> {
+        let drops = self.drops_bad_rows();
+        self.begin(session).map_err(|e| if drops { with_remedy(e) } else { e })
+    }
+
+    fn begin(self, session: &Session) -> anyhow::Result<()> {
         match self {
             Self::Demo(args) => demo::run(session, args),
             Self::Fit(args) => fit::run(session, *args),
@@ -235,6 +250,17 @@ fn code_of(ends: Vec<unicon::Result<End>>) -> ExitCode {
         complain(&format!("{name}{}", whole(failure)));
     }
     ExitCode::from(if cancelled { signals::code() } else { 1 })
+}
+
+/// The error with the argument that leaves out rows that are not finite, where that is what it is about.
+fn with_remedy(e: anyhow::Error) -> anyhow::Error {
+    match e.downcast() {
+        Ok(unicon::Error::InvalidArgument { name, expected, got }) if expected == FINITE => {
+            unicon::Error::invalid(name, expected, format!("{got} (--drop-bad-rows)")).into()
+        }
+        Ok(e) => e.into(),
+        Err(e) => e,
+    }
 }
 
 /// An error and its causes; a cause that the error already told is not told again.

@@ -63,7 +63,7 @@ impl Pairs {
         if bad_x.is_empty() && bad_y.is_empty() {
             return Ok(Self { x, y, positives, dropped: Some((0, 0)), by_row });
         }
-        let (keep_x, keep_y, positives) = positives.without(&bad_x, &bad_y);
+        let (keep_x, keep_y, positives) = positives.without(&bad_x, &bad_y)?;
         let dropped = (x.rows() - keep_x.len(), y.rows() - keep_y.len());
         if positives.nnz() == 0 {
             let got = format!("{} of {} and {} of {} bad", bad_x.len(), x.name(), bad_y.len(), y.name());

@@ -6,6 +6,7 @@ use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
 use unicon::distributed::{Group, Traffic, threads};
+use unicon::memory::resident_peak;
 use unicon::{Error, Result};
 
 /// A rank, and how many of them share this machine.
@@ -134,7 +135,7 @@ impl Job {
         let Some(launcher) = self.launcher else { return Ok(None) };
         let traffic = self.group.traffic();
         let local = self.group.concat(vec![[self.local_rank as u64, self.local_size as u64]])?;
-        let resident_bytes = self.group.concat(vec![peak_resident()])?;
+        let resident_bytes = self.group.concat(vec![resident_peak().unwrap_or(0)])?;
         let traffic = self.group.concat(vec![traffic])?;
         let (transport, size) = (self.group.transport().to_string(), self.group.size());
         let devices = self.group.allgather(opened.device.as_bytes())?;
@@ -179,17 +180,4 @@ impl fmt::Display for Figures {
             most(|t| t.moving)
         )
     }
-}
-
-/// The most bytes of memory this process has had, as its kernel counts them; 0 where it does not.
-pub fn peak_resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| 1024 * kib)
-}
-
-/// Makes the peak of [`peak_resident`] what there is now, where the kernel can.
-pub fn forget_peak_resident() {
-    // Without it the peak is that of the whole run, which is no error.
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -10,6 +10,7 @@ use crate::backend::{Backend, Ties, TopK};
 use crate::error::{Error, Result};
 use crate::fit::host;
 use crate::kernel::Kernel;
+use crate::memory::filled;
 use crate::positives::Positives;
 use crate::retrieval::{Recall, recall_at_k, search};
 
@@ -80,7 +81,8 @@ impl<'a> Found<'a> {
     /// Writes what was found; places without an item are -1 and -infinity.
     pub(super) fn put(self, found: &TopK) -> Result<()> {
         let Self { k, scores, indices } = self;
-        let mut all = vec![f64::NEG_INFINITY; if scores.is_some() { indices.len() } else { 0 }];
+        let places = if scores.is_some() { indices.len() } else { 0 };
+        let mut all = filled(places, f64::NEG_INFINITY, || "the scores of all queries".into())?;
         for (q, row) in indices.chunks_exact_mut(k).enumerate() {
             for (j, index) in row.iter_mut().enumerate() {
                 let at = (j < found.k).then_some(q * found.k + j);

@@ -70,8 +70,12 @@ pub(crate) fn split(together: Together<'_>, count: usize, seed: u64) -> Option<S
         whole_sets(together, Apart { matches: true, duplicates_x, duplicates_y }, count, matching, seed)
     });
     let split = connected.unwrap_or_else(|| independent(together, count, seed));
-    let pairs = |rows: &(Vec<usize>, Vec<usize>)| positives.subset(&rows.0, &rows.1).nnz();
-    (pairs(&split.train) > 0 && pairs(&split.held) > 0).then_some(split)
+    let matches = |(x, y): &(Vec<usize>, Vec<usize>)| {
+        let mut there = vec![false; positives.n_y()];
+        y.iter().for_each(|&j| there[j] = true);
+        x.iter().any(|&i| positives.row(i).iter().any(|&j| there[j as usize]))
+    };
+    (matches(&split.train) && matches(&split.held)).then_some(split)
 }
 
 /// Whole connected sets, drawn among those that are small enough; none where these are too few.
@@ -220,9 +224,9 @@ mod tests {
         let s = of(&p, 30);
         assert_eq!((s.held.0.len(), s.held.1.len()), (30, 60));
         assert_eq!((s.train.0.len(), s.train.1.len()), (270, 540));
-        let held = p.subset(&s.held.0, &s.held.1);
+        let held = p.subset(&s.held.0, &s.held.1).unwrap();
         assert_eq!((held.nnz(), held.unmatched()), (60, (0, 0)));
-        assert_eq!(p.subset(&s.train.0, &s.train.1).unmatched(), (0, 0));
+        assert_eq!(p.subset(&s.train.0, &s.train.1).unwrap().unmatched(), (0, 0));
         assert_eq!(s.apart, Apart { matches: true, duplicates_x: true, duplicates_y: true });
     }
 
@@ -232,7 +236,7 @@ mod tests {
         let p = Positives::from_groups(&groups, &groups).unwrap();
         let s = of(&p, 20);
         assert_eq!((s.held.0.len(), s.held.1.len(), s.train.0.len()), (20, 20, 80));
-        assert!(p.subset(&s.held.0, &s.held.1).nnz() > 20);
+        assert!(p.subset(&s.held.0, &s.held.1).unwrap().nnz() > 20);
         assert_eq!(s.apart, Apart { matches: false, duplicates_x: true, duplicates_y: true });
     }
 
@@ -259,7 +263,10 @@ mod tests {
             let crossing = |a: &[usize], b: &[usize]| a.iter().any(|&i| b.iter().any(|&j| p.contains(i, j)));
             assert!(!crossing(&s.held.0, &s.train.1) && !crossing(&s.train.0, &s.held.1), "{what}: matches");
         }
-        assert!(p.subset(&s.held.0, &s.held.1).nnz() > 0 && p.subset(&s.train.0, &s.train.1).nnz() > 0);
+        assert!(
+            p.subset(&s.held.0, &s.held.1).unwrap().nnz() > 0
+                && p.subset(&s.train.0, &s.train.1).unwrap().nnz() > 0
+        );
     }
 
     #[test]

@@ -142,15 +142,25 @@ pub struct FitInfo {
     pub resident_bytes: Option<u64>,
 }
 
-/// The most memory that this process has had resident, where the system says.
-pub(super) fn resident_peak() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+/// What a model keeps of a point of the history.
+#[derive(Serialize)]
+struct Step {
+    loss: f64,
+    negatives: Option<usize>,
+    evaluations: usize,
+    score: Option<f64>,
+    sampling_error: Option<f64>,
+}
+
+impl Step {
+    fn of(point: &TracePoint) -> Self {
+        let &TracePoint { seconds: _, loss, negatives, evaluations, score, sampling_error } = point;
+        Self { loss, negatives, evaluations, score, sampling_error }
+    }
 }
 
 impl FitInfo {
-    /// Notes the history in a model, for `unicon report`.
+    /// Notes the history in a model, for `unicon report`: without times, so that equal fits are equal files.
     pub(crate) fn record(&self, model: &mut crate::model::Model) {
         let mut note = |name: &str, value: serde_json::Result<String>| {
             // Numbers that JSON cannot hold become null; nothing here fails.
@@ -163,14 +173,11 @@ impl FitInfo {
                 note(name, serde_json::to_string(&side.mean_over_spread));
             }
         }
-        note("history", serde_json::to_string(&self.trace));
+        let history: Vec<Step> = self.trace.iter().map(Step::of).collect();
+        note("history", serde_json::to_string(&history));
         note("history_loss", serde_json::to_string(&self.loss));
-        note("history_seconds", serde_json::to_string(&self.loss_seconds));
         if let Some(loss) = self.final_loss {
             note("final_loss", serde_json::to_string(&loss));
-        }
-        if self.seconds.total > 0.0 {
-            note("seconds", serde_json::to_string(&self.seconds.total));
         }
         note("singular_values", serde_json::to_string(&self.singular_values));
     }

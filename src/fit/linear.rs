@@ -80,6 +80,13 @@ pub(super) struct Update {
     singular_values: Vec<f64>,
 }
 
+/// The average of mini-batches' updates.
+struct Averaged {
+    update: Update,
+    /// The budget had room for every batch.
+    whole: bool,
+}
+
 /// The rows an update works on.
 pub(super) struct Side<'a, M> {
     pub(super) cross: &'a M,
@@ -112,7 +119,17 @@ impl<B: Backend> Problem<'_, B> {
             let now = Problem { negatives: self.options.negatives_of(iteration), ..*self };
             let update = match self.options.batches {
                 None => now.global(&start, info)?,
-                Some(batches) => now.batched(batches, &start, info)?,
+                Some(batches) => {
+                    let part = now.batched(batches, &start, clock, info)?;
+                    // What some batches say is better than nothing, but not than what all of them said before.
+                    if !part.whole {
+                        info.status = FitStatus::OutOfTime;
+                        if previous.is_some() {
+                            break;
+                        }
+                    }
+                    part.update
+                }
             };
             info.iterations = iteration;
             info.loss.push(update.loss);
@@ -130,8 +147,11 @@ impl<B: Backend> Problem<'_, B> {
                 info.status = FitStatus::Converged;
                 break;
             }
-            if late && iteration < updates {
+            let late = late && iteration < updates;
+            if late {
                 info.status = FitStatus::OutOfTime;
+            }
+            if info.status == FitStatus::OutOfTime {
                 break;
             }
         }
@@ -312,15 +332,27 @@ impl<B: Backend> Problem<'_, B> {
     }
 
     /// One iteration of the paper's mini-batches: every batch is solved from the same encoders, and the solutions are
-    /// averaged as `F1^T F2` with weights max(validation accuracy, 0).
-    fn batched(&self, batches: Batches, start: &Start<B::Matrix>, info: &mut FitInfo) -> Result<Update> {
+    /// averaged as `F1^T F2` with weights max(validation accuracy, 0): as many as the budget has room for, at least one.
+    fn batched(
+        &self,
+        batches: Batches,
+        start: &Start<B::Matrix>,
+        clock: &Clock,
+        info: &mut FitInfo,
+    ) -> Result<Averaged> {
         let ranges = batch_ranges(self.positives.n_x(), batches, info);
         let weighed = self.validation.is_some() && ranges.len() > 1;
         let (mut sum, mut plain, mut weights, mut loss) = (None, None, Vec::new(), 0.0);
+        let mut longest = 0f64;
         for range in &ranges {
+            // The average is solved like a batch.
+            if !weights.is_empty() && !clock.allows(self.backend.group(), 2.0 * longest)? {
+                break;
+            }
+            let begun = Instant::now();
             let part = |m: &B::Matrix| self.backend.rows(m, range.clone());
             let (x, y) = (part(&self.x.cross)?, part(&self.y.cross)?);
-            let positives = self.positives.restricted(range.clone(), range.clone());
+            let positives = self.positives.restricted(range.clone(), range.clone())?;
             let side = |m| Side { cross: m, embed: m };
             let update = self.update(side(&x), side(&y), &positives, start, info)?;
             let weight = if weighed { self.validate(&update.encoders, info)? } else { 1.0 };
@@ -329,13 +361,15 @@ impl<B: Backend> Problem<'_, B> {
             add(&mut plain, 1.0, &g);
             weights.push(weight);
             loss += update.loss;
+            longest = longest.max(begun.elapsed().as_secs_f64());
         }
-        let total: f64 = weights.iter().sum();
+        let (total, count): (f64, usize) = (weights.iter().sum(), weights.len());
         // No batch did better than nothing on the validation rows: they count alike.
-        let (g, total) = if total > 0.0 { (sum, total) } else { (plain, ranges.len() as f64) };
+        let (g, total) = if total > 0.0 { (sum, total) } else { (plain, count as f64) };
         let g = g.ok_or_else(|| Error::invalid("batch_size", "at most the number of rows", batches.size))?;
         info.batch_weights.push(weights);
-        self.refactored(g * faer::Scale(1.0 / total), loss / ranges.len() as f64, info)
+        let update = self.refactored(g * faer::Scale(1.0 / total), loss / count as f64, info)?;
+        Ok(Averaged { update, whole: count == ranges.len() })
     }
 
     fn refactored(&self, g: Mat<f64>, loss: f64, info: &mut FitInfo) -> Result<Update> {

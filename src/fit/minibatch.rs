@@ -9,6 +9,7 @@ use super::checkpoint::{Checkpoint, Saved};
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::judge::Best;
 use super::linear::Encoders;
+use super::metric::Metric;
 use super::refine::{Clock, Held, Iterate, Watch};
 use super::timed;
 use crate::backend::Backend;
@@ -42,8 +43,9 @@ pub struct MinibatchOptions {
     pub rate: f64,
     /// Share of the past in the averaged gradient, in [0, 1). Default 0.5.
     pub momentum: f64,
-    /// Judgements (two an epoch) without a better validation score before it ends; after half of them, unless the loss on
-    /// the validation rows still falls, it goes on from the best iterate with steps a quarter as long. Default 4.
+    /// Judgements (two an epoch) without a better validation score before it ends. After half of them, unless the loss on
+    /// the validation rows still falls, it goes on from the best iterate with steps a quarter as long, and ends after half
+    /// as many without one. Default 4.
     pub patience: usize,
 }
 
@@ -132,7 +134,7 @@ pub(crate) struct Descent<'a, B: Backend> {
     pub(crate) loss: Loss,
     /// `W^T W` of the whitening maps: what turns a gradient of `F` into the change of `F` that a step along the
     /// gradient of `A` makes.
-    pub(crate) metric: (&'a Mat<f64>, &'a Mat<f64>),
+    pub(crate) metric: (&'a Metric, &'a Metric),
     pub(crate) options: MinibatchOptions,
     pub(crate) seed: u64,
 }
@@ -216,7 +218,7 @@ impl<B: Backend> Descent<'_, B> {
         let sides = [(&state.x, g1, self.metric.0), (&state.y, g2, self.metric.1)];
         let moves = backend.parallel(&sides, |(part, g, metric)| {
             let velocity = &part.velocity * faer::Scale(momentum) + g * faer::Scale(1.0 - momentum);
-            let direction = &velocity * *metric;
+            let direction = metric.turned(&velocity);
             let (square, along) = (product(&velocity, &direction), product(&part.f, &velocity));
             (velocity, direction, square, along)
         });
@@ -309,7 +311,8 @@ impl<B: Backend> Descent<'_, B> {
             if window.count > 0 && (state.done || due) {
                 let falling = self.judge(&mut state, &window, &run, info, watch)?;
                 window = Window::default();
-                if !state.done && run.held.is_some() && state.stale >= o.patience.max(1) {
+                let patience = if state.slower < 1.0 { o.patience / 2 } else { o.patience };
+                if !state.done && run.held.is_some() && state.stale >= patience.max(1) {
                     (state.done, info.status) = (true, FitStatus::Converged);
                 } else if state.stale > 0 && state.stale == o.patience / 2 && !falling {
                     state.go_back();
@@ -411,7 +414,7 @@ impl State {
         for (part, f) in [(&mut self.x, &best.iterate.f1), (&mut self.y, &best.iterate.f2)] {
             *part = Part::new(f, part.size);
         }
-        self.slower *= 0.25;
+        (self.slower, self.stale) = (0.25, 0);
     }
 
     fn last(&self) -> Encoders {

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::source::panel_rows;
 use super::{Digest, HostFloat, RowSource};
 use crate::error::{Error, Result};
+use crate::memory::filled;
 use bytemuck::Zeroable;
 
 /// What a matrix is like.
@@ -20,6 +21,9 @@ pub struct FeatureReport {
     /// Rows that are all zero; they have no direction, so that nothing can be aligned with them.
     pub zero_rows: usize,
 }
+
+/// What errors about features that are not finite say was expected.
+pub const FINITE: &str = "finite values";
 
 /// What reading a matrix once says of it: its zero rows, and how large the others are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -161,7 +165,8 @@ pub(crate) struct Screened {
 
 /// As [`survey_rows`], with a digest of every row from the same pass.
 pub(crate) fn check_digests(source: &dyn RowSource, rows: Range<usize>) -> Result<Screened> {
-    let mut digests = vec![Digest::zeroed(); rows.len()];
+    let what = || format!("the digests of the rows of {}", source.name());
+    let mut digests = filled(rows.len(), Digest::zeroed(), what)?;
     // Rows that float32 cannot tell apart may differ all the same: by little, beside a large offset.
     let seen = match source.is_wide() {
         true => check_range::<f64>(source, rows, Allowed::Stored, Some(&mut digests))?,
@@ -328,11 +333,8 @@ fn fault<T: HostFloat>(
         parts.dedup();
         many += &format!(", in {} of {} files", parts.len(), part.of);
     }
-    Error::invalid(
-        source.name(),
-        "finite values",
-        format!("{got}; {many}: mend or drop them (--drop-bad-rows)"),
-    )
+    let remedy = "mend them, or leave them out with their matches";
+    Error::invalid(source.name(), FINITE, format!("{got}; {many}: {remedy}"))
 }
 
 #[cfg(test)]
@@ -358,7 +360,7 @@ mod tests {
         for _ in 0..5 {
             let text = check_finite(&bad).unwrap_err().to_string();
             let expected = "x: expected finite values, got NaN at row 3000, column 5; 3 rows of 5000 are not finite: \
-                            mend or drop them (--drop-bad-rows)";
+                            mend them, or leave them out with their matches";
             assert_eq!(text, expected);
         }
         assert_eq!(bad_rows(&bad).unwrap(), [3000, 3001, 4998]);

@@ -171,20 +171,8 @@ pub fn read_panel<T: HostFloat>(source: &dyn RowSource, start: usize, out: &mut 
 /// # Errors
 /// Those of the source; [`Error::OutOfMemory`] if the copy cannot be allocated.
 pub fn read_all<T: HostFloat>(source: &dyn RowSource) -> Result<Vec<T>> {
-    let what = || format!("a copy of {}", source.name());
-    let needed =
-        (source.rows() as u64).saturating_mul(source.cols() as u64).saturating_mul(size_of::<T>() as u64);
-    // The allocator does not say how much it has, only that this is more.
-    let too_large = || Error::OutOfMemory { needed, limit: 0, what: what() };
-    let len = source.rows().checked_mul(source.cols()).ok_or_else(too_large)?;
-    // What the system grants may still end the process when it is used.
-    if let Some(limit) = (needed >= 16 << 20).then(crate::memory::available).flatten().filter(|&l| l < needed)
-    {
-        return Err(Error::OutOfMemory { needed, limit, what: what() });
-    }
-    let mut out = Vec::new();
-    out.try_reserve_exact(len).map_err(|_| too_large())?;
-    out.resize(len, T::default());
+    let len = source.rows().saturating_mul(source.cols());
+    let mut out = crate::memory::filled(len, T::default(), || format!("a copy of {}", source.name()))?;
     if len > 0 {
         read_panel(source, 0, &mut out)?;
     }

@@ -38,7 +38,7 @@ pub fn search_others<B: Backend>(
     }
     let k = k.min(m - 1);
     let all = finite(backend.top_k(queries, items, k + 1)?)?;
-    let mut top = TopK { k, scores: Vec::with_capacity(n * k), indices: Vec::with_capacity(n * k) };
+    let mut top = TopK::room(n, k)?;
     let lists = all.scores.chunks_exact(k + 1).zip(all.indices.chunks_exact(k + 1));
     for (i, (scores, indices)) in lists.enumerate() {
         // Itself, or the last where it is not among the best.

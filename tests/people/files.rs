@@ -290,6 +290,11 @@ fn not_finite_rows_are_told_by_shard_and_dropped_on_request() {
         "{line}"
     );
 
+    // Where there are no pairs to drop, the remedy does not name what the command does not take.
+    lab.text(&format!("fit --x x.npy --y y.npy {fit} --out m.safetensors"));
+    let line = lab.fails(1, "encode --model m.safetensors --side x --input px --out z.npy");
+    assert!(line.contains("leave them out") && !line.contains("--drop"), "{line}");
+
     // The pair goes on both sides: the same as a fit of the rows that are left.
     let bad = [7, 13, 14, 45];
     let kept = |values: &[f32], d: usize| -> Vec<f32> {

@@ -419,6 +419,15 @@ fn a_budget_that_is_used_up_says_so() {
         assert!(["out-of-time", "converged"].contains(&status.as_str()), "{args}: {status}");
         assert!(seconds < 4.0 * budget.as_secs_f64(), "{args}: {seconds} s");
     }
+    // The paper's mini-batches: those that there is time for, and one at least.
+    let batches = |budget: &str| {
+        let json = lab.json(&format!("fit --preset paper {budget} {tail}"));
+        let weights: Vec<usize> =
+            json["info"]["batch_weights"].as_array().unwrap().iter().map(|w| w.as_array().unwrap().len()).collect();
+        (json["info"]["status"].as_str().unwrap().to_string(), weights)
+    };
+    assert_eq!(batches(""), ("completed".into(), vec![100, 100]));
+    assert_eq!(batches("--budget 1ms"), ("out-of-time".into(), vec![1]));
     // No time at all: the spectral step, and no word of steps that were done.
     let json = lab.json(&format!("fit --budget 1ms {tail}"));
     assert_eq!(json["info"]["status"], "out-of-time");

@@ -274,6 +274,28 @@ fn load_in_c(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Equal fits are equal files, byte for byte, in processes of their own: whole, resumed, on any number of threads.
+#[test]
+fn the_same_fit_twice_is_the_same_file() {
+    let lab = Lab::new();
+    let value = |i: usize| ((i * 7919 % 4001) as f32 * 0.37).sin() + (i % 17) as f32 * 0.05;
+    lab.npy("x.npy", &[320, 9], &(0..320 * 9).map(value).collect::<Vec<_>>());
+    lab.npy("y.npy", &[320, 7], &(0..320 * 7).map(|i| value(i * 3 + 1)).collect::<Vec<_>>());
+    let ways = [
+        "--refine-steps 3 --batch 32 --epochs 2",
+        "--preset global --iters 2 --whiten 0.1 --damping --threads 2",
+        "--preset paper --seed 3",
+        "--kernel rbf --landmarks 30 --refine-steps 2 --center off",
+    ];
+    for way in ways {
+        let fit = |name: &str| {
+            lab.json(&format!("fit --x x.npy --y y.npy --rank 4 {way} --out {name}"));
+            std::fs::read(lab.path(name)).unwrap()
+        };
+        assert!(fit("a.safetensors") == fit("b.safetensors"), "{way}");
+    }
+}
+
 #[test]
 fn what_could_not_be_loaded_is_not_saved() {
     let lab = Lab::new();

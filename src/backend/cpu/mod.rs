@@ -33,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::io::{Duplicates, RowSource, Survey, check_digests};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
+use crate::memory::room;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::blocks::Blocks;
@@ -449,6 +450,9 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn dense(&self, s: Similarity<'_, Matrix<T>>, w: &Weights) -> Result<Mat<f64>> {
+        // The matrix, and the rows that it is put together from, twice.
+        let places = w.positives.n_x().saturating_mul(w.positives.n_y()).saturating_mul(3);
+        drop(room::<f64>(places, || "the weights as a dense matrix".into())?);
         let mut hold = None;
         pass2::with_tiles(self, self.whole(s, &mut hold)?, w, false, |tiles| self.dense_weights(tiles))
     }

@@ -39,6 +39,7 @@ fn scores<T: Real>(all: usize, queries: &[T], items: &[T], r: usize, n: usize, t
 impl<T: Real> Cpu<T> {
     pub(super) fn search(&self, queries: &Matrix<T>, items: &Matrix<T>, k: usize) -> Result<TopK> {
         let k = k.min(items.rows());
+        let mut top = TopK::room(queries.rows(), k)?;
         // One panel of queries is shared out over the threads by items.
         let few = self.all_here(&[items]) && queries.rows() <= TILE;
         let best = match few {
@@ -49,8 +50,6 @@ impl<T: Real> Cpu<T> {
             1 => best.into_iter().map(Best::sorted).collect(),
             _ => self.install(|| best.into_par_iter().map(Best::sorted).collect()),
         };
-        let places = sorted.len() * k;
-        let mut top = TopK { k, scores: Vec::with_capacity(places), indices: Vec::with_capacity(places) };
         for list in sorted {
             top.push(list.iter().map(|&(score, j)| (score.as_f64() as f32, j)));
         }
@@ -72,7 +71,7 @@ impl<T: Real> Cpu<T> {
                 let mut scratch = Vec::new();
                 scores(n, zq, items.panel(&range, &mut scratch)?, r, range.len(), tile);
                 for (best, row) in best.iter_mut().zip(tile.chunks_exact(range.len())) {
-                    best.offer(range.start, row);
+                    best.offer(range.start, row)?;
                 }
             }
             Ok(())
@@ -89,7 +88,7 @@ impl<T: Real> Cpu<T> {
         let mut parts = parts.into_iter().map(|(best, _)| best);
         let mut best = parts.next().unwrap_or_default();
         for part in parts {
-            best.iter_mut().zip(part).for_each(|(best, part)| best.merge(part));
+            best.iter_mut().zip(part).try_for_each(|(best, part)| best.merge(part))?;
         }
         Ok(best)
     }
@@ -99,7 +98,7 @@ impl<T: Real> Cpu<T> {
         let (n, m, r) = (queries.rows(), items.rows(), items.cols());
         let loss = Loss::default();
         // Only the grid of tiles is used; the relation is a formality.
-        let positives = Positives::none(n, m);
+        let positives = Positives::none(n, m)?;
         let schedule = TileSchedule::new(n, m, Negatives::All);
         let tiles = Tiles {
             source: Source::Embeddings(queries, items),
@@ -128,7 +127,7 @@ impl<T: Real> Cpu<T> {
                     for range in tiles.schedule.tiles_in(p, &columns.range) {
                         scores(n, panel.z, zy.get(&range, &mut cols_z)?, r, range.len(), &mut tile);
                         for (best, row) in best.iter_mut().zip(tile.chunks_exact(range.len())) {
-                            best.offer(range.start, row);
+                            best.offer(range.start, row)?;
                         }
                     }
                     Ok(())

@@ -25,7 +25,7 @@ impl<T: Real> Cpu<T> {
         let loss = Loss::default();
         let schedule = TileSchedule::new(positives.n_x(), positives.n_y(), Negatives::All);
         // What tiles leave out is no wrong item.
-        let left_out = if exclude_self { positives.with_self() } else { positives.clone() };
+        let left_out = if exclude_self { positives.with_self()? } else { positives.clone() };
         let tiles = Tiles { source, loss: &loss, positives: left_out, schedule, bf16: false };
         let (schedule, panels) = (&tiles.schedule, self.own_panels(&tiles.schedule));
         let (zx, items) = match tiles.source.embeddings() {

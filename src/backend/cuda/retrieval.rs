@@ -25,7 +25,7 @@ impl Cuda {
     pub(super) fn search(&self, queries: &Matrix, items: &Matrix, k: usize) -> Result<TopK> {
         let (n, m) = (queries.rows(), items.rows());
         let k = k.min(m);
-        let mut out = TopK { k, scores: Vec::with_capacity(n * k), indices: Vec::with_capacity(n * k) };
+        let mut out = TopK::room(n, k)?;
         if k == 0 || n == 0 {
             return Ok(out);
         }
@@ -101,7 +101,7 @@ impl Cuda {
             }
         }
         // What is left out is no wrong item.
-        let left_out = if exclude_self { positives.with_self() } else { positives.clone() };
+        let left_out = if exclude_self { positives.with_self()? } else { positives.clone() };
         let lists: Vec<Vec<i32>> =
             (0..n).map(|i| left_out.row(i).iter().map(|&j| j as i32).collect()).collect();
         let entries = Entries::new(self, &lists, "positives")?;

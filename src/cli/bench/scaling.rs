@@ -1,7 +1,6 @@
 //! `unicon bench --scaling`: how one spectral update shares out over ranks.
 
 use crate::cli::output::{self, Report};
-use crate::cli::ranks::{forget_peak_resident, peak_resident};
 use crate::cli::report::svg::{Axis, Chart, Series};
 use crate::cli::session::Session;
 use anyhow::Result;
@@ -14,6 +13,7 @@ use unicon::backend::{Backend, Similarity};
 use unicon::distributed::{Group, threads};
 use unicon::io::RowSource;
 use unicon::loss::Loss;
+use unicon::memory::{forget_resident_peak, resident_peak};
 use unicon::plan::{self, Rates, update_traffic};
 use unicon::positives::Positives;
 use unicon::similarity::Negatives;
@@ -132,7 +132,7 @@ struct Memory {
 }
 
 fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<(Vec<Sample>, Memory)> {
-    forget_peak_resident();
+    forget_resident_peak();
     let cpu = Cpu::<f32>::new(threads)?.with_group(group.clone());
     let source = |seed| Noise { rows: n, cols: args.scaling_d, seed };
     let (x, y) = (cpu.load(&source(1))?, cpu.load(&source(2))?);
@@ -175,7 +175,7 @@ fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<(Vec<S
         }
     }
     let held = group.concat(vec![cpu.memory().1])?;
-    let mut resident = group.concat(vec![peak_resident()])?;
+    let mut resident = group.concat(vec![resident_peak().unwrap_or(0)])?;
     if group.transport() == "threads" {
         resident.clear();
     }

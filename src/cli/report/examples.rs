@@ -143,7 +143,7 @@ fn misses<B: Backend>(
         queries.iter().flat_map(|&i| matches(i)).collect::<BTreeSet<_>>().into_iter().collect();
     let ids = |rows: &[usize]| rows.iter().map(|&i| i as u32).collect::<Vec<_>>();
     let (sx, sy) = (backend.select(zx, &ids(&queries))?, backend.select(zy, &ids(&items))?);
-    let relation = positives.subset(&queries, &items);
+    let relation = positives.subset(&queries, &items)?;
     let found = backend.positive_similarities(Similarity::Embeddings(&sx, &sy), &relation)?;
     let mut examples = Vec::new();
     for (k, looked) in worst.iter().enumerate() {

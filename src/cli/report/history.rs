@@ -8,8 +8,8 @@ use unicon::model::Model;
 pub struct History {
     /// The loss, in stretches that are comparable.
     pub stretches: Vec<Stretch>,
-    /// The loss of the result over all negatives, and when it was known: seconds since the start of the fit.
-    pub result: Option<(Option<f64>, f64)>,
+    /// The loss of the result over all negatives.
+    pub result: Option<f64>,
     /// Singular values of the last `C`, descending: all that were computed.
     pub singular_values: Vec<f64>,
     /// How many of them the model kept.
@@ -21,13 +21,12 @@ pub struct History {
 pub struct Stretch {
     /// How the points came about.
     pub name: String,
-    /// `(updates and steps done before, seconds since the start of the fit where known, loss)`.
-    pub points: Vec<(usize, Option<f64>, f64)>,
+    /// `(updates and steps done before, loss)`.
+    pub points: Vec<(usize, f64)>,
 }
 
 #[derive(Deserialize)]
 struct Point {
-    seconds: Option<f64>,
     loss: Option<f64>,
     negatives: Option<usize>,
 }
@@ -36,12 +35,11 @@ impl History {
     /// Reads the notes; what is missing or unreadable stays empty.
     pub fn of(model: &Model) -> Self {
         let losses: Vec<Option<f64>> = note(model, "history_loss");
-        let seconds: Vec<Option<f64>> = note(model, "history_seconds");
         let trace: Vec<Point> = note(model, "history");
         // Spectral updates come first; each step of damping or refinement is in both records.
         let updates = losses.len().saturating_sub(trace.len());
         let mut history = Self {
-            result: note::<Option<f64>>(model, "final_loss").map(|loss| (note(model, "seconds"), loss)),
+            result: note(model, "final_loss"),
             singular_values: note::<Vec<Option<f64>>>(model, "singular_values")
                 .into_iter()
                 .flatten()
@@ -50,25 +48,25 @@ impl History {
             ..Self::default()
         };
         for (k, loss) in losses[..updates].iter().enumerate() {
-            history.push("spectral updates", k, seconds.get(k).copied().flatten(), *loss);
+            history.push("spectral updates", k, *loss);
         }
         for (k, point) in trace.iter().enumerate() {
             let name = match point.negatives {
                 None => "steps, all negatives".to_string(),
                 Some(m) => format!("steps, {m} sampled negatives"),
             };
-            history.push(&name, updates + k, point.seconds, point.loss);
+            history.push(&name, updates + k, point.loss);
         }
         history
     }
 
-    fn push(&mut self, name: &str, step: usize, seconds: Option<f64>, loss: Option<f64>) {
+    fn push(&mut self, name: &str, step: usize, loss: Option<f64>) {
         let Some(loss) = loss.filter(|l| l.is_finite()) else { return };
         if self.stretches.last().is_none_or(|s| s.name != name) {
             self.stretches.push(Stretch { name: name.into(), points: Vec::new() });
         }
         if let Some(stretch) = self.stretches.last_mut() {
-            stretch.points.push((step, seconds, loss));
+            stretch.points.push((step, loss));
         }
     }
 }
@@ -90,21 +88,19 @@ mod tests {
 
     #[test]
     fn updates_come_before_steps_and_samples_are_kept_apart() {
-        let trace = "[{\"seconds\":0.2,\"loss\":0.5,\"negatives\":64,\"evaluations\":1,\"score\":null},\
-                     {\"seconds\":0.3,\"loss\":0.4,\"negatives\":null,\"evaluations\":2,\"score\":null}]";
+        let trace = "[{\"loss\":0.5,\"negatives\":64,\"evaluations\":1,\"score\":null},\
+                     {\"loss\":0.4,\"negatives\":null,\"evaluations\":2,\"score\":null}]";
         let history = History::of(&model(&[
             ("history", trace),
             ("history_loss", "[0.9,0.5,0.4]"),
-            ("history_seconds", "[0.1]"),
             ("final_loss", "0.45"),
-            ("seconds", "0.5"),
             ("singular_values", "[2.0,1.0]"),
             ("rank", "1"),
         ]));
         let points: Vec<_> = history.stretches.iter().flat_map(|s| s.points.clone()).collect();
-        assert_eq!(points, [(0, Some(0.1), 0.9), (1, Some(0.2), 0.5), (2, Some(0.3), 0.4)]);
+        assert_eq!(points, [(0, 0.9), (1, 0.5), (2, 0.4)]);
         assert_eq!(history.stretches.len(), 3);
-        assert_eq!((history.result, history.rank), (Some((Some(0.5), 0.45)), 1));
+        assert_eq!((history.result, history.rank), (Some(0.45), 1));
     }
 
     #[test]
@@ -112,10 +108,9 @@ mod tests {
         let history = History::of(&model(&[
             ("history", "[{\"loss\":[]}]"),
             ("history_loss", "[null,0.5]"),
-            ("history_seconds", "x"),
             ("rank", "-1"),
         ]));
-        assert_eq!(history.stretches[0].points, [(1, None, 0.5)]);
+        assert_eq!(history.stretches[0].points, [(1, 0.5)]);
         assert_eq!((history.singular_values.len(), history.rank), (0, 0));
     }
 }

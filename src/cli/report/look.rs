@@ -100,7 +100,7 @@ pub fn look<B: Backend>(
     seed: u64,
 ) -> Result<Look> {
     let (xs, ys) = sample(positives, seed)?;
-    let relation = positives.subset(&xs, &ys);
+    let relation = positives.subset(&xs, &ys)?;
     let (sx, sy) = (backend.select(zx, &ids(&xs))?, backend.select(zy, &ids(&ys))?);
     let (hx, hy) = (download(backend, &sx)?, download(backend, &sy)?);
     let similarity = &hx * hy.transpose();
@@ -109,7 +109,7 @@ pub fn look<B: Backend>(
         rows: xs.len(),
         histogram: histogram(similarity.as_ref(), &relation),
         weights: weights(backend, loss, (&sx, &sy), &relation, &px)?,
-        map: map((&xs, &px), (&ys, &py), &relation, explained),
+        map: map((&xs, &px), (&ys, &py), &relation, explained)?,
     })
 }
 
@@ -233,7 +233,7 @@ fn weights<B: Backend>(
 ) -> Result<WeightSample> {
     let xs = spread(relation.n_x(), CELLS);
     let ys = partners(relation, &xs);
-    let part = relation.subset(&xs, &ys);
+    let part = relation.subset(&xs, &ys)?;
     let (zx, zy) = (backend.select(sx, &ids(&xs))?, backend.select(sy, &ids(&ys))?);
     let mut rows: Vec<usize> = (0..xs.len()).collect();
     rows.sort_by(|&a, &b| places[(xs[a], 0)].total_cmp(&places[(xs[b], 0)]));
@@ -261,16 +261,16 @@ fn map(
     (ys, py): (&[usize], &Mat<f64>),
     relation: &Positives,
     explained: [f64; 2],
-) -> Map {
+) -> Result<Map> {
     let rows = spread(xs.len(), DOTS);
     let cols = partners(relation, &rows);
-    let part = relation.subset(&rows, &cols);
+    let part = relation.subset(&rows, &cols)?;
     let all = (0..rows.len()).flat_map(|i| part.row(i).iter().map(move |&j| (i, j as usize)));
     let links = all.take(LINKS).collect();
     let dots = |places: &[usize], ids: &[usize], p: &Mat<f64>| {
         places.iter().map(|&k| (ids[k], [p[(k, 0)], p[(k, 1)]])).collect()
     };
-    Map { x: dots(&rows, xs, px), y: dots(&cols, ys, py), links, explained }
+    Ok(Map { x: dots(&rows, xs, px), y: dots(&cols, ys, py), links, explained })
 }
 
 #[cfg(test)]

@@ -65,7 +65,6 @@ pub fn page(page: &Page<'_>) -> String {
         plane(page.look),
         weights(page.look),
         loss_by_step(&history),
-        loss_by_time(&history),
         figures(page),
         stacked,
         examples(page),
@@ -260,44 +259,31 @@ fn value_axis(label: &str, values: &[f64]) -> Axis {
 }
 
 /// Pushes each stretch as a line with dots, in its colour.
-fn push_stretches(
-    chart: &mut Chart,
-    history: &History,
-    place: impl Fn(&(usize, Option<f64>, f64)) -> Option<f64>,
-) {
+fn push_stretches(chart: &mut Chart, history: &History) {
     for stretch in &history.stretches {
         let color = match &stretch.name {
             name if name.contains("sampled") => SAMPLED,
             name if name.contains("update") => QUIET,
             _ => POSITIVE,
         };
-        let points: Vec<(f64, f64)> = stretch.points.iter().filter_map(|p| Some((place(p)?, p.2))).collect();
-        if points.is_empty() {
-            continue;
-        }
+        let points: Vec<(f64, f64)> = stretch.points.iter().map(|p| (p.0 as f64, p.1)).collect();
         chart.push(Series::line("", color, points.clone()));
         chart.push(Series::dots(&stretch.name, color, points));
     }
 }
 
 /// Pushes the result, joined to the last update where that is what it follows from.
-fn push_result(
-    chart: &mut Chart,
-    history: &History,
-    end: impl Fn(Option<f64>) -> Option<f64>,
-    place: impl Fn(&(usize, Option<f64>, f64)) -> Option<f64>,
-) {
-    let Some((seconds, loss)) = history.result else { return };
-    let Some(at) = end(seconds) else { return };
+fn push_result(chart: &mut Chart, history: &History, at: f64) {
+    let Some(loss) = history.result else { return };
     let last = history.stretches.last().filter(|s| s.name.contains("update")).and_then(|s| s.points.last());
-    if let Some((x, y)) = last.and_then(|p| Some((place(p)?, p.2))) {
-        chart.push(Series::dashes("", QUIET, vec![(x, y), (at, loss)]));
+    if let Some(&(step, before)) = last {
+        chart.push(Series::dashes("", QUIET, vec![(step as f64, before), (at, loss)]));
     }
     chart.push(Series::squares("result", NEGATIVE, vec![(at, loss)]));
 }
 
 fn losses(history: &History) -> Vec<f64> {
-    history.stretches.iter().flat_map(|s| &s.points).map(|p| p.2).chain(history.result.map(|r| r.1)).collect()
+    history.stretches.iter().flat_map(|s| &s.points).map(|p| p.1).chain(history.result).collect()
 }
 
 fn loss_by_step(history: &History) -> String {
@@ -309,25 +295,9 @@ fn loss_by_step(history: &History) -> String {
     let end = if updates { last + 1 } else { last };
     let x = Axis::whole("iterations done", 0, end.max(1));
     let mut chart = Chart::new(WIDTH, HEIGHT, x, value_axis("loss", &losses(history))).titled(title);
-    push_stretches(&mut chart, history, |p| Some(p.0 as f64));
-    push_result(&mut chart, history, |_| Some(end as f64), |p| Some(p.0 as f64));
+    push_stretches(&mut chart, history);
+    push_result(&mut chart, history, end as f64);
     let caption = "The loss L on the training rows, and that of the returned encoders over all negatives.";
-    figure(title, &chart, caption)
-}
-
-fn loss_by_time(history: &History) -> String {
-    let mut timed: Vec<f64> = history.stretches.iter().flat_map(|s| &s.points).filter_map(|p| p.1).collect();
-    if timed.is_empty() {
-        return String::new();
-    }
-    timed.extend(history.result.and_then(|r| r.0));
-    let title = "Training loss by time";
-    let high = timed.iter().copied().fold(0.0, f64::max);
-    let x = Axis::linear("seconds since the start of the fit", 0.0, 1.05 * high);
-    let mut chart = Chart::new(WIDTH, HEIGHT, x, value_axis("loss", &losses(history))).titled(title);
-    push_stretches(&mut chart, history, |p| p.1);
-    push_result(&mut chart, history, |seconds| seconds, |p| p.1);
-    let caption = "The same against wall time. An update's loss stands where the update begins.";
     figure(title, &chart, caption)
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Centred<M> {
     pub(super) means: Means,
     pub(super) moments: Moments,
     pub(super) choice: Choice,
-    /// The rows that judged, rotated into the eigenbases of these moments.
+    /// The rows that judged, rotated into the eigenbases, beside a column of ones.
     pub(super) held: (M, M),
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    fn new<B: Backend>(
+    pub(crate) fn new<B: Backend>(
         backend: &B,
         (x, y): (&B::Matrix, &B::Matrix),
         loss: &Loss,
@@ -56,22 +56,20 @@ fn ones<B: Backend>(backend: &B, n: usize) -> Result<B::Matrix> {
     backend.load(&HostMatrix::from_f32("ones", n, 1, vec![1.0; n])?)
 }
 
-/// `(x - mean) Q` of rows, in one product with a column of ones beside them.
-fn rotated<B: Backend>(backend: &B, x: &B::Matrix, q: &Mat<f64>, mean: &[f64]) -> Result<B::Matrix> {
-    let beside = ones(backend, backend.shape(x).0)?;
-    let x = backend.hstack(&[(1.0, x), (1.0, &beside)])?;
-    let d = q.nrows();
-    let shift = |k: usize| -(0..d).map(|j| q[(j, k)] * mean[j]).sum::<f64>();
-    let w = Mat::from_fn(q.ncols(), d + 1, |k, j| if j < d { q[(j, k)] } else { shift(k) });
-    backend.linear(&x, w.as_ref())
+/// Rows with a column of ones beside them.
+fn beside_ones<B: Backend>(backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
+    let ones = ones(backend, backend.shape(x).0)?;
+    backend.hstack(&[(1.0, x), (1.0, &ones)])
 }
 
-/// The choice on centred features, where it judges better than `raw` on the same rows. Notes both scores.
+/// The choice on centred features, where it judges better than `raw` on the same rows, `rotated` into the eigenbases. Notes
+/// both scores.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn centred<B: Backend>(
     backend: &B,
     data: Data<'_>,
     (x, y): (&SideData<B::Matrix>, &SideData<B::Matrix>),
+    rotated: (&B::Matrix, &B::Matrix),
     (moments, raw): (&Moments, &Choice),
     (positives, loss): (&Positives, &Loss),
     ranks: (usize, usize),
@@ -86,11 +84,8 @@ pub(super) fn centred<B: Backend>(
     })?;
     // As the features are held: in a basis of their span, which holds their mean, where they are few.
     let (mean_x, mean_y) = (x.mapped.row_on_held(&means.0), y.mapped.row_on_held(&means.1));
-    let moments = timed(&mut info.seconds.spectral, || moments.centred(backend, (&mean_x, &mean_y), &sums))?;
-    let held = timed(&mut info.seconds.validation, || {
-        let x = rotated(backend, x.judging(), &moments.x.q, &mean_x)?;
-        Ok::<_, crate::Error>((x, rotated(backend, y.judging(), &moments.y.q, &mean_y)?))
-    })?;
+    let moments = timed(&mut info.seconds.spectral, || moments.centred((&mean_x, &mean_y), &sums));
+    let held = (beside_ones(backend, rotated.0)?, beside_ones(backend, rotated.1)?);
     let judge = Held { x: &held.0, y: &held.1, positives, loss };
     let lists = (&[raw.lambda][..], &[raw.power][..]);
     let choice = choose(backend, &moments, &judge, lists, ranks, clock, info)?;

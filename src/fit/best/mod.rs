@@ -17,7 +17,7 @@ pub use options::{BestOptions, Rank, WIDTHS};
 use super::checkpoint::Checkpoint;
 use super::features;
 use super::held::{Together, split};
-use super::info::{Chosen, FitInfo, FitStatus, resident_peak};
+use super::info::{Chosen, FitInfo, FitStatus};
 use super::linear::Encoders;
 use super::moments::Choice;
 use super::options::{Factorization, FitOptions};
@@ -27,6 +27,7 @@ use super::{Data, Sides, Wanted, check_data, check_result, screened};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::Rows;
+use crate::memory::resident_peak;
 use crate::model::{Component, Model};
 use crate::similarity::Negatives;
 use solver::Solver;
@@ -84,8 +85,8 @@ pub fn fit_best_watched<B: Backend>(
         Some(s) => {
             let (tx, ty) = (Rows::new(data.x, s.train.0.clone())?, Rows::new(data.y, s.train.1.clone())?);
             let (hx, hy) = (Rows::new(data.x, s.held.0.clone())?, Rows::new(data.y, s.held.1.clone())?);
-            let train = data.positives.subset(&s.train.0, &s.train.1);
-            let held = data.positives.subset(&s.held.0, &s.held.1);
+            let train = data.positives.subset(&s.train.0, &s.train.1)?;
+            let held = data.positives.subset(&s.held.0, &s.held.1)?;
             let options = &options.on_rows(data, s.train.0.len().min(s.train.1.len()))?;
             let held_back = (s.held.0.len(), s.held.1.len());
             let chosen = Chosen { held_back, apart: Some(s.apart), ..Chosen::default() };

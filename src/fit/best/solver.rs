@@ -7,6 +7,7 @@ use crate::fit::Data;
 use crate::fit::checkpoint::Checkpoint;
 use crate::fit::info::{FitInfo, FitStatus};
 use crate::fit::linear::Encoders;
+use crate::fit::metric::Metric;
 use crate::fit::minibatch::{self, Descent, MinibatchOptions};
 use crate::fit::moments::Moments;
 use crate::fit::objective::Alignment;
@@ -120,6 +121,8 @@ impl<B: Backend> Solver<'_, B> {
             && !refining
         {
             let metric = self.moments.metric(self.lambda);
+            let arithmetic = self.backend.arithmetic();
+            let metric = (Metric::new(metric.0, arithmetic), Metric::new(metric.1, arithmetic));
             let descent = Descent {
                 backend: self.backend,
                 x: self.x,

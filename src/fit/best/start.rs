@@ -152,7 +152,8 @@ pub(super) fn spectral<B: Backend>(
     let mut hold = None;
     if sides.is_some_and(|s| is_open(s, options)) && !clock.spent(backend.group())? {
         let (so_far, asked) = ((&moments, &choice), (positives, &options.loss));
-        if let Some(c) = centred(backend, data, (&x, &y), so_far, asked, ranks, clock, info)? {
+        let held = (&rotated.0, &rotated.1);
+        if let Some(c) = centred(backend, data, (&x, &y), held, so_far, asked, ranks, clock, info)? {
             (moments, means, choice) = (c.moments, Some(c.means), c.choice);
             hold = Some(c.held);
         }
@@ -199,7 +200,7 @@ pub(super) fn width<B: Backend>(
         false => all,
     };
     let (x, y) = (Rows::new(data.x, some.0.clone())?, Rows::new(data.y, some.1.clone())?);
-    let positives = data.positives.subset(&some.0, &some.1);
+    let positives = data.positives.subset(&some.0, &some.1)?;
     let data = Data { x: &x, y: &y, positives: &positives };
     let fewest = x.rows().min(y.rows());
     let landmarks = Landmarks::Count(kernel.landmarks.count(fewest).min(fewest));

@@ -1,10 +1,11 @@
 //! The preset `best`: choices, budget, mini-batches, starts and checkpoints.
 
 use super::{Sample, many, oracle, pairs};
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::{Arithmetic, Backend};
 use crate::fit::info::Seconds;
 use crate::fit::linear::Encoders;
+use crate::fit::metric::Metric;
 use crate::fit::minibatch::{self, Descent};
 use crate::fit::objective::Alignment;
 use crate::fit::refine::{Clock, Held, Run, refine};
@@ -69,7 +70,8 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
         f.evaluate(&v, &mut vec![0.0; v.len()]).unwrap()
     };
     let clock = Clock::new(Instant::now(), None);
-    let (mx, my) = (Mat::identity(d1, d1), Mat::identity(d2, d2));
+    let identity = |d: usize| Metric::new(Mat::identity(d, d), Arithmetic::F64);
+    let (mx, my) = (identity(d1), identity(d2));
     let options = MinibatchOptions { batch: 100, epochs: 30, ..MinibatchOptions::default() };
     let (backend, positives) = (&backend, &s.positives);
     let descent = Descent { backend, x: &x, y: &y, positives, loss, metric: (&mx, &my), options, seed: 5 };
