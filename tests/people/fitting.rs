@@ -422,8 +422,12 @@ fn a_budget_that_is_used_up_says_so() {
     // The paper's mini-batches: those that there is time for, and one at least.
     let batches = |budget: &str| {
         let json = lab.json(&format!("fit --preset paper {budget} {tail}"));
-        let weights: Vec<usize> =
-            json["info"]["batch_weights"].as_array().unwrap().iter().map(|w| w.as_array().unwrap().len()).collect();
+        let weights: Vec<usize> = json["info"]["batch_weights"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|w| w.as_array().unwrap().len())
+            .collect();
         (json["info"]["status"].as_str().unwrap().to_string(), weights)
     };
     assert_eq!(batches(""), ("completed".into(), vec![100, 100]));
