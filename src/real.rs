@@ -14,7 +14,7 @@ pub trait Real: TileOps + HostFloat + Copy + Default + PartialOrd + std::fmt::De
     /// Widens to float64.
     fn as_f64(self) -> f64;
     /// A score and the item it is of as one integer: ascending integers are falling scores, of equal ones ascending items.
-    type Place: Ord + Copy + Into<u128> + Send + Sync + std::fmt::Debug;
+    type Place: Ord + Copy + Send + Sync + std::fmt::Debug;
     /// The place of a number (not NaN).
     fn place(self, item: u32) -> Self::Place;
     /// The score and the item of a place; a zero has lost its sign.

@@ -10,7 +10,6 @@ use crate::backend::{Backend, Ties, TopK};
 use crate::error::{Error, Result};
 use crate::fit::host;
 use crate::kernel::Kernel;
-use crate::memory::filled;
 use crate::positives::Positives;
 use crate::retrieval::{Recall, recall_at_k, search};
 
@@ -38,6 +37,9 @@ entry!(
         found_to.put(&found)
     }
 );
+
+/// Scores that are widened at once.
+const PLACES: usize = 1 << 15;
 
 /// Where the results of a search go.
 pub(super) struct Found<'a> {
@@ -81,18 +83,23 @@ impl<'a> Found<'a> {
     /// Writes what was found; places without an item are -1 and -infinity.
     pub(super) fn put(self, found: &TopK) -> Result<()> {
         let Self { k, scores, indices } = self;
-        let places = if scores.is_some() { indices.len() } else { 0 };
-        let mut all = filled(places, f64::NEG_INFINITY, || "the scores of all queries".into())?;
+        let (n, own) = (indices.len() / k, found.k);
         for (q, row) in indices.chunks_exact_mut(k).enumerate() {
-            for (j, index) in row.iter_mut().enumerate() {
-                let at = (j < found.k).then_some(q * found.k + j);
-                *index = at.map_or(-1, |at| i64::from(found.indices[at]));
-                if let (Some(at), Some(score)) = (at, all.get_mut(q * k + j)) {
-                    *score = f64::from(found.scores[at]);
-                }
-            }
+            row.iter_mut().zip(&found.indices[q * own..][..own]).for_each(|(to, &item)| *to = item.into());
+            row[own..].fill(-1);
         }
-        scores.map_or(Ok(()), |scores| scores.put_rows(0, &all))
+        let Some(scores) = scores else { return Ok(()) };
+        let step = (PLACES / k).clamp(1, n.max(1));
+        let mut rows = vec![f64::NEG_INFINITY; step * k];
+        for first in (0..n).step_by(step) {
+            let count = step.min(n - first);
+            for (q, row) in rows.chunks_exact_mut(k).take(count).enumerate() {
+                let of = &found.scores[(first + q) * own..][..own];
+                row.iter_mut().zip(of).for_each(|(to, &score)| *to = score.into());
+            }
+            scores.put_rows(first, &rows[..count * k])?;
+        }
+        Ok(())
     }
 }
 

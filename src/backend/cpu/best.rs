@@ -65,7 +65,7 @@ impl<T: Real> Best<T> {
     /// The `k` best, in order; fewer where there were not as many numbers.
     pub(super) fn sorted(mut self) -> Vec<(T, u32)> {
         self.cut();
-        sort(&mut self.held);
+        self.held.sort_unstable();
         self.held.into_iter().map(T::of_place).collect()
     }
 
@@ -79,67 +79,9 @@ impl<T: Real> Best<T> {
     }
 }
 
-/// Lists from this length on are sorted by digits.
-const MANY: usize = 2048;
-/// Bits of a digit.
-const DIGIT: u32 = 11;
-
-/// Ascending. Long lists are dealt out by one digit after the other, the lowest first: no comparisons, and digits that all
-/// entries share cost nothing.
-fn sort<P: Copy + Ord + Into<u128>>(list: &mut Vec<P>) {
-    let mut other: Vec<P> = Vec::new();
-    if list.len() < MANY || other.try_reserve_exact(list.len()).is_err() {
-        list.sort_unstable();
-        return;
-    }
-    other.extend_from_slice(list);
-    let (all, any) = list.iter().fold((u128::MAX, 0), |(all, any), &p| (all & p.into(), any | p.into()));
-    let digit = |p: P, shift: u32| (p.into() >> shift) as usize & ((1 << DIGIT) - 1);
-    for shift in (0..u128::BITS).step_by(DIGIT as usize) {
-        if (all ^ any) >> shift & ((1 << DIGIT) - 1) == 0 {
-            continue;
-        }
-        let mut place = [0usize; 1 << DIGIT];
-        list.iter().for_each(|&p| place[digit(p, shift)] += 1);
-        let mut next = 0;
-        for place in &mut place {
-            next += std::mem::replace(place, next);
-        }
-        for &p in list.iter() {
-            let place = &mut place[digit(p, shift)];
-            other[*place] = p;
-            *place += 1;
-        }
-        std::mem::swap(list, &mut other);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn digits_sort_as_comparisons_do() {
-        let mut state = 1u64;
-        let mut draw = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            state
-        };
-        for n in [0, 1, 2, MANY - 1, MANY, 5000] {
-            // Whole words, few values, a digit at the top, the same everywhere.
-            for mask in [u64::MAX, 7, 0xff << 56, 0] {
-                let list: Vec<u64> = (0..n).map(|_| draw() & mask).collect();
-                let wide: Vec<u128> =
-                    list.iter().map(|&v| u128::from(v) << 63 | u128::from(v >> 3)).collect();
-                let (mut a, mut b) = (list.clone(), list);
-                (sort(&mut a), b.sort_unstable());
-                assert_eq!(a, b);
-                let (mut a, mut b) = (wide.clone(), wide);
-                (sort(&mut a), b.sort_unstable());
-                assert_eq!(a, b);
-            }
-        }
-    }
 
     #[test]
     fn the_best_are_those_of_a_full_sort() {
