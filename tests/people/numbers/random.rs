@@ -65,7 +65,7 @@ fn random_change(rng: &mut ChaCha8Rng, train: &Views, test: &Views, wide: bool) 
 
 impl Change {
     /// The clean data with what no way of computing can take out of the change: rows scaled by powers of two keep lengths
-    /// between 1 and 2, and values are rounded to `unit` beside their offset.
+    /// within a factor of 2, and values are rounded to `unit` beside their offset.
     fn control(&self, k: u64, unit: f64) -> [Views; 2] {
         let mut rng = ChaCha8Rng::seed_from_u64(k);
         let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
@@ -73,7 +73,7 @@ impl Change {
         self.clean.each_ref().map(|v| {
             v.changed(|side, i, j, v| {
                 let beside = if self.kind == 2 { self.offset } else { 0.0 };
-                let length = if self.kind == 1 { rows[(2 * i + side) % rows.len()].exp2() } else { 1.0 };
+                let length = if self.kind == 1 { (0.5 * rows[(2 * i + side) % rows.len()]).exp2() } else { 1.0 };
                 let noise = values[(31 * (2 * i + side) + j) % values.len()];
                 (v + noise * unit * (v.abs() + beside)) * length
             })
