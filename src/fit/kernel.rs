@@ -143,7 +143,7 @@ pub(super) fn fit_batches<B: Backend>(
     for range in &ranges {
         let x = RowRange::new(data.x, range.clone())?;
         let y = RowRange::new(data.y, range.clone())?;
-        let positives = data.positives.restricted(range.clone(), range.clone());
+        let positives = data.positives.restricted(range.clone(), range.clone())?;
         let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
         let begun = Instant::now();
