@@ -73,7 +73,8 @@ impl Change {
         self.clean.each_ref().map(|v| {
             v.changed(|side, i, j, v| {
                 let beside = if self.kind == 2 { self.offset } else { 0.0 };
-                let length = if self.kind == 1 { (0.5 * rows[(2 * i + side) % rows.len()]).exp2() } else { 1.0 };
+                let length =
+                    if self.kind == 1 { (0.5 * rows[(2 * i + side) % rows.len()]).exp2() } else { 1.0 };
                 let noise = values[(31 * (2 * i + side) + j) % values.len()];
                 (v + noise * unit * (v.abs() + beside)) * length
             })
