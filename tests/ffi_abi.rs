@@ -159,6 +159,7 @@ fn kind(ty: &str) -> String {
             || ty.starts_with("Ptr{")
             || ty.starts_with("Ref{")
             || ty == "Cstring"
+            || ty.starts_with("::core::option::Option<")
             || ty == "unicon_progress_fn" =>
         {
             "ptr"
@@ -182,8 +183,8 @@ fn header() -> Header {
     for part in text.split("pub struct ").skip(1) {
         let (name, rest) = part.split_once(" {").unwrap();
         let body = &rest[..rest.find("\n}").unwrap()];
-        // Callbacks span lines and are none of the other languages' structs.
-        if !body.contains("Option<") && !body.contains("_unused") {
+        if !body.contains("_unused") {
+            // What a callback takes spans further lines, none of which is public.
             let fields = body.lines().filter_map(|l| l.trim().strip_prefix("pub ")?.split_once(':'));
             let fields = fields.map(|(f, ty)| (f.to_string(), kind(ty))).collect();
             structs.insert(name.to_string(), fields);
