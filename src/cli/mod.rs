@@ -254,12 +254,11 @@ fn code_of(ends: Vec<unicon::Result<End>>) -> ExitCode {
 
 /// The error with the argument that leaves out rows that are not finite, where that is what it is about.
 fn with_remedy(e: anyhow::Error) -> anyhow::Error {
-    match e.downcast() {
-        Ok(unicon::Error::InvalidArgument { name, expected, got }) if expected == FINITE => {
+    match e.downcast_ref() {
+        Some(unicon::Error::InvalidArgument { name, expected, got }) if expected == FINITE => {
             unicon::Error::invalid(name, expected, format!("{got} (--drop-bad-rows)")).into()
         }
-        Ok(e) => e.into(),
-        Err(e) => e,
+        _ => e,
     }
 }
 

@@ -163,6 +163,7 @@ pub fn only(all: &Path, present: &[&str]) -> tempfile::TempDir {
 /// `unicon` with the libraries of a folder.
 pub fn unicon(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unicon"));
+    crate::program::usual_signals(&mut command);
     // And of no other, such as that of an installed Python package.
     command.env("LD_LIBRARY_PATH", folder).env("UNICON_CUDA_LIBRARIES", "");
     command

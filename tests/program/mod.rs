@@ -60,6 +60,7 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_unicon"));
         command.current_dir(self.dir.path()).args(args.split_whitespace());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        usual_signals(&mut command);
         command
     }
 
@@ -107,4 +108,21 @@ pub fn numbers(value: &Value) -> Vec<f64> {
 pub fn distance(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Signals as the child of a terminal has them: under nohup, or in the background of a script, children ignore some.
+pub fn usual_signals(command: &mut Command) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        // SAFETY: between fork and exec, where signal() may be called.
+        unsafe {
+            command.pre_exec(|| {
+                for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
+    }
 }
