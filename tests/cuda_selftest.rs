@@ -64,7 +64,7 @@ fn cuda_passes_in_every_mode_and_leaves_nothing_behind() {
 const FAULTS: [(&str, &str); 5] = [
     ("swapped fragment", "portable"),
     ("column bound", "portable"),
-    ("exception search", "portable"),
+    ("search of masked entries", "portable"),
     ("tie order", "portable"),
     ("step of an operand", "hopper"),
 ];
