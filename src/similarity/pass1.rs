@@ -75,19 +75,18 @@ impl<B: Blocks> Pass<'_, B> {
     /// `log sum_neg eps_neg e^{s/tau}` of the anchors whose sums are here, masked entries left out.
     fn clip_log_sums(&self) -> Result<[Vec<f64>; 2]> {
         let (tau, limit) = (self.loss.tau, self.backend.exponent_limit());
-        let negatives = [0, 1].map(|side| {
-            let seen = |i: usize| self.seen[side].of(i);
-            self.summed(side).map(seen).collect::<Vec<f64>>()
-        });
-        let mut sums = if self.zeros {
-            negatives.each_ref().map(|n| n.iter().map(|n| n.ln()).collect())
+        let first = [0, 1].map(|side| self.summed(side).start);
+        // Negatives of the `k`-th of these anchors.
+        let negatives = |side: usize, k: usize| self.seen[side].of(first[side] + k);
+        let mut sums: [Vec<f64>; 2] = if self.zeros {
+            [0, 1].map(|side| self.summed(side).map(|i| self.seen[side].of(i).ln()).collect())
         } else {
             let by_maxima = self.backend.always_by_maxima(tau);
             let sums = self.backend.clip_log_sums(&self.problem, by_maxima)?;
             let lost = !by_maxima
                 && (0..2).any(|side| {
-                    let mut anchors = sums[side].iter().zip(&negatives[side]);
-                    anchors.any(|(log, n)| *n > 0.0 && clip::lost_range(*log, tau, limit))
+                    let mut anchors = sums[side].iter().enumerate();
+                    anchors.any(|(k, log)| negatives(side, k) > 0.0 && clip::lost_range(*log, tau, limit))
                 });
             match self.backend.group().any(lost)? {
                 true => self.backend.clip_log_sums(&self.problem, true)?,
@@ -96,9 +95,9 @@ impl<B: Blocks> Pass<'_, B> {
         };
         let log_eps = self.loss.eps_neg.ln();
         for (side, sums) in sums.iter_mut().enumerate() {
-            for ((k, log), n) in sums.iter_mut().enumerate().zip(&negatives[side]) {
+            for (k, log) in sums.iter_mut().enumerate() {
                 let weight = self.seen[side].weight.get(k).map_or(0.0, |w| w.ln());
-                *log = if *n > 0.0 { *log + log_eps + weight } else { f64::NEG_INFINITY };
+                *log = if negatives(side, k) > 0.0 { *log + log_eps + weight } else { f64::NEG_INFINITY };
             }
         }
         Ok(sums)
