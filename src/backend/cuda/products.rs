@@ -317,20 +317,19 @@ impl Blocks for Cuda {
         mut fill: impl FnMut(&Stage, &mut Rows<'_>) -> Result<()>,
     ) -> Result<Matrix> {
         let (own, d, schedule) = (tiles.own.clone(), values.v.cols(), &tiles.problem.schedule);
-        let mut stages = self.stages(tiles, values).peekable();
-        let block = stages.peek().map_or(0, |stage| stage.rows.len());
-        let ranges: Vec<_> =
-            self.stages(tiles, values).map(|s| s.rows.start - own.start..s.rows.end - own.start).collect();
+        let stages: Vec<Stage> = self.stages(tiles, values).collect();
+        let block = stages.iter().map(|stage| stage.rows.len()).max().unwrap_or(0);
+        let ranges = stages.iter().map(|s| s.rows.start - own.start..s.rows.end - own.start);
+        let mut stages = stages.iter();
         let mut panel = PanelRoom::default();
-        let by_position =
-            self.build_in(ranges.into_iter(), own.len(), d, block, "S V", &mut |rows, out| {
-                let Some(stage) = stages.next() else { return Ok(()) };
-                self.device.zero(out)?;
-                let mut made = Rows::new(DeviceRows::dense(out, rows.len(), d)?, std::mem::take(&mut panel));
-                fill(&stage, &mut made)?;
-                panel = made.panel;
-                Ok(())
-            })?;
+        let by_position = self.build_in(ranges, own.len(), d, block, "S V", &mut |rows, out| {
+            let Some(stage) = stages.next() else { return Ok(()) };
+            self.device.zero(out)?;
+            let mut made = Rows::new(DeviceRows::dense(out, rows.len(), d)?, std::mem::take(&mut panel));
+            fill(stage, &mut made)?;
+            panel = made.panel;
+            Ok(())
+        })?;
         let Some(order) = tiles.problem.order_x() else {
             return Ok(self.as_share(by_position, schedule.n_x()));
         };
