@@ -45,7 +45,7 @@ pub mod fit;
 pub mod io;
 pub mod kernel;
 pub mod loss;
-pub mod memory;
+mod memory;
 pub mod model;
 pub mod optim;
 pub mod plan;

@@ -15,12 +15,13 @@ pub(crate) fn available() -> Option<u64> {
 }
 
 /// The most bytes that this process has had resident, where the system says.
-pub fn resident_peak() -> Option<u64> {
+pub(crate) fn resident_peak() -> Option<u64> {
     kib("/proc/self/status", "VmHWM:")
 }
 
 /// Makes the peak of [`resident_peak`] what is resident now, where the system can.
-pub fn forget_resident_peak() {
+#[cfg(feature = "cli")]
+pub(crate) fn forget_resident_peak() {
     // Without it the peak is that of the whole run, which is no error.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }

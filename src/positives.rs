@@ -36,7 +36,7 @@ impl Positives {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when nothing matches.
-    pub fn among(&self, pairs: &[(u32, u32)]) -> Result<(Vec<u32>, Vec<u32>, Self)> {
+    pub(crate) fn among(&self, pairs: &[(u32, u32)]) -> Result<(Vec<u32>, Vec<u32>, Self)> {
         if self.diagonal {
             let ids: Vec<u32> = pairs.iter().map(|p| p.0).collect();
             return Ok((ids.clone(), ids, Self::diagonal(pairs.len())));
@@ -283,7 +283,7 @@ impl Positives {
     ///
     /// # Panics
     /// When a row or column does not exist.
-    pub fn subset(&self, x: &[usize], y: &[usize]) -> Result<Self> {
+    pub(crate) fn subset(&self, x: &[usize], y: &[usize]) -> Result<Self> {
         if self.diagonal && x == y {
             return Ok(Self::diagonal(x.len()));
         }

@@ -31,7 +31,7 @@ const STACK: usize = 8 << 20;
 ///
 /// # Panics
 /// If `f` does, after all have ended.
-pub fn on_each<I: Send, R: Send>(
+pub(crate) fn on_each<I: Send, R: Send>(
     inputs: impl IntoIterator<Item = I>,
     f: impl Fn(I) -> R + Sync,
 ) -> Vec<Result<R>> {

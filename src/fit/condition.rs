@@ -42,13 +42,13 @@ pub struct Prepared {
 
 /// What brings both sides into range.
 #[derive(Clone, Debug, Default)]
-pub struct Sides {
+pub(crate) struct Sides {
     pub(crate) x: Conditioning,
     pub(crate) y: Conditioning,
 }
 
 /// Both sides' rows, brought into range.
-pub struct InRange<'a> {
+pub(crate) struct InRange<'a> {
     x: Conditioned<&'a dyn RowSource>,
     y: Conditioned<&'a dyn RowSource>,
     data: Data<'a>,
@@ -56,14 +56,14 @@ pub struct InRange<'a> {
 
 impl InRange<'_> {
     /// The rows in range, for fits.
-    pub fn data(&self) -> Data<'_> {
+    pub(crate) fn data(&self) -> Data<'_> {
         Data { x: &self.x, y: &self.y, positives: self.data.positives }
     }
 }
 
 impl Sides {
     /// These rows, or others of the same kind, in range.
-    pub fn of<'a>(&self, data: Data<'a>) -> InRange<'a> {
+    pub(crate) fn of<'a>(&self, data: Data<'a>) -> InRange<'a> {
         let (x, y) = (self.x.clone(), self.y.clone());
         InRange { x: Conditioned::new(data.x, x), y: Conditioned::new(data.y, y), data }
     }
@@ -134,7 +134,8 @@ impl<'a> Wanted<'a> {
 ///
 /// # Errors
 /// NaN or infinite features (the row is named); those of the source and the backend.
-pub fn in_range<B: Backend>(backend: &B, data: Data<'_>) -> Result<Sides> {
+#[cfg(feature = "cli")]
+pub(crate) fn in_range<B: Backend>(backend: &B, data: Data<'_>) -> Result<Sides> {
     let wanted = Wanted { center: Center::Off, kernel: None, start: None };
     let seen = (&backend.survey(data.x)?, &backend.survey(data.y)?);
     prepare(backend, data, seen, &wanted, &mut FitInfo::default())

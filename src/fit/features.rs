@@ -202,7 +202,7 @@ pub(crate) fn upload<B: Backend>(backend: &B, m: MatRef<'_, f64>) -> Result<B::M
 ///
 /// # Errors
 /// Those of the backend.
-pub fn download<B: Backend>(backend: &B, m: &B::Matrix) -> Result<Mat<f64>> {
+pub(crate) fn download<B: Backend>(backend: &B, m: &B::Matrix) -> Result<Mat<f64>> {
     let (rows, cols) = backend.shape(m);
     let mut out = Mat::zeros(rows, cols);
     backend.store(m, &mut |first, panel| {

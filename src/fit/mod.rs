@@ -26,11 +26,12 @@ mod thin;
 mod whole;
 
 pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
-pub use condition::{Center, InRange, Prepared, Sides, in_range};
-pub(crate) use condition::{Wanted, prepare};
+#[cfg(feature = "cli")]
+pub(crate) use condition::in_range;
+pub use condition::{Center, Prepared};
+pub(crate) use condition::{Sides, Wanted, prepare};
 pub use damping::DampingOptions;
-pub use features::download;
-pub(crate) use features::{host, upload};
+pub(crate) use features::{download, host, upload};
 pub use held::Apart;
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use minibatch::MinibatchOptions;

@@ -23,7 +23,7 @@ pub struct FeatureReport {
 }
 
 /// What errors about features that are not finite say was expected.
-pub const FINITE: &str = "finite values";
+pub(crate) const FINITE: &str = "finite values";
 
 /// What reading a matrix once says of it: its zero rows, and how large the others are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -39,7 +39,9 @@ pub use self::safetensors::{open_safetensors, safetensors_names};
 pub use atomic::AtomicFile;
 pub(crate) use bytes::read_file;
 pub(crate) use center::{Center, column_sums};
-pub use check::{FINITE, FeatureReport, Survey, bad_rows, check_finite, check_finite_as, survey};
+#[cfg(feature = "cli")]
+pub(crate) use check::FINITE;
+pub use check::{FeatureReport, Survey, bad_rows, check_finite, check_finite_as, survey};
 pub(crate) use check::{Screened, check_digests, exponent, survey_rows};
 pub use condition::{Conditioned, Conditioning, RowScale};
 pub(crate) use condition::{is_ordinary, times_power};

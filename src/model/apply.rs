@@ -84,7 +84,7 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn apply<B: Backend>(&self, backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
+    pub(crate) fn apply<B: Backend>(&self, backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
         let Some(map) = &self.map else { return Ok(backend.encode(x, self.matrix.as_ref())?.0) };
         let (kernel, landmarks) = map.in_range();
         let k = backend.kernel(&kernel, x, landmarks.as_ref().as_ref())?;
