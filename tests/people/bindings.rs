@@ -23,6 +23,7 @@ fn python(package: &str, script: &str) {
     let Some(found) = python_with(package) else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut command = python_script(found, &format!("tests/people/bindings/{script}"));
+    crate::program::usual_signals(&mut command);
     said(&run(command.env("PYTHONWARNINGS", "error::ResourceWarning").current_dir(dir.path())));
 }
 

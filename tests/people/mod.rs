@@ -8,5 +8,6 @@ mod files;
 mod fitting;
 mod models;
 mod numbers;
+mod presets;
 mod processes;
 mod retrieval;
