@@ -42,12 +42,12 @@ done
 [ -n "$commit" ] || commit=$(cat "$here/COMMIT" 2>/dev/null || git -C "$here" rev-parse HEAD 2>/dev/null || echo unknown)
 
 if [ -n "$pack" ]; then
-  mkdir -p "$pack/scripts" "$pack/ffi-examples/python" || exit 2
+  mkdir -p "$pack/scripts" "$pack/python" || exit 2
   strip -o "$pack/unicon" "$unicon" || exit 1
   library=$(dirname "$unicon")/libunicon.so
   [ ! -f "$library" ] || strip --strip-unneeded -o "$pack/libunicon.so" "$library" || exit 1
   cp "$here/scripts/gpu-proof.sh" "$here/scripts/gpu_reference.py" "$pack/scripts/"
-  cp -r "$here/ffi-examples/python/unicon" "$pack/ffi-examples/python/"
+  cp -r "$here/python/unicon_align" "$pack/python/"
   [ -z "$titles" ] || cp -r "$titles" "$pack/titles"
   # Unpacked, for what compiles its own sources (Triton) reads them as files.
   for wheel in ${wheels:+"$wheels"/*.whl}; do python3 -m zipfile -e "$wheel" "$pack/python" || exit 1; done

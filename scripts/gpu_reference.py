@@ -10,7 +10,7 @@ Values are compared with float64, by row chunks (NumPy where PyTorch is missing;
 chunked PyTorch baseline keeps no n x n matrix either: cuBLAS products with elementwise kernels between. Inf-CL and CCE are
 timed where they can be imported. Prints JSON; exit code 1 when a value is beyond its limit.
 
-Loads libunicon through ffi-examples/python (UNICON_LIBRARY, or beside the program).
+Loads libunicon through python (UNICON_LIBRARY, or beside the program).
 """
 import argparse
 import json
@@ -25,7 +25,7 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "ffi-examples/python"))
+sys.path.insert(0, str(ROOT / "python"))
 TAU, R, D1, D2 = 0.07, 128, 512, 384
 NAMES = {"fp16": "float16", "bf16": "bfloat16", "f32": "float32"}
 # Relative Frobenius error of C against float64 at tau = 0.07, and relative error of the loss. Gradients average over fewer
@@ -102,7 +102,7 @@ def relative(got, want):
 
 
 def compare(args, torch):
-    import unicon
+    import unicon_align as unicon
 
     cuda = args.device.startswith("cuda")
     on_gpu = cuda and torch is not None and torch.cuda.is_available()

@@ -259,7 +259,7 @@ fn python_declares_what_the_header_does() {
     if !have("python3", "python3") {
         return;
     }
-    let script = root().join("ffi-examples/python/unicon/_abi.py");
+    let script = root().join("python/unicon_align/_abi.py");
     let described: serde_json::Value =
         serde_json::from_str(&run(Command::new("python3").arg(script))).expect("JSON");
     let header = header();

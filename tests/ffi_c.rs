@@ -148,7 +148,7 @@ fn the_examples_run() {
     assert!(text.contains("as expected: invalid argument"), "{text}");
     for (package, script) in [("numpy", "fit"), ("torch", "train")] {
         if let Some(python) = python_with(package) {
-            let script = format!("ffi-examples/python/examples/{script}.py");
+            let script = format!("python/examples/{script}.py");
             print!("{}", run(&mut python_script(python, &script)));
         }
     }

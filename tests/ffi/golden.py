@@ -1,6 +1,6 @@
 """Every float64 reference case of tests/golden through the C ABI, in float64 and float32.
 
-    UNICON_LIBRARY=.../libunicon.so PYTHONPATH=ffi-examples/python python3 tests/ffi/golden.py tests/golden
+    UNICON_LIBRARY=.../libunicon.so PYTHONPATH=python python3 tests/ffi/golden.py tests/golden
 
 Limits. Explicit S and the operator: relative to max|S|, 50 eps/tau in float64 and 4 eps/tau in float32 (s/tau carries |s|/tau eps),
 with a floor of 1e-7/n for saturated cases. Linear fits: 1e-8 and 5e-6. Kernel fits: 1e-8 and 2e-4, 2e-3 for the singular linear
@@ -12,7 +12,7 @@ import pathlib
 import sys
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 
 KERNELS = ["linear", "cosine", "angular", "arccos", "exp_cosine", "rbf", "matern"]
 

@@ -28,16 +28,21 @@ pub fn python_with(package: &str) -> Option<&'static str> {
     let found = ["python3", "/usr/bin/python3"].into_iter().find(imports);
     if found.is_none() {
         // PyPI's PyTorch brings several GB of CUDA.
-        let get = if package == "torch" { "apt-get install python3-" } else { "pip install " };
-        skip(&format!("no Python with {package}; get it with {get}{package}"));
+        let get = match package {
+            "torch" => "apt-get install python3-torch".into(),
+            "sklearn" => "pip install scikit-learn".into(),
+            "ensurepip" => "apt-get install python3-venv".into(),
+            _ => format!("pip install {package}"),
+        };
+        skip(&format!("no Python with {package}; get it with {get}"));
     }
     found
 }
 
-/// A script of the project with the package of `ffi-examples` and the library of these tests.
+/// A script of the project with the package of `python` and the library of these tests.
 pub fn python_script(python: &str, script: &str) -> Command {
     let mut command = Command::new(python);
-    command.arg("-B").arg(root().join(script)).env("PYTHONPATH", root().join("ffi-examples/python"));
+    command.arg("-B").arg(root().join(script)).env("PYTHONPATH", root().join("python"));
     command.env("UNICON_LIBRARY", built().join("libunicon.so"));
     command
 }

@@ -56,6 +56,82 @@ fn the_loss_layer_agrees_with_pytorch() {
 }
 
 #[test]
+fn the_losses_of_open_clip_have_its_numbers() {
+    if !full() {
+        return;
+    }
+    python("torch", "open_clip.py");
+}
+
+#[test]
+fn scikit_learn_searches_and_pipelines() {
+    python("sklearn", "estimator.py");
+}
+
+#[test]
+fn python_is_typed() {
+    let Some(found) = python_with("mypy") else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let mypy = |folder: &Path| {
+        let mut command = Command::new(found);
+        command.current_dir(folder).env("MYPYPATH", root().join("python"));
+        command.args(["-m", "mypy", "--strict", "--cache-dir"]).arg(cache.path());
+        command
+    };
+    print!("{}", run(&mut mypy(&root().join("python"))));
+    // And a program of the caller's.
+    let config = root().join("python/pyproject.toml");
+    print!("{}", run(mypy(&here("")).arg("--config-file").arg(config).arg("typed.py")));
+}
+
+#[test]
+fn a_wheel_is_built_installed_and_used() {
+    if !full() {
+        return;
+    }
+    let Some(found) = python_with("ensurepip") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let begin = std::time::Instant::now();
+    let mut step = |what: &str, command: &mut Command| {
+        command.env_remove("PYTHONPATH").env_remove("UNICON_LIBRARY").current_dir(dir.path());
+        command.env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+        let text = run(command);
+        println!("{what}: {:.1} s since the start", begin.elapsed().as_secs_f64());
+        text
+    };
+    let out = dir.path().join("wheels");
+    let mut wheel = Command::new(root().join("scripts/wheel"));
+    wheel.arg("--sdist").arg("--out").arg(&out).env("PYTHON", found).env("CARGO_TARGET_DIR", dir.path());
+    step("built", wheel.env("UNICON_BUILD_LIBRARY", built().join("libunicon.so")));
+    let made = |ending: &str| {
+        let mut files = std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().path());
+        files.find(|p| p.to_str().unwrap().ends_with(ending)).unwrap_or_else(|| panic!("no {ending}"))
+    };
+    let (wheel, sdist) = (made(".whl"), made(".tar.gz"));
+    let (name, size) = (wheel.file_name().unwrap().to_str().unwrap(), wheel.metadata().unwrap().len());
+    println!("{name}: {:.1} MB", size as f64 / 1e6);
+    let tag = format!("unicon_align-{}-py3-none-", env!("CARGO_PKG_VERSION"));
+    assert!(name.starts_with(&tag) && size < 20_000_000, "{name}: {size} bytes");
+    step("environment", Command::new(found).args(["-m", "venv", "venv"]));
+    let python = dir.path().join("venv/bin/python");
+    step("installed", Command::new(&python).args(["-m", "pip", "install", "-q"]).arg(&wheel));
+    step("first example", Command::new(&python).arg(root().join("python/examples/fit.py")));
+    // The library, the digits and the types come with it, and it is the wheel that was imported.
+    let check = "import pathlib, unicon_align as u\nhere = pathlib.Path(u.__file__).parent\n\
+                 assert 'venv' in here.parts and (here / 'py.typed').exists() and (here / 'libunicon.so').exists()\n\
+                 assert u.digits().left.shape == (1797, 32) and (here / 'digits').is_dir()";
+    step("checked", Command::new(&python).args(["-c", check]));
+    // What the sdist compiles is all there: its manifest names no file that is missing.
+    step("unpacked", Command::new("tar").arg("-xzf").arg(&sdist));
+    let rust = dir.path().join(format!("unicon_align-{}/rust", env!("CARGO_PKG_VERSION")));
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline", "--manifest-path"])
+        .arg(rust.join("Cargo.toml"));
+    step("sources", &mut metadata);
+}
+
+#[test]
 fn processes_of_pytorch_fit_together() {
     if !full() {
         return;

@@ -1,7 +1,7 @@
-//! Everything that README.md and ffi-examples/*/README.md show is run, in a temporary folder, on small data.
+//! Everything that README.md, ffi-examples/*/README.md, python/README.md and docs/python.md show is run, in a temporary folder, on small data.
 //!
 //! One folder a page; its blocks run in order and see each other's files. `unicon` is the program of this build,
-//! `libunicon` is installed (pkg-config, CMake and the loader find it), Python finds the package `unicon`. In the folder
+//! `libunicon` is installed (pkg-config, CMake and the loader find it), Python finds the package `unicon_align`. In the folder
 //! are the files beside an example's page, or links to the project's scripts, headers, sources and examples for README.md;
 //! `data/digits_halves`; `x.npy`, `y.npy`, 800 pairs of noisy views (32-d and 24-d) of 8 latent coordinates; and the
 //! `pairs` of below.
@@ -29,6 +29,7 @@
 mod data;
 mod page;
 
+use crate::ffi::python_with;
 use crate::library::built;
 use crate::program::Lab;
 use crate::skip::skip;
@@ -138,7 +139,7 @@ impl Folder {
         command.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")).env("CMAKE_PREFIX_PATH", &prefix);
         command.env("LD_LIBRARY_PATH", prefix.join("lib")).env("LIBRARY_PATH", prefix.join("lib"));
         command.env("CPATH", prefix.join("include"));
-        command.env("PYTHONPATH", root().join("ffi-examples/python")).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("PYTHONPATH", root().join("python")).env("PYTHONDONTWRITEBYTECODE", "1");
         command.env("UNICON_LIBRARY", prefix.join("lib/libunicon.so"));
         command
     }
@@ -157,14 +158,13 @@ impl Folder {
         text(&out.stdout) + &text(&out.stderr)
     }
 
-    fn python(&self, block: &Block) -> bool {
-        needed(block, "python3") && {
-            let numpy = self.bash("python3 -c 'import numpy'").output().unwrap().status.success();
-            if !numpy {
-                skip(&format!("{}: NumPy not found; get it with pip install numpy", block.place()));
-            }
-            numpy
-        }
+    /// A Python that has what a block imports; without one the block is skipped.
+    fn python(&self, block: &Block) -> Option<&'static str> {
+        let imports = |package: &&str| {
+            block.code.contains(&format!("import {package}\n"))
+                || block.code.contains(&format!("from {package}."))
+        };
+        python_with(["torch", "sklearn"].into_iter().find(imports).unwrap_or("numpy"))
     }
 
     /// Runs a block; false if it was skipped.
@@ -193,13 +193,11 @@ impl Folder {
                 }
                 false
             }
-            "python" => {
-                self.python(block) && {
-                    std::fs::write(self.lab.path("block.py"), &block.code).unwrap();
-                    self.run(block, "python3 block.py");
-                    true
-                }
-            }
+            "python" => self.python(block).is_some_and(|python| {
+                std::fs::write(self.lab.path("block.py"), &block.code).unwrap();
+                self.run(block, &format!("{python} block.py"));
+                true
+            }),
             "c" | "cpp" => {
                 let (compiler, flags) =
                     if block.language == "c" { ("cc", "-std=c99") } else { ("c++", "-std=c++17") };
@@ -251,8 +249,10 @@ impl Folder {
 
     /// Runs a command whose output the page shows.
     fn output(&self, block: &Block, command: &str) -> bool {
-        if command.starts_with("python") && !self.python(block) {
-            return false;
+        let mut command = command.to_string();
+        if command.starts_with("python ") {
+            let Some(python) = self.python(block) else { return false };
+            command = command.replacen("python", python, 1);
         }
         let name = command.split_whitespace().next().unwrap_or_default();
         if let Some(program) = name.strip_prefix("./") {
@@ -273,7 +273,7 @@ impl Folder {
                 );
             }
         }
-        let got = self.run(block, command);
+        let got = self.run(block, &command);
         let (got, want) = (page::masked(&got), page::masked(&block.code));
         assert_eq!(got, want, "{}: `{command}` prints something else", block.place());
         true
@@ -297,9 +297,19 @@ fn readme() {
 
 #[test]
 fn pages_of_the_examples() {
-    for language in ["c", "cpp", "julia", "python"] {
-        check(&root().join(format!("ffi-examples/{language}/README.md")));
+    for page in [
+        "ffi-examples/c/README.md",
+        "ffi-examples/cpp/README.md",
+        "ffi-examples/julia/README.md",
+        "python/README.md",
+    ] {
+        check(&root().join(page));
     }
+}
+
+#[test]
+fn page_of_python() {
+    check(&root().join("docs/python.md"));
 }
 
 #[test]

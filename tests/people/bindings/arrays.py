@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 from common import model, raises, rng, unit, x, y
 
 m = model()
@@ -28,8 +28,37 @@ class Frame:
         return self.a if dtype is None else np.array([[na_value if v is None else v for v in r] for r in self.a], dtype)
 
 
+class Column(Frame):
+    """A column of embeddings, an array in each cell."""
+
+    def __init__(self, rows):
+        self.a = np.empty(len(rows), object)
+        self.a[:] = rows
+
+
+class Tensor:
+    """A tensor in host memory, as far as DLPack and __array__."""
+
+    def __init__(self, a):
+        self.a = a
+
+    def __dlpack__(self, **options):
+        return self.a.__dlpack__()
+
+    def __dlpack_device__(self):
+        return self.a.__dlpack_device__()
+
+    def __array__(self, dtype=None, copy=None):
+        return self.a
+
+
 class Subclass(np.ndarray):
     pass
+
+
+# Memory that is not aligned to its elements.
+unaligned = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+unaligned[:] = x
 
 
 read_only = x.copy()
@@ -44,7 +73,10 @@ good = [
     (Frame(x.astype(object)), want), (Frame(x[::2]), want[::2]), (Frame(np.repeat(x, 2, axis=1)[:, ::2]), want), (np.ma.array(x), want), (np.ma.array(x, mask=False), want), (memoryview(x), want),
     (np.broadcast_to(x[:1], (1, 16)), want[:1]), (whole, of_whole), (whole.astype(np.int8), of_whole), (whole.astype(np.int16), of_whole),
     (whole.astype(np.int32), of_whole), (whole.astype(">i2"), of_whole), (whole[:, ::-1][:, ::-1], of_whole), (whole.tolist(), of_whole),
-    (whole[::-1], of_whole[::-1]),
+    (whole[::-1], of_whole[::-1]), (x[::-1], want[::-1]), (x[:, ::-1][:, ::-1], want), (np.repeat(x, 2, axis=1)[:, ::2], want),
+    (np.repeat(x, 2, axis=0)[::2].T.copy().T, want), (np.broadcast_to(x[:1], (9, 16)), np.repeat(want[:1], 9, axis=0)),
+    (unaligned, want), (memoryview(np.repeat(x, 2, axis=1)[:, ::2]), want), (Column(list(x)), want), (Tensor(x), want),
+    (Tensor(np.repeat(x, 2, axis=1)[:, ::2]), want), (Tensor(whole), of_whole), (Tensor(whole > 0), unit((whole > 0) @ f.T)),
 ]
 good += [(positive.astype(t), unit(positive @ f.T)) for t in (np.uint8, np.uint16, np.uint32, np.uint64)]
 good += [(whole > 0, unit((whole > 0) @ f.T)), ((whole > 0).astype(np.float16), unit((whole > 0) @ f.T))]
@@ -81,16 +113,12 @@ masked = np.ma.array(x, mask=False)
 masked[3, 4] = np.ma.masked
 nan, far = x.copy(), x.astype(np.float64)
 nan[3, 4], far[3, 4] = np.nan, np.inf
-padded = np.zeros(16 * 400 * 4 + 1, np.uint8)
 bad = [
     (x[0], ValueError, "got shape (16,); pass features[None, :] for one sample"),
     (np.float32(3), (TypeError, ValueError), "features"), (np.array(3.0), ValueError, "got 0: shape ()"), (3.0, (TypeError, ValueError), "features"),
     (x[None], ValueError, "got 3: shape (1, 400, 16)"),
     (x[:0], ValueError, "at least one row"), (x[:, :0], ValueError, "at least one row"), ([], ValueError, "shape (0,)"),
     (x[:, :15], unicon.Error, "16"),
-    (x[::-1], ValueError, "pass numpy.ascontiguousarray(features)"), (x[:, ::-1], ValueError, "ascontiguousarray"),
-    (np.repeat(x, 2, axis=1)[:, ::2], ValueError, "ascontiguousarray"), (np.broadcast_to(x[:1], (9, 16)), ValueError, "overlap"),
-    (padded[1:].view(np.float32).reshape(400, 16), ValueError, "aligned"),
     (x.astype(np.longdouble), TypeError, "got float128"), (x.astype(np.complex64), TypeError, "got complex64"),
     (x.astype(str), TypeError, "got <U"), (x.astype("datetime64[s]"), TypeError, "got datetime64"),
     (np.full((2, 16), 2**53 + 1), ValueError, "2^53"), (np.full((2, 16), -(2**63)), ValueError, "2^53"),

@@ -1,7 +1,7 @@
 """What the Python tests of bindings share."""
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 
 rng = np.random.default_rng(0)
 _latent = rng.normal(size=(400, 8))

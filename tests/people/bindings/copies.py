@@ -12,7 +12,7 @@ import threading
 import time
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 from common import model, raises, x, y
 
 SECONDS = 20

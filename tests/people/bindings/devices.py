@@ -3,7 +3,7 @@
 import pickle
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 
 rng = np.random.default_rng(5)
 z = rng.standard_normal((1100, 4))

@@ -6,7 +6,7 @@ import threading
 import time
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 from common import raises
 
 rng = np.random.default_rng(1)

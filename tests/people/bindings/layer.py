@@ -6,9 +6,9 @@ import pickle
 
 import numpy as np
 import torch
-import unicon
+import unicon_align as unicon
 from common import raises
-from unicon.torch import ContrastiveLoss
+from unicon_align.torch import ContrastiveLoss
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -205,8 +205,13 @@ for features in (f, f.double(), f.bfloat16(), f.half(), f.t().contiguous().t(), 
     same(z, torch.nn.functional.normalize(features.detach().double()[:, :3], dim=1), 1e-6)
 for out in (torch.zeros(50, 3), torch.zeros(50, 3, dtype=torch.bfloat16), torch.zeros(3, 50).t()):
     assert model.encode(f, "x", out=out) is out and (out.norm(dim=1) - 1).abs().max() < 1e-2
-raises(TypeError, "got int64", lambda: model.encode(torch.ones(2, 6, dtype=torch.int64), "x"))
 raises(ValueError, "f[None, :]".replace("f", "features"), lambda: model.encode(torch.ones(6), "x"))
 raises((TypeError, ValueError), "features", lambda: model.encode(torch.ones(2, 6).to_sparse(), "x"))
-raises(unicon.Error, "stride", lambda: model.encode(torch.ones(2, 12)[:, ::2], "x"))
+same(model.encode(f.detach().repeat_interleave(2, 1)[:, ::2], "x"), model.encode(f, "x"), 0)
+for dtype in (torch.int64, torch.int8, torch.bool):
+    same(model.encode(torch.ones(2, 6).to(dtype), "x"), np.full((2, 3), 3**-0.5), 1e-6)
+half = f.detach().bfloat16().repeat_interleave(2, 1)
+same(model.encode(half[:, ::2], "x"), model.encode(half[:, ::2].contiguous(), "x"), 0)
+raises(ValueError, "out: expected", lambda: model.encode(f, "x", out=torch.zeros(50, 6)[:, ::2].numpy()))
+raises(unicon.Error, "stride", lambda: model.encode(f, "x", out=torch.zeros(50, 6)[:, ::2]))
 print(f"PyTorch {torch.__version__}")

@@ -1,7 +1,7 @@
 """Positives in every form: the right pairs, or an error that says what was expected."""
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 from common import raises, rng, unit
 
 N_X, N_Y = 30, 20

@@ -5,7 +5,7 @@ import pickle
 import threading
 
 import numpy as np
-import unicon
+import unicon_align as unicon
 
 rng = np.random.default_rng(1)
 context = unicon.Context()

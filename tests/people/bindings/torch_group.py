@@ -48,7 +48,7 @@ def start(rank, name, timeout=60):
 
 def same(rank, name, results):
     dist = start(rank, name)
-    import unicon
+    import unicon_align as unicon
 
     x, y, ids = data()
     part = slice(FIRST[rank], FIRST[rank + 1])
@@ -77,8 +77,8 @@ def same(rank, name, results):
 
 def dies(rank, name, results):
     start(rank, name)
-    import unicon
-    from unicon.torch import group
+    import unicon_align as unicon
+    from unicon_align.torch import group
 
     x, y, _ = data()
     part = slice(FIRST[rank], FIRST[rank + 1])
@@ -112,7 +112,7 @@ def run(target):
 
 
 def main():
-    import unicon
+    import unicon_align as unicon
 
     x, y, ids = data()
     alone = fits(unicon.Context(n_threads=1), x, y, ids, rows(0, N))

@@ -1,14 +1,34 @@
 """The C ABI of libunicon in ctypes: the structs and functions of unicon.h, nothing else.
 
-`python -m unicon._abi` prints every size, offset and signature as JSON, for comparison with the header.
+`python -m unicon_align._abi` prints every size, offset and signature as JSON, for comparison with the header.
 """
+
+from __future__ import annotations
 
 import ctypes
 import ctypes.util
 import os
+import sys
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from typing import Any
 
 ABI_VERSION = 1
+
+
+class Options(Structure):
+    """A struct of options, which shows its values."""
+
+    _kinds_: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        plain = (c_int32, c_int64, c_uint64, c_double)
+        values = {f[0]: getattr(self, f[0]) for f in self._fields_ if f[1] in plain and f[0] not in ("struct_size", "reserved", "reserved2")}
+        if self._kinds_:
+            # A kind of other software's may be beyond those.
+            values["kind"] = dict(enumerate(self._kinds_)).get(values["kind"], values["kind"])
+        # The nu of the loss's kind, whichever that is, stands there as -DBL_MAX.
+        shown = [f"{name}={value!r}" for name, value in values.items() if value != -sys.float_info.max]
+        return f"unicon_align.{type(self).__name__}({', '.join(shown)})"
 
 
 class Matrix(Structure):
@@ -57,7 +77,8 @@ class ContextOptions(Structure):
     ]
 
 
-class Loss(Structure):
+class Loss(Options):
+    _kinds_ = ("clip", "sigmoid", "triplet_hard", "triplet_smooth")
     _fields_ = [
         ("struct_size", c_size_t),
         ("kind", c_int32),
@@ -84,7 +105,8 @@ class Positives(Structure):
     ]
 
 
-class Kernel(Structure):
+class Kernel(Options):
+    _kinds_ = ("linear", "cosine", "angular", "arccos", "exp_cosine", "rbf", "matern32")
     _fields_ = [
         ("struct_size", c_size_t),
         ("kind", c_int32),
@@ -127,11 +149,11 @@ class Validation(Structure):
     _fields_ = [("x", POINTER(Matrix)), ("y", POINTER(Matrix)), ("positives", POINTER(Positives))]
 
 
-class Damping(Structure):
+class Damping(Options):
     _fields_ = [("struct_size", c_size_t), ("first", c_double), ("halvings", c_int64), ("tol", c_double)]
 
 
-class Refine(Structure):
+class Refine(Options):
     _fields_ = [
         ("struct_size", c_size_t),
         ("max_steps", c_int64),
@@ -144,7 +166,7 @@ class Refine(Structure):
     ]
 
 
-class Minibatch(Structure):
+class Minibatch(Options):
     _fields_ = [
         ("struct_size", c_size_t),
         ("batch", c_int64),
@@ -320,7 +342,7 @@ _handle = c_void_p
 _matrix, _positives, _loss = POINTER(Matrix), POINTER(Positives), POINTER(Loss)
 
 # name -> (result, arguments); the library is asked for exactly these.
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "unicon_status_string": (c_char_p, [c_int32]),
     "unicon_version": (c_char_p, []),
     "unicon_abi_version": (c_int32, []),
@@ -407,20 +429,36 @@ FUNCTIONS = {
 }
 
 
-def load():
-    """The shared library: $UNICON_LIBRARY if set, else the one the dynamic linker finds."""
-    path = os.environ.get("UNICON_LIBRARY") or ctypes.util.find_library("unicon") or "libunicon.so.1"
-    library = ctypes.CDLL(path)
+def find() -> str:
+    """The shared library: that of this package (a wheel has one), else what UNICON_LIBRARY names, else what the system's loader finds."""
+    own = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libunicon.dylib" if sys.platform == "darwin" else "libunicon.so")
+    if os.path.exists(own):
+        return own
+    return os.environ.get("UNICON_LIBRARY") or ctypes.util.find_library("unicon") or "libunicon.so.1"
+
+
+def load() -> ctypes.CDLL:
+    """The shared library with its functions declared."""
+    path = find()
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as e:
+        raise ImportError(f"unicon_align: cannot load the C library {path} ({e}); install a wheel of unicon-align, or name the file in "
+                          "UNICON_LIBRARY") from None
+    library.unicon_abi_version.restype = c_int32
+    if library.unicon_abi_version() != ABI_VERSION:
+        raise ImportError(f"unicon_align: {path} has ABI {library.unicon_abi_version()}, this package needs {ABI_VERSION}")
     for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(library, name)
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise ImportError(f"unicon_align: {path} is older than this package: it has no {name}") from None
         function.restype = result
         function.argtypes = arguments
-    if library.unicon_abi_version() != ABI_VERSION:
-        raise ImportError(f"{path}: ABI {library.unicon_abi_version()}, this package needs {ABI_VERSION}")
     return library
 
 
-STRUCTS = {
+STRUCTS: dict[str, type[Structure]] = {
     "unicon_matrix": Matrix,
     "unicon_communicator": Communicator,
     "unicon_context_options": ContextOptions,
@@ -441,7 +479,7 @@ STRUCTS = {
 }
 
 
-def _kind(t):
+def _kind(t: Any) -> str:
     """A ctypes type as the comparison names it: integers and floats by size, everything else a pointer."""
     if t is None:
         return "void"
@@ -451,12 +489,12 @@ def _kind(t):
     return "ptr"
 
 
-def describe():
+def describe() -> dict[str, Any]:
     """Layout and signatures, for comparison with the header."""
     structs = {
         name: {
             "size": ctypes.sizeof(s),
-            "fields": [[f, getattr(s, f).offset, getattr(s, f).size] for f, _ in s._fields_],
+            "fields": [[f[0], getattr(s, f[0]).offset, getattr(s, f[0]).size] for f in s._fields_],
         }
         for name, s in STRUCTS.items()
     }

@@ -1,11 +1,15 @@
 """Contexts of the library behind one Context: as many as threads that call at once, and calls that hear Ctrl-C."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import signal
 import threading
 import weakref
+from typing import Any, Callable, Optional
 
+from . import _abi
 from ._library import Error, Handle, check, lib
 
 # Contexts are made for threads that call at once, each with threads of its own: not more than this; then calls wait.
@@ -20,13 +24,14 @@ class Slot:
 
     __slots__ = ("handle", "_lock", "_owner")
 
-    def __init__(self, options):
+    def __init__(self, options: _abi.ContextOptions) -> None:
         pointer = ctypes.c_void_p()
         check(lib.unicon_context_create(options, pointer))
         self.handle = Handle(pointer, lib.unicon_context_destroy)
-        self._lock, self._owner = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._owner: Optional[int] = None
 
-    def take(self, wait):
+    def take(self, wait: bool) -> bool:
         """Whether it is this thread's now."""
         me = threading.get_ident()
         if self._owner == me or not self._lock.acquire(wait):
@@ -34,12 +39,12 @@ class Slot:
         self._owner = me
         return True
 
-    def give(self):
+    def give(self) -> None:
         """Ends what take() began."""
         self._owner = None
         self._lock.release()
 
-    def run(self, function, arguments, work=0.0, relay=None):
+    def run(self, function: Any, arguments: tuple[Any, ...], work: float = 0.0, relay: Optional[Relay] = None) -> None:
         """Calls `function`. Above `work` multiplications the main thread listens for signals meanwhile."""
         if (work > _BRIEF or relay) and threading.current_thread() is threading.main_thread():
             status = _listen(function, arguments, self.handle.pointer, relay)
@@ -49,7 +54,7 @@ class Slot:
                 relay.end()
         check(status, self.handle.pointer)
 
-    def bound(self, function, arguments, work=0.0):
+    def bound(self, function: Any, arguments: tuple[Any, ...], work: float = 0.0) -> None:
         """Calls a function of a handle that lives on this context, after those that are at work on it."""
         if self.handle.pid != os.getpid():
             raise Error(2, "made before fork(): make it anew in this process")
@@ -64,22 +69,23 @@ class Slot:
 class Slots:
     """The contexts of one set of options."""
 
-    def __init__(self, make_options):
-        self._make, self._all, self._grow = make_options, [], threading.Lock()
+    def __init__(self, make_options: Callable[[], _abi.ContextOptions]) -> None:
+        self._make, self._grow = make_options, threading.Lock()
+        self._all: list[Slot] = []
         _everyone.add(self)
         self.primary()
 
-    def primary(self):
+    def primary(self) -> Slot:
         """The first."""
         return self._all[0] if self._all else self._open()
 
-    def _open(self):
+    def _open(self) -> Slot:
         with self._grow:
             slot = Slot(self._make())
             self._all.append(slot)
             return slot
 
-    def take(self):
+    def take(self) -> Slot:
         """A context that nobody is at work on; the caller gives it back."""
         while True:
             for slot in self._all:
@@ -98,7 +104,7 @@ class Slots:
                 if slot.take(False):
                     return slot
 
-    def call(self, function, arguments, work=0.0, relay=None):
+    def call(self, function: Any, arguments: tuple[Any, ...], work: float = 0.0, relay: Optional[Relay] = None) -> Slot:
         """Calls `function(context, *arguments)` on a context that is free."""
         slot = self.take()
         try:
@@ -107,20 +113,20 @@ class Slots:
         finally:
             slot.give()
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Stops all calls in progress."""
         for slot in list(self._all):
             lib.unicon_cancel(slot.handle.pointer)
 
-    def forget(self):
+    def forget(self) -> None:
         """In the child of a fork: the contexts there have no threads, and others take their place when they are needed."""
         self._all, self._grow = [], threading.Lock()
 
 
-_everyone = weakref.WeakSet()
+_everyone: weakref.WeakSet[Slots] = weakref.WeakSet()
 
 
-def _forget_all():
+def _forget_all() -> None:
     for slots in list(_everyone):
         slots.forget()
 
@@ -132,16 +138,17 @@ if hasattr(os, "register_at_fork"):
 class Relay:
     """Carries what the library reports from the thread of a call to the one that made it, and what is raised there back."""
 
-    def __init__(self, function):
-        self._function, self._asked, self._answer = function, None, 1
-        self._wake, self._replied = None, threading.Event()
-        self.raised = None
+    def __init__(self, function: Callable[[dict[str, Any]], Any]) -> None:
+        self._function, self._answer, self._replied = function, 1, threading.Event()
+        self._asked: Optional[dict[str, Any]] = None
+        self._wake: Optional[Callable[[], None]] = None
+        self.raised: Optional[BaseException] = None
 
-    def begin(self, wake):
+    def begin(self, wake: Callable[[], None]) -> None:
         """The thread that made the call waits for `wake`."""
         self._wake = wake
 
-    def report(self, values):
+    def report(self, values: dict[str, Any]) -> int:
         """On the thread of the call: whether to cancel, 0 or 1."""
         if self._wake is None:
             return self._run(values)
@@ -153,14 +160,14 @@ class Relay:
                 return 1
         return self._answer
 
-    def serve(self):
+    def serve(self) -> None:
         """On the thread that made the call: answers a report."""
         if self._asked is not None:
             self._answer = self._run(self._asked)
             self._asked = None
             self._replied.set()
 
-    def _run(self, values):
+    def _run(self, values: dict[str, Any]) -> int:
         if self.raised is not None:
             return 1
         try:
@@ -169,7 +176,7 @@ class Relay:
             self.raised = e
             return 1
 
-    def end(self):
+    def end(self) -> None:
         """Raises what the function raised."""
         if self.raised is not None:
             raise self.raised
@@ -180,11 +187,13 @@ _SIGNALS = signal.valid_signals() - {getattr(signal, name, None) for name in
                                      ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")}
 
 
-def _listen(function, arguments, context, relay):
+def _listen(function: Any, arguments: tuple[Any, ...], context: ctypes.c_void_p, relay: Optional[Relay]) -> int:
     """Calls on a thread of its own, while this one runs signal handlers; what they raise cancels the call."""
-    status, thrown, wake = [], [], threading.Event()
+    status: list[int] = []
+    thrown: list[BaseException] = []
+    wake = threading.Event()
 
-    def work():
+    def work() -> None:
         try:
             status.append(function(*arguments))
         except BaseException as e:
@@ -195,12 +204,12 @@ def _listen(function, arguments, context, relay):
     if relay:
         relay.begin(wake.set)
     # No interrupt may come between the start and the loop that waits. The thread keeps the mask: signals are for this one.
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    interrupt = None
+    masked: Optional[set[Any]] = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    interrupt: Optional[BaseException] = None
     try:
         threading.Thread(target=work, name="unicon-call", daemon=True).start()
     except BaseException:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked or ())
         raise
     while not status and not thrown:
         try:

@@ -1,16 +1,20 @@
 """Options of fits into the library's structs, and what a fit reports out of them."""
 
+from __future__ import annotations
+
 import ctypes
 from dataclasses import dataclass, field
+from typing import Any, Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _abi
 from ._arrays import index_array, matrix_of
 from ._asked import assign
 from ._library import check, file_name, lib, pick
 
-_CHOICES = {
+_CHOICES: dict[str, dict[str, int]] = {
     "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
     "svd": {"full": 0, "randomized": 1},
     "init": {"zeros": 0, "random": 1, "similarity": 2},
@@ -23,7 +27,7 @@ _PLAIN = (ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double)
 _ROOM = 4096
 
 
-def _common(raw, options, keep):
+def _common(raw: Any, options: dict[str, Any], keep: list[Any]) -> None:
     """What both kinds of options have."""
     for name in ("loss", "kernel", "damping", "refine", "minibatch"):
         value = options.pop(name, None)
@@ -42,8 +46,8 @@ def _common(raw, options, keep):
         raw.checkpoint = file_name("checkpoint", value)
 
 
-def _plain(raw, options):
-    known = [name for name, t in raw._fields_ if t in _PLAIN and name not in ("reserved", "reserved2")]
+def _plain(raw: Any, options: dict[str, Any]) -> None:
+    known = [f[0] for f in raw._fields_ if f[1] in _PLAIN and f[0] not in ("reserved", "reserved2")]
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"{name}: not an option of this fit")
@@ -53,10 +57,11 @@ def _plain(raw, options):
             assign(raw, name, value)
 
 
-def fit_options(r, options):
+def fit_options(r: Any, options: dict[str, Any]) -> tuple[_abi.FitOptions, list[Any]]:
     """unicon_fit_options_t, and what it borrows."""
     options = dict(options)
-    raw, keep = _abi.FitOptions(), []
+    raw = _abi.FitOptions()
+    keep: list[Any] = []
     check(lib.unicon_fit_options_init(raw, ctypes.sizeof(raw)))
     assign(raw, "r", r)
     check(lib.unicon_fit_options_preset(raw, pick("preset", options.pop("preset", "default"), _PRESETS)))
@@ -70,10 +75,11 @@ def fit_options(r, options):
     return raw, keep
 
 
-def best_options(r, options):
+def best_options(r: Any, options: dict[str, Any]) -> tuple[_abi.BestOptions, list[Any]]:
     """unicon_best_options_t, and what it borrows."""
     options = dict(options)
-    raw, keep = _abi.BestOptions(), []
+    raw = _abi.BestOptions()
+    keep: list[Any] = []
     check(lib.unicon_best_options_init(raw, ctypes.sizeof(raw)))
     if isinstance(r, str):
         raw.rank = pick("r", r, {"auto": 2})
@@ -100,51 +106,70 @@ def best_options(r, options):
     return raw, keep
 
 
-def on_progress(report):
+def on_progress(report: Callable[[dict[str, Any]], int]) -> Any:
     """The library's callback, of a function of a dict that returns 0 to go on."""
 
-    def call(p, _user):
-        p = p.contents
+    def call(pointer: Any, _user: Any) -> int:
+        p = pointer.contents
         return report({n: getattr(p, n) for n, _ in p._fields_ if n not in ("struct_size", "reserved")})
 
     return _abi.ProgressFn(call)
 
 
-@dataclass
+@dataclass(repr=False)
 class FitInfo:
-    """What a fit did; the fields are those of unicon_fit_info_t."""
+    """What a fit did; the fields are those of ``unicon_fit_info_t``."""
 
     outcome: str
+    """"completed", "converged" or "out of time"."""
     n_iters: int
-    loss: np.ndarray
-    change: np.ndarray
-    singular_values: np.ndarray
-    trace: list
+    """Spectral updates, and steps of damping and refinement."""
+    loss: npt.NDArray[np.float64]
+    """The loss that every update started from, then those of damping and refinement."""
+    change: npt.NDArray[np.float64]
+    """Frobenius norm of the change of F1^T F2 by every update from the second on."""
+    singular_values: npt.NDArray[np.float64]
+    """Of the last C, falling."""
+    trace: list[dict[str, float]]
+    """History of damping and refinement: seconds, loss, score (mean reciprocal rank on the validation rows), negatives, ..."""
     final_loss: float
+    """The loss on all rows; NaN if not asked for."""
     rows_without_positives: int
     cols_without_positives: int
-    zero_rows: tuple
+    zero_rows: tuple[int, int]
+    """Rows of x and of y that are all zero."""
     rows_dropped: int
     workspace_bytes: int
     peak_bytes: int
+    """Bytes of sample-sized data at most."""
     evaluations: int
     sampling_error: float
     whiten: float
+    """Shrinkage that was chosen or asked for; -1: none."""
     power: float
     tau: float
     r: int
-    held_back: tuple
-    distinct: tuple
-    centred: tuple
+    held_back: tuple[int, int]
+    """Rows of x and of y that did not train, but chose."""
+    distinct: tuple[int, int]
+    """Distinct rows of x and of y."""
+    centred: tuple[bool, bool]
+    """Whether the mean of x and of y was taken out."""
     returned: int
     held_apart: int
-    seconds: dict = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """"total", and the parts."""
+
+    def __repr__(self) -> str:
+        last = self.final_loss if np.isfinite(self.final_loss) else self.loss[-1] if len(self.loss) else np.nan
+        loss = f", loss {last:.4g}" if np.isfinite(last) else ""
+        return f"<unicon_align.FitInfo: {self.outcome}, r {self.r}, {self.n_iters} steps{loss}, {self.seconds.get('total', 0):.3g} s>"
 
 
 class Results:
     """A unicon_fit_info_t with its arrays."""
 
-    def __init__(self, r):
+    def __init__(self, r: int) -> None:
         self.raw = raw = _abi.FitInfo()
         check(lib.unicon_fit_info_init(raw, ctypes.sizeof(raw)))
         self._losses, self._changes, self._singular = np.zeros(_ROOM), np.zeros(_ROOM), np.zeros(max(r, 1))
@@ -153,7 +178,7 @@ class Results:
         raw.singular_values, raw.singular_capacity = self._singular.ctypes.data, len(self._singular)
         raw.trace, raw.trace_capacity = self._trace, _ROOM
 
-    def info(self):
+    def info(self) -> FitInfo:
         """What a fit that ended wrote."""
         raw = self.raw
         same = ["n_iters", "final_loss", "rows_without_positives", "cols_without_positives", "rows_dropped", "workspace_bytes",
@@ -164,11 +189,11 @@ class Results:
             loss=self._losses[: raw.n_loss],
             change=self._changes[: raw.n_change],
             singular_values=self._singular[: raw.n_singular_values],
-            trace=[{name: getattr(p, name) for name, _ in p._fields_} for p in points],
+            trace=[{f[0]: getattr(p, f[0]) for f in p._fields_} for p in points],
             zero_rows=(raw.zero_rows_x, raw.zero_rows_y),
             held_back=(raw.rows_held_back, raw.cols_held_back),
             distinct=(raw.distinct_x, raw.distinct_y),
             centred=(bool(raw.centred_x), bool(raw.centred_y)),
-            seconds={"total": raw.seconds, **{n[8:]: getattr(raw, n) for n, _ in raw._fields_ if n.startswith("seconds_")}},
+            seconds={"total": raw.seconds, **{f[0][8:]: getattr(raw, f[0]) for f in raw._fields_ if f[0].startswith("seconds_")}},
             **{name: getattr(raw, name) for name in same},
         )

@@ -1,17 +1,26 @@
 """Models: encoders, shared by copies, and bytes."""
 
+from __future__ import annotations
+
 import ctypes
+from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _abi
-from ._arrays import matrix_of, new_output, output_of
+from ._arrays import Array, Features, matrix_of, new_output, output_of
 from ._library import Handle, check, file_name, lib, pick
 
+if TYPE_CHECKING:
+    from ._context import Context
+    from ._slots import Slots
+
 SIDES = {"x": 0, "y": 1}
+Out = TypeVar("Out")
 
 
-def default_context():
+def default_context() -> Context:
     """The context of models that came without one: the CPU, made when it is first needed."""
     global _default
     if _default is None:
@@ -21,46 +30,82 @@ def default_context():
     return _default
 
 
-_default = None
+_default: Optional[Context] = None
 
 
 class Model:
-    """A pair of encoders. Immutable; made by Context.fit, Context.load, Context.linear_model or Model.from_bytes.
+    """A pair of encoders, immutable; made by ``Context.fit``, ``Context.load``, ``Context.linear_model`` or ``Model.from_bytes``.
 
     Any number of threads may use one model. Copies share the encoders; pickles (and joblib files) hold their bytes, and what comes out
-    of them computes on the CPU unless a call is given another `context`.
+    of them computes on the CPU unless a call is given another ``context``.
+
+    Attributes
+    ----------
+    d1, d2 : int
+        Dimensions of the features of x and of y.
+    r : int
+        Dimension of the embeddings.
+    members : int
+        Solutions whose similarities are averaged: 1, or the batches of a batched kernel fit.
     """
 
-    def __init__(self, context, handle):
+    def __init__(self, context: Optional[Context], handle: Union[Handle, ctypes.c_void_p]) -> None:
         self._context = context
         self._handle = handle if isinstance(handle, Handle) else Handle(handle, lib.unicon_model_destroy)
         self._pointer = self._handle.pointer
         d = _abi.ModelDescription(struct_size=ctypes.sizeof(_abi.ModelDescription))
         check(lib.unicon_model_describe(self._pointer, d))
-        self.d1, self.d2, self.r, self.members = d.d1, d.d2, d.r, d.members
+        self.d1: int = d.d1
+        self.d2: int = d.d2
+        self.r: int = d.r
+        self.members: int = d.members
 
-    def __repr__(self):
-        return f"unicon.Model({self.d1} and {self.d2} -> {self.r})"
+    def __repr__(self) -> str:
+        return f"unicon_align.Model({self.d1} and {self.d2} -> {self.r})"
 
-    def __copy__(self):
+    def __copy__(self) -> Model:
         return Model(self._context, self._handle)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: Any) -> Model:
         return self.__copy__()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return Model.from_bytes, (self.to_bytes(),)
 
-    def _slots(self, context):
+    def _slots(self, context: Optional[Context]) -> Slots:
         context = context or self._context
         if context is None:
             context = self._context = default_context()
         return context._slots
 
-    def encode(self, features, side, out=None, context=None):
-        """Unit rows: n x d to n x r. `out` may be given, of any dtype and device that the context can reach.
+    @overload
+    def encode(self, features: Features, side: str, out: None = None, context: Optional[Context] = None) -> Array: ...
+    @overload
+    def encode(self, features: Features, side: str, out: Out, context: Optional[Context] = None) -> Out: ...
+    def encode(self, features: Features, side: str, out: Any = None, context: Optional[Context] = None) -> Any:
+        """Embeds features.
 
-        `context` is the one that the model was made with, or the CPU.
+        Parameters
+        ----------
+        features : n x d1 (side "x") or n x d2 ("y")
+            Read where they lie where rows or columns are contiguous, else copied.
+        side : {"x", "y"}
+        out : n x r, optional
+            Written where it lies, of any floating dtype and device that the context can reach.
+        context : Context, optional
+            The one that the model was made with, or the CPU.
+
+        Returns
+        -------
+        n x r, unit rows (zero where the encoder gives exactly zero)
+            ``out``, or an array of float64 for float64 features, else float32.
+
+        Raises
+        ------
+        Error
+            For values that are not finite, by row, and for another number of columns.
+        TypeError, ValueError
+            For what is no matrix of numbers.
         """
         view, keep = matrix_of(features, "features")
         if out is None:
@@ -71,38 +116,37 @@ class Model:
                                   work=view.rows * view.cols * self.r)
         return out
 
-    def similarity(self, x, y, context=None):
-        """Cosines of all pairs, n_x x n_y."""
+    def similarity(self, x: Features, y: Features, context: Optional[Context] = None) -> Array:
+        """Cosines of all pairs: n_x x d1 and n_y x d2 to n_x x n_y, float32, or float64 if an input is."""
         (a, keep_a), (b, keep_b) = matrix_of(x, "x"), matrix_of(y, "y")
         out = new_output((a.rows, b.rows), a, b)
         work = a.rows * b.rows * self.r + (a.rows * a.cols + b.rows * b.cols) * self.r
         self._slots(context).call(lib.unicon_model_similarity, (self._pointer, a, b, output_of(out)[0]), work=work)
         return out
 
-    def encoder(self, side):
-        """The encoder matrix of a linear model, r x d, in float64."""
+    def encoder(self, side: str) -> npt.NDArray[np.float64]:
+        """The encoder matrix F of a linear model, r x d1 or r x d2, with any whitening folded in. ``Error`` for a kernel model."""
         code = pick("side", side, SIDES)
         out = np.empty((self.r, self.d2 if code else self.d1))
         self._slots(None).call(lib.unicon_model_encoder, (self._pointer, code, output_of(out)[0]))
         return out
 
-    def bias(self, side):
-        """The bias b of a linear model, r values in float64, where the encoder matrix is F: embeddings are F x + b, divided by
-        its length. 0 where no mean is taken out."""
+    def bias(self, side: str) -> npt.NDArray[np.float64]:
+        """The bias b of a linear model, r values: embeddings are F x + b, divided by its length. 0 where no mean is taken out."""
         code = pick("side", side, SIDES)
         out = np.empty((self.r, 1))
         self._slots(None).call(lib.unicon_model_bias, (self._pointer, code, output_of(out)[0]))
         return out[:, 0]
 
-    def save(self, path):
-        """Writes a safetensors file: to a path, or to a file that is open for binary writing."""
+    def save(self, path: Any) -> None:
+        """Writes a safetensors file: to a path, never half a file, or to a file that is open for binary writing."""
         if hasattr(path, "write"):
             _write(path, self.to_bytes())
         else:
             self._slots(None).call(lib.unicon_model_save, (self._pointer, file_name("path", path)))
 
-    def to_bytes(self):
-        """The bytes that save() writes; equal models give equal bytes."""
+    def to_bytes(self) -> bytes:
+        """The bytes that ``save`` writes; equal models give equal bytes."""
         size = ctypes.c_int64()
         check(lib.unicon_model_to_bytes(self._pointer, None, 0, size))
         buffer = ctypes.create_string_buffer(size.value)
@@ -110,8 +154,8 @@ class Model:
         return buffer.raw
 
     @classmethod
-    def from_bytes(cls, data, context=None):
-        """A model from the bytes of to_bytes() or of a model file. They are checked whole."""
+    def from_bytes(cls, data: Any, context: Optional[Context] = None) -> Model:
+        """A model from the bytes of ``to_bytes`` or of a model file. They may come from a stranger: they are checked whole (``Error``)."""
         try:
             handle, data = ctypes.c_void_p(), bytes(memoryview(data))
         except TypeError:
@@ -120,7 +164,7 @@ class Model:
         return cls(context, handle)
 
 
-def _write(file, data):
+def _write(file: Any, data: bytes) -> None:
     try:
         written = file.write(data)
     except TypeError:
@@ -129,8 +173,8 @@ def _write(file, data):
         raise OSError(f"path: {file!r} took {written} of {len(data)} bytes")
 
 
-def load(path, context=None):
-    """Reads a model from a path, or from a file that is open for binary reading."""
+def load(path: Any, context: Optional[Context] = None) -> Model:
+    """Reads a model from a path, or from a file that is open for binary reading. ``Error`` if it is none."""
     if not hasattr(path, "read"):
         handle = ctypes.c_void_p()
         (context or default_context())._slots.call(lib.unicon_model_load, (file_name("path", path), handle))

@@ -1,32 +1,43 @@
 """Weights of a batch, and fits whose batches arrive one by one: handles that live on one context of the library."""
 
+from __future__ import annotations
+
 import ctypes
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
 
 import numpy as np
 
 from . import _abi
-from ._arrays import matrix_of, new_output, output_of
+from ._arrays import Array, Features, matrix_of, output_of
 from ._fit import fit_options
 from ._library import Handle, check, lib, pick
 from ._model import Model
 from ._positives import Positives
 
+if TYPE_CHECKING:
+    from ._context import Context
+
 
 class Weights:
-    """S(gamma) = -dL/ds of a batch of embeddings as an operator; never n x n unless dense() is asked for.
+    """S(gamma) = -dL/ds of a batch of embeddings as an operator; never n x n unless ``dense`` is asked for. Made by ``Context.weights``.
 
-    Immutable; copies share it. It cannot be pickled.
+    Immutable; copies share it. It cannot be pickled. Results are float64 if an embedding was, else float32.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        n_x and n_y.
     """
 
-    def __init__(self, context, zx, zy, loss=None, positives=None):
+    def __init__(self, context: Context, zx: Features, zy: Features, loss: Optional[_abi.Loss] = None, positives: Any = None) -> None:
         (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
         p = Positives(positives, a.rows, b.rows)
         work = 2.0 * a.rows * b.rows * a.cols
         self._make(context, (a.rows, b.rows), (a, b), lib.unicon_weights_create, (loss, a, b, p.raw), work)
 
     @classmethod
-    def of_similarity(cls, context, similarity, loss=None, positives=None):
-        """S of any matrix of cosines, n_x x n_y, for small n."""
+    def of_similarity(cls, context: Context, similarity: Features, loss: Optional[_abi.Loss] = None, positives: Any = None) -> Weights:
+        """S of any matrix of cosines, n_x x n_y with values in [-1, 1], for small n."""
         s, keep = matrix_of(similarity, "similarity")
         out = cls.__new__(cls)
         p = Positives(positives, s.rows, s.cols)
@@ -34,25 +45,29 @@ class Weights:
         out._make(context, (s.rows, s.cols), (s,), lib.unicon_weights_create_similarity, (loss, s, p.raw), work)
         return out
 
-    def _make(self, context, shape, views, function, arguments, work):
+    def _make(self, context: Context, shape: tuple[int, int], views: tuple[_abi.Matrix, ...], function: Any, arguments: tuple[Any, ...],
+              work: float) -> None:
         self._context, self.shape = context, shape
-        self._dtype = np.float64 if any(v.dtype == 2 for v in views) else np.float32
+        self._dtype: Any = np.float64 if any(v.dtype == 2 for v in views) else np.float32
         pointer = ctypes.c_void_p()
         self._slot = context._slots.call(function, (*arguments, pointer), work)
         self._handle = Handle(pointer, lib.unicon_weights_destroy)
 
     @property
-    def loss(self):
+    def loss(self) -> float:
         """The loss L."""
         return self.losses()[0]
 
-    def losses(self):
+    def losses(self) -> tuple[float, float, float]:
         """L, and the shares of the rows and of the columns."""
         values = [ctypes.c_double() for _ in range(3)]
         self._slot.bound(lib.unicon_weights_loss, (self._handle.pointer, *values))
-        return tuple(v.value for v in values)
+        return values[0].value, values[1].value, values[2].value
 
-    def _product(self, function, inputs, shape):
+    def __repr__(self) -> str:
+        return f"unicon_align.Weights({self.shape[0]} x {self.shape[1]})"
+
+    def _product(self, function: Any, inputs: list[tuple[str, Features]], shape: Callable[..., tuple[int, int]]) -> Array:
         views = [matrix_of(m, name) for name, m in inputs]
         out = np.empty(shape(*(v for v, _ in views)), self._dtype)
         target, keep = output_of(out)
@@ -61,20 +76,20 @@ class Weights:
                          work=float(self.shape[0]) * self.shape[1] * columns)
         return out
 
-    def dense(self):
-        """S itself, for small n."""
+    def dense(self) -> Array:
+        """S itself, n_x x n_y, for small n."""
         return self._product(lib.unicon_weights_dense, [], lambda: self.shape)
 
-    def apply(self, v):
-        """S V."""
+    def apply(self, v: Features) -> Array:
+        """S V: n_y x c to n_x x c."""
         return self._product(lib.unicon_weights_apply, [("v", v)], lambda v: (self.shape[0], v.cols))
 
-    def apply_t(self, u):
-        """S^T U."""
+    def apply_t(self, u: Features) -> Array:
+        """S^T U: n_x x c to n_y x c."""
         return self._product(lib.unicon_weights_apply_t, [("u", u)], lambda u: (self.shape[1], u.cols))
 
-    def cross(self, x, y):
-        """X^T S Y."""
+    def cross(self, x: Features, y: Features) -> Array:
+        """The contrastive cross-covariance X^T S Y: n_x x d1 and n_y x d2 to d1 x d2."""
         return self._product(lib.unicon_weights_cross, [("x", x), ("y", y)], lambda x, y: (x.cols, y.cols))
 
 
@@ -85,8 +100,10 @@ class PartialFit:
     averaged with the score on `validation` pairs: the batched mode of the paper).
     """
 
-    def __init__(self, context, d1, d2, r, *, stream="sums", dtype="float32", validation=None, validation_positives=None,
-                 warm_start=None, **options):
+    def __init__(self, context: Context, d1: int, d2: int, r: int, *, stream: str = "sums", dtype: Any = "float32",
+                 validation: Optional[tuple[Features, Features]] = None, validation_positives: Any = None,
+                 warm_start: Optional[Model] = None, **options: Any) -> None:
+        self._shape = d1, d2, r
         self._context, self._work = context, 4.0 * d1 * d2
         raw, keep = fit_options(r, options)
         held_out, keep_held = validation_of(validation, validation_positives)
@@ -98,14 +115,17 @@ class PartialFit:
         self._slot = context._slots.call(lib.unicon_partial_fit_create, arguments)
         self._handle = Handle(pointer, lib.unicon_partial_fit_destroy)
 
-    def __copy__(self):
+    def __repr__(self) -> str:
+        return "unicon_align.PartialFit({} and {} -> {})".format(*self._shape)
+
+    def __copy__(self) -> NoReturn:
         raise TypeError("a stream of batches cannot be copied")
 
-    def __deepcopy__(self, memo):
-        self.__copy__()
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise TypeError("a stream of batches cannot be copied")
 
-    def add(self, x, y, positives=None):
-        """Adds one batch and returns its loss before the update."""
+    def add(self, x: Features, y: Features, positives: Any = None) -> float:
+        """Adds one batch, b_x x d1 and b_y x d2, and returns its loss before the update. A batch that fails changes nothing."""
         (a, keep_a), (b, keep_b) = matrix_of(x, "x"), matrix_of(y, "y")
         p = Positives(positives, a.rows, b.rows)
         value = ctypes.c_double()
@@ -113,21 +133,21 @@ class PartialFit:
                          work=a.rows * (self._work + float(b.rows) * (a.cols + b.cols)))
         return value.value
 
-    def _result(self, function):
+    def _result(self, function: Any) -> Model:
         pointer = ctypes.c_void_p()
         self._slot.bound(function, (self._handle.pointer, pointer), work=float("inf"))
         return Model(self._context, pointer)
 
-    def model(self):
+    def model(self) -> Model:
         """The model of the batches of this pass so far; more may follow."""
         return self._result(lib.unicon_partial_fit_model)
 
-    def finish(self):
+    def finish(self) -> Model:
         """Ends a pass: its model, from which the next pass begins."""
         return self._result(lib.unicon_partial_fit_finish)
 
 
-def validation_of(pair, positives):
+def validation_of(pair: Any, positives: Any) -> tuple[Optional[_abi.Validation], Any]:
     """Held-out pairs as the library takes them, and what they borrow."""
     if pair is None:
         return None, None

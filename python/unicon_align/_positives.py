@@ -1,12 +1,19 @@
 """Which pairs match, by the shape and type of what is given."""
 
+from __future__ import annotations
+
 import ctypes
+from typing import Any, Optional
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _abi
-from ._arrays import index_array, unmasked
+from ._arrays import Array, index_array, unmasked
 from ._library import check, lib
+
+
+Ids = npt.NDArray[np.int64]
 
 
 class Positives:
@@ -22,10 +29,10 @@ class Positives:
     With `ranks` these are the part of one of several processes, which may be ids or CSR, with columns that count over all.
     """
 
-    def __init__(self, positives, n_x, n_y, name="positives", ranks=False):
+    def __init__(self, positives: Any, n_x: int, n_y: int, name: str = "positives", ranks: bool = False) -> None:
         self.raw = raw = _abi.Positives()
         check(lib.unicon_positives_init(raw, ctypes.sizeof(raw)))
-        self._arrays = ()
+        self._arrays: tuple[Ids, ...] = ()
         if positives is None:
             return
         self._name, self._shape = name, (n_x, n_y)
@@ -34,7 +41,8 @@ class Positives:
                 raise TypeError(f"{name}: expected (groups_x, groups_y), (indptr, indices) or a sparse matrix from one of several "
                                 f"processes, got {type(positives).__name__}")
             # As wide as the job, which the library knows.
-            self._shape = n_x, positives.shape[1]
+            given: Any = positives
+            self._shape = n_x, given.shape[1]
         groups, (a, b) = self._read(positives)
         self._arrays = (a, b)
         if groups:
@@ -42,7 +50,7 @@ class Positives:
         else:
             raw.kind, raw.indptr, raw.indices, raw.nnz = 2, a.ctypes.data, b.ctypes.data, len(b)
 
-    def _read(self, given):
+    def _read(self, given: Any) -> tuple[bool, tuple[Ids, Ids]]:
         """(True, ids of both sides) or (False, indptr and indices)."""
         if hasattr(given, "crow_indices") or hasattr(given, "to_sparse_coo"):
             given = self._of_tensor(given)
@@ -58,16 +66,16 @@ class Positives:
             return self._of_two(given)
         return False, self._of_array(given)
 
-    def _expected(self):
+    def _expected(self) -> str:
         n_x, n_y = self._shape
         return (f"(groups_x, groups_y) of {n_x} and {n_y} integer ids, (indptr, indices) of {n_x + 1} offsets, a sparse or bool matrix "
                 f"{n_x} x {n_y}, or integer pairs m x 2")
 
-    def _check_shape(self, shape):
+    def _check_shape(self, shape: Any) -> None:
         if tuple(shape) != self._shape:
             raise ValueError(f"{self._name}: expected a matrix {self._shape[0]} x {self._shape[1]}, got {' x '.join(map(str, shape))}")
 
-    def _of_tensor(self, t):
+    def _of_tensor(self, t: Any) -> Any:
         """A torch tensor as an array; a sparse one as SciPy would hold it."""
         t = t.detach().cpu()
         if str(t.layout) == "torch.strided":
@@ -83,7 +91,7 @@ class Positives:
 
         return Coo
 
-    def _of_sparse(self, m):
+    def _of_sparse(self, m: Any) -> tuple[Ids, Ids]:
         self._check_shape(m.shape)
         m = m.tocsr()
         if not getattr(m, "has_canonical_format", True):
@@ -91,7 +99,7 @@ class Positives:
             m.sum_duplicates()
         return self._kept(m.indptr, m.indices, m.data)
 
-    def _of_compressed(self, m):
+    def _of_compressed(self, m: Any) -> tuple[Ids, Ids]:
         if hasattr(m, "shape"):
             self._check_shape(m.shape)
         form, data = getattr(m, "format", "csr"), getattr(m, "data", None)
@@ -103,12 +111,12 @@ class Positives:
             raise TypeError(f"{self._name}: expected CSR or CSC, got a sparse matrix in format {form!r} without tocsr()")
         return self._kept(m.indptr, m.indices, data)
 
-    def _check_offsets(self, indptr, indices, n):
+    def _check_offsets(self, indptr: Ids, indices: Ids, n: int) -> None:
         if len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
             raise ValueError(f"{self._name}: expected {n + 1} offsets from 0 to the {len(indices)} indices, not falling, got {len(indptr)} "
                              f"from {indptr[0] if len(indptr) else None} to {indptr[-1] if len(indptr) else None}")
 
-    def _kept(self, indptr, indices, data):
+    def _kept(self, indptr: Any, indices: Any, data: Any) -> tuple[Ids, Ids]:
         """CSR without its stored zeros."""
         indptr, indices = index_array(indptr, f"{self._name}.indptr"), index_array(indices, f"{self._name}.indices")
         self._check_offsets(indptr, indices, self._shape[0])
@@ -118,7 +126,7 @@ class Positives:
         rows = np.repeat(np.arange(self._shape[0]), np.diff(indptr))[keep]
         return np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=self._shape[0]))]).astype(np.int64), indices[keep]
 
-    def _nonzero(self, data, n):
+    def _nonzero(self, data: Any, n: int) -> Optional[npt.NDArray[np.bool_]]:
         """Which stored values are not 0; None: all."""
         if data is None:
             return None
@@ -128,7 +136,7 @@ class Positives:
         keep = data != 0
         return None if keep.all() else keep
 
-    def _of_pairs(self, rows, cols, data=None):
+    def _of_pairs(self, rows: Any, cols: Any, data: Any = None) -> tuple[Ids, Ids]:
         rows, cols = index_array(rows, f"{self._name}, rows"), index_array(cols, f"{self._name}, columns")
         if len(rows) != len(cols):
             raise ValueError(f"{self._name}: expected as many rows as columns of pairs, got {len(rows)} and {len(cols)}")
@@ -143,7 +151,7 @@ class Positives:
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n_x))]).astype(np.int64)
         return indptr, np.ascontiguousarray(cols)
 
-    def _of_two(self, given):
+    def _of_two(self, given: Any) -> tuple[bool, tuple[Ids, Ids]]:
         if len(given) != 2:
             raise TypeError(f"{self._name}: expected {self._expected()}, got {len(given)} items")
         n_x, n_y = self._shape
@@ -155,7 +163,7 @@ class Positives:
             return False, (a, b)
         raise ValueError(f"{self._name}: expected {self._expected()}, got a pair of {len(a)} and {len(b)} values")
 
-    def _of_array(self, given):
+    def _of_array(self, given: Any) -> tuple[Ids, Ids]:
         n_x, n_y = self._shape
         if isinstance(given, (str, bytes, dict, set)) or not hasattr(given, "__len__") and not hasattr(given, "shape"):
             raise TypeError(f"{self._name}: expected {self._expected()}, got {type(given).__name__}")

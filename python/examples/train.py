@@ -1,8 +1,8 @@
 """Trains two small encoders with the exact global-batch loss as a PyTorch loss, and checks its gradients."""
 
 import torch
-import unicon
-from unicon.torch import ContrastiveLoss
+import unicon_align
+from unicon_align.torch import ContrastiveLoss
 
 torch.manual_seed(0)
 z = torch.randn(512, 6)
@@ -35,6 +35,6 @@ for got, want in zip(torch.autograd.grad(ours, (a, b)), grads):
 print(f"gradients agree with PyTorch's: loss {ours.item():.6f} and {own.item():.6f}")
 
 # Tensors are read and written where they lie, also in bfloat16.
-model, info = unicon.Context().fit(x.bfloat16(), y.bfloat16(), 6, whiten=0.01)
+model, info = unicon_align.Context().fit(x.bfloat16(), y.bfloat16(), 6, whiten=0.01)
 out = torch.empty(512, 6, dtype=torch.bfloat16)
 assert model.encode(x.bfloat16(), "x", out=out) is out and torch.isfinite(out).all()

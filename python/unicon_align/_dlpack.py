@@ -1,6 +1,9 @@
-"""Matrix views of DLPack tensors, without copies."""
+"""Matrix views of DLPack tensors."""
+
+from __future__ import annotations
 
 import ctypes
+from typing import Any, Optional
 
 from ._abi import Matrix
 
@@ -43,7 +46,7 @@ _is_valid.restype = ctypes.c_int
 _is_valid.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def is_read_only(tensor):
+def is_read_only(tensor: Any) -> bool:
     """Whether a tensor says that it must not be written; those that cannot say are taken to allow it."""
     if type(tensor).__module__.startswith(("jax", "tensorflow")):
         return True
@@ -56,16 +59,21 @@ def is_read_only(tensor):
     return bool(_Versioned.from_address(_pointer(capsule, b"dltensor_versioned")).flags & _READ_ONLY)
 
 
-def _plain(tensor):
+def _plain(tensor: Any) -> Any:
     return tensor.detach() if hasattr(tensor, "detach") else tensor
 
 
-def of_dlpack(tensor, name):
-    """(view, owner) of a tensor of two dimensions."""
+def of_dlpack(tensor: Any, name: str, output: bool = False) -> Optional[tuple[Matrix, Any]]:
+    """(view, owner) of a tensor of two dimensions. An input that the library cannot read where it lies is made contiguous by its own
+    library; None of one in host memory that NumPy must convert."""
     tensor = _plain(tensor)
+    # NumPy takes what lies in host memory; nothing is carried there from a device unasked.
+    convertible = not output and hasattr(tensor, "__array__") and _is_host(tensor)
     try:
         capsule = tensor.__dlpack__()
     except (BufferError, RuntimeError, TypeError, ValueError) as e:
+        if convertible:
+            return None
         raise TypeError(f"{name}: expected a dense tensor, got one that its owner does not hand out: {e}") from None
     t = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
     shape = tuple(t.shape[i] for i in range(t.ndim))
@@ -74,10 +82,26 @@ def of_dlpack(tensor, name):
         raise ValueError(f"{name}: expected 2 dimensions (rows are samples), none of them 0, got shape {shape}{hint}")
     dtype = _TYPES.get((t.code, t.bits)) if t.lanes == 1 else None
     if dtype is None:
+        if convertible:
+            return None
         got = f"{_NAMES.get(t.code, f'DLPack type {t.code} of ')}{t.bits}"
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {got}; convert it first")
     rows, cols = shape
     rs, cs = (t.strides[0], t.strides[1]) if t.strides else (cols, 1)
+    in_rows, in_cols = (cs == 1 or cols == 1) and (rs >= cols or rows == 1), (rs == 1 or rows == 1) and (cs >= rows or cols == 1)
+    if not output and not (in_rows or in_cols):
+        if hasattr(tensor, "contiguous"):
+            return of_dlpack(tensor.contiguous(), name)
+        if convertible:
+            return None
     data = (t.data or 0) + t.byte_offset
     # The capsule was not consumed: its own destructor frees the tensor when it goes.
     return Matrix(data, rows, cols, rs, cs, dtype, t.device_type, t.device_id, 0), (tensor, capsule)
+
+
+def _is_host(tensor: Any) -> bool:
+    try:
+        return int(tensor.__dlpack_device__()[0]) in (1, 3)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        # Sparse tensors have no device in DLPack's sense.
+        return str(getattr(tensor, "device", "cpu")) == "cpu"

@@ -1,14 +1,21 @@
 """Evaluation, and items that stay on a device."""
 
+from __future__ import annotations
+
 import ctypes
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _abi
-from ._arrays import index_array, matrix_of, output_of
+from ._arrays import Array, Features, index_array, matrix_of, output_of
 from ._asked import assign
 from ._library import Handle, check, lib, pick
 from ._positives import Positives
+
+if TYPE_CHECKING:
+    from ._context import Context
 
 TIES = {"expected": 0, "lower-index": 1, "optimistic": 2, "pessimistic": 3}
 
@@ -20,39 +27,51 @@ class Items:
     pickled: what they were made of can.
     """
 
-    def __init__(self, context, items):
+    def __init__(self, context: Context, items: Features) -> None:
         matrix, keep = matrix_of(items, "items")
         pointer = ctypes.c_void_p()
-        self._context, self.shape = context, (matrix.rows, matrix.cols)
-        self._dtype = np.float64 if matrix.dtype == 2 else np.float32
+        self._context = context
+        self.shape: tuple[int, int] = (matrix.rows, matrix.cols)
+        self._dtype: Any = np.float64 if matrix.dtype == 2 else np.float32
         self._slot = context._slots.call(lib.unicon_items_create, (matrix, pointer), float(matrix.rows) * matrix.cols)
         self._handle = Handle(pointer, lib.unicon_items_destroy)
         # On a GPU the items are of one context; on the CPU any may read them.
         self._bound = context.device != "cpu"
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __repr__(self):
-        return f"unicon.Items({self.shape[0]} x {self.shape[1]})"
+    def __repr__(self) -> str:
+        return f"unicon_align.Items({self.shape[0]} x {self.shape[1]})"
 
-    def __copy__(self):
+    def __copy__(self) -> Items:
         return self
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: Any) -> Items:
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> NoReturn:
         raise TypeError("Items live on a device and cannot be pickled: pickle the array they were made of")
 
-    def search(self, queries, k, first=None):
-        """The k nearest items of every query: (scores, indices), each n_q x k; index -1 beyond the last item.
+    def search(self, queries: Features, k: int, first: Optional[int] = None) -> tuple[Array, npt.NDArray[np.int64]]:
+        """The k nearest items of every query by inner product, falling.
 
-        With first, query i is item first + i, which is left out of its own results. A vector is one query.
+        Parameters
+        ----------
+        queries : n_q x r, or r values, which are one query
+        k : int, at least 1
+        first : int, optional
+            Query i is item first + i, which is left out of its own results.
+
+        Returns
+        -------
+        scores, indices : n_q x k
+            Index -1 and score -inf beyond the last item.
         """
-        if getattr(queries, "ndim", 2) == 1:
-            queries = queries[None]
-        a, keep = matrix_of(queries, "queries")
+        given: Any = queries
+        if getattr(given, "ndim", 2) == 1:
+            given = given[None]
+        a, keep = matrix_of(given, "queries")
         k = index_array([k], "k").item()
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
@@ -69,11 +88,12 @@ class Items:
         return scores, indices
 
 
-def evaluate(context, zx, zy, ks, truth, ties, exclude_self, resamples, level, seed):
+def evaluate(context: Context, zx: Features, zy: Features, given_ks: Any, truth: Any, ties: Any, exclude_self: bool, resamples: int,
+             level: float, seed: int) -> dict[str, Any]:
     """See Context.evaluate."""
     (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
     p = Positives(truth, a.rows, b.rows, "truth")
-    ks = index_array(np.atleast_1d(ks), "ks")
+    ks = index_array(np.atleast_1d(given_ks), "ks")
     raw = _abi.Evaluation()
     check(lib.unicon_evaluation_init(raw, ctypes.sizeof(raw)))
     raw.ties = pick("ties", ties.replace("_", "-") if isinstance(ties, str) else ties, TIES)
@@ -83,12 +103,13 @@ def evaluate(context, zx, zy, ks, truth, ties, exclude_self, resamples, level, s
     recall, ends = np.empty((2, len(ks))), np.empty((2, len(ks), 2))
     arguments = a, b, p.raw, ks.ctypes.data, len(ks), raw, recall.ctypes.data, ends.ctypes.data
     context._slots.call(lib.unicon_evaluate, arguments, 2.0 * a.rows * b.rows * a.cols)
-    out = {"ties": ties, "matching_accuracy": raw.matching_accuracy}
+    out: dict[str, Any] = {"ties": ties, "matching_accuracy": raw.matching_accuracy}
     for way, shares, interval in zip(("x2y", "y2x"), recall, ends):
-        found = out[way] = {"recall": dict(zip(ks.tolist(), shares.tolist()))}
+        found: dict[str, Any] = {"recall": dict(zip(ks.tolist(), shares.tolist()))}
+        out[way] = found
         for name in ("mrr", "median_rank", "mean_rank", "tied"):
             found[name] = getattr(raw, f"{name}_{way}")
         if raw.resamples:
-            found["intervals"] = {k: tuple(ends) for k, ends in zip(ks.tolist(), interval.tolist())}
+            found["intervals"] = {k: tuple(both) for k, both in zip(ks.tolist(), interval.tolist())}
             found["mrr_interval"] = getattr(raw, f"mrr_{way}_low"), getattr(raw, f"mrr_{way}_high")
     return out
