@@ -92,7 +92,7 @@ fn a_wheel_is_built_installed_and_used() {
     let Some(found) = python_with("ensurepip") else { return };
     let dir = tempfile::tempdir().unwrap();
     let begin = std::time::Instant::now();
-    let mut step = |what: &str, command: &mut Command| {
+    let step = |what: &str, command: &mut Command| {
         command.env_remove("PYTHONPATH").env_remove("UNICON_LIBRARY").current_dir(dir.path());
         command.env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
         let text = run(command);

@@ -195,6 +195,7 @@ def ranked(rank, name):
 
 # What open_clip gathers with is deprecated; ours warns of nothing.
 warnings.simplefilter("error", UserWarning)
+warnings.simplefilter("ignore", ResourceWarning)  # of PyTorch, when a process ends
 warnings.filterwarnings("ignore", category=FutureWarning, message="torch.distributed.nn")
 
 if __name__ == "__main__":
