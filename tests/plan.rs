@@ -187,11 +187,12 @@ fn ranks_stay_within_the_memory_of_the_plan() {
     let few = fit(&write("few-x.npy", 600, 8, 1), &write("few-y.npy", 600, 8, 2), "--rank 4 --iters 1");
     let alone = resident(0, &few)[0];
     let of_mpi = |ranks: usize| resident(ranks, &few).into_iter().max().unwrap_or(0).saturating_sub(alone);
-    // Much data of which each rank has a part; many rows of which each rank has numbers.
+    // Much data of which each rank has a part; many rows of which each rank has numbers; so many ranks that comparing all
+    // rows needs more than a rank's share of the fit.
     for (n, d, rank, iters, ranks) in [
         (16_000, (512, 384), 16, 1, &[2, 4][..]),
         (16_000, (512, 384), 16, 2, &[4]),
-        (500_000, (8, 8), 4, 1, &[2, 4]),
+        (1_000_000, (8, 8), 4, 1, &[2, 4, 8]),
     ] {
         let (x, y) = (write("x.npy", n, d.0, 1), write("y.npy", n, d.1, 2));
         let args = fit(&x, &y, &format!("--rank {rank} --iters {iters}"));
@@ -201,15 +202,20 @@ fn ranks_stay_within_the_memory_of_the_plan() {
             let expected = p.memory_bytes + p.replicated_bytes + p.mapped_bytes;
             let of_mpi = of_mpi(ranks);
             for (k, bytes) in resident(ranks, &args).into_iter().enumerate() {
-                let bytes = bytes.saturating_sub(of_mpi);
-                let ratio = bytes as f64 / expected;
+                let bytes = bytes.saturating_sub(of_mpi) as f64;
+                // Linux may map files in pieces of 2 MiB, as its cache holds them: where a rank's rows of either file begin
+                // and end inside a piece, the neighbour's part of it counts as this rank's memory too.
+                let ends = f64::from(u8::from(k > 0) + u8::from(k + 1 < ranks));
+                let (least, most) = (0.6 * expected, 1.1 * expected + 2.0 * ends * f64::from(2 << 20));
                 println!(
-                    "n = {n}, {iters} updates, rank {k} of {ranks}: {bytes} bytes, {ratio:.3} of the plan"
+                    "n = {n}, {iters} updates, rank {k} of {ranks}: {bytes} bytes, {:.3} of the plan, at most {:.3}",
+                    bytes / expected,
+                    most / expected
                 );
                 // Above: a tenth for what the allocator keeps. Below: buffers that are counted but not used at once.
                 assert!(
-                    (0.6..=1.1).contains(&ratio),
-                    "rank {k} of {ranks}: {bytes} bytes, planned {expected}"
+                    (least..=most).contains(&bytes),
+                    "n = {n}, rank {k} of {ranks}: {bytes} bytes, planned {expected}, at most {most}"
                 );
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! A data set that repeats a row (five captions to an image as five pairs) makes the row its own negative unless groups
 //! say otherwise, and a copy that is held back to judge a fit has been seen by it. Rows are compared by a 128-bit digest of
-//! their values, so that a file of any element type costs one read and 16 bytes a row.
+//! their values, so that a file of any element type costs one read and 32 bytes a row.
 
 use super::check::check_digests;
 use super::{RowSource, Screened};
@@ -24,6 +24,10 @@ impl Digest {
     }
 }
 
+/// Half of a row's digest and the row's number, by which rows are sorted: the other half is looked at where this one is
+/// that of another row too.
+pub(crate) type Brief = [u32; 3];
+
 /// Which rows of a matrix are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Duplicates {
@@ -34,14 +38,27 @@ pub struct Duplicates {
 impl Duplicates {
     /// From the digests of all rows, in order.
     pub fn of(digests: &[Digest]) -> Self {
-        let mut order: Vec<(Digest, u32)> = digests.iter().copied().zip(0..).collect();
-        crate::threads::run(|| order.par_sort_unstable());
+        Self::sorted_by(digests, |order| crate::threads::run(|| order.par_sort_unstable()))
+    }
+
+    /// As [`of`](Self::of), with other threads to sort. The lists are made by this thread: the allocator keeps what is freed
+    /// for the thread that asked for it, and this is the one that asks for what a fit needs next.
+    pub(crate) fn sorted_by(digests: &[Digest], sort: impl FnOnce(&mut [Brief])) -> Self {
+        let brief = |(digest, row): (&Digest, u32)| [(digest.0[0] >> 32) as u32, digest.0[0] as u32, row];
+        let mut order: Vec<Brief> = digests.iter().zip(0..).map(brief).collect();
+        sort(&mut order);
         let mut groups = vec![0; digests.len()];
         let mut distinct = 0;
-        for equal in order.chunk_by(|a, b| a.0 == b.0) {
-            // Sorted: the first of them comes first.
-            equal.iter().for_each(|&(_, row)| groups[row as usize] = equal[0].1);
-            distinct += 1;
+        let whole = |brief: &Brief| digests[brief[2] as usize];
+        for alike in order.chunk_by_mut(|a, b| a[..2] == b[..2]) {
+            if alike.len() > 1 {
+                alike.sort_unstable_by_key(|brief| (whole(brief), brief[2]));
+            }
+            for equal in alike.chunk_by(|a, b| whole(a) == whole(b)) {
+                // Sorted: the first of them comes first.
+                equal.iter().for_each(|brief| groups[brief[2] as usize] = equal[0][2]);
+                distinct += 1;
+            }
         }
         Self { groups, distinct }
     }
@@ -114,6 +131,14 @@ mod tests {
         );
         let none = HostMatrix::from_f32("x", 0, 2, vec![]).unwrap();
         assert_eq!(duplicate_groups(&none).unwrap().distinct(), 0);
+    }
+
+    #[test]
+    fn halves_that_agree_are_not_enough() {
+        let digests = [[7, 2], [7, 1], [8, 2], [7, 2], [7 << 32, 1], [7, 1], [8, 2]].map(Digest);
+        let found = Duplicates::of(&digests);
+        assert_eq!(found.groups(), [0, 1, 2, 0, 4, 1, 2]);
+        assert_eq!(found.distinct(), 4);
     }
 
     #[test]

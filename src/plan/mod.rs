@@ -173,8 +173,10 @@ impl Job {
 const ROW: f64 = 3.0;
 const ROW_SAMPLED: f64 = 50.0;
 const ROW_DEVICE: f64 = 100.0;
-/// Bytes of a row's digest, by which equal rows are found.
+/// Bytes for every row of a side while its rows are compared, before the fit: the digests of a rank's own rows; those of
+/// all, what sorts them, and which rows are equal, of both sides.
 const DIGEST: f64 = 16.0;
+const COMPARED: f64 = 16.0 + 12.0 + 2.0 * 4.0;
 /// Bytes that a rank holds for every row of its own beside features and embeddings: coefficients, log-sums and norms, and
 /// what is put together to make them. After an update from zeros alone, and with embeddings.
 const OWN_ZEROS: f64 = 30.0;
@@ -316,8 +318,9 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         Some(_) if passes > 0.0 => ROW_SAMPLED,
         _ => ROW,
     };
-    // Before the work, while a side's rows are compared.
-    let digests = if rates.overlap { 0.0 } else { DIGEST * job.n_x.max(job.n_y) };
+    // Given back before the fit needs its own: what it will not need itself counts.
+    let compared = DIGEST * m_x.max(m_y) + COMPARED * job.n_x.max(job.n_y);
+    let beyond = if rates.overlap { 0.0 } else { (compared - host).max(0.0) };
     Ok(Plan {
         read_seconds,
         whiten_seconds,
@@ -328,7 +331,7 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         seconds,
         traffic_bytes,
         memory_bytes,
-        replicated_bytes: row * (job.n_x + job.n_y) + digests,
+        replicated_bytes: row * (job.n_x + job.n_y) + beyond,
         mapped_bytes: own,
         flop: whiten
             + passes * (one + encode)

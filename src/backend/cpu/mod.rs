@@ -240,7 +240,8 @@ impl<T: Real> Backend for Cpu<T> {
         let seen = parts.iter().fold(nothing, |seen, words| seen.with_words(words));
         let digests = self.group.concat(screened.digests)?;
         let whole = digests.len() == source.rows();
-        Ok((seen, whole.then(|| self.install(|| Duplicates::of(&digests)))))
+        let sort = |order: &mut [_]| self.install(|| order.par_sort_unstable());
+        Ok((seen, whole.then(|| Duplicates::sorted_by(&digests, sort))))
     }
 
     fn arithmetic(&self) -> Arithmetic {
