@@ -152,7 +152,7 @@ def array_of(values: Any, name: str) -> Array:
         out: Array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
     except ValueError as e:
         # Arrow's columns with nulls or lists are copied, where asked for.
-        if not hasattr(values, "type"):
+        if not type(values).__module__.startswith("pyarrow"):
             raise ValueError(f"{name}: expected rows of equal length, got a {kind} that is none: {e}") from None
         out = values.to_numpy(zero_copy_only=False)
     except (RuntimeError, TypeError) as e:

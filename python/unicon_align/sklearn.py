@@ -146,10 +146,12 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         for name, value in (("n_landmarks", self.n_landmarks), ("whiten", self.whiten), ("budget", self.budget), ("n_iters", self.n_iter)):
             if value is not None and (name != "n_iters" or not best):
                 options[name] = value
-        context = self.context or Context(n_threads=self.n_jobs)
         if best:
-            return context.fit_best(X, y, self.n_components, **options)
-        return context.fit(X, y, int(self.n_components), **options)
+            return self._context().fit_best(X, y, self.n_components, **options)
+        return self._context().fit(X, y, int(self.n_components), **options)
+
+    def _context(self) -> Context:
+        return self.context or Context(n_threads=self.n_jobs)
 
     def _second(self, y: Any, X: Optional[Array] = None) -> Array:
         if y is None:
@@ -184,7 +186,7 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def score(self, X: Any, y: Any) -> float:
         """Mean Recall@1 of both directions: the share of rows whose most similar row of the other view is theirs, ties by expectation."""
         zx, zy = self._both(X, y)
-        found = Context(n_threads=self.n_jobs).evaluate(zx, zy, [1], resamples=0)
+        found = self._context().evaluate(zx, zy, [1], resamples=0)
         return float(found["x2y"]["recall"][1] + found["y2x"]["recall"][1]) / 2
 
     def predict(self, X: Any, y: Any = None) -> npt.NDArray[np.int64]:
@@ -194,7 +196,7 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         zx = self.transform(X)
         zy = self.y_embedding_ if y is None else self.model_.encode(self._second(y), "y")
-        return Context(n_threads=self.n_jobs).search(zx, zy, 1)[1][:, 0]
+        return self._context().search(zx, zy, 1)[1][:, 0]
 
     def ranks(self, X: Any, y: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """The rank of the right row, from 1, for every row of X among those of y, and for every row of y among those of X.

@@ -38,6 +38,11 @@ fn python_features_outputs_and_files_are_right_or_refused() {
 }
 
 #[test]
+fn python_things_are_documented_shown_and_told_of() {
+    python("numpy", "package.py");
+}
+
+#[test]
 fn python_models_are_copied_pickled_shared_and_forked() {
     python("numpy", "copies.py");
 }

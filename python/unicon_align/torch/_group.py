@@ -26,7 +26,7 @@ class group:
         distributed = torch.distributed
         if not distributed.is_available() or not distributed.is_initialized():
             raise RuntimeError("group: torch.distributed has not been initialised: call torch.distributed.init_process_group first")
-        self._group = distributed.group.WORLD if group is None else group
+        self._group: Any = distributed.group.WORLD if group is None else group
         self.rank, self.size = distributed.get_rank(self._group), distributed.get_world_size(self._group)
         if self.rank < 0:
             raise ValueError("group: this process is not in the group")

@@ -126,7 +126,6 @@ class _Gathered(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: torch.Tensor) -> Any:
         gradient = upstreams[0].clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(gradient)
@@ -240,8 +239,7 @@ class ClipLoss(_OpenClip):
                 everywhere = [self._gathered(z, self.gather_with_grad) for z in (image, text)]
                 first, n = self.rank * len(image), len(image)
                 if self.local_loss:
-                    loss = sum(self._rows(z, all_of_other, scale, first, context)
-                               for z, all_of_other in ((image, everywhere[1]), (text, everywhere[0]))) / 2
+                    loss = (self._rows(image, everywhere[1], scale, first, context) + self._rows(text, everywhere[0], scale, first, context)) / 2
                 else:
                     if not self.gather_with_grad:
                         # Gradients flow to the features of this rank.
