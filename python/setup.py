@@ -68,10 +68,11 @@ class Wheel(bdist_wheel):
 
     def get_tag(self):
         platform = sysconfig.get_platform()
-        if platform.startswith("linux"):
-            library = next(pathlib.Path(self.bdist_dir).rglob(LIBRARY)).read_bytes()
+        library = next(pathlib.Path(self.bdist_dir).rglob(LIBRARY), None)
+        # An editable install has none.
+        if platform.startswith("linux") and library:
             # The versions of glibc's symbols that it asks for, by name in its string table.
-            needed = max(int(v) for v in re.findall(rb"\0GLIBC_2\.(\d+)(?=[\0.])", library))
+            needed = max(int(v) for v in re.findall(rb"\0GLIBC_2\.(\d+)(?=[\0.])", library.read_bytes()))
             platform = f"manylinux_2_{max(needed, 17)}_{platform.split('-', 1)[1]}"
         return "py3", "none", re.sub(r"[-.]", "_", platform)
 
