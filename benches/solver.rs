@@ -14,7 +14,7 @@ use unicon::fit::{Data, FitOptions, fit};
 use unicon::io::{HostMatrix, RowSource, read_all};
 use unicon::loss::Loss;
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 const R: usize = 128;
 const D: (usize, usize) = (512, 384);
@@ -61,14 +61,14 @@ fn solver(c: &mut Criterion) {
         let zy = cpu.encode(&y, identity(D.1).as_ref()).expect("memory").0;
         let positives = Positives::diagonal(n);
         let s = Similarity::Embeddings(&zx, &zy);
-        let w = cpu.weights(s, &loss, &positives, Negatives::All).expect("memory");
+        let w = cpu.weights(s, &loss, &positives, NegativeSampling::All).expect("memory");
         let entries = (n * n) as u64;
 
         let mut group = c.benchmark_group("solver");
         group.sample_size(10);
         group.throughput(Throughput::Elements(2 * entries * R as u64));
         group.bench_function(BenchmarkId::new("pass 1", n), |bench| {
-            bench.iter(|| cpu.weights(s, &loss, &positives, Negatives::All).expect("memory"));
+            bench.iter(|| cpu.weights(s, &loss, &positives, NegativeSampling::All).expect("memory"));
         });
         group.throughput(Throughput::Elements(2 * entries * (R + D.1) as u64));
         group.bench_function(BenchmarkId::new("pass 2", n), |bench| {

@@ -14,7 +14,7 @@ use unicon::fit::{Data, FitOptions, fit, sampled_cross};
 use unicon::io;
 use unicon::loss::Loss;
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 const SAMPLE: usize = 512;
 const SEEDS: u64 = 20;
@@ -45,10 +45,10 @@ fn one(name: &str, files: &[&str]) -> unicon::Result<Value> {
             let s = Similarity::Embeddings(&zx, &zy);
             sampled_cross(&backend, s, (&x, &y), &loss, &positives, negatives)
         };
-        let exact = cross(Negatives::All)?;
+        let exact = cross(NegativeSampling::All)?;
         let mut pairs = Vec::new();
         for seed in 0..SEEDS {
-            let sampled = cross(Negatives::Sampled { per_anchor: SAMPLE, seed })?;
+            let sampled = cross(NegativeSampling::Sampled { per_anchor: SAMPLE, seed })?;
             let error = (&sampled.cross - &exact.cross).norm_l2() / exact.cross.norm_l2();
             pairs.push((error, sampled.error.unwrap_or(f64::NAN)));
         }

@@ -20,7 +20,7 @@ use unicon::io::HostMatrix;
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::positives::Positives;
-use unicon::similarity::{Negatives, Weights};
+use unicon::similarity::{NegativeSampling, Weights};
 use unicon::spectral::{self, SvdMethod};
 
 const KINDS: [LossKind; 4] =
@@ -210,7 +210,7 @@ fn given_similarities_and_none() {
                 x: &Mat<f64>,
                 y: &Mat<f64>,
             ) -> (Weights, [Mat<f64>; 4]) {
-                let w = b.weights(s, loss, p, Negatives::All).unwrap();
+                let w = b.weights(s, loss, p, NegativeSampling::All).unwrap();
                 let (x, y) = (load(b, x), load(b, y));
                 let c = b.cross(s, &w, &x, &y).unwrap();
                 let back = b.cross(s, &w, &y_like(b, &x), &y).unwrap();
@@ -363,10 +363,10 @@ fn equal_bits_from_run_to_run_and_from_the_host() {
         let (a, b) = (load(&gpu, &x), load(&gpu, &y));
         assert_eq!(a.on_device(), on_device, "{:?}", gpu.memory());
         let s = Similarity::Embeddings(&zx, &zy);
-        let w = gpu.weights(s, &Loss::clip(0.1), &positives, Negatives::All).unwrap();
+        let w = gpu.weights(s, &Loss::clip(0.1), &positives, NegativeSampling::All).unwrap();
         let zeros = Similarity::Zeros(n_x, n_y);
-        let w0 = gpu.weights(zeros, &Loss::clip(0.1), &positives, Negatives::All).unwrap();
-        let sampled = Negatives::Sampled { per_anchor: 60, seed: 1 };
+        let w0 = gpu.weights(zeros, &Loss::clip(0.1), &positives, NegativeSampling::All).unwrap();
+        let sampled = NegativeSampling::Sampled { per_anchor: 60, seed: 1 };
         let ws = gpu.weights(s, &Loss::clip(0.1), &positives, sampled).unwrap();
         let out = (
             w.value().to_bits(),
@@ -418,10 +418,10 @@ fn cancelling_stops_between_panels() {
     let (zx, zy) = (embeddings(&gpu, 300, 8, 1), embeddings(&gpu, 300, 8, 2));
     control.cancel();
     let s = Similarity::Embeddings(&zx, &zy);
-    let result = gpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(300), Negatives::All);
+    let result = gpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(300), NegativeSampling::All);
     assert!(matches!(result, Err(unicon::Error::Cancelled)));
     control.reset();
-    assert!(gpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(300), Negatives::All).is_ok());
+    assert!(gpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(300), NegativeSampling::All).is_ok());
 }
 
 #[test]
@@ -438,6 +438,6 @@ fn numbers_that_are_not_numbers_are_not_hidden() {
     // Embeddings that the backend did not make: every sum that row 7 enters is no number, and so is the loss.
     let (zx, zy) = (load(&gpu, &x), embeddings(&gpu, 140, 6, 2));
     let (positives, loss) = (Positives::diagonal(140), Loss::clip(0.1));
-    let sums = gpu.weights(Similarity::Embeddings(&zx, &zy), &loss, &positives, Negatives::All);
+    let sums = gpu.weights(Similarity::Embeddings(&zx, &zy), &loss, &positives, NegativeSampling::All);
     assert!(matches!(sums, Err(Error::Numerical(_))));
 }

@@ -19,7 +19,7 @@ use unicon::kernel::Kernel;
 use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::model::Model;
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::spectral::SvdMethod;
 
 fn open(mode: Mode, group: Group) -> Cuda {
@@ -78,7 +78,7 @@ struct Case {
     shape: (usize, usize),
     positives: Positives,
     loss: Loss,
-    negatives: Negatives,
+    negatives: NegativeSampling,
     start: &'static str,
 }
 
@@ -214,7 +214,7 @@ fn losses() -> [Loss; 5] {
     ]
 }
 
-const SAMPLED: Negatives = Negatives::Sampled { per_anchor: 100, seed: 3 };
+const SAMPLED: NegativeSampling = NegativeSampling::Sampled { per_anchor: 100, seed: 3 };
 
 /// Blocks are of 512 rows: of three ranks one has none.
 const N: usize = 530;
@@ -232,11 +232,11 @@ fn one_to_one() {
         start: "embeddings",
     };
     let [clip, cold, sigmoid, hinge, _] = losses();
-    check(&case(clip, Negatives::All), Mode::Fp16, &[1, 3]);
-    check(&case(cold, Negatives::All), Mode::Fp32, &[2]);
-    check(&case(sigmoid, Negatives::All), Mode::Bf16, &[3]);
+    check(&case(clip, NegativeSampling::All), Mode::Fp16, &[1, 3]);
+    check(&case(cold, NegativeSampling::All), Mode::Fp32, &[2]);
+    check(&case(sigmoid, NegativeSampling::All), Mode::Bf16, &[3]);
     // Counts rivals: the hinge's kinks are where the tolerance says.
-    check(&case(hinge, Negatives::All), Mode::Fp32, &[2]);
+    check(&case(hinge, NegativeSampling::All), Mode::Fp32, &[2]);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn rectangular_and_ragged() {
     let diagonal = Loss { eps_by: EpsBy::Diagonal, eps_pos: 0.5, ..clip };
     for (k, loss) in [diagonal, sigmoid, smooth].into_iter().enumerate() {
         let positives = ragged(shape.0, shape.1);
-        let case = Case { shape, positives, loss, negatives: Negatives::All, start: "embeddings" };
+        let case = Case { shape, positives, loss, negatives: NegativeSampling::All, start: "embeddings" };
         check(&case, if k == 0 { Mode::Fp16 } else { Mode::Fp32 }, if k == 0 { &[3] } else { &[2] });
     }
 }
@@ -279,7 +279,7 @@ fn starts_without_embeddings() {
     for (k, loss) in losses().into_iter().take(4).enumerate() {
         let start = if k % 2 == 0 { "zeros" } else { "dense" };
         let positives = ragged(shape.0, shape.1);
-        let case = Case { shape, positives, loss, negatives: Negatives::All, start };
+        let case = Case { shape, positives, loss, negatives: NegativeSampling::All, start };
         check(&case, Mode::Fp16, if k == 0 { &[2, 3] } else { &[2] });
     }
 }

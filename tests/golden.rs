@@ -22,7 +22,7 @@ use unicon::model::{Model, Side};
 use unicon::positives::Positives;
 use unicon::real::Real;
 use unicon::retrieval::recall_at_k;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::spectral::psd_half_powers;
 
 fn is_f64<T: Real>() -> bool {
@@ -40,7 +40,7 @@ fn explicit<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let (loss, positives) = (case.loss(), case.positives(n_x, n_y));
     let s = load(cpu, &s);
     let s = Similarity::Dense(&s);
-    let w = cpu.weights(s, &loss, &positives, Negatives::All).unwrap();
+    let w = cpu.weights(s, &loss, &positives, NegativeSampling::All).unwrap();
     let limit = exponential_limit::<T>(loss.tau);
     for (key, got) in [("loss", w.value()), ("loss_rows", w.loss_rows), ("loss_cols", w.loss_cols)] {
         let want = case.number(key);
@@ -61,7 +61,7 @@ fn operator<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
     let (zx, norm_x) = cpu.encode(&x, case.matrix("F1").as_ref()).unwrap();
     let (zy, norm_y) = cpu.encode(&y, case.matrix("F2").as_ref()).unwrap();
     let s = Similarity::Embeddings(&zx, &zy);
-    let w = cpu.weights(s, &loss, &positives, Negatives::All).unwrap();
+    let w = cpu.weights(s, &loss, &positives, NegativeSampling::All).unwrap();
     let limit = 10.0 * exponential_limit::<T>(loss.tau);
     let want = case.number("loss");
     case.check("loss", (w.value() - want).abs(), limit * want.abs().max(1.0));

@@ -13,7 +13,7 @@ use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::positives::Positives;
 use unicon::real::Real;
 use unicon::similarity::definition::definition;
-use unicon::similarity::{Negatives, Weights};
+use unicon::similarity::{NegativeSampling, Weights};
 
 const KINDS: [LossKind; 4] =
     [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];
@@ -84,10 +84,13 @@ fn s_is_minus_the_derivative_of_the_loss() {
                 let s = random(n_x, n_y, 11) * faer::Scale(0.9);
                 let value = |s: &Mat<f64>| {
                     let s = load(&cpu, s);
-                    cpu.weights(Similarity::Dense(&s), &loss, &positives, Negatives::All).unwrap().value()
+                    cpu.weights(Similarity::Dense(&s), &loss, &positives, NegativeSampling::All)
+                        .unwrap()
+                        .value()
                 };
                 let given = load(&cpu, &s);
-                let w = cpu.weights(Similarity::Dense(&given), &loss, &positives, Negatives::All).unwrap();
+                let w =
+                    cpu.weights(Similarity::Dense(&given), &loss, &positives, NegativeSampling::All).unwrap();
                 let got = cpu.dense(Similarity::Dense(&given), &w).unwrap();
                 let h = 1e-5;
                 for i in 0..n_x {
@@ -116,10 +119,13 @@ fn embedding_gradients_are_derivatives_of_the_loss() {
         let (zx, zy) = (random(6, 4, 1) * faer::Scale(0.4), random(8, 4, 2) * faer::Scale(0.4));
         let value = |zx: &Mat<f64>, zy: &Mat<f64>| {
             let (zx, zy) = (load(&cpu, zx), load(&cpu, zy));
-            cpu.weights(Similarity::Embeddings(&zx, &zy), &loss, &positives, Negatives::All).unwrap().value()
+            cpu.weights(Similarity::Embeddings(&zx, &zy), &loss, &positives, NegativeSampling::All)
+                .unwrap()
+                .value()
         };
         let (lx, ly) = (load(&cpu, &zx), load(&cpu, &zy));
-        let w = cpu.weights(Similarity::Embeddings(&lx, &ly), &loss, &positives, Negatives::All).unwrap();
+        let w =
+            cpu.weights(Similarity::Embeddings(&lx, &ly), &loss, &positives, NegativeSampling::All).unwrap();
         let (gx, gy) = cpu.gradients(&lx, &ly, &w).unwrap();
         let (gx, gy) = (host(&cpu, &gx), host(&cpu, &gy));
         let h = 1e-6;
@@ -155,7 +161,7 @@ fn backend_matches_definition<T: Real>(loss: &Loss, positives: &Positives, r: us
     let s = host(&cpu, &zx) * host(&cpu, &zy).transpose();
     let want = definition(s.as_ref(), loss, positives).unwrap();
     let similarity = Similarity::Embeddings(&zx, &zy);
-    let w = cpu.weights(similarity, loss, positives, Negatives::All).unwrap();
+    let w = cpu.weights(similarity, loss, positives, NegativeSampling::All).unwrap();
     let got = cpu.dense(similarity, &w).unwrap();
     // A similarity is a sum of r products of unit rows: a few roundings, which the exponential turns into 1/tau as many.
     let limit = 20.0 * T::EPSILON / loss.tau.min(1.0);
@@ -168,7 +174,12 @@ fn backend_matches_definition<T: Real>(loss: &Loss, positives: &Positives, r: us
 }
 
 /// Everything the operator does, against products with its explicit matrix.
-fn operator_matches_matrix<T: Real>(loss: &Loss, positives: &Positives, r: usize, negatives: Negatives) {
+fn operator_matches_matrix<T: Real>(
+    loss: &Loss,
+    positives: &Positives,
+    r: usize,
+    negatives: NegativeSampling,
+) {
     let cpu = Cpu::<T>::new(2).unwrap();
     let (n_x, n_y) = (positives.n_x(), positives.n_y());
     let (zx, zy) = (embeddings(&cpu, n_x, r, 5), embeddings(&cpu, n_y, r, 6));
@@ -197,8 +208,8 @@ fn operator_matches_matrix<T: Real>(loss: &Loss, positives: &Positives, r: usize
 fn operator_across_tile_boundaries() {
     for kind in KINDS {
         let loss = Loss::new(kind, 0.2).with_nu(1.5);
-        operator_matches_matrix::<f64>(&loss, &Positives::diagonal(1031), 9, Negatives::All);
-        operator_matches_matrix::<f32>(&loss, &ragged(513, 1100, 4), 7, Negatives::All);
+        operator_matches_matrix::<f64>(&loss, &Positives::diagonal(1031), 9, NegativeSampling::All);
+        operator_matches_matrix::<f32>(&loss, &ragged(513, 1100, 4), 7, NegativeSampling::All);
     }
 }
 
@@ -207,8 +218,8 @@ fn operator_at_small_temperatures() {
     // 0.01 in f32 takes the robust path: e^{(s - 1)/tau} spans e^{-200}.
     for tau in [0.07, 0.02, 0.01] {
         let loss = Loss::clip(tau).with_nu(1.5);
-        operator_matches_matrix::<f32>(&loss, &Positives::diagonal(600), 4, Negatives::All);
-        operator_matches_matrix::<f64>(&loss, &ragged(300, 200, 2), 4, Negatives::All);
+        operator_matches_matrix::<f32>(&loss, &Positives::diagonal(600), 4, NegativeSampling::All);
+        operator_matches_matrix::<f64>(&loss, &ragged(300, 200, 2), 4, NegativeSampling::All);
     }
 }
 
@@ -217,7 +228,7 @@ fn sampled_operator_is_the_derivative_of_the_sampled_loss() {
     for kind in KINDS {
         let loss = Loss::new(kind, 0.3).with_nu(1.2);
         for positives in [Positives::diagonal(230), ragged(150, 260, 8)] {
-            let negatives = Negatives::Sampled { per_anchor: 40, seed: 3 };
+            let negatives = NegativeSampling::Sampled { per_anchor: 40, seed: 3 };
             operator_matches_matrix::<f64>(&loss, &positives, 6, negatives);
             let cpu = Cpu::<f64>::new(2).unwrap();
             let (n_x, n_y) = (positives.n_x(), positives.n_y());
@@ -248,11 +259,11 @@ fn sampled_sums_average_to_the_exact_ones() {
     let (zx, zy) = (embeddings(&cpu, n, 8, 1), embeddings(&cpu, n, 8, 2));
     let s = Similarity::Embeddings(&zx, &zy);
     let (loss, positives) = (Loss::new(LossKind::Sigmoid, 0.5), Positives::diagonal(n));
-    let exact = cpu.weights(s, &loss, &positives, Negatives::All).unwrap().value();
+    let exact = cpu.weights(s, &loss, &positives, NegativeSampling::All).unwrap().value();
     let seeds = 60;
     let mean = (0..seeds)
         .map(|seed| {
-            let negatives = Negatives::Sampled { per_anchor: 50, seed };
+            let negatives = NegativeSampling::Sampled { per_anchor: 50, seed };
             cpu.weights(s, &loss, &positives, negatives).unwrap().value()
         })
         .sum::<f64>()
@@ -271,7 +282,7 @@ fn zero_similarities_equal_zero_embeddings() {
                 let (zx, zy) = (load(&cpu, &Mat::zeros(n_x, 2)), load(&cpu, &Mat::zeros(n_y, 2)));
                 let (x, y) = (load(&cpu, &random(n_x, 5, 1)), load(&cpu, &random(n_y, 7, 2)));
                 let both = [Similarity::Zeros(n_x, n_y), Similarity::Embeddings(&zx, &zy)].map(|s| {
-                    let w = cpu.weights(s, &loss, &positives, Negatives::All).unwrap();
+                    let w = cpu.weights(s, &loss, &positives, NegativeSampling::All).unwrap();
                     let (c, sv) =
                         (cpu.cross(s, &w, &x, &y).unwrap(), host(&cpu, &cpu.apply(s, &w, &y).unwrap()));
                     (w.value(), c, sv, cpu.dense(s, &w).unwrap())
@@ -294,7 +305,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let (x, y) = (load(&cpu, &random(2100, 9, 3)), load(&cpu, &random(2100, 11, 4)));
         let s = Similarity::Embeddings(&zx, &zy);
         let positives = Positives::diagonal(2100);
-        let w = cpu.weights(s, &Loss::clip(0.1), &positives, Negatives::All).unwrap();
+        let w = cpu.weights(s, &Loss::clip(0.1), &positives, NegativeSampling::All).unwrap();
         let (gx, gy) = cpu.gradients(&zx, &zy, &w).unwrap();
         (w.value().to_bits(), cpu.cross(s, &w, &x, &y).unwrap(), host(&cpu, &gx), host(&cpu, &gy))
     });
@@ -320,7 +331,7 @@ fn large_groups_cost_no_list_of_pairs() {
     let (zx, zy) = (embeddings(&cpu, n as usize, 5, 1), embeddings(&cpu, n as usize, 5, 2));
     let s = Similarity::Embeddings(&zx, &zy);
     let of = |p: &Positives| -> (Weights, Mat<f64>) {
-        let w = cpu.weights(s, &Loss::clip(0.2), p, Negatives::All).unwrap();
+        let w = cpu.weights(s, &Loss::clip(0.2), p, NegativeSampling::All).unwrap();
         let c = cpu.cross(s, &w, &zx, &zy).unwrap();
         (w, c)
     };
@@ -343,7 +354,7 @@ fn bfloat16_similarities_are_as_good_as_their_rounding() {
         let (zx, zy) = (embeddings(cpu, n, 33, 1), embeddings(cpu, n, 33, 2));
         let (x, y) = (load(cpu, &random(n, 20, 3)), load(cpu, &random(n, 30, 4)));
         let s = Similarity::Embeddings(&zx, &zy);
-        let w = cpu.weights(s, loss, positives, Negatives::All).unwrap();
+        let w = cpu.weights(s, loss, positives, NegativeSampling::All).unwrap();
         (w.value(), cpu.cross(s, &w, &x, &y).unwrap())
     }
     let ((loss_bf16, c_bf16), (loss_f64, c_f64)) =
@@ -371,12 +382,12 @@ fn cancelling_stops_between_panels() {
         }
     })));
     let s = Similarity::Embeddings(&zx, &zy);
-    let result = cpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(4000), Negatives::All);
+    let result = cpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(4000), NegativeSampling::All);
     assert!(matches!(result, Err(unicon::Error::Cancelled)));
     assert_eq!(panels.load(std::sync::atomic::Ordering::Relaxed), 3);
     control.reset();
     control.set_hook(None);
-    assert!(cpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(4000), Negatives::All).is_ok());
+    assert!(cpu.weights(s, &Loss::clip(0.1), &Positives::diagonal(4000), NegativeSampling::All).is_ok());
 }
 
 #[test]
@@ -406,7 +417,7 @@ proptest! {
         if loss.kind != LossKind::TripletHard {
             backend_matches_definition::<f32>(&loss, &positives, r, seed);
         }
-        operator_matches_matrix::<f64>(&loss, &positives, r, Negatives::All);
-        operator_matches_matrix::<f32>(&loss, &positives, r, Negatives::All);
+        operator_matches_matrix::<f64>(&loss, &positives, r, NegativeSampling::All);
+        operator_matches_matrix::<f32>(&loss, &positives, r, NegativeSampling::All);
     }
 }

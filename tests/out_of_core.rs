@@ -8,7 +8,7 @@ use unicon::io::{Features, write_npy};
 use unicon::kernel::Kernel;
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 fn bits(model: &Model) -> Vec<u64> {
     let matrices = model.components.iter().flat_map(|c| [&c.x.matrix, &c.y.matrix]);
@@ -43,7 +43,8 @@ fn results_do_not_depend_on_the_memory() {
     let positives = Positives::diagonal(n);
     let data = Data { x: &x, y: &y, positives: &positives };
     let linear = FitOptions { whiten: Some(0.1), ..FitOptions::new(6) };
-    let sampled = FitOptions { negatives: Negatives::Sampled { per_anchor: 200, seed: 1 }, ..linear.clone() };
+    let sampled =
+        FitOptions { negatives: NegativeSampling::Sampled { per_anchor: 200, seed: 1 }, ..linear.clone() };
     let refined = FitOptions {
         refine: Some(RefineOptions { max_steps: 2, ..RefineOptions::default() }),
         ..linear.clone()

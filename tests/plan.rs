@@ -12,7 +12,7 @@ use unicon::fit::{Data, FitOptions, RefineOptions, fit};
 use unicon::io::{HostMatrix, MatView, write_npy};
 use unicon::plan::{Job, Plan, Rates, plan};
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 fn noise(n: usize, d: usize, seed: u64) -> Vec<f32> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
@@ -29,8 +29,8 @@ fn planned(
     evaluations: usize,
 ) -> Plan {
     let negatives = match options.negatives {
-        Negatives::All => None,
-        Negatives::Sampled { per_anchor, .. } => Some(per_anchor as f64),
+        NegativeSampling::All => None,
+        NegativeSampling::Sampled { per_anchor, .. } => Some(per_anchor as f64),
     };
     let job = Job {
         n_x: n as f64,
@@ -54,7 +54,7 @@ fn cpu_rates() -> Rates {
 #[test]
 fn bytes_between_ranks_are_those_of_the_plan() {
     let plain = || FitOptions { final_loss: false, ..FitOptions::new(8) };
-    let sampled = |m| Negatives::Sampled { per_anchor: m, seed: 3 };
+    let sampled = |m| NegativeSampling::Sampled { per_anchor: m, seed: 3 };
     let refine = RefineOptions { max_steps: 3, ..RefineOptions::default() };
     // A name, rows, columns, options, and how much more than planned may be measured: lengths of messages and names of
     // parts. Sampled: which rows are elsewhere is a matter of chance, to about 1 / sqrt(n).
@@ -84,7 +84,7 @@ fn bytes_between_ranks_are_those_of_the_plan() {
             assert_eq!(sent, received, "{name}, {ranks} ranks");
             let plan = planned(&cpu_rates(), n, d, ranks, &options, all[0].1);
             let expected = plan.traffic_bytes * ranks as f64;
-            let least = if options.negatives == Negatives::All { 1.0 } else { 0.98 };
+            let least = if options.negatives == NegativeSampling::All { 1.0 } else { 0.98 };
             // Lengths and names of parts, of the few sums and exchanges that do not grow with the rows.
             let most = most * expected + 800.0 * (ranks * (ranks - 1)) as f64;
             println!(
@@ -105,7 +105,7 @@ fn bytes_between_cuda_ranks_are_those_of_the_plan() {
         return;
     }
     let plain = || FitOptions { final_loss: false, ..FitOptions::new(8) };
-    let sampled = Negatives::Sampled { per_anchor: 64, seed: 3 };
+    let sampled = NegativeSampling::Sampled { per_anchor: 64, seed: 3 };
     let refine = RefineOptions { max_steps: 1, ..RefineOptions::default() };
     // A name, the mode, whether features are stored as fp16, options, and how far from the plan measured bytes may be:
     // lengths of messages, and what single rows are fetched.

@@ -10,7 +10,7 @@ use unicon::io::{HostMatrix, RowRange};
 use unicon::kernel::Kernel;
 use unicon::loss::{EpsBy, Loss, LossKind};
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 fn features(n: usize, d: usize, seed: u64) -> HostMatrix {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
@@ -65,7 +65,7 @@ fn everything(
     (n_x, n_y): (usize, usize),
     positives: &Positives,
     loss: &Loss,
-    negatives: Negatives,
+    negatives: NegativeSampling,
     start: &str,
 ) -> Vec<(String, Vec<u64>)> {
     let cpu = Cpu::<f32>::new(2).unwrap().with_group(group);
@@ -132,7 +132,7 @@ fn same_on_ranks(
     shape: (usize, usize),
     positives: &Positives,
     loss: &Loss,
-    negatives: Negatives,
+    negatives: NegativeSampling,
     start: &str,
 ) {
     let alone = everything(Group::default(), shape, positives, loss, negatives, start);
@@ -166,13 +166,13 @@ fn losses() -> Vec<Loss> {
     ]
 }
 
-const SAMPLED: Negatives = Negatives::Sampled { per_anchor: 200, seed: 3 };
+const SAMPLED: NegativeSampling = NegativeSampling::Sampled { per_anchor: 200, seed: 3 };
 
 #[test]
 fn one_to_one() {
     let n = 1300;
     for loss in losses() {
-        same_on_ranks((n, n), &Positives::diagonal(n), &loss, Negatives::All, "embeddings");
+        same_on_ranks((n, n), &Positives::diagonal(n), &loss, NegativeSampling::All, "embeddings");
         same_on_ranks((n, n), &Positives::diagonal(n), &loss, SAMPLED, "embeddings");
     }
 }
@@ -183,7 +183,7 @@ fn many_to_many() {
     let diagonal = Loss { eps_by: EpsBy::Diagonal, eps_pos: 0.5, ..Loss::default() };
     for loss in losses().into_iter().take(3).chain([diagonal]) {
         for positives in [ragged(shape.0, shape.1), grouped(shape.0, shape.1)] {
-            same_on_ranks(shape, &positives, &loss, Negatives::All, "embeddings");
+            same_on_ranks(shape, &positives, &loss, NegativeSampling::All, "embeddings");
             same_on_ranks(shape, &positives, &loss, SAMPLED, "embeddings");
         }
     }
@@ -194,9 +194,9 @@ fn starts_without_embeddings() {
     let shape = (1100, 700);
     for loss in losses().into_iter().take(3) {
         let positives = ragged(shape.0, shape.1);
-        same_on_ranks(shape, &positives, &loss, Negatives::All, "zeros");
+        same_on_ranks(shape, &positives, &loss, NegativeSampling::All, "zeros");
         same_on_ranks(shape, &positives, &loss, SAMPLED, "zeros");
-        same_on_ranks(shape, &positives, &loss, Negatives::All, "dense");
+        same_on_ranks(shape, &positives, &loss, NegativeSampling::All, "dense");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::memory::room;
 use crate::positives::Positives;
-use crate::similarity::{Negatives, Weights};
+use crate::similarity::{NegativeSampling, Weights};
 use crate::spectral::{self, SvdMethod, TopR};
 use faer::{Mat, MatRef};
 use std::ops::Range;
@@ -184,7 +184,7 @@ pub trait Backend: Send + Sync {
         s: Similarity<'_, Self::Matrix>,
         loss: &Loss,
         positives: &Positives,
-        negatives: Negatives,
+        negatives: NegativeSampling,
     ) -> Result<Weights>;
     /// Pass 2: `X^T S Y` (`d1 x d2`).
     fn cross(
@@ -213,7 +213,7 @@ pub trait Backend: Send + Sync {
         zy: &Self::Matrix,
         loss: &Loss,
         positives: &Positives,
-        negatives: Negatives,
+        negatives: NegativeSampling,
     ) -> Result<(f64, Self::Matrix, Self::Matrix)> {
         let w = self.weights(Similarity::Embeddings(zx, zy), loss, positives, negatives)?;
         let (gx, gy) = self.gradients(zx, zy, &w)?;

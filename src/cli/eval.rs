@@ -15,7 +15,7 @@ use unicon::backend::{Backend, Similarity};
 use unicon::io::{RowSource, read_index_vector};
 use unicon::model::{Model, Side};
 use unicon::retrieval;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 /// Evaluates a model, or embeddings: Recall@k and ranks both ways, or zero-shot classification with --classes.
 ///
@@ -93,7 +93,7 @@ fn recall(session: &Session, args: &Args, model: Option<&Model>, pairs: Pairs) -
         let recall = retrieval::evaluate(backend, &zx, &zy, positives, &options)?;
         let s = Similarity::Embeddings(&zx, &zy);
         let loss = match model.filter(|_| args.loss) {
-            Some(model) => Some(backend.weights(s, &model.loss, positives, Negatives::All)?.value()),
+            Some(model) => Some(backend.weights(s, &model.loss, positives, NegativeSampling::All)?.value()),
             None => None,
         };
         (recall, loss, (zero_x, zero_y))

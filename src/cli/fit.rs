@@ -18,7 +18,7 @@ use unicon::fit::{
 };
 use unicon::io::{AtomicFile, read_index_vector};
 use unicon::model::Model;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::spectral::SvdMethod;
 
 /// Fits a pair of encoders and writes the model.
@@ -377,18 +377,20 @@ impl Args {
             center: CenterArg::of(solver.center, defaults.center),
             kernel: self.kernel.build(preset, batches.is_some())?,
             negatives: match solver.negatives {
-                Some(per_anchor) => Negatives::Sampled { per_anchor, seed },
-                None => Negatives::All,
+                Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed },
+                None => NegativeSampling::All,
             },
             growth: solver.growth,
             exact_last: solver.exact_last,
             damping: solver.damping.then(DampingOptions::default),
             refine: solver.refine.filter(|&steps| steps > 0).map(|max_steps| {
                 let mut stages = vec![match solver.negatives {
-                    Some(per_anchor) => Negatives::Sampled { per_anchor, seed },
-                    None => Negatives::All,
+                    Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed },
+                    None => NegativeSampling::All,
                 }];
-                stages.extend((solver.negatives.is_some() && solver.exact_last).then_some(Negatives::All));
+                stages.extend(
+                    (solver.negatives.is_some() && solver.exact_last).then_some(NegativeSampling::All),
+                );
                 RefineOptions { max_steps, stages, ..RefineOptions::default() }
             }),
             checkpoint: solver.checkpoint.clone(),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use unicon::Error;
 use unicon::backend::{Backend, Similarity};
 use unicon::io::{NpyWriter, RowSource, check_finite_as, read_all};
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::similarity::definition::{Definition, definition};
 
 /// Writes the contrastive similarity weight matrix S(gamma) = -dL/ds of a similarity matrix, in float64.
@@ -54,7 +54,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         let backend = session.oracle("weights")?;
         let matrix = backend.load(&s)?;
         let similarity = Similarity::Dense(&matrix);
-        let w = backend.weights(similarity, &loss, &positives, Negatives::All)?;
+        let w = backend.weights(similarity, &loss, &positives, NegativeSampling::All)?;
         let weights = backend.dense(similarity, &w)?;
         Definition { loss_rows: w.loss_rows, loss_cols: w.loss_cols, weights }
     };

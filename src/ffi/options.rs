@@ -10,7 +10,7 @@ use crate::fit::{
     Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
     MinibatchOptions, Preset, Rank, RefineOptions, host,
 };
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::spectral::SvdMethod;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,13 +148,13 @@ unsafe fn refine(pointer: *const unicon_refine_t, seed: u64) -> Result<RefineOpt
     };
     let stage = |(k, &n): (usize, &i64)| {
         Ok(match some("refine.stages", n)? {
-            Some(per_anchor) => Negatives::Sampled { per_anchor, seed: seed.wrapping_add(k as u64) },
-            None => Negatives::All,
+            Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed: seed.wrapping_add(k as u64) },
+            None => NegativeSampling::All,
         })
     };
     let stages = match stages {
         Some(stages) => stages.iter().enumerate().map(stage).collect::<Result<_>>()?,
-        None => vec![Negatives::All],
+        None => vec![NegativeSampling::All],
     };
     Ok(RefineOptions {
         max_steps: count("refine.max_steps", raw.max_steps, 0)?,
@@ -285,8 +285,8 @@ pub(super) unsafe fn fit(
         return Err(Error::invalid("options.n_batches", "0 without a batch_size", raw.n_batches));
     }
     let negatives = match some("options.n_negatives", raw.n_negatives)? {
-        Some(per_anchor) => Negatives::Sampled { per_anchor, seed: raw.seed },
-        None => Negatives::All,
+        Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed: raw.seed },
+        None => NegativeSampling::All,
     };
     let unicon_fit_options { kernel, landmarks, n_landmarks, kernel_ridge: ridge, cos_clamp, .. } = *raw;
     if !(0.0..1.0).contains(&cos_clamp) {

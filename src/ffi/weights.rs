@@ -8,7 +8,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::{Negatives, Weights};
+use crate::similarity::{NegativeSampling, Weights};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ struct Operator<B: Backend> {
 
 impl<B: Backend> Operator<B> {
     fn new(backend: B, source: Source<B::Matrix>, loss: &Loss, positives: &Positives) -> Result<Self> {
-        let weights = backend.weights(similarity(&source), loss, positives, Negatives::All)?;
+        let weights = backend.weights(similarity(&source), loss, positives, NegativeSampling::All)?;
         if !weights.value().is_finite() {
             return Err(Error::Numerical("the loss is not finite".into()));
         }
@@ -413,7 +413,7 @@ where
 {
     let (zx, zy) = (backend.load(zx.source())?, backend.load(zy.source())?);
     let s = Similarity::Embeddings(&zx, &zy);
-    let weights = backend.weights(s, loss, positives, Negatives::All)?;
+    let weights = backend.weights(s, loss, positives, NegativeSampling::All)?;
     let value = weights.value();
     if !value.is_finite() {
         return Err(Error::Numerical("the loss is not finite".into()));

@@ -11,7 +11,7 @@ use super::timed;
 use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
-use crate::similarity::{Negatives, Weights};
+use crate::similarity::{NegativeSampling, Weights};
 use crate::spectral::{self, TopR};
 use faer::Mat;
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ impl<M> At<M> {
 }
 
 impl<B: Backend> Problem<'_, B> {
-    fn at(&self, e: &Encoders, negatives: Negatives, info: &mut FitInfo) -> Result<At<B::Matrix>> {
+    fn at(&self, e: &Encoders, negatives: NegativeSampling, info: &mut FitInfo) -> Result<At<B::Matrix>> {
         let (zx, zy) = timed(&mut info.seconds.encode, || {
             let zx = self.backend.encode(self.x.embed(), e.f1.as_ref())?;
             Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), e.f2.as_ref())?))
@@ -144,9 +144,9 @@ impl<B: Backend> Problem<'_, B> {
         let o = self.options;
         let split = |g: &TopR| Encoders::split(g, o.factorization);
         let mut stages = vec![o.negatives];
-        if let Negatives::Sampled { .. } = o.negatives {
+        if let NegativeSampling::Sampled { .. } = o.negatives {
             stages.extend((o.growth > 1.0).then(|| o.negatives_of(2)));
-            stages.extend(o.exact_last.then_some(Negatives::All));
+            stages.extend(o.exact_last.then_some(NegativeSampling::All));
         }
         let mut stages = stages.into_iter();
         let mut negatives = stages.next().unwrap_or_default();
@@ -167,8 +167,8 @@ impl<B: Backend> Problem<'_, B> {
                 break;
             }
             let begun = Instant::now();
-            if step == updates && o.exact_last && negatives != Negatives::All {
-                negatives = Negatives::All;
+            if step == updates && o.exact_last && negatives != NegativeSampling::All {
+                negatives = NegativeSampling::All;
                 now = self.at(&encoders, negatives, info)?;
                 self.record(&now, negatives, clock, info);
             }
@@ -221,7 +221,7 @@ impl<B: Backend> Problem<'_, B> {
         Ok(encoders)
     }
 
-    fn record(&self, at: &At<B::Matrix>, negatives: Negatives, clock: Clock, info: &mut FitInfo) {
+    fn record(&self, at: &At<B::Matrix>, negatives: NegativeSampling, clock: Clock, info: &mut FitInfo) {
         info.returned = Some(info.trace.len());
         info.loss.push(at.value());
         info.trace.push(TracePoint {

@@ -19,7 +19,7 @@ use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::spectral::{self, SvdMethod, TopR, low_rank_distance};
 use faer::{Mat, MatRef};
 use rand::{Rng, SeedableRng};
@@ -70,7 +70,7 @@ pub(crate) struct Problem<'a, B: Backend> {
     pub(crate) validation: Option<(&'a B::Matrix, &'a B::Matrix, &'a Positives)>,
     pub(crate) options: &'a FitOptions,
     /// Those of this update: samples may grow from one to the next.
-    pub(crate) negatives: Negatives,
+    pub(crate) negatives: NegativeSampling,
 }
 
 /// One spectral update of (a batch of) the data.

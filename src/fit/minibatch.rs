@@ -18,7 +18,7 @@ use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::Mat;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -208,7 +208,7 @@ impl<B: Backend> Descent<'_, B> {
             Ok::<_, Error>((x, y, zx, zy))
         })?;
         let (value, gx, gy) = timed(&mut seconds.weights, || {
-            backend.loss_gradients(&zx, &zy, &loss, &positives, Negatives::All)
+            backend.loss_gradients(&zx, &zy, &loss, &positives, NegativeSampling::All)
         })?;
         let (g1, g2) = timed(&mut seconds.encode, || {
             let g1 = backend.encode_backward(&x, &zx, &nx, &gx)?;

@@ -10,7 +10,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::spectral::{self, TopR};
 use faer::Mat;
 
@@ -118,7 +118,9 @@ impl Moments {
         let (gx, gy) =
             timed(&mut info.seconds.features, || Ok::<_, Error>((backend.gram(x)?, backend.gram(y)?)))?;
         let s = Similarity::Zeros(positives.n_x(), positives.n_y());
-        let w = timed(&mut info.seconds.statistics, || backend.weights(s, loss, positives, Negatives::All))?;
+        let w = timed(&mut info.seconds.statistics, || {
+            backend.weights(s, loss, positives, NegativeSampling::All)
+        })?;
         let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
         let grams = [(gx, positives.n_x(), widths.0), (gy, positives.n_y(), widths.1)];
         let [x, y] = timed(&mut info.seconds.spectral, || {

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::optim::Objective;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::{Mat, MatRef};
 
 /// `L(A_1, A_2)` of encoders `F = A W`, with fixed `W` (`p x d`; none: the identity). Whitening maps as `W` make the
@@ -20,7 +20,7 @@ pub(crate) struct Alignment<'a, B: Backend> {
     pub(crate) y: &'a B::Matrix,
     pub(crate) positives: &'a Positives,
     pub(crate) loss: Loss,
-    pub(crate) negatives: Negatives,
+    pub(crate) negatives: NegativeSampling,
     pub(crate) maps: Option<(&'a Mat<f64>, &'a Mat<f64>)>,
     pub(crate) rank: usize,
     pub(crate) seconds: Seconds,
@@ -106,7 +106,7 @@ impl<B: Backend> Alignment<'_, B> {
         &mut self,
         (zx, norms_x): &Embedded<B::Matrix>,
         (zy, norms_y): &Embedded<B::Matrix>,
-        negatives: Negatives,
+        negatives: NegativeSampling,
     ) -> Result<(f64, Mat<f64>, Mat<f64>)> {
         let (backend, seconds) = (self.backend, &mut self.seconds);
         let (value, gx, gy) = timed(&mut seconds.weights, || {

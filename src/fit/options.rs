@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::model::Component;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::spectral::SvdMethod;
 use faer::Mat;
 use serde::{Deserialize, Serialize};
@@ -169,7 +169,7 @@ pub struct FitOptions {
     /// Kernel encoders. Default none: linear.
     pub kernel: Option<KernelOptions>,
     /// Which negatives the sums see. Default all.
-    pub negatives: Negatives,
+    pub negatives: NegativeSampling,
     /// Sampled negatives of an update as a multiple of those of the update before, >= 1. Default 1.
     pub growth: f64,
     /// The last update sees all negatives whatever is sampled before. Default false.
@@ -206,7 +206,7 @@ impl FitOptions {
             whiten: None,
             center: Center::Auto,
             kernel: None,
-            negatives: Negatives::All,
+            negatives: NegativeSampling::All,
             growth: 1.0,
             exact_last: false,
             seed: 0,
@@ -250,7 +250,7 @@ impl FitOptions {
         if !(self.growth.is_finite() && self.growth >= 1.0) {
             return Err(Error::invalid("growth", "a finite number >= 1", self.growth));
         }
-        if let Negatives::Sampled { per_anchor: 0, .. } = self.negatives {
+        if let NegativeSampling::Sampled { per_anchor: 0, .. } = self.negatives {
             return Err(Error::invalid("negatives", "at least 1 per anchor", 0));
         }
         if let Some(batches) = self.batches {
@@ -290,14 +290,16 @@ impl FitOptions {
     }
 
     /// The negatives of an update, counted from 1.
-    pub(crate) fn negatives_of(&self, update: usize) -> Negatives {
+    pub(crate) fn negatives_of(&self, update: usize) -> NegativeSampling {
         match self.negatives {
-            Negatives::Sampled { .. } if self.exact_last && update >= self.updates() => Negatives::All,
-            Negatives::Sampled { per_anchor, seed } => {
-                let grown = per_anchor as f64 * self.growth.powi(update.min(1024) as i32 - 1);
-                Negatives::Sampled { per_anchor: grown.min(u32::MAX.into()) as usize, seed }
+            NegativeSampling::Sampled { .. } if self.exact_last && update >= self.updates() => {
+                NegativeSampling::All
             }
-            Negatives::All => Negatives::All,
+            NegativeSampling::Sampled { per_anchor, seed } => {
+                let grown = per_anchor as f64 * self.growth.powi(update.min(1024) as i32 - 1);
+                NegativeSampling::Sampled { per_anchor: grown.min(u32::MAX.into()) as usize, seed }
+            }
+            NegativeSampling::All => NegativeSampling::All,
         }
     }
 }

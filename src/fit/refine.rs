@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::optim::{Lbfgs, Pair, Step};
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::Mat;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -33,12 +33,12 @@ pub struct RefineOptions {
     /// Length of the very first step as a share of the encoders' norm. Default 0.07.
     pub first_step: f64,
     /// Negatives of each stage in turn: a fixed sample within a stage. Default: one stage with all.
-    pub stages: Vec<Negatives>,
+    pub stages: Vec<NegativeSampling>,
 }
 
 impl Default for RefineOptions {
     fn default() -> Self {
-        let stages = vec![Negatives::All];
+        let stages = vec![NegativeSampling::All];
         Self { max_steps: 30, tol: 1e-4, memory: 10, patience: 3, first_step: 0.07, stages }
     }
 }
@@ -54,7 +54,7 @@ impl RefineOptions {
             return Err(Error::invalid("refine stages", "at least one", 0));
         }
         for stage in &self.stages {
-            if let Negatives::Sampled { per_anchor: 0, .. } = stage {
+            if let NegativeSampling::Sampled { per_anchor: 0, .. } = stage {
                 return Err(Error::invalid("refine stages", "at least 1 negative per anchor", 0));
             }
         }
@@ -95,7 +95,7 @@ impl<M> Held<'_, M> {
 
     fn loss_of<B: Backend<Matrix = M>>(&self, backend: &B, zx: &M, zy: &M) -> Result<f64> {
         let s = Similarity::Embeddings(zx, zy);
-        Ok(backend.weights(s, self.loss, self.positives, Negatives::All)?.value())
+        Ok(backend.weights(s, self.loss, self.positives, NegativeSampling::All)?.value())
     }
 
     /// Mean reciprocal rank, mean of both directions.
@@ -273,9 +273,9 @@ pub(crate) fn refine<B: Backend>(
 }
 
 /// How many times as long a step over `next` takes as one over `now`.
-fn more(now: Negatives, next: Negatives, positives: &Positives) -> f64 {
+fn more(now: NegativeSampling, next: NegativeSampling, positives: &Positives) -> f64 {
     let all = positives.n_x().min(positives.n_y());
-    let count = |n: Negatives| n.per_anchor().map_or(all, |m| m.min(all)).max(1) as f64;
+    let count = |n: NegativeSampling| n.per_anchor().map_or(all, |m| m.min(all)).max(1) as f64;
     count(next) / count(now)
 }
 

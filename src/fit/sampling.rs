@@ -9,7 +9,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::{Mat, MatRef};
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ pub fn sampled_cross<B: Backend>(
     (x, y): (&B::Matrix, &B::Matrix),
     loss: &Loss,
     positives: &Positives,
-    negatives: Negatives,
+    negatives: NegativeSampling,
 ) -> Result<SampledCross> {
     let begin = Instant::now();
     let w = backend.weights(s, loss, positives, negatives)?;
@@ -55,7 +55,7 @@ pub(super) fn sampling_error<B: Backend>(
     backend: &B,
     s: Similarity<'_, B::Matrix>,
     (x, y): (&B::Matrix, &B::Matrix),
-    (loss, positives, negatives): (&Loss, &Positives, Negatives),
+    (loss, positives, negatives): (&Loss, &Positives, NegativeSampling),
     cross: &Mat<f64>,
 ) -> Result<Option<f64>> {
     let Some([first, second]) = negatives.halves() else { return Ok(None) };
@@ -71,7 +71,7 @@ pub(super) fn sampling_error<B: Backend>(
 }
 
 /// The share of the pairs that a sample holds.
-pub(super) fn share(negatives: Negatives, positives: &Positives) -> f64 {
+pub(super) fn share(negatives: NegativeSampling, positives: &Positives) -> f64 {
     let most = positives.n_x().min(positives.n_y()).max(1) as f64;
     negatives.per_anchor().map_or(1.0, |m| (m as f64 / most).min(1.0))
 }

@@ -7,7 +7,7 @@ use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use std::time::Instant;
 
 /// Negatives per row from which the time of all is foretold.
@@ -20,7 +20,7 @@ pub(crate) struct Whole<'a, B: Backend> {
     pub(crate) y: &'a B::Matrix,
     pub(crate) positives: &'a Positives,
     pub(crate) loss: &'a Loss,
-    pub(crate) negatives: Negatives,
+    pub(crate) negatives: NegativeSampling,
 }
 
 impl<B: Backend> Whole<'_, B> {
@@ -29,7 +29,7 @@ impl<B: Backend> Whole<'_, B> {
         self.over(e, self.negatives, seconds)
     }
 
-    fn over(&self, e: &Encoders, negatives: Negatives, seconds: &mut Seconds) -> Result<f64> {
+    fn over(&self, e: &Encoders, negatives: NegativeSampling, seconds: &mut Seconds) -> Result<f64> {
         let (zx, zy) = timed(&mut seconds.encode, || {
             let zx = self.backend.encode(self.x, e.f1.as_ref())?.0;
             Ok::<_, Error>((zx, self.backend.encode(self.y, e.f2.as_ref())?.0))
@@ -51,7 +51,7 @@ impl<B: Backend> Whole<'_, B> {
             self.value(e, &mut spent)?;
             return Ok(begin.elapsed().as_secs_f64());
         }
-        self.over(e, Negatives::Sampled { per_anchor: PROBE, seed: 0 }, &mut spent)?;
+        self.over(e, NegativeSampling::Sampled { per_anchor: PROBE, seed: 0 }, &mut spent)?;
         Ok(spent.encode + spent.statistics * wanted as f64 / PROBE as f64)
     }
 }

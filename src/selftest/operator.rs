@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::fit::{download, upload};
 use crate::loss::{Loss, LossKind};
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::similarity::definition::definition;
 use faer::Mat;
 
@@ -73,9 +73,9 @@ pub(super) fn check<B: Backend>(
                 if kind == LossKind::TripletHard {
                     loss.margin = margin_in_a_gap(&s, &positives, loss.nu);
                 }
-                let mut samples = vec![Negatives::All];
+                let mut samples = vec![NegativeSampling::All];
                 if p.n_x > 100 && k == 0 {
-                    samples.push(Negatives::Sampled { per_anchor: 40, seed: 5 });
+                    samples.push(NegativeSampling::Sampled { per_anchor: 40, seed: 5 });
                 }
                 for negatives in samples {
                     let case = Case { p, relation, loss, negatives };
@@ -91,12 +91,12 @@ struct Case<'a> {
     p: &'a Problem,
     relation: Relation,
     loss: Loss,
-    negatives: Negatives,
+    negatives: NegativeSampling,
 }
 
 impl std::fmt::Display for Case<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let sampled = if self.negatives == Negatives::All { "" } else { ", sampled" };
+        let sampled = if self.negatives == NegativeSampling::All { "" } else { ", sampled" };
         write!(f, "{}, {:?}, {:?}, tau {}{sampled}", self.p, self.relation, self.loss.kind, self.loss.tau)
     }
 }
@@ -138,10 +138,10 @@ fn products<B: Backend>(
     let (x, y) = (&sides.x, &sides.y);
     // Over all negatives the definition itself is the oracle; where it is sampled, the float64 backend on the same sample.
     let dense = match case.negatives {
-        Negatives::All => {
+        NegativeSampling::All => {
             definition((&sides.zx.host * sides.zy.host.transpose()).as_ref(), &case.loss, positives)?.weights
         }
-        Negatives::Sampled { .. } => oracle.dense(os, &ow)?,
+        NegativeSampling::Sampled { .. } => oracle.dense(os, &ow)?,
     };
     compare("dense", device.dense(s, &w), dense.clone())?;
     compare("apply", of(device.apply(s, &w, &y.device)), &dense * &y.host)?;
@@ -204,9 +204,9 @@ pub(super) fn zeros_and_given<B: Backend>(device: &B, oracle: &Cpu<f64>, record:
         ];
         for (operation, s, os) in sources {
             let case = format!("{n_x} x {n_y}, {kind:?}");
-            let w = device.weights(s, &loss, &positives, Negatives::All);
+            let w = device.weights(s, &loss, &positives, NegativeSampling::All);
             let Some(w) = record.value(operation, &case, w)? else { continue };
-            let ow = oracle.weights(os, &loss, &positives, Negatives::All)?;
+            let ow = oracle.weights(os, &loss, &positives, NegativeSampling::All)?;
             let limit = device.arithmetic().product(tau, n_x);
             record.error(operation, &case, relative_list(&[w.value()], &[ow.value()]), limit);
             let values = match s {

@@ -8,7 +8,7 @@ use crate::io::{Duplicates, RowSource, Survey};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::{Negatives, Weights};
+use crate::similarity::{NegativeSampling, Weights};
 use faer::{Mat, MatRef};
 use std::cell::Cell;
 use std::ops::Range;
@@ -173,7 +173,7 @@ impl Backend for Faulty {
     fn gram(&self, x: &M) -> Result<Mat<f64>> {
         self.bent_host("gram", self.cpu.gram(x))
     }
-    fn weights(&self, s: S<'_>, l: &Loss, p: &Positives, n: Negatives) -> Result<Weights> {
+    fn weights(&self, s: S<'_>, l: &Loss, p: &Positives, n: NegativeSampling) -> Result<Weights> {
         let mut w = self.cpu.weights(s, l, p, n)?;
         if self.is("loss") {
             w.loss_rows *= 1.0 + 1e-5;

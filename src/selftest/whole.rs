@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fit::download;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::spectral::SvdMethod;
 use faer::Mat;
 
@@ -27,7 +27,7 @@ pub(super) fn memory<B: Backend>(device: &B, options: Options, record: &mut Reco
         let zy = device.encode(&y, random(r, d2, 3).as_ref())?.0;
         let held = device.memory().0;
         let s = Similarity::Embeddings(&zx, &zy);
-        let w = device.weights(s, &Loss::clip(0.07), &Positives::diagonal(n), Negatives::All)?;
+        let w = device.weights(s, &Loss::clip(0.07), &Positives::diagonal(n), NegativeSampling::All)?;
         device.cross(s, &w, &x, &y)?;
         device.gradients(&zx, &zy, &w)?;
         Ok((held, device.memory().1))
@@ -53,7 +53,8 @@ pub(super) fn accuracy<B: Backend>(
     // Encoders as a fit makes them: the leading directions of the cross-covariance.
     let (ox, oy) = (oracle.load(&sx)?, oracle.load(&sy)?);
     let zero = Similarity::Zeros(n, n);
-    let c0 = oracle.cross(zero, &oracle.weights(zero, &loss, &positives, Negatives::All)?, &ox, &oy)?;
+    let c0 =
+        oracle.cross(zero, &oracle.weights(zero, &loss, &positives, NegativeSampling::All)?, &ox, &oy)?;
     let top = oracle.top_r(c0.as_ref(), r, SvdMethod::Full)?;
     let (f, g) = (top.u.transpose().to_owned(), top.v.transpose().to_owned());
 
@@ -66,7 +67,7 @@ pub(super) fn accuracy<B: Backend>(
     ) -> Result<Mat<f64>> {
         let (zx, zy) = (b.encode(x, f.as_ref())?.0, b.encode(y, g.as_ref())?.0);
         let s = Similarity::Embeddings(&zx, &zy);
-        let w = b.weights(s, loss, positives, Negatives::All)?;
+        let w = b.weights(s, loss, positives, NegativeSampling::All)?;
         b.cross(s, &w, x, y)
     }
     let want = run(oracle, (&ox, &oy), (&f, &g), &loss, &positives)?;
@@ -118,7 +119,7 @@ pub(super) fn determinism<B: Backend>(device: &B, options: Options, record: &mut
             let zx = device.encode(&x, random(r, d1, 2).as_ref())?.0;
             let zy = device.encode(&y, random(r, d2, 3).as_ref())?.0;
             let s = Similarity::Embeddings(&zx, &zy);
-            let w = device.weights(s, &loss, &positives, Negatives::All)?;
+            let w = device.weights(s, &loss, &positives, NegativeSampling::All)?;
             let (gx, gy) = device.gradients(&zx, &zy, &w)?;
             Ok(vec![
                 bits(download(device, &zx)?),

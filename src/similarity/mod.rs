@@ -25,5 +25,5 @@ pub(crate) mod sampling;
 pub(crate) mod schedule;
 mod weights;
 
-pub use sampling::Negatives;
+pub use sampling::NegativeSampling;
 pub use weights::{AnchorStats, Weights};

@@ -2,7 +2,7 @@
 
 use super::blocks::{Blocks, PairSums};
 use super::masked::diagonal_apart;
-use super::sampling::{Negatives, Seen};
+use super::sampling::{NegativeSampling, Seen};
 use super::schedule::{TILE, TileSchedule};
 use super::weights::{AnchorStats, Weights};
 use super::{additive, clip};
@@ -19,7 +19,7 @@ pub(crate) fn weights<B: Blocks>(
     s: Similarity<'_, B::Matrix>,
     loss: &Loss,
     positives: &Positives,
-    negatives: Negatives,
+    negatives: NegativeSampling,
 ) -> Result<Weights> {
     let schedule = TileSchedule::of(&s, positives, negatives);
     let back = positives.transposed();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Which negatives an anchor sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Negatives {
+pub enum NegativeSampling {
     /// All of them: the exact loss.
     #[default]
     All,
@@ -24,7 +24,7 @@ pub enum Negatives {
     },
 }
 
-impl Negatives {
+impl NegativeSampling {
     /// The size of the sample of an anchor; none: all.
     pub fn per_anchor(self) -> Option<usize> {
         match self {

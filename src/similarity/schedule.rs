@@ -1,6 +1,6 @@
 //! Which tiles of the similarity matrix are visited: all of them, or a seeded sample in shuffled order.
 
-use super::sampling::Negatives;
+use super::sampling::NegativeSampling;
 use crate::backend::Similarity;
 use crate::positives::Positives;
 use rand::SeedableRng;
@@ -47,9 +47,9 @@ pub(crate) struct TileSchedule {
 }
 
 impl TileSchedule {
-    pub(crate) fn new(n_x: usize, n_y: usize, negatives: Negatives) -> Self {
+    pub(crate) fn new(n_x: usize, n_y: usize, negatives: NegativeSampling) -> Self {
         let all = Self { n_x, n_y, tile: TILE, order_x: None, order_y: None, visits: None };
-        let Negatives::Sampled { per_anchor, seed } = negatives else { return all };
+        let NegativeSampling::Sampled { per_anchor, seed } = negatives else { return all };
         let tile = per_anchor.clamp(1, TILE);
         let (panels, tiles) = (n_x.div_ceil(tile), n_y.div_ceil(tile));
         let rounds = per_anchor.div_ceil(tile);
@@ -72,8 +72,8 @@ impl TileSchedule {
     }
 
     /// The tiles of similarities `s`. At zero all negatives are alike: there is nothing to sample.
-    pub(crate) fn of<M>(s: &Similarity<'_, M>, positives: &Positives, negatives: Negatives) -> Self {
-        let negatives = if matches!(s, Similarity::Zeros(..)) { Negatives::All } else { negatives };
+    pub(crate) fn of<M>(s: &Similarity<'_, M>, positives: &Positives, negatives: NegativeSampling) -> Self {
+        let negatives = if matches!(s, Similarity::Zeros(..)) { NegativeSampling::All } else { negatives };
         Self::new(positives.n_x(), positives.n_y(), negatives)
     }
 
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn sampled_plans_visit_every_panel_and_tile_once_or_more_and_never_twice() {
         for (n_x, n_y, m) in [(3000, 3000, 512), (1000, 4000, 100), (4000, 1000, 100), (999, 1001, 300)] {
-            let schedule = TileSchedule::new(n_x, n_y, Negatives::Sampled { per_anchor: m, seed: 1 });
+            let schedule = TileSchedule::new(n_x, n_y, NegativeSampling::Sampled { per_anchor: m, seed: 1 });
             let mut seen = vec![0; n_y];
             for p in 0..schedule.panels() {
                 let tiles: Vec<_> = schedule.tiles(p).collect();
@@ -204,6 +204,8 @@ mod tests {
 
     #[test]
     fn a_sample_of_everything_is_the_exact_plan() {
-        assert!(!TileSchedule::new(100, 100, Negatives::Sampled { per_anchor: 100, seed: 0 }).is_sampled());
+        assert!(
+            !TileSchedule::new(100, 100, NegativeSampling::Sampled { per_anchor: 100, seed: 0 }).is_sampled()
+        );
     }
 }

@@ -3,7 +3,7 @@
 use super::additive;
 use super::clip;
 use super::masked::pair_scale;
-use super::sampling::Negatives;
+use super::sampling::NegativeSampling;
 use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossKind};
@@ -17,7 +17,7 @@ pub struct Weights {
     /// The relation.
     pub positives: Positives,
     /// Which negatives the sums ran over; later passes use the same.
-    pub negatives: Negatives,
+    pub negatives: NegativeSampling,
     /// `L_x`: the rows' half of the loss.
     pub loss_rows: f64,
     /// `L_y`: the columns' half of the loss.

@@ -10,7 +10,7 @@ use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{Loss, LossKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::spectral::SvdMethod;
 
 const N: usize = 75;
@@ -130,7 +130,7 @@ fn linear() {
     let converged = FitOptions { n_iters: 9, tol: 1e9, ..usual.clone() };
     assert_eq!(agree(&pairs, "--iters 9 --tol 1e9", &converged).iterations, 2);
     agree(&pairs, "--no-final-loss", &FitOptions { final_loss: false, ..usual.clone() });
-    let negatives = Negatives::Sampled { per_anchor: 16, seed: 3 };
+    let negatives = NegativeSampling::Sampled { per_anchor: 16, seed: 3 };
     agree(&pairs, "--negatives 16 --seed 3", &FitOptions { negatives, seed: 3, ..usual.clone() });
     for (args, oversample, power_iterations) in [("randomized", 10, 4), ("randomized:2,1", 2, 1)] {
         let svd = SvdMethod::Randomized { oversample, power_iterations, seed: 4 };

@@ -17,7 +17,7 @@ struct Case<'a> {
     loss: Loss,
     positives: &'a Positives,
     r: usize,
-    negatives: Negatives,
+    negatives: NegativeSampling,
 }
 
 fn run<B: Backend>(backend: &B, case: &Case<'_>) -> Results {
@@ -99,13 +99,13 @@ fn the_operator_has_the_errors_it_may_have() {
         loss: &Loss,
     ) -> (f64, Mat<f64>, Mat<f64>) {
         let (x, y, zeros) = (load(b, x), load(b, y), Similarity::Zeros(p.n_x(), p.n_y()));
-        let w = b.weights(zeros, loss, p, Negatives::All).unwrap();
+        let w = b.weights(zeros, loss, p, NegativeSampling::All).unwrap();
         let c = b.cross(zeros, &w, &x, &y).unwrap();
         let top = b.top_r(c.as_ref(), 10, SvdMethod::Full).unwrap();
         let (zx, zy) =
             (b.encode(&x, top.u.transpose()).unwrap().0, b.encode(&y, top.v.transpose()).unwrap().0);
         let s = Similarity::Embeddings(&zx, &zy);
-        let w = b.weights(s, loss, p, Negatives::All).unwrap();
+        let w = b.weights(s, loss, p, NegativeSampling::All).unwrap();
         (w.value(), c, b.cross(s, &w, &x, &y).unwrap())
     }
     let want = update(&Cpu::<f64>::new(1).unwrap(), &x, &y, &positives, &loss);
@@ -123,7 +123,7 @@ fn the_operator_has_the_errors_it_may_have() {
     }
     // Features that have nothing to do with the embeddings, so that rounding does not average out.
     let positives = Positives::diagonal(400);
-    let case = Case { loss, positives: &positives, r: 33, negatives: Negatives::All };
+    let case = Case { loss, positives: &positives, r: 33, negatives: NegativeSampling::All };
     for (mode, loss, products) in
         [(Mode::Fp16, 1e-4, 3e-4), (Mode::Fp32, 1e-6, 2e-6), (Mode::Bf16, 1e-3, 2.5e-3)]
     {
@@ -159,7 +159,7 @@ fn every_loss_relation_and_temperature() {
                 let positives = &relations[(k + t) % 3];
                 let eps_by = if t % 2 == 1 { EpsBy::Diagonal } else { EpsBy::Positives };
                 let loss = Loss { eps_by, eps_pos: 0.7, eps_neg: 1.3, ..Loss::new(kind, tau).with_nu(1.5) };
-                let case = Case { loss, positives, r: 9 + 17 * t, negatives: Negatives::All };
+                let case = Case { loss, positives, r: 9 + 17 * t, negatives: NegativeSampling::All };
                 // A hinge counts: an entry within rounding of its kink may fall on either side.
                 let kink = if kind == LossKind::TripletHard { 6e-3 } else { 0.0 };
                 let storage = if mode == Mode::Fp32 { 0.0 } else { 4e-4 };
@@ -180,7 +180,7 @@ fn sampled_negatives_are_the_same_sample() {
     for kind in KINDS {
         for positives in [Positives::diagonal(230), ragged(150, 260, 8)] {
             let loss = Loss::new(kind, 0.3).with_nu(1.2);
-            let negatives = Negatives::Sampled { per_anchor: 40, seed: 3 };
+            let negatives = NegativeSampling::Sampled { per_anchor: 40, seed: 3 };
             let limit = if kind == LossKind::TripletHard { 3e-3 } else { 1e-5 };
             check(&gpu, &Case { loss, positives: &positives, r: 6, negatives }, 1e-6, limit);
         }

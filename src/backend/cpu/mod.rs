@@ -38,7 +38,7 @@ use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::blocks::Blocks;
 use crate::similarity::schedule::{TILE, TileSchedule};
-use crate::similarity::{Negatives, Weights};
+use crate::similarity::{NegativeSampling, Weights};
 use crate::similarity::{pass1, pass2};
 use crate::spectral::{self, SvdMethod, TopR};
 use crate::threads::Threads;
@@ -404,7 +404,7 @@ impl<T: Real> Backend for Cpu<T> {
         s: Similarity<'_, Matrix<T>>,
         loss: &Loss,
         positives: &Positives,
-        negatives: Negatives,
+        negatives: NegativeSampling,
     ) -> Result<Weights> {
         let mut hold = None;
         pass1::weights(self, self.whole(s, &mut hold)?, loss, positives, negatives)
@@ -501,7 +501,7 @@ impl<T: Real> Backend for Cpu<T> {
     fn positive_similarities(&self, s: Similarity<'_, Matrix<T>>, positives: &Positives) -> Result<Vec<f64>> {
         let mut hold = None;
         let s = self.whole(s, &mut hold)?;
-        let (schedule, loss) = (TileSchedule::of(&s, positives, Negatives::All), Loss::default());
+        let (schedule, loss) = (TileSchedule::of(&s, positives, NegativeSampling::All), Loss::default());
         let tiles = self.problem(s, false, &loss, positives, schedule)?;
         self.group.concat(self.masked_similarities(&tiles, |_, s| s.to_vec())?.concat())
     }

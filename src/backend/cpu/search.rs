@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::similarity::schedule::{TILE, TileSchedule};
 use rayon::prelude::*;
 
@@ -99,7 +99,7 @@ impl<T: Real> Cpu<T> {
         let loss = Loss::default();
         // Only the grid of tiles is used; the relation is a formality.
         let positives = Positives::none(n, m)?;
-        let schedule = TileSchedule::new(n, m, Negatives::All);
+        let schedule = TileSchedule::new(n, m, NegativeSampling::All);
         let tiles = Tiles {
             source: Source::Embeddings(queries, items),
             loss: &loss,

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use crate::similarity::schedule::TileSchedule;
 
 /// A row's best positive, its similarity and column, and where it stands.
@@ -23,7 +23,7 @@ impl<T: Real> Cpu<T> {
         exclude_self: bool,
     ) -> Result<Vec<Standing>> {
         let loss = Loss::default();
-        let schedule = TileSchedule::new(positives.n_x(), positives.n_y(), Negatives::All);
+        let schedule = TileSchedule::new(positives.n_x(), positives.n_y(), NegativeSampling::All);
         // What tiles leave out is no wrong item.
         let left_out = if exclude_self { positives.with_self()? } else { positives.clone() };
         let tiles = Tiles { source, loss: &loss, positives: left_out, schedule, bf16: false };

@@ -60,7 +60,7 @@ use crate::io::{Duplicates, RowSource, Survey};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::{Negatives, Weights, pass1, pass2};
+use crate::similarity::{NegativeSampling, Weights, pass1, pass2};
 use crate::spectral::{SvdMethod, TopR};
 use device::{Device, Event};
 use faer::{Mat, MatRef};
@@ -324,7 +324,7 @@ impl Backend for Cuda {
         s: Similarity<'_, Matrix>,
         loss: &Loss,
         positives: &Positives,
-        negatives: Negatives,
+        negatives: NegativeSampling,
     ) -> Result<Weights> {
         self.device.enter()?;
         match s {

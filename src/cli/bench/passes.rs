@@ -12,7 +12,7 @@ use unicon::data::synthetic_pairs;
 use unicon::io::{HostMatrix, RowSource, read_all};
 use unicon::loss::Loss;
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::spectral::SvdMethod;
 
 /// What is measured.
@@ -196,7 +196,7 @@ fn measure<B: Backend>(
     let (x, y) = (backend.load(&x)?, backend.load(&y)?);
     // The encoders of a first update, so that similarities are those of a fit.
     let zeros = Similarity::Zeros(n, n);
-    let w = backend.weights(zeros, loss, &positives, Negatives::All)?;
+    let w = backend.weights(zeros, loss, &positives, NegativeSampling::All)?;
     let c = backend.cross(zeros, &w, &x, &y)?;
     let top = backend.top_r(c.as_ref(), r, SvdMethod::Full)?;
     let (f, g) = (top.u.transpose().to_owned(), top.v.transpose().to_owned());
@@ -207,7 +207,7 @@ fn measure<B: Backend>(
     add("encode both sides", Some(encodes), clock.time(backend, || both().map(drop))?);
     let (zx, zy) = both()?;
     let s = Similarity::Embeddings(&zx, &zy);
-    let weights = || backend.weights(s, loss, &positives, Negatives::All);
+    let weights = || backend.weights(s, loss, &positives, NegativeSampling::All);
     add("pass 1", pairs(r), clock.time(backend, || weights().map(drop))?);
     let w = weights()?;
     add("pass 2", pairs(r + d), clock.time(backend, || backend.cross(s, &w, &x, &y).map(drop))?);
@@ -219,7 +219,7 @@ fn measure<B: Backend>(
     let update = || {
         let (zx, zy) = both()?;
         let s = Similarity::Embeddings(&zx, &zy);
-        let w = backend.weights(s, loss, &positives, Negatives::All)?;
+        let w = backend.weights(s, loss, &positives, NegativeSampling::All)?;
         backend.top_r(backend.cross(s, &w, &x, &y)?.as_ref(), r, SvdMethod::randomized(1)).map(drop)
     };
     add("fit iteration", pairs(2 * r + d), clock.time(backend, update)?);

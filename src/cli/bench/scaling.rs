@@ -16,7 +16,7 @@ use unicon::loss::Loss;
 use unicon::memory::{forget_resident_peak, resident_peak};
 use unicon::plan::{self, Rates, update_traffic};
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::{Error, Result as Tried};
 
 /// Sizes of the scaling benchmark.
@@ -147,7 +147,7 @@ fn measure(group: &Group, threads: usize, n: usize, args: &Args) -> Tried<(Vec<S
     for k in 0..=args.scaling_repeat.max(1) {
         group.barrier()?;
         let (before, begin) = (group.traffic(), Instant::now());
-        let w = cpu.weights(s, &Loss::default(), &positives, Negatives::All)?;
+        let w = cpu.weights(s, &Loss::default(), &positives, NegativeSampling::All)?;
         let pass1 = begin.elapsed().as_secs_f64();
         cpu.cross(s, &w, &x, &y)?;
         let seconds = begin.elapsed().as_secs_f64();

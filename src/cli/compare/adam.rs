@@ -12,7 +12,7 @@ use unicon::error::{Error, Result};
 use unicon::fit::{Data, Iterate, Watch};
 use unicon::loss::Loss;
 use unicon::model::{Component, Encoder, Model};
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -111,7 +111,8 @@ pub fn sgd_clip<B: Backend>(
             let (xb, yb) = (backend.select(&x, &ids_x)?, backend.select(&y, &ids_y)?);
             let (zx, nx) = backend.encode(&xb, hx.f.as_ref())?;
             let (zy, ny) = backend.encode(&yb, hy.f.as_ref())?;
-            let (batch_loss, gx, gy) = backend.loss_gradients(&zx, &zy, loss, &positives, Negatives::All)?;
+            let (batch_loss, gx, gy) =
+                backend.loss_gradients(&zx, &zy, loss, &positives, NegativeSampling::All)?;
             value += batch_loss;
             hx.step(&backend.encode_backward(&xb, &zx, &nx, &gx)?, rate, step);
             hy.step(&backend.encode_backward(&yb, &zy, &ny, &gy)?, rate, step);

@@ -17,7 +17,7 @@ use unicon::loss::Loss;
 use unicon::model::{Component, Encoder};
 use unicon::positives::Positives;
 use unicon::retrieval::{Bootstrap, Gain, Ranking, Recall};
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 /// What to compare.
 #[derive(Clone, Debug)]
@@ -336,7 +336,7 @@ impl<'a, B: Backend> Judge<'a, B> {
         Ok((f.apply(self.backend, x)?, g.apply(self.backend, y)?))
     }
 
-    fn loss(&self, encoders: (&Encoder, &Encoder), negatives: Negatives) -> Result<f64> {
+    fn loss(&self, encoders: (&Encoder, &Encoder), negatives: NegativeSampling) -> Result<f64> {
         let (zx, zy) = self.encode(&self.train, encoders)?;
         let s = Similarity::Embeddings(&zx, &zy);
         Ok(self.backend.weights(s, &self.options.loss, self.train.2, negatives)?.value())
@@ -352,7 +352,7 @@ impl<'a, B: Backend> Judge<'a, B> {
         }
         // A seed that no method samples with.
         let seed = !o.seed;
-        let negatives = Negatives::Sampled { per_anchor: o.loss_sample, seed };
+        let negatives = NegativeSampling::Sampled { per_anchor: o.loss_sample, seed };
         let mut points = Vec::with_capacity(track.points.len());
         let (mut last, mut ranking, mut setting) = (None, None, setting.to_string());
         for (seconds, f, g) in &track.points {
@@ -380,7 +380,7 @@ impl<'a, B: Backend> Judge<'a, B> {
         }
         // Of the last point that is one.
         let exact_loss = match track.points[..points.len()].last() {
-            Some((_, f, g)) if o.exact_loss => Some(self.loss((f, g), Negatives::All)?),
+            Some((_, f, g)) if o.exact_loss => Some(self.loss((f, g), NegativeSampling::All)?),
             _ => None,
         };
         let method = method.into();

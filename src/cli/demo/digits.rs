@@ -15,7 +15,7 @@ use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
 use unicon::retrieval::{Recall, RecallOptions, evaluate as recall_of};
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 const VALIDATION_ROWS: usize = 200;
 const TEST_ROWS: usize = 400;
@@ -158,6 +158,7 @@ type Split<'a> = (Rows<&'a unicon::io::HostMatrix>, Rows<&'a unicon::io::HostMat
 fn evaluate<B: Backend>(backend: &B, model: &Model, (x, y, positives): &Split<'_>) -> Result<(Recall, f64)> {
     let (zx, zy) = (model.encode(backend, Side::X, x)?, model.encode(backend, Side::Y, y)?);
     let recall = recall_of(backend, &zx, &zy, positives, &RecallOptions::new(&[1, 5, 10]))?;
-    let w = backend.weights(Similarity::Embeddings(&zx, &zy), &model.loss, positives, Negatives::All)?;
+    let w =
+        backend.weights(Similarity::Embeddings(&zx, &zy), &model.loss, positives, NegativeSampling::All)?;
     Ok((recall, w.value()))
 }

@@ -10,7 +10,7 @@ use unicon::error::{Error, Result};
 use unicon::fit::download;
 use unicon::loss::Loss;
 use unicon::positives::Positives;
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 use unicon::spectral::{SvdMethod, top_r};
 
 /// Rows of x whose similarities to their own and to others' positives are looked at.
@@ -246,7 +246,7 @@ fn weights<B: Backend>(
         }
     }
     let dense = |s: Similarity<'_, B::Matrix>| {
-        let w = backend.weights(s, loss, &part, Negatives::All)?;
+        let w = backend.weights(s, loss, &part, NegativeSampling::All)?;
         let s = backend.dense(s, &w)?;
         Ok::<_, Error>(rows.iter().map(|&i| cols.iter().map(|&j| s[(i, j)]).collect()).collect())
     };

@@ -6,7 +6,7 @@ use unicon::error::Result;
 use unicon::loss::Loss;
 use unicon::positives::Positives;
 use unicon::retrieval::{Ranking, Recall, RecallOptions};
-use unicon::similarity::Negatives;
+use unicon::similarity::NegativeSampling;
 
 /// The longest list that the recall curves look at.
 const LONGEST: usize = 100;
@@ -66,7 +66,7 @@ pub fn measure<B: Backend>(
         recall.intervals = Some(ranking.intervals(backend, &options.ks, options.ties, bootstrap)?);
     }
     let curve = ranking.recall(&curve_ks, options.ties)?;
-    let w = backend.weights(Similarity::Embeddings(zx, zy), loss, positives, Negatives::All)?;
+    let w = backend.weights(Similarity::Embeddings(zx, zy), loss, positives, NegativeSampling::All)?;
     // Without the query itself there is one item less, and one positive less where it is its own.
     let less = usize::from(options.exclude_self);
     let own = |i: usize| usize::from(options.exclude_self && positives.contains(i, i));

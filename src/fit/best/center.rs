@@ -12,7 +12,7 @@ use crate::fit::{Data, timed};
 use crate::io::HostMatrix;
 use crate::loss::Loss;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::Mat;
 
 /// Features stay as they are unless centred ones score better by more than this: less is chance.
@@ -45,7 +45,7 @@ impl Sums {
         positives: &Positives,
     ) -> Result<Self> {
         let s = Similarity::Zeros(positives.n_x(), positives.n_y());
-        let w = backend.weights(s, loss, positives, Negatives::All)?;
+        let w = backend.weights(s, loss, positives, NegativeSampling::All)?;
         let (one_x, one_y) = (ones(backend, positives.n_x())?, ones(backend, positives.n_y())?);
         let all = backend.cross(s, &w, &one_x, &one_y)?[(0, 0)];
         Ok(Self { rows: backend.cross(s, &w, &one_x, y)?, cols: backend.cross(s, &w, x, &one_y)?, all })

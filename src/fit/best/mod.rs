@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::io::Rows;
 use crate::memory::resident_peak;
 use crate::model::{Component, Model};
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use solver::Solver;
 use start::{Spectral, spectral, width};
 use std::time::Instant;
@@ -159,8 +159,14 @@ fn run<B: Backend>(
         true => solver.temperature(&start, &held, clock, info)?,
         false => options.loss,
     };
-    let whole =
-        Whole { backend, x: mx, y: my, positives: data.positives, loss: &loss, negatives: Negatives::All };
+    let whole = Whole {
+        backend,
+        x: mx,
+        y: my,
+        positives: data.positives,
+        loss: &loss,
+        negatives: NegativeSampling::All,
+    };
     if options.final_loss && options.budget.is_some() && !clock.spent(backend.group())? {
         clock.reserve = whole.seconds(&encoders)?;
     }

@@ -9,7 +9,7 @@ use crate::fit::refine::RefineOptions;
 use crate::loss::{EpsBy, Loss};
 use crate::model::Model;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -150,15 +150,15 @@ impl BestOptions {
     }
 
     /// Stages of L-BFGS: a sample, another of four times its size, and all on request, or where there is nothing else.
-    pub(super) fn stages(&self, minibatch: bool) -> Vec<Negatives> {
+    pub(super) fn stages(&self, minibatch: bool) -> Vec<NegativeSampling> {
         let mut stages = Vec::new();
         if let Some(m) = self.sample {
-            stages.push(Negatives::Sampled { per_anchor: m, seed: self.seed });
+            stages.push(NegativeSampling::Sampled { per_anchor: m, seed: self.seed });
             let per_anchor = m.saturating_mul(4);
-            stages.push(Negatives::Sampled { per_anchor, seed: self.seed.wrapping_add(1) });
+            stages.push(NegativeSampling::Sampled { per_anchor, seed: self.seed.wrapping_add(1) });
         }
         if self.exact || (stages.is_empty() && !minibatch) {
-            stages.push(Negatives::All);
+            stages.push(NegativeSampling::All);
         }
         stages
     }

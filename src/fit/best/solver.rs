@@ -13,7 +13,7 @@ use crate::fit::moments::Moments;
 use crate::fit::objective::Alignment;
 use crate::fit::refine::{Clock, Held, RefineOptions, Run, Watch, refine};
 use crate::loss::Loss;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::Mat;
 
 /// Temperatures that are tried.
@@ -54,7 +54,7 @@ impl<B: Backend> Solver<'_, B> {
             y: self.y,
             positives: self.data.positives,
             loss,
-            negatives: Negatives::All,
+            negatives: NegativeSampling::All,
             maps: Some((&self.maps.0, &self.maps.1)),
             rank: self.rank,
             seconds: Default::default(),

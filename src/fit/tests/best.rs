@@ -19,7 +19,7 @@ use crate::loss::{Loss, LossKind};
 use crate::model::{Encoder, Model};
 use crate::optim::Objective;
 use crate::positives::Positives;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::Mat;
 use rand::{Rng, SeedableRng};
 use std::time::{Duration, Instant};
@@ -59,7 +59,7 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
         y: &y,
         positives: &s.positives,
         loss,
-        negatives: Negatives::All,
+        negatives: NegativeSampling::All,
         maps: None,
         rank,
         seconds: Seconds::default(),

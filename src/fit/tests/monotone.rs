@@ -9,7 +9,7 @@ use crate::fit::{
 use crate::kernel::{Kernel, KernelKind};
 use crate::loss::{Loss, LossKind};
 use crate::real::Real;
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 use faer::Mat;
 
 fn data(s: &Sample) -> Data<'_> {
@@ -69,7 +69,7 @@ fn nystrom_encoders_and_samples_descend_too() {
             falls(&run::<f64>(&s, &damped));
             let refined = FitOptions { refine: Some(RefineOptions::default()), n_iters: 1, ..base.clone() };
             falls(&run::<f64>(&s, &refined));
-            let sampled = Negatives::Sampled { per_anchor: 24, seed: 5 };
+            let sampled = NegativeSampling::Sampled { per_anchor: 24, seed: 5 };
             let damped =
                 FitOptions { negatives: sampled, growth: 2.0, exact_last: true, n_iters: 12, ..damped };
             let info = run::<f64>(&s, &damped);

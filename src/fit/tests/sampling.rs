@@ -4,7 +4,7 @@ use super::{many, oracle, pairs};
 use crate::backend::{Backend, Similarity};
 use crate::fit::{Data, FitOptions, fit, sampled_cross};
 use crate::loss::{Loss, LossKind};
-use crate::similarity::Negatives;
+use crate::similarity::NegativeSampling;
 
 /// 20 samples of two data sets and three temperatures: the estimate is within a factor of 2 of the error in at least 18.
 #[test]
@@ -23,10 +23,10 @@ fn the_jackknife_estimates_the_error_of_c() {
                 let similarity = Similarity::Embeddings(&zx, &zy);
                 sampled_cross(&backend, similarity, (&x, &y), &loss, &s.positives, negatives).unwrap()
             };
-            let exact = cross(Negatives::All);
+            let exact = cross(NegativeSampling::All);
             assert_eq!(exact.error, None);
             let within = (0..20).filter(|&seed| {
-                let sampled = cross(Negatives::Sampled { per_anchor: 100, seed });
+                let sampled = cross(NegativeSampling::Sampled { per_anchor: 100, seed });
                 let error = (&sampled.cross - &exact.cross).norm_l2() / exact.cross.norm_l2();
                 let ratio = sampled.error.unwrap() / error;
                 (0.5..=2.0).contains(&ratio)
@@ -41,7 +41,7 @@ fn the_jackknife_estimates_the_error_of_c() {
 fn an_update_reports_its_error_and_a_growing_sample_ends_in_all() {
     let s = pairs(400, 10, 9, 5, 0.4, 9);
     let data = Data { x: &s.x, y: &s.y, positives: &s.positives };
-    let negatives = Negatives::Sampled { per_anchor: 32, seed: 1 };
+    let negatives = NegativeSampling::Sampled { per_anchor: 32, seed: 1 };
     let o = FitOptions { negatives, growth: 4.0, n_iters: 4, whiten: Some(0.1), ..FitOptions::new(5) };
     let (model, info) = fit(&oracle(), data, None, &o).unwrap();
     // The first update is from zeros, where nothing is sampled.
