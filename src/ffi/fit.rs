@@ -5,7 +5,6 @@ use super::context::{Context, Device, context_of, on_backend};
 use super::matrix::{Input, Precision, check_out, unchecked_input};
 use super::report::{Asked, Report};
 use super::structs::read;
-use super::workspace::{self, Sizes};
 use super::{asked, entry, model, options};
 use crate::backend::cuda::Cuda;
 use crate::distributed::{Group, share_rows, threads};
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::fit::{Chosen, Data, FitInfo, Rank};
 use crate::io::RowSource;
 use crate::model::Model;
+use crate::plan::memory::{self, Sizes};
 use crate::positives::Positives;
 use std::sync::Arc;
 use std::time::Instant;
@@ -98,7 +98,7 @@ impl<'a> Call<'a> {
         Sizes {
             rows: (self.x.rows, self.y.rows),
             widths: (self.x.cols, self.y.cols),
-            held_out: self.held.as_ref().map_or((0, 0), Pairs::rows),
+            validation: self.held.as_ref().map_or((0, 0), Pairs::rows),
         }
     }
 
@@ -264,7 +264,7 @@ entry!(
             let (whiten, power) = (o.whiten.unwrap_or(-1.0), o.factorization.power());
             let asked = Asked {
                 chosen: Chosen { whiten, power, tau: o.loss.tau, rank: o.rank, ..Chosen::default() },
-                workspace: workspace::of_fit(&o, call.sizes(), call.precision.size()),
+                workspace: memory::of_fit(&o, call.sizes(), call.precision.size()),
             };
             context.watch(raw.progress, raw.progress_user);
             Ok((call, o, asked))
@@ -300,7 +300,7 @@ entry!(
             let rank = if let Rank::Fixed(r) = o.rank { r } else { 0 };
             let asked = Asked {
                 chosen: Chosen { tau: o.loss.tau, rank, ..Chosen::default() },
-                workspace: workspace::of_best(&o, call.sizes(), call.precision.size()),
+                workspace: memory::of_best(&o, call.sizes(), call.precision.size()),
             };
             context.watch(raw.progress, raw.progress_user);
             Ok((call, o, asked))

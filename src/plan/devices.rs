@@ -5,14 +5,14 @@
 //! while passes need them. Sums over rows are one part a rank. Time is counted as if nothing moved beside computation.
 
 use super::Job;
-use super::traffic::{Shares, Steps, TILE};
-
-/// Rows whose values come past at once.
-const PIECE: f64 = 65_536.0;
+use super::memory::{self, Side};
+use super::traffic::{Shares, Steps};
+use crate::backend::cuda::{PIECE, depth_of};
+use crate::similarity::schedule::TILE;
 
 /// Bytes of an embedding: both halves, each padded to steps of the matrix instructions.
 fn embedding(rank: f64) -> f64 {
-    2.0 * 2.0 * 16.0 * (rank / 16.0).ceil()
+    2.0 * 2.0 * depth_of(rank as usize) as f64
 }
 
 /// Bytes of a feature: as stored, or fp32 once mapped.
@@ -59,7 +59,7 @@ pub(super) fn steps(job: &Job, stored: f64) -> Steps {
         pass1: (0.0, embeddings + logs),
         update: (0.0, embeddings + samples * (logs + cross) + triplets),
         gradient: (0.0, back + sum(r * d1) + sum(r * d2)),
-        pieces: (columns / PIECE).ceil(),
+        pieces: (columns / PIECE as f64).ceil(),
     };
     if job.whiten {
         steps.whiten = sum(d1 * d1) + sum(d2 * d2) + map(d1, d1) + map(d2, d2);
@@ -75,17 +75,17 @@ pub(super) fn memory(job: &Job, stored: f64) -> f64 {
     let (rows, columns) = if d1 < d2 { (m_y, job.n_x) } else { (m_x, job.n_y) };
     let (wide, narrow) = (d1.max(d2), d1.min(d2));
     let bytes = feature(job, stored);
-    let mapped = if job.whiten { 4.0 * (m_x * d1).max(m_y * d2) } else { 0.0 };
+    let features = memory::features(Side::linear(job.whiten, m_x, d1), Side::linear(job.whiten, m_y, d2));
     let all = if job.ranks > 1.0 { job.n_x + job.n_y } else { 0.0 };
     // Products of a block of rows; of several ranks, those of all its rows. Values are brought down to 16 bits where they
     // are not so stored.
-    let product = if job.ranks > 1.0 { rows } else { rows.min(PIECE) };
+    let product = if job.ranks > 1.0 { rows } else { rows.min(PIECE as f64) };
     let narrowed = if bytes > 2.0 { 2.0 } else { 0.0 };
-    let values = if job.ranks > 1.0 { columns.min(PIECE) * (bytes + narrowed) } else { columns * narrowed };
+    let values =
+        if job.ranks > 1.0 { columns.min(PIECE as f64) * (bytes + narrowed) } else { columns * narrowed };
     let fetched = if job.sample().is_some() && job.ranks > 1.0 { bytes * rows * wide } else { 0.0 };
     let gradients = if job.gradients > 0.0 { 4.0 * job.rank * (m_x + m_y) } else { 0.0 };
-    bytes * (m_x * d1 + m_y * d2)
-        + mapped
+    bytes * features
         + embedding(job.rank) * (m_x + m_y + all)
         + 4.0 * product * narrow
         + values * narrow

@@ -9,9 +9,13 @@
 //! sampled negatives some numbers of every row.
 
 mod devices;
+pub(crate) mod memory;
 mod traffic;
 
+use crate::backend::cpu::{PIECE, STAGE_ROWS};
 use crate::error::{Error, Result};
+use crate::similarity::schedule::TILE;
+use memory::Side;
 use serde::{Deserialize, Serialize};
 
 /// Speeds of one rank's device and of what connects it to the others. All > 0.
@@ -125,13 +129,18 @@ impl Job {
     /// The number of sampled negatives a row; none where they are all.
     fn sample(&self) -> Option<f64> {
         let m = self.negatives?;
-        let tile = m.min(512.0);
+        let tile = m.min(TILE as f64);
         ((m / tile).ceil() < (self.n_y / tile).ceil()).then_some(m)
     }
 
     /// Spectral updates after the first, which starts from zeros.
     fn exact(&self) -> f64 {
         (self.updates - 1.0).max(0.0)
+    }
+
+    /// Evaluations of the loss, by itself or on the way to an update or a gradient.
+    fn passes(&self) -> f64 {
+        self.exact() + self.gradients + f64::from(self.final_loss)
     }
 
     /// Checks that there is such a job.
@@ -167,6 +176,22 @@ impl Job {
     }
 }
 
+/// Operations of pass 1 for a pair at rank `r`.
+fn pass1(r: f64) -> f64 {
+    2.0 * r
+}
+
+/// Operations of pass 2 for a pair: the similarity again, and the values of the narrower side.
+fn pass2(r: f64, narrow: f64) -> f64 {
+    2.0 * (r + narrow)
+}
+
+/// How many times as long as an evaluation of the loss an update takes that sees the similarities.
+pub(crate) fn update_per_loss(r: usize, narrow: usize) -> f64 {
+    let (r, narrow) = (r as f64, narrow as f64);
+    1.0 + pass2(r, narrow) / pass1(r)
+}
+
 /// Bytes that a rank holds for every row of all ranks: the relation, one-to-one. Sampled negatives need shuffled orders,
 /// log-sums and coefficients of all rows; so do hosts of devices, with lists of what tiles leave out. Measured, as are those
 /// below.
@@ -183,10 +208,6 @@ const OWN_ZEROS: f64 = 30.0;
 const OWN: f64 = 45.0;
 /// The program itself, with its stacks and buffers.
 const PROGRAM: f64 = 16e6;
-/// Rows that share a stream of columns in pass 2.
-const HELD: f64 = 65_536.0;
-/// Columns of a piece of a stream, of which two are held.
-const PIECE: f64 = 8192.0;
 
 /// Seconds, bytes and their parts, per rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -245,15 +266,15 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         if rates.overlap { f.max(e) } else { f + e }
     };
     let pairs = job.n_x * job.negatives.map_or(job.n_y, |m| m.min(job.n_y));
-    let (wide, narrow) = (job.d.0.max(job.d.1), job.d.0.min(job.d.1));
+    let narrow = job.d.0.min(job.d.1);
     let cells = job.n_x * job.d.0 + job.n_y * job.d.1;
     let outer = 2.0 * job.n_x * job.d.0 * job.d.1;
-    let (one, two) = (2.0 * pairs * job.rank, 2.0 * pairs * (job.rank + narrow) + outer);
+    let (one, two) = (pairs * pass1(job.rank), pairs * pass2(job.rank, narrow) + outer);
     let encode = 2.0 * job.rank * cells;
     let gradient = 2.0 * pairs * 3.0 * job.rank + 2.0 * encode;
     let whiten = if job.whiten { 4.0 * (job.n_x * job.d.0.powi(2) + job.n_y * job.d.1.powi(2)) } else { 0.0 };
     let (exact, last) = (job.exact(), f64::from(job.final_loss));
-    let (updates, passes) = (job.updates.min(1.0), exact + job.gradients + last);
+    let (updates, passes) = (job.updates.min(1.0), job.passes());
 
     let features = bytes * cells / ranks;
     let read_seconds = 2.0 * features / rates.read;
@@ -288,39 +309,24 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         + (pass1_seconds + pass2_seconds).max(beside)
         + exchanged / ranks / rates.link;
 
-    let (x, y) = (traffic::Shares::new(job.n_x, 512.0, ranks), traffic::Shares::new(job.n_y, 512.0, ranks));
+    let shares = |n: f64| traffic::Shares::new(n, TILE as f64, ranks);
+    let (x, y) = (shares(job.n_x), shares(job.n_y));
     let (m_x, m_y) = (x.most(), y.most());
-    let rows = if job.d.0 < job.d.1 { m_y } else { m_x };
     let own = bytes * (m_x * job.d.0 + m_y * job.d.1);
-    let embeddings = bytes * job.rank * (m_x + m_y) * if job.gradients > 0.0 { 3.0 } else { 1.0 };
-    let parts = x.most_parts().max(y.most_parts());
-    let streams = if ranks > 1.0 { 2.0 * bytes * PIECE.min(job.n_y) * (job.rank + narrow) } else { 0.0 };
-    // Sums of `d1 x d2` on the way up the tree, as parts to and from other ranks, and as the result.
-    let sums = 8.0 * job.d.0 * job.d.1 * (2.0 * parts + 6.0);
-    let windows = match job.sample() {
-        // Shuffled rows of both sides, fetched.
-        Some(m) if ranks > 1.0 => {
-            bytes * (rows * (2.0 * job.rank + wide + narrow) + (rows + m) * (job.rank + narrow))
+    // Given back before the fit needs its own: what it will not need itself counts.
+    let compared = DIGEST * m_x.max(m_y) + COMPARED * job.n_x.max(job.n_y);
+    let (held, beyond) = match rates.overlap {
+        true => (devices::memory(job, bytes), 0.0),
+        false => {
+            let host = host(job, bytes, (&x, &y));
+            (host, (compared - host).max(0.0))
         }
-        _ => 0.0,
     };
-    let host = own
-        + if job.whiten { bytes * m_y * job.d.1 } else { 0.0 }
-        + embeddings
-        + bytes * rows.min(HELD) * narrow
-        + if passes > 0.0 { OWN } else { OWN_ZEROS } * (m_x + m_y)
-        + streams
-        + windows
-        + sums;
-    let memory_bytes = PROGRAM + if rates.overlap { devices::memory(job, bytes) } else { host };
     let row = match job.sample() {
         _ if rates.overlap => ROW_DEVICE,
         Some(_) if passes > 0.0 => ROW_SAMPLED,
         _ => ROW,
     };
-    // Given back before the fit needs its own: what it will not need itself counts.
-    let compared = DIGEST * m_x.max(m_y) + COMPARED * job.n_x.max(job.n_y);
-    let beyond = if rates.overlap { 0.0 } else { (compared - host).max(0.0) };
     Ok(Plan {
         read_seconds,
         whiten_seconds,
@@ -330,7 +336,7 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         comm_seconds,
         seconds,
         traffic_bytes,
-        memory_bytes,
+        memory_bytes: PROGRAM + held,
         replicated_bytes: row * (job.n_x + job.n_y) + beyond,
         mapped_bytes: own,
         flop: whiten
@@ -339,6 +345,30 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
             + job.gradients * gradient
             + updates * outer,
     })
+}
+
+/// Bytes of memory of a CPU rank's share of the rows.
+fn host(job: &Job, bytes: f64, (x, y): (&traffic::Shares, &traffic::Shares)) -> f64 {
+    let (r, ranks) = (job.rank, job.ranks);
+    let (d1, d2) = job.d;
+    let (wide, narrow) = (d1.max(d2), d1.min(d2));
+    let (m_x, m_y) = (x.most(), y.most());
+    let rows = if d1 < d2 { m_y } else { m_x };
+    let features = memory::features(Side::linear(job.whiten, m_x, d1), Side::linear(job.whiten, m_y, d2));
+    let embeddings = memory::embeddings((m_x, m_y), r, job.gradients > 0.0);
+    let product = rows.min(STAGE_ROWS as f64) * narrow;
+    // Two pieces of the columns that come past.
+    let streams = if ranks > 1.0 { 2.0 * (PIECE as f64).min(job.n_y) * (r + narrow) } else { 0.0 };
+    let windows = match job.sample() {
+        // Shuffled rows of both sides, fetched.
+        Some(m) if ranks > 1.0 => rows * (2.0 * r + wide + narrow) + (rows + m) * (r + narrow),
+        _ => 0.0,
+    };
+    // Sums of `d1 x d2` on the way up the tree, as parts to and from other ranks, and as the result.
+    let parts = x.most_parts().max(y.most_parts());
+    let sums = 8.0 * d1 * d2 * (2.0 * parts + 6.0);
+    let numbers = if job.passes() > 0.0 { OWN } else { OWN_ZEROS } * (m_x + m_y);
+    bytes * (features + embeddings + product + streams + windows) + numbers + sums
 }
 
 impl Plan {

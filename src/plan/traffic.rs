@@ -6,14 +6,9 @@
 //! messages: they add less than a hundredth where a rank has some thousand rows.
 
 use super::Job;
+use crate::backend::cpu::{PIECE, STAGE_ROWS};
 use crate::distributed::Layout;
-
-/// Edge of a tile.
-pub(super) const TILE: usize = 512;
-/// Rows that share a stream of columns in pass 2.
-const HELD: usize = 65_536;
-/// Columns of a piece of a stream.
-const PIECE: usize = 8192;
+use crate::similarity::schedule::TILE;
 
 /// How the rows of one side are shared out.
 #[derive(Clone, Debug)]
@@ -128,7 +123,7 @@ pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
     }
     match job.sample() {
         None => {
-            let stages = (rows.most() / HELD as f64).ceil();
+            let stages = (rows.most() / STAGE_ROWS as f64).ceil();
             // The columns' coefficients come with their values.
             let columns: f64 = columns.rows.iter().sum();
             steps.pass1.0 = all * bytes * job.n_y * r;
@@ -171,7 +166,7 @@ fn sample(job: &Job, bytes: f64, m: f64) -> Sample {
     let (x, y) = (Shares::new(job.n_x, tile, ranks), Shares::new(job.n_y, tile, ranks));
     let (rows, columns) = if job.d.0 < job.d.1 { (&y, &x) } else { (&x, &y) };
     let pass1 = halo(&x, &y, tile, rounds, f64::INFINITY);
-    let pass2 = halo(rows, columns, tile, rounds, HELD as f64);
+    let pass2 = halo(rows, columns, tile, rounds, STAGE_ROWS as f64);
     let n_rows: f64 = rows.rows.iter().sum();
     // Columns that a rank visits beyond its own.
     let beyond = (pass1 - job.n_y).max(0.0);
@@ -210,9 +205,9 @@ mod tests {
     fn parts_are_those_that_a_fold_leaves() {
         for n in [1000, 5000, 24_000, 200_000, 1_000_000] {
             for ranks in [1, 2, 3, 5, 8, 64] {
-                let shares = Shares::new(n as f64, 512.0, ranks as f64);
+                let shares = Shares::new(n as f64, TILE as f64, ranks as f64);
                 for k in 0..ranks {
-                    let layout = Layout::new(n, 512, k, ranks);
+                    let layout = Layout::new(n, TILE, k, ranks);
                     let own = layout.blocks_of(k);
                     let end = if own.end == layout.blocks() { usize::MAX } else { own.end };
                     let mut fold = Fold::new(own.start..end);

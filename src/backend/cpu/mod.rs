@@ -24,6 +24,8 @@ mod weight_tiles;
 
 pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
+pub(crate) use products::HELD as STAGE_ROWS;
+pub(crate) use ranks::PIECE;
 pub use simd::TileOps;
 
 use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};

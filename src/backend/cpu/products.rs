@@ -27,7 +27,7 @@ use faer::Mat;
 use std::ops::Range;
 
 /// Rows whose products with all columns are held at once where the columns do not stay.
-const HELD: usize = 65_536;
+pub(crate) const HELD: usize = 65_536;
 
 impl<T: Real> Cpu<T> {
     /// `sum_j v_j` and `sum_j beta_j v_j`, when all similarities are 0.

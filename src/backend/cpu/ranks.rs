@@ -19,7 +19,7 @@ use std::time::Instant;
 /// Rows whose partners are fetched from other ranks at once.
 const LOOKUPS: usize = 65_536;
 /// Columns that are streamed at once.
-pub(super) const PIECE: usize = 16 * TILE;
+pub(crate) const PIECE: usize = 16 * TILE;
 
 /// Rows by position in a schedule's order, wherever they are.
 pub(super) enum Window<'a, T: Real> {

@@ -93,7 +93,7 @@ impl Embedded<'_> {
 }
 
 /// `r` rounded up to whole steps of the matrix instructions.
-pub(super) fn depth_of(r: usize) -> usize {
+pub(crate) fn depth_of(r: usize) -> usize {
     r.div_ceil(16).max(1) * 16
 }
 

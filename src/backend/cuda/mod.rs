@@ -48,9 +48,11 @@ pub use device::BorrowedStream;
 pub use hopper::KernelSet;
 pub use lent::{LentMatrix, Place};
 pub use matrix::Matrix;
+pub(crate) use matrix::depth_of;
 pub use nccl::nccl_version;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
+pub(crate) use ranks::PIECE;
 
 use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
 use crate::control::{Control, Phase, Progress};

@@ -22,7 +22,7 @@ use faer::{Mat, MatRef};
 use std::ffi::c_void;
 
 /// Rows that come past at once, at most.
-pub(super) const PIECE: usize = 1 << 16;
+pub(crate) const PIECE: usize = 1 << 16;
 
 /// How the rows of a matrix are stored.
 #[derive(Clone, Copy)]
