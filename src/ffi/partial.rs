@@ -8,7 +8,7 @@ use super::structs::{count, read};
 use super::{asked, entry, fit, guard, model, options, same_signature};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::fit::{Data, PartialFit, Stream};
+use crate::fit::{Accumulate, Data, PartialFit};
 use crate::model::Model;
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
@@ -67,10 +67,10 @@ unsafe fn fit_of<'a>(handle: *const unicon_partial_fit_t) -> Result<&'a mut dyn 
     unsafe { Ok((*handle_of(handle)?.fit.get()).as_mut()) }
 }
 
-fn stream_of(stream: i32) -> Result<Stream> {
+fn stream_of(stream: i32) -> Result<Accumulate> {
     match u32::try_from(stream) {
-        Ok(UNICON_STREAM_SUMS) => Ok(Stream::Sums),
-        Ok(UNICON_STREAM_SOLUTIONS) => Ok(Stream::Solutions),
+        Ok(UNICON_STREAM_SUMS) => Ok(Accumulate::Moments),
+        Ok(UNICON_STREAM_SOLUTIONS) => Ok(Accumulate::Solutions),
         _ => Err(Error::invalid("stream", "a value of unicon_stream", stream)),
     }
 }

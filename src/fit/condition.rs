@@ -1,5 +1,5 @@
 //! What is done to features before a solver sees them: powers of two bring them into range, and a mean that dwarfs their
-//! spread is taken out. Encoders take both back, so that nothing changes but the digits that are left.
+//! spread is taken out. Both are folded into the encoders, which apply to raw features.
 
 use super::{Data, FitInfo, Init};
 use crate::backend::{self, Backend};
@@ -10,15 +10,15 @@ use crate::model::{Component, Encoder};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Means beyond this many times the spread about them are taken out unless that is forbidden.
+/// A mean longer than this many times the spread of the rows about it is taken out, unless centring is off.
 const DWARFED: f64 = 30.0;
 
 /// Whether the mean of each side's features is taken out of them (and folded into its encoder as a bias).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Center {
-    /// Where it is more than 30 times as long as the spread of the rows about it; the preset `best` also judges it on
-    /// validation rows.
+    /// Where it is more than 30 times as long as the spread of the rows about it; the preset `best` also chooses it by
+    /// validation score.
     #[default]
     Auto,
     /// Always.
@@ -32,7 +32,7 @@ pub enum Center {
 pub struct Prepared {
     /// Whether their mean was taken out.
     pub centred: bool,
-    /// Length of the mean over the spread of the rows about it; none where nobody asked.
+    /// Length of the mean over the spread of the rows about it; none where it was not computed.
     pub mean_over_spread: Option<f64>,
     /// They were multiplied by two to this power.
     pub exponent: i32,
@@ -106,7 +106,7 @@ impl Sides {
     }
 
     /// What a checkpoint must agree on beside the options; nothing for ordinary features.
-    pub(crate) fn print(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         let side = |how: &Conditioning| match how.is_plain() {
             true => String::new(),
             false => format!(" {} {} {:?}", how.offset.is_some(), how.exponent, how.rows),
@@ -130,7 +130,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// What brings both sides into range, as a fit does that takes no mean out.
+/// What brings both sides into range in a fit without centring.
 ///
 /// # Errors
 /// NaN or infinite features (the row is named); those of the source and the backend.

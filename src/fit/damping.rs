@@ -1,51 +1,24 @@
-//! The paper's update with a line search: `F1^T F2 <- [F1^T F2 + eta C]_r`, which never raises the loss.
+//! The paper's update with a line search, which never raises the loss:
+//!
+//! ```text
+//! F1^T F2 <- [F1^T F2 + eta C]_r
+//! ```
 //!
 //! `C` is the gradient in the similarities; it ignores how the embeddings' norms change with the encoders. Where it
 //! does not point downhill the iteration ends, and refinement, which follows the exact gradient, goes on.
 
 use super::info::{FitInfo, FitStatus, TracePoint};
 use super::linear::{Encoders, Problem, leading_triplets};
-use super::refine::Clock;
+use super::monitor::Monitor;
+use super::options::DampingOptions;
 use super::sampling::sampling_error;
 use super::timed;
 use crate::backend::{Backend, Similarity, inverse_lengths};
-use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::similarity::{NegativeSampling, Weights};
 use crate::spectral::{self, TopR};
 use faer::Mat;
-use serde::{Deserialize, Serialize};
 use std::time::Instant;
-
-/// Options of the damped iteration.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DampingOptions {
-    /// First step tried, as `|eta C| / |F1^T F2|`. Later searches begin where the last one ended. Default 1.
-    pub first: f64,
-    /// Halvings of a step before the iteration counts as converged. Default 12.
-    pub halvings: usize,
-    /// Stop when a step lowers the loss by less than this share. Default 1e-4.
-    pub tol: f64,
-}
-
-impl Default for DampingOptions {
-    fn default() -> Self {
-        Self { first: 1.0, halvings: 12, tol: 1e-4 }
-    }
-}
-
-impl DampingOptions {
-    pub(crate) fn validate(&self) -> Result<()> {
-        if !(self.first.is_finite() && self.first > 0.0) {
-            return Err(Error::invalid("damping first", "a finite number > 0", self.first));
-        }
-        if !(self.tol.is_finite() && self.tol >= 0.0) {
-            return Err(Error::invalid("damping tol", "a finite number >= 0", self.tol));
-        }
-        Ok(())
-    }
-}
 
 /// `G = U diag(s) V^T` and `C_r = U' diag(s') V'^T` in a common pair of bases, so that every `[G + eta C_r]_r` is one
 /// SVD of at most `2r x 2r`.
@@ -86,35 +59,46 @@ fn size(s: &[f64]) -> f64 {
     s.iter().map(|s| s * s).sum::<f64>().sqrt()
 }
 
-/// Embeddings of both sides with their norms, and what pass 1 said of them.
-struct At<M> {
+/// A point of the iteration: encoders, embeddings of both sides with their norms, and what pass 1 said of them.
+struct Point<M> {
+    encoders: Encoders,
     zx: (M, Vec<f64>),
     zy: (M, Vec<f64>),
     w: Weights,
 }
 
-impl<M> At<M> {
-    fn value(&self) -> f64 {
+impl<M> Point<M> {
+    fn loss(&self) -> f64 {
         self.w.value()
+    }
+
+    fn traced(&self, negatives: NegativeSampling, info: &FitInfo) -> TracePoint {
+        let (negatives, evaluations) = (negatives.per_anchor(), info.evaluations);
+        TracePoint { loss: self.loss(), negatives, evaluations, ..TracePoint::default() }
     }
 }
 
 impl<B: Backend> Problem<'_, B> {
-    fn at(&self, e: &Encoders, negatives: NegativeSampling, info: &mut FitInfo) -> Result<At<B::Matrix>> {
+    fn at(
+        &self,
+        encoders: Encoders,
+        negatives: NegativeSampling,
+        info: &mut FitInfo,
+    ) -> Result<Point<B::Matrix>> {
         let (zx, zy) = timed(&mut info.seconds.encode, || {
-            let zx = self.backend.encode(self.x.embed(), e.f1.as_ref())?;
-            Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), e.f2.as_ref())?))
+            let zx = self.backend.encode(self.x.embed(), encoders.f1.as_ref())?;
+            Ok::<_, Error>((zx, self.backend.encode(self.y.embed(), encoders.f2.as_ref())?))
         })?;
         let s = Similarity::Embeddings(&zx.0, &zy.0);
         let w = timed(&mut info.seconds.statistics, || {
             self.backend.weights(s, &self.options.loss, self.positives, negatives)
         })?;
         info.evaluations += 1;
-        Ok(At { zx, zy, w })
+        Ok(Point { encoders, zx, zy, w })
     }
 
     /// `C` at embeddings; of sampled negatives with its estimated relative error.
-    fn gradient(&self, at: &At<B::Matrix>) -> Result<(Mat<f64>, Option<f64>)> {
+    fn gradient(&self, at: &Point<B::Matrix>) -> Result<(Mat<f64>, Option<f64>)> {
         let (backend, s) = (self.backend, Similarity::Embeddings(&at.zx.0, &at.zy.0));
         let inverse = |lengths: &[f64]| inverse_lengths(backend.group(), lengths);
         let scaled = match self.options.scale_inputs {
@@ -138,99 +122,101 @@ impl<B: Backend> Problem<'_, B> {
         &self,
         start: &Encoders,
         options: &DampingOptions,
-        clock: Clock,
-        info: &mut FitInfo,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Encoders> {
         let o = self.options;
-        let split = |g: &TopR| Encoders::split(g, o.factorization);
-        let mut stages = vec![o.negatives];
-        if let NegativeSampling::Sampled { .. } = o.negatives {
-            stages.extend((o.growth > 1.0).then(|| o.negatives_of(2)));
-            stages.extend(o.exact_last.then_some(NegativeSampling::All));
-        }
-        let mut stages = stages.into_iter();
+        let mut stages = self.stages().into_iter();
         let mut negatives = stages.next().unwrap_or_default();
         let mut g = factors(start, o.rank)?;
         // The split decides the norms that the loss divides by, so the start is split as all later points are.
-        let mut encoders = split(&g);
         let begun = Instant::now();
-        let mut now = self.at(&encoders, negatives, info)?;
-        self.record(&now, negatives, clock, info);
+        let mut now = self.at(Encoders::split(&g, o.factorization), negatives, monitor.info)?;
+        monitor.record(now.traced(negatives, monitor.info), true);
         let mut relative = options.first;
-        info.status = FitStatus::Completed;
+        monitor.info.status = FitStatus::Completed;
         // Until a step has been timed: its gradient and a trial or two.
         let mut expected = 3.0 * begun.elapsed().as_secs_f64();
         let updates = o.updates();
         for step in 1..=updates {
-            if !clock.allows(self.backend.group(), expected)? {
-                info.status = FitStatus::OutOfTime;
+            if !monitor.goes_on(expected)? {
                 break;
             }
             let begun = Instant::now();
             if step == updates && o.exact_last && negatives != NegativeSampling::All {
                 negatives = NegativeSampling::All;
-                now = self.at(&encoders, negatives, info)?;
-                self.record(&now, negatives, clock, info);
+                now = self.seen_anew(now, negatives, monitor)?;
             }
-            let (c, error) = timed(&mut info.seconds.weights, || self.gradient(&now))?;
-            if let Some(point) = info.trace.last_mut() {
-                point.sampling_error = error;
-            }
-            let (sum, unit) = timed(&mut info.seconds.spectral, || {
-                let top = leading_triplets(self.backend, c.as_ref(), o.rank, o.svd)?;
-                info.singular_values.clone_from(&top.all);
-                let unit = size(&g.s) / size(&top.s).max(f64::MIN_POSITIVE);
-                Ok::<_, Error>((Sum::new(&g, &top), unit))
-            })?;
-            let before = now.value();
+            let (sum, unit) = self.direction(&g, &now, monitor.info)?;
+            let before = now.loss();
             let mut found = false;
             // Where C is 0 (no hinge is active) there is no direction to step in.
             let trials = if unit.is_finite() { options.halvings + 1 } else { 0 };
             for _ in 0..trials {
-                let trial = timed(&mut info.seconds.spectral, || sum.top(relative * unit, o.rank))?;
-                let candidate = split(&trial);
-                let at = self.at(&candidate, negatives, info)?;
-                if at.value() < before {
-                    (g, encoders, now, found) = (trial, candidate, at, true);
+                // F1^T F2 = [G + eta C_r]_r, with eta halved until the loss falls.
+                let trial = timed(&mut monitor.seconds().spectral, || sum.top(relative * unit, o.rank))?;
+                let at = self.at(Encoders::split(&trial, o.factorization), negatives, monitor.info)?;
+                if at.loss() < before {
+                    (g, now, found) = (trial, at, true);
                     break;
                 }
                 relative *= 0.5;
             }
-            let loss = now.value();
+            let loss = now.loss();
             if found {
-                info.iterations += 1;
-                self.record(&now, negatives, clock, info);
-                let (done, total) = (step as u64, updates as u64);
-                self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
+                monitor.info.iterations += 1;
+                monitor.record(now.traced(negatives, monitor.info), true);
+                monitor.progress(step, updates, loss)?;
             }
             expected = begun.elapsed().as_secs_f64();
-            if !found || before - loss <= options.tol * before.abs() {
-                let Some(next) = stages.next() else {
-                    info.status = FitStatus::Converged;
-                    break;
-                };
+            if found && before - loss > options.tol * before.abs() {
+                // The next search begins with a step twice as long as the accepted one.
+                relative = (2.0 * relative).min(1e3 * options.first);
+            } else if let Some(next) = stages.next() {
                 negatives = next;
-                now = self.at(&encoders, negatives, info)?;
-                self.record(&now, negatives, clock, info);
+                now = self.seen_anew(now, negatives, monitor)?;
                 relative = options.first;
-                continue;
+            } else {
+                monitor.info.status = FitStatus::Converged;
+                break;
             }
-            // A step that held may be short: the next search tries a longer one.
-            relative = (2.0 * relative).min(1e3 * options.first);
         }
-        Ok(encoders)
+        Ok(now.encoders)
     }
 
-    fn record(&self, at: &At<B::Matrix>, negatives: NegativeSampling, clock: Clock, info: &mut FitInfo) {
-        info.returned = Some(info.trace.len());
-        info.loss.push(at.value());
-        info.trace.push(TracePoint {
-            seconds: clock.begin.elapsed().as_secs_f64(),
-            loss: at.value(),
-            negatives: negatives.per_anchor(),
-            evaluations: info.evaluations,
-            ..TracePoint::default()
-        });
+    /// Negatives of each part of the iteration in turn.
+    fn stages(&self) -> Vec<NegativeSampling> {
+        let o = self.options;
+        let mut stages = vec![o.negatives];
+        if let NegativeSampling::Sampled { .. } = o.negatives {
+            stages.extend((o.growth > 1.0).then(|| o.negatives_of(2)));
+            stages.extend(o.exact_last.then_some(NegativeSampling::All));
+        }
+        stages
+    }
+
+    /// The same point under other negatives, recorded.
+    fn seen_anew(
+        &self,
+        point: Point<B::Matrix>,
+        negatives: NegativeSampling,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<Point<B::Matrix>> {
+        let now = self.at(point.encoders, negatives, monitor.info)?;
+        monitor.record(now.traced(negatives, monitor.info), true);
+        Ok(now)
+    }
+
+    /// The leading `C_r` at a point, beside `G` there, and the `eta` with `|eta C_r| = |G|`.
+    fn direction(&self, g: &TopR, now: &Point<B::Matrix>, info: &mut FitInfo) -> Result<(Sum, f64)> {
+        let (c, error) = timed(&mut info.seconds.weights, || self.gradient(now))?;
+        if let Some(point) = info.trace.last_mut() {
+            point.sampling_error = error;
+        }
+        timed(&mut info.seconds.spectral, || {
+            let top = leading_triplets(self.backend, c.as_ref(), self.options.rank, self.options.svd)?;
+            info.singular_values.clone_from(&top.all);
+            Ok((Sum::new(g, &top), size(&g.s) / size(&top.s).max(f64::MIN_POSITIVE)))
+        })
     }
 }
 

@@ -73,21 +73,21 @@ impl<M> Mapped<M> {
         self.embed.as_ref().unwrap_or(&self.cross)
     }
 
-    /// The number of features, whatever the basis that they are held in.
+    /// The number of features, whatever basis they are in.
     pub(crate) fn width<B: Backend<Matrix = M>>(&self, backend: &B) -> usize {
         self.basis.as_ref().map_or_else(|| backend.shape(self.embed()).1, Mat::nrows)
     }
 
-    /// A row of features as it is held.
-    pub(crate) fn row_on_held(&self, row: &[f64]) -> Vec<f64> {
+    /// A row of features in the basis that the features are in.
+    pub(crate) fn row_in_basis(&self, row: &[f64]) -> Vec<f64> {
         match &self.basis {
             Some(q) => (0..q.ncols()).map(|k| (0..q.nrows()).map(|j| q[(j, k)] * row[j]).sum()).collect(),
             None => row.to_vec(),
         }
     }
 
-    /// An encoder of the features, as it applies to what is held of them.
-    pub(crate) fn on_held(&self, f: Mat<f64>) -> Mat<f64> {
+    /// An encoder of the features, as it applies to them in their basis.
+    pub(crate) fn in_basis(&self, f: Mat<f64>) -> Mat<f64> {
         match &self.basis {
             Some(q) => f * q,
             None => f,

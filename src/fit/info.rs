@@ -1,7 +1,7 @@
 //! What a fit did.
 
 use super::condition::Prepared;
-use super::held::Apart;
+use super::holdout::Apart;
 use serde::{Deserialize, Serialize};
 
 /// How a fit ended.
@@ -54,9 +54,9 @@ pub struct Chosen {
     pub candidates: Vec<(f64, f64, f64)>,
     /// Scores of the choice with raw and with centred features; none where that was not open.
     pub centring: Option<(f64, f64)>,
-    /// Rows of x and y that were held back to judge.
+    /// Rows of x and y that were held out for validation.
     pub held_back: (usize, usize),
-    /// What these have in common with no row that trained; none where validation rows were given.
+    /// What these rows share with no training row; none where validation rows were given.
     pub apart: Option<Apart>,
 }
 

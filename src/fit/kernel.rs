@@ -13,16 +13,17 @@
 
 use super::condition::Sides;
 use super::features::{EIGENVALUE_CUT, FeatureMap, Mapped, download, host_rows, upload, whitened};
-use super::info::{FitInfo, FitStatus};
+use super::info::FitInfo;
 use super::linear::batch_ranges;
+use super::monitor::{Clock, Iterate, Monitor};
 use super::options::{Batches, FitOptions, KernelOptions, Landmarks};
-use super::refine::Clock;
 use super::{Data, fit_one, timed};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::io::{RowRange, RowSource};
 use crate::kernel::Kernel;
 use crate::model::{Component, KernelMap};
+use crate::plan::memory::exact_kernel;
 use crate::retrieval::matching_accuracy;
 use crate::spectral::psd_half_powers;
 use faer::{Mat, MatRef};
@@ -115,8 +116,7 @@ fn gram<B: Backend>(backend: &B, kernel: &Kernel, points: MatRef<'_, f64>) -> Re
 
 /// Refuses an exact kernel fit that cannot fit in memory, before it starts.
 fn check_exact_memory(n: usize) -> Result<()> {
-    // Per side: K, its shifted copy, eigenvectors, workspace, two powers and two backend copies.
-    let needed = (n as u64).saturating_mul(n as u64).saturating_mul(8 * 8);
+    let needed = exact_kernel(n as f64) as u64;
     match crate::memory::available() {
         Some(limit) if needed > limit => {
             let what = format!("the exact kernel solver on {n} rows (use landmarks)");
@@ -132,10 +132,9 @@ pub(super) fn fit_batches<B: Backend>(
     backend: &B,
     (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
     (options, kernel, batches): (&FitOptions, &KernelOptions, Batches),
-    clock: Clock,
-    info: &mut FitInfo,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Component>> {
-    let ranges = batch_ranges(data.x.rows(), batches, info);
+    let ranges = batch_ranges(data.x.rows(), batches, monitor.info);
     let one =
         FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
     let mut components = Vec::new();
@@ -144,14 +143,15 @@ pub(super) fn fit_batches<B: Backend>(
         let x = RowRange::new(data.x, range.clone())?;
         let y = RowRange::new(data.y, range.clone())?;
         let positives = data.positives.restricted(range.clone(), range.clone())?;
-        let mut part = FitInfo { seconds: info.seconds, ..FitInfo::default() };
+        let mut part = FitInfo { seconds: monitor.info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
         let begun = Instant::now();
-        let own = Clock::new(begun, None);
-        let mut component = fit_one(backend, (batch, None, sides), &one, own, &mut part)?;
-        info.seconds = part.seconds;
+        let mut unwatched = |_: Iterate<'_>| Ok(());
+        let mut alone = Monitor::new(backend, Clock::new(begun, None), &mut part, &mut unwatched);
+        let mut component = fit_one(backend, (batch, None, sides), &one, &mut alone)?;
+        monitor.info.seconds = part.seconds;
         if let Some(v) = validation {
-            component.weight = timed(&mut info.seconds.validation, || {
+            component.weight = timed(&mut monitor.info.seconds.validation, || {
                 let zx = component.x.apply(backend, &backend.load(v.x)?)?;
                 let zy = component.y.apply(backend, &backend.load(v.y)?)?;
                 matching_accuracy(backend, Similarity::Embeddings(&zx, &zy), v.positives)
@@ -164,25 +164,23 @@ pub(super) fn fit_batches<B: Backend>(
             losses[iteration] = (losses[iteration].0 + loss, losses[iteration].1 + 1);
         }
         if components.is_empty() {
-            info.iterations = part.iterations;
-            info.change = part.change;
-            info.singular_values = part.singular_values;
-            info.status = part.status;
+            let info = &mut *monitor.info;
+            (info.iterations, info.status) = (part.iterations, part.status);
+            (info.change, info.singular_values) = (part.change, part.singular_values);
         }
         components.push(component);
         let more = components.len() < ranges.len();
-        if more && !clock.allows(backend.group(), begun.elapsed().as_secs_f64())? {
-            info.status = FitStatus::OutOfTime;
+        if more && !monitor.goes_on(begun.elapsed().as_secs_f64())? {
             break;
         }
     }
     let count = components.len();
-    info.loss = losses.iter().map(|(sum, count)| sum / *count as f64).collect();
+    monitor.info.loss = losses.iter().map(|(sum, count)| sum / *count as f64).collect();
     let total: f64 = components.iter().map(|c| c.weight).sum();
     for c in &mut components {
         c.weight = if total > 0.0 { c.weight / total } else { 1.0 / count as f64 };
     }
-    info.batch_weights.push(components.iter().map(|c| c.weight).collect());
+    monitor.info.batch_weights.push(components.iter().map(|c| c.weight).collect());
     components.retain(|c| c.weight > 0.0);
     Ok(components)
 }

@@ -9,14 +9,14 @@
 
 use super::features::{Mapped, upload};
 use super::info::{FitInfo, FitStatus};
+use super::monitor::Monitor;
 use super::options::{Batches, Factorization, FitOptions, Init};
-use super::refine::Clock;
 use super::sampling::sampled_cross;
 use super::whole::Whole;
 use super::{thin, timed};
 use crate::backend::{Backend, Similarity, inverse_lengths};
-use crate::control::{Phase, Progress};
 use crate::error::{Error, Result};
+use crate::plan::update_per_loss;
 use crate::positives::Positives;
 use crate::retrieval::matching_accuracy;
 use crate::similarity::NegativeSampling;
@@ -26,7 +26,7 @@ use rand::{Rng, SeedableRng};
 use std::ops::Range;
 use std::time::Instant;
 
-/// A singular value below this share of the largest is a product of rounding.
+/// Singular values below this share of the largest are rounding errors.
 const NOTHING: f64 = 1e-13;
 
 /// Encoders of solver features: `F1` (`r x p1`) and `F2` (`r x p2`).
@@ -80,78 +80,56 @@ pub(super) struct Update {
     singular_values: Vec<f64>,
 }
 
-/// The average of mini-batches' updates.
-struct Averaged {
-    update: Update,
-    /// The budget had room for every batch.
-    whole: bool,
-}
-
-/// The rows an update works on.
+/// One side's rows: what `C` is built from, and what is encoded.
 pub(super) struct Side<'a, M> {
     pub(super) cross: &'a M,
     pub(super) embed: &'a M,
 }
 
-impl<M> Clone for Side<'_, M> {
-    fn clone(&self) -> Self {
-        *self
-    }
+/// The rows an update works on.
+pub(super) struct Rows<'a, M> {
+    pub(super) x: Side<'a, M>,
+    pub(super) y: Side<'a, M>,
+    pub(super) positives: &'a Positives,
 }
 
-impl<M> Copy for Side<'_, M> {}
-
 impl<B: Backend> Problem<'_, B> {
-    /// Runs the iteration from the options' start.
-    pub(crate) fn solve(&self, clock: &mut Clock, info: &mut FitInfo) -> Result<Encoders> {
+    /// Algorithm 1 from the options' start.
+    pub(crate) fn solve(&self, monitor: &mut Monitor<'_>) -> Result<Encoders> {
         let mut start = self.start()?;
         if let (0, Start::Encoders(given)) = (self.options.n_iters, &start) {
             return Ok(given.clone());
         }
         let updates = self.options.updates();
-        let total = updates as u64;
         let mut previous: Option<Encoders> = None;
         // What came before the first update.
-        let (begin, before) = (Instant::now(), info.seconds.load + info.seconds.features);
+        let (begin, before) = (Instant::now(), monitor.info.seconds.load + monitor.info.seconds.features);
         for iteration in 1..=updates {
-            info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
+            monitor.info.loss_seconds.push(before + begin.elapsed().as_secs_f64());
             let begun = Instant::now();
             let now = Problem { negatives: self.options.negatives_of(iteration), ..*self };
             let update = match self.options.batches {
-                None => now.global(&start, info)?,
-                Some(batches) => {
-                    let part = now.batched(batches, &start, clock, info)?;
-                    // What some batches say is better than nothing, but not than what all of them said before.
-                    if !part.whole {
-                        info.status = FitStatus::OutOfTime;
-                        if previous.is_some() {
-                            break;
-                        }
-                    }
-                    part.update
-                }
+                None => Some(now.global(&start, monitor.info)?),
+                Some(batches) => now.batched(batches, &start, previous.is_some(), monitor)?,
             };
+            let Some(update) = update else { break };
+            let change = previous.as_ref().map(|p| self.change(&update.encoders, p));
+            let info = &mut *monitor.info;
             info.iterations = iteration;
             info.loss.push(update.loss);
             info.singular_values = update.singular_values;
-            let change = previous.as_ref().map(|p| self.change(&update.encoders, p));
             info.change.extend(change);
             let seconds = begun.elapsed().as_secs_f64();
-            let late = self.late(&update.encoders, (iteration, seconds), clock)?;
+            let late = self.late(&update.encoders, (iteration, seconds), monitor)? && iteration < updates;
             start = Start::Encoders(update.encoders.clone());
             previous = Some(update.encoders);
-            let progress =
-                Progress { phase: Phase::Iteration, done: iteration as u64, total, loss: update.loss };
-            self.backend.control().report(progress)?;
+            monitor.progress(iteration, updates, update.loss)?;
             if change.is_some_and(|c| c < self.options.tol) {
-                info.status = FitStatus::Converged;
+                monitor.info.status = FitStatus::Converged;
                 break;
             }
-            let late = late && iteration < updates;
-            if late {
-                info.status = FitStatus::OutOfTime;
-            }
-            if info.status == FitStatus::OutOfTime {
+            if late || monitor.info.status == FitStatus::OutOfTime {
+                monitor.info.status = FitStatus::OutOfTime;
                 break;
             }
         }
@@ -170,22 +148,21 @@ impl<B: Backend> Problem<'_, B> {
         }
     }
 
-    /// Whether the budget has no room for another update after one that took `seconds`. The first, from zeros, says nothing
-    /// of those that see the similarities: these are foretold from the time of the loss.
-    fn late(&self, e: &Encoders, (done, seconds): (usize, f64), clock: &mut Clock) -> Result<bool> {
+    /// Whether the budget has no room for another update after one that took `seconds`. The first update,
+    /// from zeros, computes no similarities: the time of later ones is predicted from that of the loss.
+    fn late(&self, e: &Encoders, (done, seconds): (usize, f64), monitor: &mut Monitor<'_>) -> Result<bool> {
         let o = self.options;
-        if clock.budget.is_none() {
+        if !monitor.is_timed() {
             return Ok(false);
         }
         let mut next = seconds;
         if done == 1 {
             let loss = self.whole().seconds(e)?;
-            clock.reserve = if o.final_loss { loss } else { 0.0 };
-            // Pass 1 is a product over r columns, pass 2 one over r and over the narrower side's.
+            monitor.reserve(if o.final_loss { loss } else { 0.0 });
             let narrow = self.backend.shape(&self.x.cross).1.min(self.backend.shape(&self.y.cross).1);
-            next = next.max(loss * (2.0 + narrow as f64 / o.rank as f64));
+            next = next.max(loss * update_per_loss(o.rank, narrow));
         }
-        Ok(!clock.allows(self.backend.group(), next)?)
+        Ok(!monitor.allows(next)?)
     }
 
     /// `|F1^T F2 - previous|_F` of the encoders as they apply to raw (or kernel) features.
@@ -208,7 +185,7 @@ impl<B: Backend> Problem<'_, B> {
                     Mat::from_fn(r, p, |_, _| rng.random_range(-bound..bound))
                 };
                 let (f1, f2) = (uniform(p1), uniform(p2));
-                Start::Encoders(Encoders { f1: self.x.on_held(f1), f2: self.y.on_held(f2) })
+                Start::Encoders(Encoders { f1: self.x.in_basis(f1), f2: self.y.in_basis(f2) })
             }
             Init::Given(..) | Init::Model(_) => {
                 let Some((f1, f2)) = self.options.init.encoders() else { return Ok(Start::Zeros) };
@@ -225,7 +202,7 @@ impl<B: Backend> Problem<'_, B> {
                         ));
                     }
                 }
-                let (f1, f2) = (self.x.on_held(f1.clone()), self.y.on_held(f2.clone()));
+                let (f1, f2) = (self.x.in_basis(f1.clone()), self.y.in_basis(f2.clone()));
                 Start::Encoders(Encoders { f1, f2 })
             }
             Init::Similarity(s) => {
@@ -246,9 +223,7 @@ impl<B: Backend> Problem<'_, B> {
     /// Similarity -> S(gamma) -> C(gamma) of the given rows, and the loss.
     pub(super) fn contrast(
         &self,
-        x: Side<'_, B::Matrix>,
-        y: Side<'_, B::Matrix>,
-        positives: &Positives,
+        Rows { x, y, positives }: &Rows<'_, B::Matrix>,
         start: &Start<B::Matrix>,
         info: &mut FitInfo,
     ) -> Result<(Mat<f64>, f64)> {
@@ -289,21 +264,18 @@ impl<B: Backend> Problem<'_, B> {
     /// C(gamma) of the given rows -> top-r SVD.
     pub(super) fn update(
         &self,
-        x: Side<'_, B::Matrix>,
-        y: Side<'_, B::Matrix>,
-        positives: &Positives,
+        Rows { x, y, positives }: &Rows<'_, B::Matrix>,
         start: &Start<B::Matrix>,
         info: &mut FitInfo,
     ) -> Result<Update> {
         let (backend, o) = (self.backend, self.options);
-        // A batch has fewer rows than features, more often than not: C is decomposed in the span of its rows.
+        // A batch often has fewer rows than features: C is then decomposed in the span of its rows.
         let (tx, ty) = timed(&mut info.seconds.spectral, || {
             Ok::<_, Error>((thin::of_matrix(backend, x.cross)?, thin::of_matrix(backend, y.cross)?))
         })?;
-        let cx = tx.as_ref().map_or(x.cross, |t| &t.rows);
-        let cy = ty.as_ref().map_or(y.cross, |t| &t.rows);
-        let (c, loss) =
-            self.contrast(Side { cross: cx, ..x }, Side { cross: cy, ..y }, positives, start, info)?;
+        let x = Side { cross: tx.as_ref().map_or(x.cross, |t| &t.rows), embed: x.embed };
+        let y = Side { cross: ty.as_ref().map_or(y.cross, |t| &t.rows), embed: y.embed };
+        let (c, loss) = self.contrast(&Rows { x, y, positives }, start, info)?;
         let top = timed(&mut info.seconds.spectral, || leading_triplets(backend, c.as_ref(), o.rank, o.svd))?;
         let top = top.lifted(tx.as_ref().map(|t| &t.basis), ty.as_ref().map(|t| &t.basis));
         let encoders = Encoders::split(&top, o.factorization);
@@ -314,7 +286,7 @@ impl<B: Backend> Problem<'_, B> {
     fn global(&self, start: &Start<B::Matrix>, info: &mut FitInfo) -> Result<Update> {
         let x = Side { cross: &self.x.cross, embed: self.x.embed() };
         let y = Side { cross: &self.y.cross, embed: self.y.embed() };
-        let update = self.update(x, y, self.positives, start, info)?;
+        let update = self.update(&Rows { x, y, positives: self.positives }, start, info)?;
         if self.options.ridge == 0.0 {
             return Ok(update);
         }
@@ -333,20 +305,21 @@ impl<B: Backend> Problem<'_, B> {
 
     /// One iteration of the paper's mini-batches: every batch is solved from the same encoders, and the solutions are
     /// averaged as `F1^T F2` with weights max(validation accuracy, 0): as many as the budget has room for, at least one.
+    /// None where it has no room for all and an average over all is there (`refines`).
     fn batched(
         &self,
         batches: Batches,
         start: &Start<B::Matrix>,
-        clock: &Clock,
-        info: &mut FitInfo,
-    ) -> Result<Averaged> {
-        let ranges = batch_ranges(self.positives.n_x(), batches, info);
+        refines: bool,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<Option<Update>> {
+        let ranges = batch_ranges(self.positives.n_x(), batches, monitor.info);
         let weighed = self.validation.is_some() && ranges.len() > 1;
         let (mut sum, mut plain, mut weights, mut loss) = (None, None, Vec::new(), 0.0);
         let mut longest = 0f64;
         for range in &ranges {
             // The average is solved like a batch.
-            if !weights.is_empty() && !clock.allows(self.backend.group(), 2.0 * longest)? {
+            if !weights.is_empty() && !monitor.allows(2.0 * longest)? {
                 break;
             }
             let begun = Instant::now();
@@ -354,8 +327,9 @@ impl<B: Backend> Problem<'_, B> {
             let (x, y) = (part(&self.x.cross)?, part(&self.y.cross)?);
             let positives = self.positives.restricted(range.clone(), range.clone())?;
             let side = |m| Side { cross: m, embed: m };
-            let update = self.update(side(&x), side(&y), &positives, start, info)?;
-            let weight = if weighed { self.validate(&update.encoders, info)? } else { 1.0 };
+            let rows = Rows { x: side(&x), y: side(&y), positives: &positives };
+            let update = self.update(&rows, start, monitor.info)?;
+            let weight = if weighed { self.validate(&update.encoders, monitor.info)? } else { 1.0 };
             let g = update.encoders.f1.transpose() * &update.encoders.f2;
             add(&mut sum, weight, &g);
             add(&mut plain, 1.0, &g);
@@ -364,12 +338,17 @@ impl<B: Backend> Problem<'_, B> {
             longest = longest.max(begun.elapsed().as_secs_f64());
         }
         let (total, count): (f64, usize) = (weights.iter().sum(), weights.len());
-        // No batch did better than nothing on the validation rows: they count alike.
+        monitor.info.batch_weights.push(weights);
+        if count < ranges.len() {
+            monitor.info.status = FitStatus::OutOfTime;
+            if refines {
+                return Ok(None);
+            }
+        }
+        // Where all weights are 0 the batches are averaged equally.
         let (g, total) = if total > 0.0 { (sum, total) } else { (plain, count as f64) };
         let g = g.ok_or_else(|| Error::invalid("batch_size", "at most the number of rows", batches.size))?;
-        info.batch_weights.push(weights);
-        let update = self.refactored(g * faer::Scale(1.0 / total), loss / count as f64, info)?;
-        Ok(Averaged { update, whole: count == ranges.len() })
+        self.refactored(g * faer::Scale(1.0 / total), loss / count as f64, monitor.info).map(Some)
     }
 
     fn refactored(&self, g: Mat<f64>, loss: f64, info: &mut FitInfo) -> Result<Update> {

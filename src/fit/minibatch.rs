@@ -1,20 +1,23 @@
 //! Descent on mini-batches in whitened coordinates: the fast part of the preset `best` on large data.
 //!
+//! ```text
+//! V <- m V + (1 - m) dL/dF of the batch,     F <- F - eta V W^T W,     |eta V W^T|_F = rate |F W^-1|_F
+//! ```
+//!
 //! Every step is a share of the encoders' norm along the averaged gradient, both measured in whitened coordinates: no
 //! learning rate to tune. Negatives of a batch are weighed to stand for all (`eps_neg` times all over seen), so that a
-//! batch's gradient is that of the global loss but for sampling noise. What is judged is the mean of the latest
-//! iterates, which has most of that noise averaged out.
+//! batch's gradient is that of the global loss but for sampling noise. What is scored on the validation rows is the mean of
+//! the latest iterates, which has most of that noise averaged out.
 
-use super::checkpoint::{Checkpoint, Saved};
+use super::checkpoint::Saved;
 use super::info::{FitInfo, FitStatus, TracePoint};
-use super::judge::Best;
 use super::linear::Encoders;
 use super::metric::Metric;
-use super::refine::{Clock, Held, Iterate, Watch};
+use super::monitor::Monitor;
+use super::options::MinibatchOptions;
 use super::timed;
+use super::validation::{Best, Selection, Validation};
 use crate::backend::Backend;
-use crate::control::{Phase, Progress};
-use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
@@ -23,68 +26,10 @@ use faer::Mat;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
-/// Iterates that are judged together: half an epoch, within these bounds.
+/// Iterates whose mean is scored: half an epoch, within these bounds.
 const WINDOW: (usize, usize) = (8, 64);
-
-/// Options of the descent on mini-batches.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct MinibatchOptions {
-    /// Matching pairs per batch, at least 2. Default 1024.
-    pub batch: usize,
-    /// Passes over the data. Default 4.
-    pub epochs: usize,
-    /// Steps at least, where an epoch is few. Default 100.
-    pub min_steps: usize,
-    /// Steps at most, whatever the epochs. Default no limit.
-    pub max_steps: usize,
-    /// Length of the first step as a share of the encoders' norm; falls to 0 along a half cosine. Default 0.1.
-    pub rate: f64,
-    /// Share of the past in the averaged gradient, in [0, 1). Default 0.5.
-    pub momentum: f64,
-    /// Judgements (two an epoch) without a better validation score before it ends. After half of them, unless the loss on
-    /// the validation rows still falls, it goes on from the best iterate with steps a quarter as long, and ends after half
-    /// as many without one. Default 4.
-    pub patience: usize,
-}
-
-impl Default for MinibatchOptions {
-    fn default() -> Self {
-        Self {
-            batch: 1024,
-            epochs: 4,
-            min_steps: 100,
-            max_steps: usize::MAX,
-            rate: 0.1,
-            momentum: 0.5,
-            patience: 4,
-        }
-    }
-}
-
-impl MinibatchOptions {
-    pub(crate) fn validate(&self) -> Result<()> {
-        if self.batch < 2 {
-            return Err(Error::invalid("minibatch batch", "at least 2", self.batch));
-        }
-        if self.epochs == 0 {
-            return Err(Error::invalid("minibatch epochs", "at least 1", self.epochs));
-        }
-        if !(self.rate.is_finite() && self.rate > 0.0) {
-            return Err(Error::invalid("minibatch rate", "a finite number > 0", self.rate));
-        }
-        if !(0.0..1.0).contains(&self.momentum) {
-            return Err(Error::invalid("minibatch momentum", "a number in [0, 1)", self.momentum));
-        }
-        Ok(())
-    }
-
-    /// Whether data is large enough: smaller data is done sooner, and better, on all pairs at once.
-    pub(crate) fn suits(&self, positives: &Positives) -> bool {
-        positives.n_x().max(positives.n_y()) >= 4 * self.batch
-    }
-}
 
 /// One encoder `F = A W` (`r x d`) with its averaged gradient, and `|A|^2`.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,15 +45,13 @@ impl Part {
     }
 }
 
-/// What a run remembers between judgements.
+/// What a run remembers between validations.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
     x: Part,
     y: Part,
     steps: usize,
-    /// Judgements since the best score.
-    stale: usize,
-    best: Option<Best<Encoders>>,
+    selection: Selection<Encoders>,
     /// Length of the steps as a share of the schedule's.
     slower: f64,
     done: bool,
@@ -137,13 +80,6 @@ pub(crate) struct Descent<'a, B: Backend> {
     pub(crate) metric: (&'a Metric, &'a Metric),
     pub(crate) options: MinibatchOptions,
     pub(crate) seed: u64,
-}
-
-/// How it runs.
-pub(crate) struct Run<'a, M> {
-    pub(crate) held: Option<&'a Held<'a, M>>,
-    pub(crate) clock: Clock,
-    pub(crate) checkpoint: Option<&'a Checkpoint>,
 }
 
 impl<B: Backend> Descent<'_, B> {
@@ -245,41 +181,21 @@ impl<B: Backend> Descent<'_, B> {
         &self,
         start: &Encoders,
         sizes: (f64, f64),
-        run: Run<'_, B::Matrix>,
-        info: &mut FitInfo,
-        watch: Watch<'_>,
+        validation: Option<&Validation<'_, B::Matrix>>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Encoders> {
-        let (o, clock) = (&self.options, run.clock);
-        let (x, y) = (Part::new(&start.f1, sizes.0), Part::new(&start.f2, sizes.1));
-        let mut state = State { x, y, steps: 0, stale: 0, best: None, slower: 1.0, done: false };
-        let saved = match run.checkpoint {
-            Some(c) => c.load(self.backend.group(), "minibatch")?,
-            None => None,
-        };
-        // How long a judgement takes; the start's tells, and counts as that of the first iterate.
+        let o = &self.options;
+        // How long a validation takes; the start's tells, and counts as that of the first iterate.
         let mut look = 0.0;
-        match saved {
-            Some(saved) => {
-                state = State::read(&saved, state)?;
-                info.returned = saved.header::<Header>()?.returned;
-                saved.resume(info);
-            }
-            None => {
-                if let Some(held) = run.held {
-                    let verdict = timed(&mut look, || held.verdict(self.backend, start))?;
-                    info.seconds.validation += look;
-                    state.best = Some(Best::new(verdict, start.clone()));
-                }
-            }
-        }
+        let mut state = self.first(start, sizes, validation, &mut look, monitor)?;
         let count = self.pair_count();
         let batch = o.batch.min(count).max(1);
         let per = (count / batch).max(1);
         let total = o.epochs.saturating_mul(per).max(o.min_steps).min(o.max_steps);
         let every = (per / 2).clamp(WINDOW.0, WINDOW.1);
-        // The first steps gain most: they are judged sooner.
+        // The first steps gain most: they are validated sooner.
         let first_look = every / 3;
-        let began = clock.begin.elapsed().as_secs_f64();
+        let began = monitor.clock.elapsed();
         let (mut epoch, mut pairs, mut window) = (usize::MAX, Vec::new(), Window::default());
         while !state.done {
             if state.steps / per != epoch {
@@ -287,98 +203,103 @@ impl<B: Backend> Descent<'_, B> {
                 pairs = self.pairs(epoch);
             }
             // How much is done, in steps or in time, whichever is further.
-            let share = (state.steps as f64 / total as f64).max(clock.share(self.backend.group(), began)?);
+            let share = (state.steps as f64 / total as f64).max(monitor.share(began)?);
             let rate = 0.5 * o.rate * state.slower * (1.0 + (std::f64::consts::PI * share.min(1.0)).cos());
             let first = state.steps % per * batch;
             let chunk = &pairs[first.min(pairs.len())..(first + batch).min(pairs.len())];
-            let begin = std::time::Instant::now();
+            let begin = Instant::now();
             let value = match chunk {
                 [] => None,
-                chunk => self.step(chunk, &mut state, rate, info)?,
+                chunk => self.step(chunk, &mut state, rate, monitor.info)?,
             };
             if let Some(value) = value {
                 window.add(&state, value);
-                info.evaluations += 1;
+                monitor.info.evaluations += 1;
             }
             let due = state.steps == first_look || state.steps.is_multiple_of(every);
-            // Another step, the judgement that is due, and the last one, of two iterates.
+            // Another step, the validation that is due, and the last one, of two iterates.
             let expected = begin.elapsed().as_secs_f64() + if due { 3.0 } else { 2.0 } * look;
-            let late = state.steps < total && !clock.allows(self.backend.group(), expected)?;
-            if late {
-                info.status = FitStatus::OutOfTime;
-            }
+            let late = state.steps < total && !monitor.goes_on(expected)?;
             state.done = value.is_none() || late || state.steps >= total;
             if window.count > 0 && (state.done || due) {
-                let falling = self.judge(&mut state, &window, &run, info, watch)?;
+                let falling = self.observe(&mut state, &window, validation, monitor)?;
                 window = Window::default();
+                let stale = state.selection.stale;
                 let patience = if state.slower < 1.0 { o.patience / 2 } else { o.patience };
-                if !state.done && run.held.is_some() && state.stale >= patience.max(1) {
-                    (state.done, info.status) = (true, FitStatus::Converged);
-                } else if state.stale > 0 && state.stale == o.patience / 2 && !falling {
+                if !state.done && validation.is_some() && stale >= patience.max(1) {
+                    (state.done, monitor.info.status) = (true, FitStatus::Converged);
+                } else if stale > 0 && stale == o.patience / 2 && !falling {
                     state.go_back();
                 }
-                if let Some(checkpoint) = run.checkpoint {
-                    state.save(checkpoint, self.backend.group(), info)?;
-                }
-                let (done, total) = (state.steps as u64, total as u64);
-                let loss = info.trace.last().map_or(f64::NAN, |t| t.loss);
-                self.backend.control().report(Progress { phase: Phase::Iteration, done, total, loss })?;
+                state.save(monitor)?;
+                let loss = monitor.info.trace.last().map_or(f64::NAN, |t| t.loss);
+                monitor.progress(state.steps, total, loss)?;
             }
         }
-        let State { x, y, best, .. } = state;
-        Ok(best.map_or(Encoders { f1: x.f, f2: y.f }, |best| best.iterate))
+        let State { x, y, selection, .. } = state;
+        Ok(selection.best.map_or(Encoders { f1: x.f, f2: y.f }, |best| best.iterate))
     }
 
-    /// Scores the mean of the latest iterates, and at the end the last one too, and records the better. Whether the loss on
-    /// the held-out rows is the lowest so far.
-    fn judge(
+    /// The state that an earlier run left on disk, or that of the start, validated in `look` seconds.
+    fn first(
+        &self,
+        start: &Encoders,
+        sizes: (f64, f64),
+        validation: Option<&Validation<'_, B::Matrix>>,
+        look: &mut f64,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<State> {
+        let (x, y) = (Part::new(&start.f1, sizes.0), Part::new(&start.f2, sizes.1));
+        let selection = Selection::new(None);
+        let mut state = State { x, y, steps: 0, selection, slower: 1.0, done: false };
+        if let Some(saved) = monitor.saved(PHASE)? {
+            state = State::read(&saved, state)?;
+            monitor.info.returned = saved.header::<Header>()?.returned;
+            saved.resume(monitor.info);
+        } else if let Some(validation) = validation {
+            let scores = timed(look, || validation.scores(self.backend, start))?;
+            monitor.seconds().validation += *look;
+            state.selection = Selection::new(Some(Best::new(scores, start.clone())));
+        }
+        Ok(state)
+    }
+
+    /// Validates the mean of the latest iterates, and at the end the last one too, and records the better. Whether the loss
+    /// on the validation rows is the lowest so far.
+    fn observe(
         &self,
         state: &mut State,
         window: &Window,
-        run: &Run<'_, B::Matrix>,
-        info: &mut FitInfo,
-        watch: Watch<'_>,
+        validation: Option<&Validation<'_, B::Matrix>>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<bool> {
         let mut encoders = window.mean().unwrap_or_else(|| state.last());
-        let (mut score, mut falling) = (None, false);
-        if let Some(held) = run.held {
-            let begin = std::time::Instant::now();
-            let mut verdict = held.verdict(self.backend, &encoders)?;
+        let (mut score, mut best, mut falling) = (None, true, false);
+        if let Some(validation) = validation {
+            let begin = Instant::now();
+            let mut scores = validation.scores(self.backend, &encoders)?;
             if state.done {
                 let last = state.last();
-                let of_last = held.verdict(self.backend, &last)?;
-                if Best::new(verdict, ()).meet(of_last, || ()).better {
-                    (verdict, encoders) = (of_last, last);
+                let of_last = validation.scores(self.backend, &last)?;
+                if Best::new(scores, ()).meet(of_last, || ()).better {
+                    (scores, encoders) = (of_last, last);
                 }
             }
-            info.seconds.validation += begin.elapsed().as_secs_f64();
-            score = Some(verdict.score);
-            let first = state.best.is_none();
-            let best = state.best.get_or_insert_with(|| Best::new(verdict, encoders.clone()));
-            let met = best.meet(verdict, || encoders.clone());
-            if first || met.better {
-                info.returned = Some(info.trace.len());
-            }
-            state.stale = if first || met.gain { 0 } else { state.stale + 1 };
-            falling = met.falling;
-        } else {
-            info.returned = Some(info.trace.len());
+            monitor.seconds().validation += begin.elapsed().as_secs_f64();
+            score = Some(scores.score);
+            let met = state.selection.meet(scores, || encoders.clone());
+            (best, falling) = (met.better, met.falling);
         }
-        let (seconds, loss) = (run.clock.begin.elapsed().as_secs_f64(), window.loss / window.count as f64);
-        info.iterations += 1;
-        info.loss.push(loss);
-        info.trace.push(TracePoint {
-            seconds,
-            loss,
-            negatives: Some(self.options.batch - 1),
-            evaluations: info.evaluations,
-            score,
-            sampling_error: None,
-        });
-        watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss })?;
+        let loss = window.loss / window.count as f64;
+        let (negatives, evaluations) = (Some(self.options.batch - 1), monitor.info.evaluations);
+        let point = TracePoint { loss, negatives, evaluations, score, ..TracePoint::default() };
+        monitor.iterate(&encoders, point, best)?;
         Ok(falling)
     }
 }
+
+/// The phase of a checkpoint.
+const PHASE: &str = "minibatch";
 
 /// Sums over the latest iterates.
 #[derive(Default)]
@@ -410,24 +331,25 @@ impl Window {
 impl State {
     /// Back to the best iterate, with steps a quarter as long: long ones lead away from it.
     fn go_back(&mut self) {
-        let Some(best) = &self.best else { return };
+        let Some(best) = &self.selection.best else { return };
         for (part, f) in [(&mut self.x, &best.iterate.f1), (&mut self.y, &best.iterate.f2)] {
             *part = Part::new(f, part.size);
         }
-        (self.slower, self.stale) = (0.25, 0);
+        (self.slower, self.selection.stale) = (0.25, 0);
     }
 
     fn last(&self) -> Encoders {
         Encoders { f1: self.x.f.clone(), f2: self.y.f.clone() }
     }
 
-    fn save(&self, checkpoint: &Checkpoint, group: &Group, info: &FitInfo) -> Result<()> {
-        let (steps, stale, done) = (self.steps, self.stale, self.done);
-        let header = Header { steps, stale, best: self.best.is_some(), done, returned: info.returned };
+    fn save(&self, monitor: &Monitor<'_>) -> Result<()> {
+        let (steps, done, selection) = (self.steps, self.done, &self.selection);
+        let (stale, best, returned) = (selection.stale, selection.best.is_some(), monitor.info.returned);
+        let header = Header { steps, stale, best, done, returned };
         let sizes = [self.x.size, self.y.size, self.slower];
-        let scalars = [&sizes[..], &Best::numbers(self.best.as_ref())].concat();
+        let scalars = [&sizes[..], &selection.numbers()].concat();
         let parts = [&self.x.f, &self.x.velocity, &self.y.f, &self.y.velocity].map(columns);
-        let best = self.best.as_ref().map(|b| [columns(&b.iterate.f1), columns(&b.iterate.f2)]);
+        let best = selection.best.as_ref().map(|b| [columns(&b.iterate.f1), columns(&b.iterate.f2)]);
         let mut tensors: Vec<(String, &[f64])> = vec![("scalars".into(), &scalars)];
         for (name, values) in ["x.f", "x.velocity", "y.f", "y.velocity"].iter().zip(&parts) {
             tensors.push(((*name).into(), values));
@@ -435,7 +357,7 @@ impl State {
         for (name, values) in ["best.x", "best.y"].iter().zip(best.iter().flatten()) {
             tensors.push(((*name).into(), values));
         }
-        checkpoint.save(group, "minibatch", &header, tensors, &info.trace)
+        monitor.save(PHASE, &header, tensors)
     }
 
     /// A saved state, of the shapes of `like`.
@@ -454,13 +376,14 @@ impl State {
         let best = match header.best {
             true => {
                 let (f1, f2) = (matrix("best.x", &like.x.f)?, matrix("best.y", &like.y.f)?);
-                Some(Best::read(&scalars[3..], Encoders { f1, f2 }))
+                Some(Encoders { f1, f2 })
             }
             false => None,
         };
         let (x, y) = (part("x", &like.x, scalars[0])?, part("y", &like.y, scalars[1])?);
         let Header { steps, stale, done, .. } = header;
-        Ok(Self { x, y, steps, stale, best, slower: scalars[2], done })
+        let selection = Selection::read(&scalars[3..], stale, best);
+        Ok(Self { x, y, steps, selection, slower: scalars[2], done })
     }
 }
 

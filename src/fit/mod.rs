@@ -6,23 +6,23 @@ mod checkpoint;
 mod condition;
 mod damping;
 pub(crate) mod features;
-mod held;
+mod holdout;
 mod info;
-mod judge;
 mod kernel;
 mod linear;
 mod metric;
 mod minibatch;
 mod moments;
+mod monitor;
 mod objective;
 mod options;
 mod partial;
-mod presets;
 mod refine;
 mod sampling;
 #[cfg(test)]
 mod tests;
 mod thin;
+mod validation;
 mod whole;
 
 pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
@@ -30,29 +30,29 @@ pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
 pub(crate) use condition::in_range;
 pub use condition::{Center, Prepared};
 pub(crate) use condition::{Sides, Wanted, prepare};
-pub use damping::DampingOptions;
 pub(crate) use features::{download, host, upload};
-pub use held::Apart;
+pub use holdout::Apart;
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
-pub use minibatch::MinibatchOptions;
-pub use options::{Batches, Factorization, FitOptions, Init, KernelOptions, Landmarks};
-pub use partial::{PartialFit, Stream};
-pub use presets::Preset;
-pub use refine::{Iterate, RefineOptions, Watch};
+pub use monitor::{Iterate, Watch};
+pub use options::{
+    Batches, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks, MinibatchOptions,
+    Preset, RefineOptions,
+};
+pub use partial::{Accumulate, PartialFit};
 pub use sampling::{SampledCross, sampled_cross};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::{Duplicates, RowSource};
-use crate::memory::resident_peak;
 use crate::model::{Component, Model};
 use crate::positives::Positives;
 use checkpoint::Checkpoint;
 use features::Mapped;
 use linear::{Encoders, Problem};
+use monitor::{Clock, Monitor};
 use objective::Alignment;
-use refine::{Clock, Held, Run};
 use std::time::Instant;
+use validation::Validation;
 
 /// Paired data: rows are samples.
 #[derive(Clone, Copy)]
@@ -115,21 +115,17 @@ pub fn fit<B: Backend>(
         screened(backend, data, validation, &Wanted::new(options.center, kernel, &options.init))?;
     let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
     let (data, validation) = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
+    let mut unwatched = |_: Iterate<'_>| Ok(());
+    let mut monitor = Monitor::new(backend, Clock::new(begin, options.budget), &mut info, &mut unwatched);
     let components = match (&options.kernel, options.batches) {
         (Some(kernel), Some(batches)) => {
-            let clock = Clock::new(begin, options.budget);
             let parts = (options, kernel, batches);
-            kernel::fit_batches(backend, (data, validation, &sides), parts, clock, &mut info)?
+            kernel::fit_batches(backend, (data, validation, &sides), parts, &mut monitor)?
         }
-        _ => {
-            let clock = Clock::new(begin, options.budget);
-            vec![fit_one(backend, (data, validation, &sides), options, clock, &mut info)?]
-        }
+        _ => vec![fit_one(backend, (data, validation, &sides), options, &mut monitor)?],
     };
     let components = components.into_iter().map(|c| sides.finish(c, kernel)).collect();
-    info.peak_bytes = backend.memory().1;
-    info.resident_bytes = resident_peak();
-    info.seconds.total = begin.elapsed().as_secs_f64();
+    monitor.close(backend);
     let mut model = Model::new(components, options);
     check_result(&model, &info)?;
     info.record(&mut model);
@@ -206,19 +202,17 @@ fn fit_one<B: Backend>(
     backend: &B,
     (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
     options: &FitOptions,
-    clock: Clock,
-    info: &mut FitInfo,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Component> {
-    let x = map_side(backend, data.x, sides.x.exponent, options, info)?;
-    let y = map_side(backend, data.y, sides.y.exponent, options, info)?;
+    let x = map_side(backend, data.x, sides.x.exponent, options, monitor.info)?;
+    let y = map_side(backend, data.y, sides.y.exponent, options, monitor.info)?;
     let p = x.width(backend).min(y.width(backend));
     if options.rank > p {
         return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.rank));
     }
     // Validation rows weigh mini-batches and end a refinement.
     let used = options.batches.is_some() || options.refine.is_some();
-    let mut clock = clock;
-    let held = match validation.filter(|_| used) {
+    let mapped = match validation.filter(|_| used) {
         Some(v) => {
             let map = |source: &dyn RowSource, side: &Mapped<B::Matrix>| {
                 let raw = backend.load(source)?;
@@ -229,59 +223,43 @@ fn fit_one<B: Backend>(
         }
         None => None,
     };
-    let validation = held.as_ref().map(|(x, y, p)| (x, y, *p));
+    let validation = mapped.as_ref().map(|(x, y, p)| (x, y, *p));
     let (positives, negatives) = (data.positives, options.negatives);
     let problem = Problem { backend, x: &x, y: &y, positives, validation, options, negatives };
-    let encoders = match &options.damping {
-        None => problem.solve(&mut clock, info)?,
+    let mut encoders = match &options.damping {
+        None => problem.solve(monitor)?,
         Some(damping) => {
             let plain = FitOptions { n_iters: 1, ..options.clone() };
-            let start = Problem { options: &plain, ..problem }.solve(&mut clock, info)?;
-            problem.damped(&start, damping, clock, info)?
+            let start = Problem { options: &plain, ..problem }.solve(monitor)?;
+            problem.damped(&start, damping, monitor)?
         }
     };
-    let encoders = match &options.refine {
-        None => encoders,
-        Some(_) if !clock.allows(backend.group(), 0.0)? => {
-            info.status = FitStatus::OutOfTime;
-            encoders
-        }
-        Some(refinement) => {
-            let alignment = Alignment {
-                backend,
-                x: x.embed(),
-                y: y.embed(),
-                positives: data.positives,
-                loss: options.loss,
-                negatives: options.negatives,
-                maps: None,
-                rank: options.rank,
-                seconds: Seconds::default(),
-            };
-            let held = validation.map(|(x, y, positives)| Held { x, y, positives, loss: &options.loss });
-            let start = alignment.variables(&encoders);
-            let watch: Watch<'_> = &mut |_| Ok(());
-            let shape = (backend.shape(x.embed()), backend.shape(y.embed()), data.positives.nnz());
-            let print = format!(
-                "fit {} {:?} {refinement:?} {shape:?} {}{}",
-                options.rank,
-                options.loss,
-                options.seed,
-                sides.print()
-            );
-            let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &start));
-            let run =
-                Run { held: held.as_ref(), options: refinement, clock, checkpoint: checkpoint.as_ref() };
-            refine::refine(alignment, start, run, info, watch)?
-        }
-    };
-    // A budget that the last step has overrun leaves the loss out.
-    match options.final_loss {
-        true if clock.allows(backend.group(), 0.0)? => {
-            info.final_loss = Some(problem.whole().value(&encoders, &mut info.seconds)?);
-        }
-        true => info.status = FitStatus::OutOfTime,
-        false => {}
+    if let Some(refinement) = &options.refine
+        && monitor.goes_on(0.0)?
+    {
+        let alignment = Alignment {
+            backend,
+            x: x.embed(),
+            y: y.embed(),
+            positives,
+            loss: options.loss,
+            negatives,
+            maps: None,
+            rank: options.rank,
+            seconds: Seconds::default(),
+        };
+        let validation =
+            validation.map(|(x, y, positives)| Validation { x, y, positives, loss: &options.loss });
+        let start = alignment.variables(&encoders);
+        let shape = (backend.shape(x.embed()), backend.shape(y.embed()), positives.nnz());
+        let (rank, loss, seed, sides) = (options.rank, options.loss, options.seed, sides.fingerprint());
+        let fingerprint = format!("fit {rank} {loss:?} {refinement:?} {shape:?} {seed}{sides}");
+        monitor.checkpoint =
+            options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &fingerprint, &start));
+        encoders = refine::refine(alignment, start, refinement, validation.as_ref(), monitor)?;
+    }
+    if options.final_loss {
+        problem.whole().record(&encoders, monitor)?;
     }
     Ok(component(&x, &y, &encoders, 1.0))
 }
@@ -310,7 +288,7 @@ fn map_side<B: Backend>(
             })
         }
         None => {
-            // A ridge on the diagonal of F1^T F2 knows the columns; encoders that no update replaces may leave the span.
+            // A ridge on F1^T F2 refers to columns of the features, and given encoders may lie outside the span of the rows.
             let span = options.ridge == 0.0 && options.updates() > 0;
             features::linear(backend, source, options.whiten, span, &mut info.seconds)
         }

@@ -3,9 +3,10 @@
 use super::best::Sums;
 use super::info::FitInfo;
 use super::linear::Encoders;
+use super::monitor::Monitor;
 use super::options::Factorization;
-use super::refine::{Clock, Held};
 use super::timed;
+use super::validation::Validation;
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
@@ -222,21 +223,20 @@ pub(super) struct Choice {
 
 /// Chooses shrinkage and power on rows rotated into the eigenbases. The shrinkage is searched uphill from neighbour to
 /// neighbour, from two starts, for the balanced split of the singular values; then the other splits are tried. `trial`
-/// is the rank that they are judged at, `widest` the number of triplets that may be used.
+/// is the rank that they are compared at, `widest` the number of triplets that may be used.
 pub(super) fn choose<B: Backend>(
     backend: &B,
     moments: &Moments,
-    judge: &Held<'_, B::Matrix>,
+    validation: &Validation<'_, B::Matrix>,
     (whiten, powers): (&[f64], &[f64]),
     (trial, widest): (usize, usize),
-    clock: &Clock,
-    info: &mut FitInfo,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Choice> {
     let mut candidates = Vec::new();
     let mut score = |lambda: f64, power: f64, top: &TopR, info: &mut FitInfo| {
         let e = leading(&Encoders::split(top, Factorization::Power(power)), trial);
         let e = moments.on_rotated(lambda, &e);
-        let score = timed(&mut info.seconds.validation, || judge.score(backend, &e))?;
+        let score = timed(&mut info.seconds.validation, || validation.score(backend, &e))?;
         candidates.push((lambda, power, score.min(1.0)));
         Ok::<_, Error>(score)
     };
@@ -249,18 +249,18 @@ pub(super) fn choose<B: Backend>(
     next.dedup();
     let best = loop {
         let begun = std::time::Instant::now();
-        let solved = timed(&mut info.seconds.spectral, || {
+        let solved = timed(&mut monitor.info.seconds.spectral, || {
             backend.parallel(&next, |&k| moments.solve(lambdas[k], widest))
         });
         for (&k, top) in next.iter().zip(solved) {
             let top = top?;
-            tried[k] = Some((score(lambdas[k], usual, &top, info)?, top));
+            tried[k] = Some((score(lambdas[k], usual, &top, monitor.info)?, top));
         }
         let value = |k: &usize| tried[*k].as_ref().map_or(f64::NEG_INFINITY, |t| t.0);
         let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
         let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
         next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
-        if next.is_empty() || !clock.allows(backend.group(), begun.elapsed().as_secs_f64())? {
+        if next.is_empty() || !monitor.allows(begun.elapsed().as_secs_f64())? {
             break best;
         }
     };
@@ -269,10 +269,10 @@ pub(super) fn choose<B: Backend>(
     };
     let (lambda, mut power) = (lambdas[best], usual);
     for &p in powers.iter().filter(|&&p| p != usual) {
-        if clock.spent(backend.group())? {
+        if !monitor.allows(0.0)? {
             break;
         }
-        let value = score(lambda, p, &top, info)?;
+        let value = score(lambda, p, &top, monitor.info)?;
         if value > highest {
             (highest, power) = (value, p);
         }

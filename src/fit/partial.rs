@@ -2,7 +2,7 @@
 
 use super::features::{FeatureMap, Mapped, whitening};
 use super::info::FitInfo;
-use super::linear::{Encoders, Problem, Side, Start, add, leading_triplets, refactor};
+use super::linear::{Encoders, Problem, Rows, Side, Start, add, leading_triplets, refactor};
 use super::options::{FitOptions, Init};
 use super::{Data, Sides, Wanted, prepare};
 use crate::backend::Backend;
@@ -11,13 +11,13 @@ use crate::model::{Component, Encoder, Model};
 use crate::positives::Positives;
 use faer::Mat;
 
-/// What a stream of batches is summed up in.
+/// What is kept of the batches of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stream {
+pub enum Accumulate {
     /// The Gram matrices of both sides and `C`, each summed over the batches (a batch counts by its rows): one solution
     /// of all of them, also with whitening.
     #[default]
-    Sums,
+    Moments,
     /// A solution per batch, averaged as `F1^T F2` with weights max(validation accuracy, 0): the paper's batched mode.
     Solutions,
 }
@@ -37,30 +37,30 @@ pub struct PartialFit<B: Backend> {
     batches: usize,
 }
 
-/// Everything that is kept of the batches of a pass.
+/// The same, so far.
 enum SoFar {
     /// `X^T X` and `Y^T Y` (with whitening), `sum_b n_b C_b`, and the numbers of rows.
-    Sums { grams: (Mat<f64>, Mat<f64>), cross: Mat<f64>, rows: (usize, usize) },
+    Moments { grams: (Mat<f64>, Mat<f64>), cross: Mat<f64>, rows: (usize, usize) },
     /// `sum_b w_b F1_b^T F2_b` with `sum_b w_b`, and the sum with weights 1.
     Solutions { weighed: Option<Mat<f64>>, weight: f64, plain: Option<Mat<f64>> },
 }
 
 impl SoFar {
-    fn nothing(stream: Stream, (d1, d2): (usize, usize)) -> Self {
-        match stream {
-            Stream::Sums => Self::Sums {
+    fn nothing(accumulate: Accumulate, (d1, d2): (usize, usize)) -> Self {
+        match accumulate {
+            Accumulate::Moments => Self::Moments {
                 grams: (Mat::zeros(d1, d1), Mat::zeros(d2, d2)),
                 cross: Mat::zeros(d1, d2),
                 rows: (0, 0),
             },
-            Stream::Solutions => Self::Solutions { weighed: None, weight: 0.0, plain: None },
+            Accumulate::Solutions => Self::Solutions { weighed: None, weight: 0.0, plain: None },
         }
     }
 
-    fn stream(&self) -> Stream {
+    fn accumulate(&self) -> Accumulate {
         match self {
-            Self::Sums { .. } => Stream::Sums,
-            Self::Solutions { .. } => Stream::Solutions,
+            Self::Moments { .. } => Accumulate::Moments,
+            Self::Solutions { .. } => Accumulate::Solutions,
         }
     }
 }
@@ -69,12 +69,12 @@ impl<B: Backend> PartialFit<B> {
     /// A stream of batches of `dims` = (d1, d2) features. `n_iters`, `tol` and `final_loss` have no effect.
     ///
     /// # Errors
-    /// As [`fit`](super::fit()); [`Error::Unsupported`] for what needs all the data, for validation rows with sums (they
-    /// weigh solutions) and for whitening with solutions.
+    /// As [`fit`](super::fit()); [`Error::Unsupported`] for what needs all the data, for validation rows with moments
+    /// (they weigh solutions) and for whitening with solutions.
     pub fn new(
         backend: B,
         dims: (usize, usize),
-        stream: Stream,
+        accumulate: Accumulate,
         validation: Option<Data<'_>>,
         options: FitOptions,
     ) -> Result<Self> {
@@ -87,8 +87,11 @@ impl<B: Backend> PartialFit<B> {
             ("refinement", options.refine.is_some()),
             ("a checkpoint", options.checkpoint.is_some()),
             ("a time budget", options.budget.is_some()),
-            ("whitening and a solution per batch", options.whiten.is_some() && stream == Stream::Solutions),
-            ("validation rows and sums", validation.is_some() && stream == Stream::Sums),
+            (
+                "whitening and a solution per batch",
+                options.whiten.is_some() && accumulate == Accumulate::Solutions,
+            ),
+            ("validation rows and sums", validation.is_some() && accumulate == Accumulate::Moments),
         ];
         if let Some((what, _)) = refused.iter().find(|(_, asked)| *asked) {
             return Err(Error::Unsupported(format!("{what} with batches that arrive one by one")));
@@ -110,12 +113,12 @@ impl<B: Backend> PartialFit<B> {
                 v.check("validation ")?;
                 check_features("validation ", &v, dims)?;
                 let in_range = sides.insert(decide(&backend, v, &options)?).of(v);
-                let held = in_range.data();
-                Some((backend.load(held.x)?, backend.load(held.y)?, v.positives.clone()))
+                let rows = in_range.data();
+                Some((backend.load(rows.x)?, backend.load(rows.y)?, v.positives.clone()))
             }
             None => None,
         };
-        let so_far = SoFar::nothing(stream, dims);
+        let so_far = SoFar::nothing(accumulate, dims);
         Ok(Self { backend, options, dims, sides, start: None, validation, so_far, batches: 0 })
     }
 
@@ -153,9 +156,9 @@ impl<B: Backend> PartialFit<B> {
             Some(start) => start,
             None => problem.start()?,
         };
-        let side_x = Side { cross: &x.cross, embed: &x.cross };
-        let side_y = Side { cross: &y.cross, embed: &y.cross };
-        let added = add_batch(&problem, (side_x, side_y), &start, &mut self.so_far);
+        let side = |m| Side { cross: m, embed: m };
+        let rows = Rows { x: side(&x.cross), y: side(&y.cross), positives: batch.positives };
+        let added = add_batch(&problem, &rows, &start, &mut self.so_far);
         self.start = Some(start);
         let loss = added?;
         self.batches += 1;
@@ -189,7 +192,7 @@ impl<B: Backend> PartialFit<B> {
         let encoders = self.solve()?;
         let model = self.model_of(encoders.clone());
         self.start = Some(Start::Encoders(encoders));
-        self.so_far = SoFar::nothing(self.so_far.stream(), self.dims);
+        self.so_far = SoFar::nothing(self.so_far.accumulate(), self.dims);
         self.batches = 0;
         Ok(model)
     }
@@ -201,7 +204,7 @@ impl<B: Backend> PartialFit<B> {
         }
         let (backend, o, info) = (&self.backend, &self.options, &mut FitInfo::default());
         match &self.so_far {
-            SoFar::Sums { grams, cross, rows } => {
+            SoFar::Moments { grams, cross, rows } => {
                 let c = cross * faer::Scale(1.0 / rows.0 as f64);
                 let maps = match o.whiten {
                     Some(lambda) => {
@@ -222,7 +225,7 @@ impl<B: Backend> PartialFit<B> {
                 })
             }
             SoFar::Solutions { weighed, weight, plain } => {
-                // No batch did better than nothing on the validation rows: they count alike.
+                // Where all weights are 0 the batches are averaged equally.
                 let (sum, total) =
                     if *weight > 0.0 { (weighed, *weight) } else { (plain, self.batches as f64) };
                 let Some(sum) = sum else {
@@ -237,26 +240,26 @@ impl<B: Backend> PartialFit<B> {
 /// Adds what a batch says to what is kept, all or nothing, and returns its loss.
 fn add_batch<B: Backend>(
     problem: &Problem<'_, B>,
-    (x, y): (Side<'_, B::Matrix>, Side<'_, B::Matrix>),
+    rows: &Rows<'_, B::Matrix>,
     start: &Start<B::Matrix>,
     so_far: &mut SoFar,
 ) -> Result<f64> {
     let info = &mut FitInfo::default();
     match so_far {
-        SoFar::Sums { grams, cross, rows } => {
-            let (c, loss) = problem.contrast(x, y, problem.positives, start, info)?;
+        SoFar::Moments { grams, cross, rows: seen } => {
+            let (c, loss) = problem.contrast(rows, start, info)?;
             let (n_x, n_y) = (problem.positives.n_x(), problem.positives.n_y());
             if problem.options.whiten.is_some() {
-                let (gx, gy) = (problem.backend.gram(x.cross)?, problem.backend.gram(y.cross)?);
+                let (gx, gy) = (problem.backend.gram(rows.x.cross)?, problem.backend.gram(rows.y.cross)?);
                 grams.0 += gx;
                 grams.1 += gy;
             }
             *cross += c * faer::Scale(n_x as f64);
-            *rows = (rows.0 + n_x, rows.1 + n_y);
+            *seen = (seen.0 + n_x, seen.1 + n_y);
             Ok(loss)
         }
         SoFar::Solutions { weighed, weight, plain } => {
-            let update = problem.update(x, y, problem.positives, start, info)?;
+            let update = problem.update(rows, start, info)?;
             let w = problem.validate(&update.encoders, info)?;
             let g = update.encoders.f1.transpose() * &update.encoders.f2;
             add(weighed, w, &g);
@@ -303,7 +306,7 @@ mod tests {
         model.components[0].x.matrix.transpose() * &model.components[0].y.matrix
     }
 
-    fn stream(kind: Stream, validation: Option<Data<'_>>, o: FitOptions) -> Result<PartialFit<Cpu<f64>>> {
+    fn stream(kind: Accumulate, validation: Option<Data<'_>>, o: FitOptions) -> Result<PartialFit<Cpu<f64>>> {
         PartialFit::new(Cpu::new(1).unwrap(), (8, 6), kind, validation, o)
     }
 
@@ -332,7 +335,7 @@ mod tests {
         let whole = FitOptions { batches, ..options.clone() };
         for validation in [None, Some(validation)] {
             let expected = product(&fit(&cpu, data, validation, &whole).unwrap().0);
-            let mut s = stream(Stream::Solutions, validation, options.clone()).unwrap();
+            let mut s = stream(Accumulate::Solutions, validation, options.clone()).unwrap();
             add_all(&mut s, &x, &y, size);
             s.finish().unwrap();
             add_all(&mut s, &x, &y, size);
@@ -344,13 +347,13 @@ mod tests {
     }
 
     #[test]
-    fn sums_of_one_batch_are_the_global_fit() {
+    fn moments_of_one_batch_are_the_global_fit() {
         let (x, y, all) = (random(90, 8, 1), random(90, 6, 2), Positives::diagonal(90));
         let data = Data { x: &x, y: &y, positives: &all };
         for (whiten, n_iters) in [(None, 1), (Some(0.1), 1), (None, 2)] {
             let o = FitOptions { whiten, n_iters, ridge: 0.05, rho: 2.0, ..FitOptions::new(4) };
             let expected = product(&fit(&Cpu::<f64>::new(1).unwrap(), data, None, &o).unwrap().0);
-            let mut s = stream(Stream::Sums, None, o).unwrap();
+            let mut s = stream(Accumulate::Moments, None, o).unwrap();
             let mut last = None;
             for _ in 0..n_iters {
                 s.add(data).unwrap();
@@ -364,9 +367,9 @@ mod tests {
         }
     }
 
-    /// From zeros the sums know everything but the means between batches: shuffled batches come close to the whole.
+    /// From zeros the moments know everything but the means between batches: shuffled batches come close to the whole.
     #[test]
-    fn sums_of_many_batches_are_close_to_the_whole() {
+    fn moments_of_many_batches_are_close_to_the_whole() {
         let z = random(600, 4, 3);
         let view = |d: usize, seed: u64| {
             let (a, noise) = (random(4, d, seed), random(600, d, seed + 1));
@@ -379,7 +382,7 @@ mod tests {
         let o = FitOptions { whiten: Some(0.1), n_iters: 1, ..FitOptions::new(4) };
         let data = Data { x: &x, y: &y, positives: &all };
         let whole = product(&fit(&Cpu::<f64>::new(1).unwrap(), data, None, &o).unwrap().0);
-        let mut s = stream(Stream::Sums, None, o).unwrap();
+        let mut s = stream(Accumulate::Moments, None, o).unwrap();
         add_all(&mut s, &x, &y, 50);
         let sums = product(&s.finish().unwrap());
         // C of 50 rows: a mean over fewer pairs of negatives, (1 - 1/50)/(1 - 1/600) of the whole in expectation.
@@ -395,7 +398,7 @@ mod tests {
         let bad = HostMatrix::from_f64("bad", 10, 8, vec![f64::NAN; 80]).unwrap();
         let p = Positives::diagonal(10);
         let good = Data { x: &x, y: &y, positives: &p };
-        for kind in [Stream::Sums, Stream::Solutions] {
+        for kind in [Accumulate::Moments, Accumulate::Solutions] {
             let mut s = stream(kind, None, FitOptions::new(2)).unwrap();
             s.add(good).unwrap();
             assert!(s.add(Data { x: &bad, ..good }).is_err());
@@ -410,10 +413,13 @@ mod tests {
     #[test]
     fn what_needs_all_the_data_is_refused() {
         let refused = |kind, o| stream(kind, None, o).is_err();
-        assert!(refused(Stream::Solutions, FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
-        assert!(!refused(Stream::Sums, FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
-        assert!(refused(Stream::Sums, FitOptions { refine: Some(Default::default()), ..FitOptions::new(2) }));
-        assert!(refused(Stream::Sums, FitOptions::new(7)));
-        assert!(!refused(Stream::Sums, FitOptions::new(6)));
+        assert!(refused(Accumulate::Solutions, FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
+        assert!(!refused(Accumulate::Moments, FitOptions { whiten: Some(0.1), ..FitOptions::new(2) }));
+        assert!(refused(
+            Accumulate::Moments,
+            FitOptions { refine: Some(Default::default()), ..FitOptions::new(2) }
+        ));
+        assert!(refused(Accumulate::Moments, FitOptions::new(7)));
+        assert!(!refused(Accumulate::Moments, FitOptions::new(6)));
     }
 }

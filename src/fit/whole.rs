@@ -1,7 +1,8 @@
 //! The loss over all rows, and how long it will take.
 
-use super::info::Seconds;
+use super::info::{FitStatus, Seconds};
 use super::linear::Encoders;
+use super::monitor::Monitor;
 use super::timed;
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::positives::Positives;
 use crate::similarity::NegativeSampling;
 use std::time::Instant;
 
-/// Negatives per row from which the time of all is foretold.
+/// Sampled negatives per row from whose time that of all is predicted.
 const PROBE: usize = 512;
 
 /// What a loss is taken over, in solver features.
@@ -29,6 +30,15 @@ impl<B: Backend> Whole<'_, B> {
         self.over(e, self.negatives, seconds)
     }
 
+    /// Records the loss of the encoders that a fit returns, unless its budget is used up: then it says so.
+    pub(crate) fn record(&self, e: &Encoders, monitor: &mut Monitor<'_>) -> Result<()> {
+        match monitor.allows(0.0)? {
+            true => monitor.info.final_loss = Some(self.value(e, monitor.seconds())?),
+            false => monitor.info.status = FitStatus::OutOfTime,
+        }
+        Ok(())
+    }
+
     fn over(&self, e: &Encoders, negatives: NegativeSampling, seconds: &mut Seconds) -> Result<f64> {
         let (zx, zy) = timed(&mut seconds.encode, || {
             let zx = self.backend.encode(self.x, e.f1.as_ref())?.0;
@@ -40,8 +50,8 @@ impl<B: Backend> Whole<'_, B> {
         Ok(w.value())
     }
 
-    /// Seconds that [`value`](Self::value) is expected to take: all of it where that is next to nothing, else measured on a
-    /// sample of the negatives.
+    /// Seconds that [`value`](Self::value) is expected to take: measured in full where that is quick, else on a sample of
+    /// the negatives and scaled up.
     pub(crate) fn seconds(&self, e: &Encoders) -> Result<f64> {
         let begin = Instant::now();
         let all = self.positives.n_x().min(self.positives.n_y());

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
 use unicon::fit::{
-    BestOptions, Center, Data, FitOptions, Init, PartialFit, Rank, RefineOptions, Stream, fit,
+    Accumulate, BestOptions, Center, Data, FitOptions, Init, PartialFit, Rank, RefineOptions, fit,
 };
 use unicon::io::{Dtype, HostMatrix, MatView, RowScale, read_all};
 use unicon::loss::{Loss, LossKind};
@@ -345,8 +345,8 @@ fn constant_features_fit() {
 #[test]
 fn streams_are_brought_into_range() {
     let [train, test] = views(400, 200, (16, 12), 0.3, 8);
-    let reached = |train: &Views, test: &Views, stream: Stream, center: Center| {
-        let whiten = (stream == Stream::Sums).then_some(0.01);
+    let reached = |train: &Views, test: &Views, stream: Accumulate, center: Center| {
+        let whiten = (stream == Accumulate::Moments).then_some(0.01);
         let options = FitOptions { whiten, center, ..FitOptions::new(8) };
         let mut partial =
             PartialFit::new(Cpu::<f32>::new(1).unwrap(), (16, 12), stream, None, options).unwrap();
@@ -359,7 +359,7 @@ fn streams_are_brought_into_range() {
         }
         recall(&Cpu::<f32>::new(1).unwrap(), &partial.finish().unwrap(), &test.sources(true))
     };
-    for stream in [Stream::Sums, Stream::Solutions] {
+    for stream in [Accumulate::Moments, Accumulate::Solutions] {
         let clean = reached(&train, &test, stream, Center::Auto);
         for scale in [1e-25, 1e30, 1e300] {
             let got = reached(&train.scaled(scale), &test.scaled(scale), stream, Center::Auto);

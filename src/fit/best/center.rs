@@ -1,13 +1,13 @@
-//! Whether to centre, judged like the shrinkage: the moments of centred features follow from those of the raw ones by
+//! Whether to centre, chosen on the validation rows like the shrinkage: the moments of centred features follow from those of the raw ones by
 //! corrections of rank one, without another pass over the rows.
 
 use super::start::SideData;
 use crate::backend::{Backend, Similarity};
 use crate::error::Result;
 use crate::fit::condition::{Sides, mean_of};
-use crate::fit::info::FitInfo;
 use crate::fit::moments::{Choice, Moments, choose};
-use crate::fit::refine::{Clock, Held};
+use crate::fit::monitor::Monitor;
+use crate::fit::validation::Validation;
 use crate::fit::{Data, timed};
 use crate::io::HostMatrix;
 use crate::loss::Loss;
@@ -26,8 +26,8 @@ pub(super) struct Centred<M> {
     pub(super) means: Means,
     pub(super) moments: Moments,
     pub(super) choice: Choice,
-    /// The rows that judged, rotated into the eigenbases, beside a column of ones.
-    pub(super) held: (M, M),
+    /// The validation rows, rotated into the eigenbases, beside a column of ones.
+    pub(super) validation: (M, M),
 }
 
 /// `1^T S Y`, `X^T S 1` and `1^T S 1` with `S` of the first update.
@@ -62,39 +62,46 @@ fn beside_ones<B: Backend>(backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
     backend.hstack(&[(1.0, x), (1.0, &ones)])
 }
 
-/// The choice on centred features, where it judges better than `raw` on the same rows, `rotated` into the eigenbases. Notes
-/// both scores.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn centred<B: Backend>(
-    backend: &B,
-    data: Data<'_>,
-    (x, y): (&SideData<B::Matrix>, &SideData<B::Matrix>),
-    rotated: (&B::Matrix, &B::Matrix),
-    (moments, raw): (&Moments, &Choice),
-    (positives, loss): (&Positives, &Loss),
-    ranks: (usize, usize),
-    clock: &Clock,
-    info: &mut FitInfo,
-) -> Result<Option<Centred<B::Matrix>>> {
-    let means = timed(&mut info.seconds.load, || {
-        Ok::<_, crate::Error>((mean_of(backend, data.x)?, mean_of(backend, data.y)?))
-    })?;
-    let sums = timed(&mut info.seconds.weights, || {
-        Sums::new(backend, (&x.mapped.cross, &y.mapped.cross), loss, data.positives)
-    })?;
-    // As the features are held: in a basis of their span, which holds their mean, where they are few.
-    let (mean_x, mean_y) = (x.mapped.row_on_held(&means.0), y.mapped.row_on_held(&means.1));
-    let moments = timed(&mut info.seconds.spectral, || moments.centred((&mean_x, &mean_y), &sums));
-    let held = (beside_ones(backend, rotated.0)?, beside_ones(backend, rotated.1)?);
-    let judge = Held { x: &held.0, y: &held.1, positives, loss };
-    let lists = (&[raw.lambda][..], &[raw.power][..]);
-    let choice = choose(backend, &moments, &judge, lists, ranks, clock, info)?;
-    info.chosen.get_or_insert_default().centring = Some((raw.score.min(1.0), choice.score.min(1.0)));
-    let mut tried = raw.candidates.clone();
-    tried.extend(choice.candidates);
-    let better = choice.score > raw.score + MARGIN;
-    let choice = Choice { candidates: tried, ..choice };
-    Ok(better.then_some(Centred { means, moments, choice, held }))
+/// The choice on raw features, and what it was made from.
+pub(super) struct Raw<'a, M> {
+    pub(super) data: Data<'a>,
+    pub(super) sides: (&'a SideData<M>, &'a SideData<M>),
+    /// Validation rows, rotated into the eigenbases.
+    pub(super) validation: &'a Validation<'a, M>,
+    pub(super) moments: &'a Moments,
+    pub(super) choice: &'a Choice,
+    /// As [`choose`] takes them.
+    pub(super) ranks: (usize, usize),
+}
+
+impl<M: Send + Sync> Raw<'_, M> {
+    /// The choice on centred features, where it scores better on the same rows. Notes both scores.
+    pub(super) fn centred<B: Backend<Matrix = M>>(
+        &self,
+        backend: &B,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<Option<Centred<M>>> {
+        let Self { data, sides: (x, y), validation, moments, choice: raw, ranks } = self;
+        let means = timed(&mut monitor.seconds().load, || {
+            Ok::<_, crate::Error>((mean_of(backend, data.x)?, mean_of(backend, data.y)?))
+        })?;
+        let sums = timed(&mut monitor.seconds().weights, || {
+            Sums::new(backend, (&x.mapped.cross, &y.mapped.cross), validation.loss, data.positives)
+        })?;
+        let (mean_x, mean_y) = (x.mapped.row_in_basis(&means.0), y.mapped.row_in_basis(&means.1));
+        let moments = timed(&mut monitor.seconds().spectral, || moments.centred((&mean_x, &mean_y), &sums));
+        let rows = (beside_ones(backend, validation.x)?, beside_ones(backend, validation.y)?);
+        let validation = Validation { x: &rows.0, y: &rows.1, ..**validation };
+        let lists = (&[raw.lambda][..], &[raw.power][..]);
+        let choice = choose(backend, &moments, &validation, lists, *ranks, monitor)?;
+        let scores = (raw.score.min(1.0), choice.score.min(1.0));
+        monitor.info.chosen.get_or_insert_default().centring = Some(scores);
+        let mut tried = raw.candidates.clone();
+        tried.extend(choice.candidates);
+        let better = choice.score > raw.score + MARGIN;
+        let choice = Choice { candidates: tried, ..choice };
+        Ok(better.then_some(Centred { means, moments, choice, validation: rows }))
+    }
 }
 
 /// Whether the choice between raw and centred features is open.

@@ -16,29 +16,29 @@ pub use options::{BestOptions, Rank, WIDTHS};
 
 use super::checkpoint::Checkpoint;
 use super::features;
-use super::held::{Together, split};
-use super::info::{Chosen, FitInfo, FitStatus};
+use super::holdout::{Together, split};
+use super::info::{Chosen, FitInfo};
 use super::linear::Encoders;
 use super::moments::Choice;
+use super::monitor::{Clock, Monitor, Watch};
 use super::options::{Factorization, FitOptions};
-use super::refine::{Clock, Held, Iterate, Watch};
+use super::validation::Validation;
 use super::whole::Whole;
 use super::{Data, Sides, Wanted, check_data, check_result, screened};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::Rows;
-use crate::memory::resident_peak;
 use crate::model::{Component, Model};
 use crate::similarity::NegativeSampling;
 use solver::Solver;
 use start::{Spectral, spectral, width};
 use std::time::Instant;
 
-/// Rows held back where no validation rows are given: this share, at most [`HELD_MOST`].
-const HELD_SHARE: f64 = 0.1;
-const HELD_MOST: usize = 1000;
+/// Rows held out where no validation rows are given: this share, at most [`HOLDOUT_MOST`].
+const HOLDOUT_SHARE: f64 = 0.1;
+const HOLDOUT_MOST: usize = 1000;
 /// Fewer rows than this are not split: everything is chosen on the training rows.
-const HELD_LEAST: usize = 20;
+const HOLDOUT_LEAST: usize = 20;
 
 /// Fits the best encoders there are time for; `validation` rows choose shrinkage, power, rank, temperature and when to
 /// stop. Without them a tenth of the rows (at most 1,000) is held back.
@@ -73,33 +73,33 @@ pub fn fit_best_watched<B: Backend>(
     let wanted = Wanted { center: options.center, kernel, start };
     let (mut info, sides, duplicates) = screened(backend, data, validation, &wanted)?;
     let n = data.x.rows();
-    let count = ((n as f64 * HELD_SHARE) as usize).min(HELD_MOST);
-    let held = match validation {
-        None if n >= HELD_LEAST && count >= 2 => {
+    let count = ((n as f64 * HOLDOUT_SHARE) as usize).min(HOLDOUT_MOST);
+    let holdout = match validation {
+        None if n >= HOLDOUT_LEAST && count >= 2 => {
             let [x, y] = duplicates.each_ref().map(Option::as_ref);
             split(Together::new(data.positives, x, y), count, options.seed)
         }
         _ => None,
     };
-    let model = match held {
+    if let Some(s) = &holdout {
+        let held_back = (s.validation.0.len(), s.validation.1.len());
+        info.chosen = Some(Chosen { held_back, apart: Some(s.apart), ..Chosen::default() });
+    }
+    let mut monitor = Monitor::new(backend, clock, &mut info, watch);
+    let model = match holdout {
         Some(s) => {
-            let (tx, ty) = (Rows::new(data.x, s.train.0.clone())?, Rows::new(data.y, s.train.1.clone())?);
-            let (hx, hy) = (Rows::new(data.x, s.held.0.clone())?, Rows::new(data.y, s.held.1.clone())?);
-            let train = data.positives.subset(&s.train.0, &s.train.1)?;
-            let held = data.positives.subset(&s.held.0, &s.held.1)?;
-            let options = &options.on_rows(data, s.train.0.len().min(s.train.1.len()))?;
-            let held_back = (s.held.0.len(), s.held.1.len());
-            let chosen = Chosen { held_back, apart: Some(s.apart), ..Chosen::default() };
-            info.chosen = Some(chosen);
-            let train = Data { x: &tx, y: &ty, positives: &train };
-            let held = Data { x: &hx, y: &hy, positives: &held };
-            run(backend, (train, Some(held)), sides, options, clock, &mut info, watch)?
+            let ((tx, ty), (vx, vy)) = (&s.train, &s.validation);
+            let options = &options.on_rows(data, tx.len().min(ty.len()))?;
+            let positives = (data.positives.subset(tx, ty)?, data.positives.subset(vx, vy)?);
+            let (tx, ty) = (Rows::new(data.x, s.train.0)?, Rows::new(data.y, s.train.1)?);
+            let (vx, vy) = (Rows::new(data.x, s.validation.0)?, Rows::new(data.y, s.validation.1)?);
+            let train = Data { x: &tx, y: &ty, positives: &positives.0 };
+            let validation = Data { x: &vx, y: &vy, positives: &positives.1 };
+            run(backend, (train, Some(validation)), sides, options, &mut monitor)?
         }
-        None => run(backend, (data, validation), sides, options, clock, &mut info, watch)?,
+        None => run(backend, (data, validation), sides, options, &mut monitor)?,
     };
-    info.peak_bytes = backend.memory().1;
-    info.resident_bytes = resident_peak();
-    info.seconds.total = clock.begin.elapsed().as_secs_f64();
+    monitor.close(backend);
     Ok((model, info))
 }
 
@@ -108,23 +108,21 @@ fn run<B: Backend>(
     (data, validation): (Data<'_>, Option<Data<'_>>),
     sides: Sides,
     options: &BestOptions,
-    mut clock: Clock,
-    info: &mut FitInfo,
-    watch: Watch<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Model> {
     let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
     let raw = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
-    let width = width(backend, raw.0, raw.1, options, (&sides, &clock), info)?;
-    let found = spectral(backend, raw.0, raw.1, (options, width, Some(&sides)), &clock, info)?;
-    // Where centring judged better, its means are taken out of the rows themselves.
+    let width = width(backend, raw.0, raw.1, (options, &sides), monitor)?;
+    let found = spectral(backend, raw.0, raw.1, (options, width, &sides), monitor)?;
+    // Where centring scored better, its means are taken out of the rows themselves.
     let sides = match &found.means {
-        Some(means) => sides.with_means(means, &mut info.prepared),
+        Some(means) => sides.with_means(means, &mut monitor.info.prepared),
         None => sides,
     };
     let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
     let (data, validation) = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
     let found = match found.means {
-        Some(_) => found.reloaded(backend, data, validation, info)?,
+        Some(_) => found.reloaded(backend, data, validation, monitor.info)?,
         None => found,
     };
     let Spectral {
@@ -136,27 +134,25 @@ fn run<B: Backend>(
         encoders: mut start,
         ..
     } = found;
-    info.singular_values.clone_from(&top.all);
+    monitor.info.singular_values.clone_from(&top.all);
     let (mx, my) = (&x.mapped.cross, &y.mapped.cross);
-    // Judged on validation rows, or on the training rows where there are none.
+    let given = validation.is_some();
     let positives = validation.map_or(data.positives, |v| v.positives);
-    let held = Held { x: x.judging(), y: y.judging(), positives, loss: &options.loss };
+    let validation = Validation { x: x.validation(), y: y.validation(), positives, loss: &options.loss };
     let maps = moments.maps(lambda);
     let solver =
         Solver { backend, x: mx, y: my, data, options, lambda, moments: &moments, maps: &maps, rank };
     let mut encoders = solver.folded(&start);
-    let seconds = clock.begin.elapsed().as_secs_f64();
-    watch(Iterate { x: &encoders.f1, y: &encoders.f2, seconds, loss: f64::NAN })?;
+    monitor.show(&encoders, f64::NAN)?;
     if let Some(warm) = &options.start {
-        let given = warm_start(warm, &x.mapped, &y.mapped, rank)?;
-        if held.score(backend, &given)? > held.score(backend, &encoders)? {
-            start = moments.unwhiten(&given, lambda);
-            encoders = given;
+        let warm = warm_start(warm, &x.mapped, &y.mapped, rank)?;
+        if validation.score(backend, &warm)? > validation.score(backend, &encoders)? {
+            start = moments.unwhiten(&warm, lambda);
+            encoders = warm;
         }
     }
-    let judge = validation.is_some().then_some(&held);
     let loss = match options.tau_auto {
-        true => solver.temperature(&start, &held, clock, info)?,
+        true => solver.temperature(&start, &validation, monitor)?,
         false => options.loss,
     };
     let whole = Whole {
@@ -167,26 +163,21 @@ fn run<B: Backend>(
         loss: &loss,
         negatives: NegativeSampling::All,
     };
-    if options.final_loss && options.budget.is_some() && !clock.spent(backend.group())? {
-        clock.reserve = whole.seconds(&encoders)?;
+    if options.final_loss && monitor.is_timed() && monitor.allows(0.0)? {
+        monitor.reserve(whole.seconds(&encoders)?);
     }
-    let descends = options.refine.max_steps > 0;
-    if descends && clock.spent(backend.group())? {
-        info.status = FitStatus::OutOfTime;
-    } else if descends {
-        let print = format!("best {rank} {loss:?} {lambda} {power} {:?}{}", solver.print(), sides.print());
+    if options.refine.max_steps > 0 && monitor.goes_on(0.0)? {
+        let (descent, sides) = (solver.fingerprint(), sides.fingerprint());
+        let fingerprint = format!("best {rank} {loss:?} {lambda} {power} {descent:?}{sides}");
         let variables = solver.alignment(loss).variables(&start);
-        let checkpoint = options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &print, &variables));
-        encoders = solver.descend(start, loss, judge, clock, checkpoint.as_ref(), info, watch)?;
+        monitor.checkpoint =
+            options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &fingerprint, &variables));
+        encoders = solver.descend(start, loss, given.then_some(&validation), monitor)?;
     }
-    // A budget that the last step has overrun leaves the loss out.
-    match options.final_loss {
-        true if clock.allows(backend.group(), 0.0)? => {
-            info.final_loss = Some(whole.value(&encoders, &mut info.seconds)?);
-        }
-        true => info.status = FitStatus::OutOfTime,
-        false => {}
+    if options.final_loss {
+        whole.record(&encoders, monitor)?;
     }
+    let info = &mut *monitor.info;
     let chosen = info.chosen.get_or_insert_default();
     (chosen.whiten, chosen.power, chosen.tau, chosen.rank) = (lambda, power, loss.tau, rank);
     chosen.width = width;

@@ -3,9 +3,7 @@
 use crate::error::{Error, Result};
 use crate::fit::Data;
 use crate::fit::condition::Center;
-use crate::fit::minibatch::MinibatchOptions;
-use crate::fit::options::{KernelOptions, Landmarks};
-use crate::fit::refine::RefineOptions;
+use crate::fit::options::{KernelOptions, Landmarks, MinibatchOptions, RefineOptions};
 use crate::loss::{EpsBy, Loss};
 use crate::model::Model;
 use crate::positives::Positives;
@@ -24,6 +22,11 @@ pub enum Rank {
     Auto,
 }
 
+impl Rank {
+    /// The share of [`Rank::Energy`] where a caller asks for that choice alone.
+    pub const ENERGY: f64 = 0.95;
+}
+
 /// Widths of kernels worth trying.
 pub const WIDTHS: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
 
@@ -40,7 +43,7 @@ pub struct BestOptions {
     pub whiten: Vec<f64>,
     /// Candidate powers of the singular values in each encoder.
     pub powers: Vec<f64>,
-    /// Whether means are taken out of the features; [`Center::Auto`], the default, judges it on validation rows.
+    /// Whether means are taken out of the features; [`Center::Auto`], the default, chooses on validation rows.
     pub center: Center,
     /// L-BFGS; its stages are replaced by those of `sample` and `exact`. `max_steps` 0: the spectral step alone, without
     /// mini-batches.
@@ -129,7 +132,7 @@ impl BestOptions {
         Ok(())
     }
 
-    /// The same on the rows that are not held back: at most as many landmarks as there are of them.
+    /// The same on the rows that are not held out: at most as many landmarks as there are of them.
     pub(super) fn on_rows(&self, data: Data<'_>, left: usize) -> Result<Self> {
         let mut options = self.clone();
         match options.kernel.as_mut().map(|k| &mut k.landmarks) {

@@ -4,21 +4,24 @@ use super::BestOptions;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::fit::Data;
-use crate::fit::checkpoint::Checkpoint;
-use crate::fit::info::{FitInfo, FitStatus};
+use crate::fit::info::FitInfo;
 use crate::fit::linear::Encoders;
 use crate::fit::metric::Metric;
-use crate::fit::minibatch::{self, Descent, MinibatchOptions};
+use crate::fit::minibatch::Descent;
 use crate::fit::moments::Moments;
+use crate::fit::monitor::{Iterate, Monitor};
 use crate::fit::objective::Alignment;
-use crate::fit::refine::{Clock, Held, RefineOptions, Run, Watch, refine};
+use crate::fit::options::{MinibatchOptions, RefineOptions};
+use crate::fit::refine::{self, refine};
+use crate::fit::validation::Validation;
 use crate::loss::Loss;
 use crate::similarity::NegativeSampling;
 use faer::Mat;
+use std::time::Instant;
 
 /// Temperatures that are tried.
 const TAUS: [f64; 5] = [0.03, 0.05, 0.07, 0.1, 0.2];
-/// Steps that judge a temperature: of L-BFGS, and of mini-batches.
+/// Steps after which temperatures are compared: of L-BFGS, and of mini-batches.
 const TAU_STEPS: (usize, usize) = (3, 32);
 
 /// What descends: the data in solver features and everything chosen for it.
@@ -41,7 +44,7 @@ impl<B: Backend> Solver<'_, B> {
     }
 
     /// What a checkpoint must agree on.
-    pub(super) fn print(&self) -> String {
+    pub(super) fn fingerprint(&self) -> String {
         let (o, p) = (self.options, self.data.positives);
         let (minibatch, refine, stages) = (o.descent(p), &o.refine, (o.sample, o.exact));
         format!("{minibatch:?} {refine:?} {stages:?} {} {} {} {}", p.n_x(), p.n_y(), p.nnz(), o.seed)
@@ -61,13 +64,12 @@ impl<B: Backend> Solver<'_, B> {
         }
     }
 
-    /// The loss with the temperature that judges best after a few steps from `start`.
+    /// The loss with the temperature of the best score after a few steps from `start`.
     pub(super) fn temperature(
         &self,
         start: &Encoders,
-        held: &Held<'_, B::Matrix>,
-        clock: Clock,
-        info: &mut FitInfo,
+        validation: &Validation<'_, B::Matrix>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Loss> {
         let (mut best, mut chosen) = (f64::NEG_INFINITY, self.options.loss);
         let minibatch = self.options.minibatch.map(|m| MinibatchOptions {
@@ -80,16 +82,17 @@ impl<B: Backend> Solver<'_, B> {
         let options = BestOptions { minibatch, refine, sample: None, exact: false, ..self.options.clone() };
         let short = Solver { options: &options, ..*self };
         for tau in TAUS {
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             let loss = Loss { tau, ..self.options.loss };
-            let mut part = FitInfo::default();
-            let e = short.descend(start.clone(), loss, None, clock, None, &mut part, &mut |_| Ok(()))?;
-            let score = held.score(self.backend, &e)?;
-            info.evaluations += part.evaluations;
+            let (mut part, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
+            let mut alone = Monitor::new(self.backend, monitor.clock, &mut part, &mut unwatched);
+            let e = short.descend(start.clone(), loss, None, &mut alone)?;
+            let score = validation.score(self.backend, &e)?;
+            monitor.info.evaluations += part.evaluations;
             if score > best {
                 (best, chosen) = (score, loss);
             }
-            if !clock.allows(self.backend.group(), begun.elapsed().as_secs_f64())? {
+            if !monitor.allows(begun.elapsed().as_secs_f64())? {
                 break;
             }
         }
@@ -98,24 +101,16 @@ impl<B: Backend> Solver<'_, B> {
 
     /// Descends from encoders `A` of whitened features: on mini-batches where there are enough rows, then by L-BFGS
     /// where that is asked for or nothing was done yet.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn descend(
         &self,
-        start: Encoders,
+        mut start: Encoders,
         loss: Loss,
-        judge: Option<&Held<'_, B::Matrix>>,
-        clock: Clock,
-        checkpoint: Option<&Checkpoint>,
-        info: &mut FitInfo,
-        watch: Watch<'_>,
+        validation: Option<&Validation<'_, B::Matrix>>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Encoders> {
         let (o, positives) = (self.options, self.data.positives);
         let minibatch = o.descent(positives);
-        let refining = match checkpoint {
-            Some(c) => c.load(self.backend.group(), "refine")?.is_some(),
-            None => false,
-        };
-        let mut start = start;
+        let refining = monitor.saved(refine::PHASE)?.is_some();
         let mut encoders = None;
         if let Some(options) = minibatch
             && !refining
@@ -135,21 +130,16 @@ impl<B: Backend> Solver<'_, B> {
             };
             let size = |a: &Mat<f64>| a.norm_l2().powi(2);
             let sizes = (size(&start.f1), size(&start.f2));
-            let run = minibatch::Run { held: judge, clock, checkpoint };
-            let e = descent.run(&self.folded(&start), sizes, run, info, watch)?;
+            let e = descent.run(&self.folded(&start), sizes, validation, monitor)?;
             start = self.moments.unwhiten(&e, self.lambda);
             encoders = Some(e);
         }
         let refinement = RefineOptions { stages: o.stages(minibatch.is_some()), ..o.refine.clone() };
         let wanted = !refinement.stages.is_empty() && refinement.max_steps > 0;
-        if wanted && (encoders.is_none() || !clock.spent(self.backend.group())?) {
+        if wanted && (encoders.is_none() || monitor.goes_on(0.0)?) {
             let f = self.alignment(loss);
             let variables = f.variables(&start);
-            let run = Run { held: judge, options: &refinement, clock, checkpoint };
-            return refine(f, variables, run, info, watch);
-        }
-        if wanted {
-            info.status = FitStatus::OutOfTime;
+            return refine(f, variables, &refinement, validation, monitor);
         }
         Ok(encoders.unwrap_or_else(|| self.folded(&start)))
     }

@@ -1,17 +1,18 @@
 //! The spectral step: features of both sides, their moments, and what is chosen from them.
 
-use super::center::{Means, centred, is_open};
+use super::center::{Means, Raw, is_open};
 use super::{BestOptions, Rank};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::features::{self, Mapped};
-use crate::fit::held::{Together, split};
+use crate::fit::holdout::{Together, split};
 use crate::fit::info::FitInfo;
 use crate::fit::kernel;
 use crate::fit::linear::Encoders;
 use crate::fit::moments::{Choice, Moments, choose, leading};
+use crate::fit::monitor::Monitor;
 use crate::fit::options::{Factorization, KernelOptions, Landmarks};
-use crate::fit::refine::{Clock, Held};
+use crate::fit::validation::Validation;
 use crate::fit::{Data, Sides, timed};
 use crate::io::{RowSource, Rows};
 use faer::Mat;
@@ -23,23 +24,23 @@ const RANK_TOLERANCE: f64 = 0.005;
 /// Rows that kernel widths are compared on.
 const WIDTH_ROWS: usize = 2048;
 
-/// One side's features, and held ones.
+/// One side's features: of the rows that train and of those for validation.
 pub(super) struct SideData<M> {
     pub(super) mapped: Mapped<M>,
-    pub(super) held: Option<M>,
+    pub(super) validation: Option<M>,
 }
 
 impl<M> SideData<M> {
-    /// The rows that judge: held ones, or where there are none those that train.
-    pub(super) fn judging(&self) -> &M {
-        self.held.as_ref().unwrap_or(&self.mapped.cross)
+    /// The rows to validate on: where none are given those that train.
+    pub(super) fn validation(&self) -> &M {
+        self.validation.as_ref().unwrap_or(&self.mapped.cross)
     }
 }
 
 fn load_side<B: Backend>(
     backend: &B,
     source: &dyn RowSource,
-    held: Option<&dyn RowSource>,
+    validation: Option<&dyn RowSource>,
     (options, width, exponent): (&BestOptions, Option<f64>, i32),
     info: &mut FitInfo,
 ) -> Result<SideData<B::Matrix>> {
@@ -56,27 +57,27 @@ fn load_side<B: Backend>(
                 kernel::nystrom_features(backend, source, &x, &k, options.seed, None)
             })?
         }
-        // A given model may leave the span of the rows.
+        // The encoders of a given model may lie outside the span of the rows.
         None => features::linear(backend, source, None, options.start.is_none(), &mut info.seconds)?,
     };
-    with_held(backend, mapped, held, info)
+    with_validation(backend, mapped, validation, info)
 }
 
-/// With the held rows, mapped alike.
-fn with_held<B: Backend>(
+/// With the validation rows, mapped alike.
+fn with_validation<B: Backend>(
     backend: &B,
     mapped: Mapped<B::Matrix>,
-    held: Option<&dyn RowSource>,
+    validation: Option<&dyn RowSource>,
     info: &mut FitInfo,
 ) -> Result<SideData<B::Matrix>> {
-    let held = match held {
-        Some(h) => {
-            let raw = timed(&mut info.seconds.load, || backend.load(h))?;
+    let validation = match validation {
+        Some(v) => {
+            let raw = timed(&mut info.seconds.load, || backend.load(v))?;
             Some(mapped.map.apply(backend, &raw)?.unwrap_or(raw))
         }
         None => None,
     };
-    Ok(SideData { mapped, held })
+    Ok(SideData { mapped, validation })
 }
 
 /// Where descent starts, and what was chosen on the way.
@@ -88,7 +89,7 @@ pub(super) struct Spectral<M> {
     pub(super) rank: usize,
     /// Encoders of whitened features, of that rank.
     pub(super) encoders: Encoders,
-    /// The means to take out, where centring judged better.
+    /// The means to take out, where centring scored better.
     pub(super) means: Option<Means>,
 }
 
@@ -105,9 +106,9 @@ impl<M: Send + Sync> Spectral<M> {
         let (qx, qy) = (x.mapped.basis, y.mapped.basis);
         drop((x.mapped.cross, y.mapped.cross));
         let mapped = features::linear_in(backend, data.x, qx, &mut info.seconds)?;
-        let x = with_held(backend, mapped, validation.map(|v| v.x), info)?;
+        let x = with_validation(backend, mapped, validation.map(|v| v.x), info)?;
         let mapped = features::linear_in(backend, data.y, qy, &mut info.seconds)?;
-        let y = with_held(backend, mapped, validation.map(|v| v.y), info)?;
+        let y = with_validation(backend, mapped, validation.map(|v| v.y), info)?;
         Ok(Self { x, y, moments, choice, rank, encoders, means })
     }
 }
@@ -118,13 +119,12 @@ pub(super) fn spectral<B: Backend>(
     backend: &B,
     data: Data<'_>,
     validation: Option<Data<'_>>,
-    (options, width, sides): (&BestOptions, Option<f64>, Option<&Sides>),
-    clock: &Clock,
-    info: &mut FitInfo,
+    (options, width, sides): (&BestOptions, Option<f64>, &Sides),
+    monitor: &mut Monitor<'_>,
 ) -> Result<Spectral<B::Matrix>> {
-    let (ex, ey) = sides.map_or((0, 0), |s| (s.x.exponent, s.y.exponent));
-    let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width, ex), info)?;
-    let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width, ey), info)?;
+    let (ex, ey) = (sides.x.exponent, sides.y.exponent);
+    let x = load_side(backend, data.x, validation.map(|v| v.x), (options, width, ex), monitor.info)?;
+    let y = load_side(backend, data.y, validation.map(|v| v.y), (options, width, ey), monitor.info)?;
     let (mx, my) = (&x.mapped.cross, &y.mapped.cross);
     let widths = (x.mapped.width(backend), y.mapped.width(backend));
     let bound = widths.0.min(widths.1);
@@ -137,31 +137,31 @@ pub(super) fn spectral<B: Backend>(
         // Few rows have no more directions than rows.
         _ => backend.shape(mx).1.min(backend.shape(my).1),
     };
-    let mut moments = Moments::new(backend, (mx, my), widths, &options.loss, data.positives, info)?;
-    let rotated = timed(&mut info.seconds.validation, || {
-        let on = |h: &B::Matrix, q: &Mat<f64>| backend.linear(h, q.transpose());
-        Ok::<_, Error>((on(x.judging(), &moments.x.q)?, on(y.judging(), &moments.y.q)?))
+    let mut moments = Moments::new(backend, (mx, my), widths, &options.loss, data.positives, monitor.info)?;
+    let rotated = timed(&mut monitor.seconds().validation, || {
+        let on = |rows: &B::Matrix, q: &Mat<f64>| backend.linear(rows, q.transpose());
+        Ok::<_, Error>((on(x.validation(), &moments.x.q)?, on(y.validation(), &moments.y.q)?))
     })?;
     let positives = validation.map_or(data.positives, |v| v.positives);
-    let judge = Held { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
+    let mut validation = Validation { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
     // Choices of shrinkage hardly depend on the rank.
     let lists = (&options.whiten[..], &options.powers[..]);
     let ranks = (widest.min(TRIAL_RANK), widest);
-    let mut choice = choose(backend, &moments, &judge, lists, ranks, clock, info)?;
-    let mut means = None;
-    let mut hold = None;
-    if sides.is_some_and(|s| is_open(s, options)) && !clock.spent(backend.group())? {
-        let (so_far, asked) = ((&moments, &choice), (positives, &options.loss));
-        let held = (&rotated.0, &rotated.1);
-        if let Some(c) = centred(backend, data, (&x, &y), held, so_far, asked, ranks, clock, info)? {
-            (moments, means, choice) = (c.moments, Some(c.means), c.choice);
-            hold = Some(c.held);
-        }
+    let mut choice = choose(backend, &moments, &validation, lists, ranks, monitor)?;
+    let mut centred = None;
+    if is_open(sides, options) && monitor.allows(0.0)? {
+        let (sides, validation) = ((&x, &y), &validation);
+        let raw = Raw { data, sides, validation, moments: &moments, choice: &choice, ranks };
+        centred = raw.centred(backend, monitor)?;
     }
-    let rotated = hold.as_ref().unwrap_or(&rotated);
-    let judge = Held { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
+    let (mut means, mut with_ones) = (None, None);
+    if let Some(c) = centred {
+        (moments, choice, means) = (c.moments, c.choice, Some(c.means));
+        let (x, y) = with_ones.insert(c.validation);
+        validation = Validation { x, y, ..validation };
+    }
     let all = Encoders::split(&choice.top, Factorization::Power(choice.power));
-    let rank = timed(&mut info.seconds.validation, || match options.rank {
+    let rank = timed(&mut monitor.seconds().validation, || match options.rank {
         Rank::Fixed(r) => Ok(r),
         Rank::Energy(share) => Ok(by_energy(&choice.top.all, share)),
         Rank::Auto => {
@@ -169,7 +169,7 @@ pub(super) fn spectral<B: Backend>(
             ranks.push(widest);
             let on = |r: usize| moments.on_rotated(choice.lambda, &leading(&all, r));
             let scores: Vec<f64> =
-                ranks.iter().map(|&r| judge.score(backend, &on(r))).collect::<Result<_>>()?;
+                ranks.iter().map(|&r| validation.score(backend, &on(r))).collect::<Result<_>>()?;
             let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - RANK_TOLERANCE;
             Ok::<_, Error>(ranks.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(widest, |(&r, _)| r))
         }
@@ -183,9 +183,8 @@ pub(super) fn width<B: Backend>(
     backend: &B,
     data: Data<'_>,
     validation: Option<Data<'_>>,
-    options: &BestOptions,
-    (sides, clock): (&Sides, &Clock),
-    info: &mut FitInfo,
+    (options, sides): (&BestOptions, &Sides),
+    monitor: &mut Monitor<'_>,
 ) -> Result<Option<f64>> {
     let Some(kernel) = options.kernel.as_ref().filter(|k| k.kernel.has_width()) else { return Ok(None) };
     let [first, rest @ ..] = &options.widths[..] else { return Ok(None) };
@@ -196,7 +195,7 @@ pub(super) fn width<B: Backend>(
     let all: (Vec<usize>, Vec<usize>) = ((0..data.x.rows()).collect(), (0..data.y.rows()).collect());
     let together = Together::new(data.positives, None, None);
     let some = match data.x.rows() > WIDTH_ROWS {
-        true => split(together, WIDTH_ROWS, options.seed).map_or_else(|| all.clone(), |s| s.held),
+        true => split(together, WIDTH_ROWS, options.seed).map_or_else(|| all.clone(), |s| s.validation),
         false => all,
     };
     let (x, y) = (Rows::new(data.x, some.0.clone())?, Rows::new(data.y, some.1.clone())?);
@@ -207,11 +206,11 @@ pub(super) fn width<B: Backend>(
     let kernel = Some(KernelOptions { landmarks, ..kernel.clone() });
     let options = BestOptions { kernel, ..options.clone() };
     for &width in &options.widths {
-        let found = spectral(backend, data, validation, (&options, Some(width), Some(sides)), clock, info)?;
+        let found = spectral(backend, data, validation, (&options, Some(width), sides), monitor)?;
         if found.choice.score > best.0 {
             best = (found.choice.score, width);
         }
-        if clock.spent(backend.group())? {
+        if !monitor.allows(0.0)? {
             break;
         }
     }

@@ -6,9 +6,11 @@ use crate::backend::{Arithmetic, Backend};
 use crate::fit::info::Seconds;
 use crate::fit::linear::Encoders;
 use crate::fit::metric::Metric;
-use crate::fit::minibatch::{self, Descent};
+use crate::fit::minibatch::Descent;
+use crate::fit::monitor::{Clock, Iterate, Monitor};
 use crate::fit::objective::Alignment;
-use crate::fit::refine::{Clock, Held, Run, refine};
+use crate::fit::refine::refine;
+use crate::fit::validation::Validation;
 use crate::fit::{
     BestOptions, Data, FitInfo, FitStatus, KernelOptions, Landmarks, MinibatchOptions, Rank, RefineOptions,
     WIDTHS, fit_best,
@@ -76,14 +78,15 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
     let (backend, positives) = (&backend, &s.positives);
     let descent = Descent { backend, x: &x, y: &y, positives, loss, metric: (&mx, &my), options, seed: 5 };
     let sizes = (start.f1.norm_l2().powi(2), start.f2.norm_l2().powi(2));
-    let run = minibatch::Run { held: None, clock, checkpoint: None };
-    let info = &mut FitInfo::default();
-    let reached = descent.run(&start, sizes, run, info, &mut |_| Ok(())).unwrap();
+    let (mut info, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
+    let mut monitor = Monitor::new(backend, clock, &mut info, &mut unwatched);
+    let reached = descent.run(&start, sizes, None, &mut monitor).unwrap();
     assert!(info.trace.len() > 4 && info.trace.iter().all(|t| t.loss.is_finite()));
     let options = RefineOptions { max_steps: 200, tol: 1e-9, ..RefineOptions::default() };
-    let run = Run { held: None, options: &options, clock, checkpoint: None };
     let variables = alignment().variables(&start);
-    let exact = refine(alignment(), variables, run, &mut FitInfo::default(), &mut |_| Ok(())).unwrap();
+    let (mut info, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
+    let mut monitor = Monitor::new(backend, clock, &mut info, &mut unwatched);
+    let exact = refine(alignment(), variables, &options, None, &mut monitor).unwrap();
     [value(&start), value(&reached), value(&exact)]
 }
 
@@ -183,7 +186,7 @@ fn a_good_start_is_taken_and_a_bad_one_is_not() {
     assert!(same(&run(&s, &BestOptions { start: Some(bad), ..o }).0, &spectral));
 }
 
-/// Cut short at any judgement or step and continued, a fit ends bit for bit where an undisturbed one does.
+/// Cut short at any validation or step and continued, a fit ends bit for bit where an undisturbed one does.
 #[test]
 fn a_checkpoint_continues_every_phase_bit_for_bit() {
     let s = pairs(500, 12, 10, 6, 0.4, 9);
@@ -245,8 +248,9 @@ fn among_encoders_that_find_every_pair_the_loss_decides() {
     let (positives, loss) = (Positives::diagonal(2), Loss::clip(0.07));
     let unit = || Mat::from_fn(2, 2, |i, j| f64::from(u8::from(i == j)));
     let score = |y: [f64; 4]| {
-        let held = Held { x: &rows([1.0, 0.0, 0.0, 1.0]), y: &rows(y), positives: &positives, loss: &loss };
-        held.score(&backend, &Encoders { f1: unit(), f2: unit() }).unwrap()
+        let (x, y) = (rows([1.0, 0.0, 0.0, 1.0]), rows(y));
+        let validation = Validation { x: &x, y: &y, positives: &positives, loss: &loss };
+        validation.score(&backend, &Encoders { f1: unit(), f2: unit() }).unwrap()
     };
     let (apart, close, wrong) =
         (score([1.0, 0.0, 0.0, 1.0]), score([0.8, 0.6, 0.6, 0.8]), score([0.0, 1.0, 1.0, 0.0]));

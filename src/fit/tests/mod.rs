@@ -21,7 +21,7 @@ pub(super) struct Sample {
 /// `n` pairs of `d1`- and `d2`-wide features of a `k`-wide latent variable.
 pub(super) fn pairs(n: usize, d1: usize, d2: usize, k: usize, noise: f64, seed: u64) -> Sample {
     let owner: Vec<usize> = (0..n).collect();
-    sample(n, &owner, d1, d2, k, noise, seed, Positives::diagonal(n))
+    sample((n, d1, d2, k), &owner, noise, seed, Positives::diagonal(n))
 }
 
 /// As [`pairs`], row `i` of x matching 1 to 3 rows of y.
@@ -33,16 +33,12 @@ pub(super) fn many(n: usize, d1: usize, d2: usize, k: usize, noise: f64, seed: u
     }
     let indices: Vec<i64> = (0..owner.len() as i64).collect();
     let positives = Positives::from_csr(&indptr, &indices, owner.len()).unwrap();
-    sample(n, &owner, d1, d2, k, noise, seed, positives)
+    sample((n, d1, d2, k), &owner, noise, seed, positives)
 }
 
-#[allow(clippy::too_many_arguments)]
 fn sample(
-    n: usize,
+    (n, d1, d2, k): (usize, usize, usize, usize),
     owner: &[usize],
-    d1: usize,
-    d2: usize,
-    k: usize,
     noise: f64,
     seed: u64,
     positives: Positives,

@@ -1,4 +1,4 @@
-//! Rows held back from the training data to judge a fit, where no validation rows are given.
+//! Rows held out of the training data for validation, where no validation rows are given.
 
 use crate::io::Duplicates;
 use crate::positives::Positives;
@@ -7,12 +7,12 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 use std::collections::HashSet;
 
-/// Held back are at most this many rows, and of these so many may belong together: larger sets, up to a share of all
-/// rows, would judge by few things.
+/// Of the rows held out at most this share of all rows, or these few, may belong together: in larger sets validation would
+/// see few different things.
 const LARGEST_SHARE: f64 = 0.02;
 const LARGEST_FEW: usize = 10;
 
-/// What no held-back row has in common with a row that trains.
+/// What no held-out row has in common with a row that trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Apart {
     /// A match, or what is connected by matches: a group, the captions of a picture.
@@ -23,11 +23,11 @@ pub struct Apart {
     pub duplicates_y: bool,
 }
 
-/// Which rows train and which judge, ascending.
+/// Which rows train and which are for validation, ascending.
 #[derive(Clone, Debug)]
 pub(crate) struct Split {
     pub(crate) train: (Vec<usize>, Vec<usize>),
-    pub(crate) held: (Vec<usize>, Vec<usize>),
+    pub(crate) validation: (Vec<usize>, Vec<usize>),
     pub(crate) apart: Apart,
 }
 
@@ -50,10 +50,10 @@ impl<'a> Together<'a> {
     }
 }
 
-/// Holds back about `count` rows of x and the columns that match them; none where too few rows match anything.
+/// Holds out about `count` rows of x and the columns that match them; none where too few rows match anything.
 ///
-/// Rows and columns that are connected by matches or are exact copies stay together, so that no held row has lost a
-/// positive to the training rows, and none is known from them. Sets that are too large to judge by stay with the training
+/// Rows and columns that are connected by matches or are exact copies stay together, so that no held-out row has lost a
+/// positive to the training rows, and none is known from them. Sets that are too large for validation stay with the training
 /// rows. Where what is left is not enough, less is kept apart: copies of one side (a constant side, a class's name),
 /// then of both; where matches connect everything (few large groups) rows and columns are drawn independently.
 pub(crate) fn split(together: Together<'_>, count: usize, seed: u64) -> Option<Split> {
@@ -75,7 +75,7 @@ pub(crate) fn split(together: Together<'_>, count: usize, seed: u64) -> Option<S
         y.iter().for_each(|&j| there[j] = true);
         x.iter().any(|&i| positives.row(i).iter().any(|&j| there[j as usize]))
     };
-    (matches(&split.train) && matches(&split.held)).then_some(split)
+    (matches(&split.train) && matches(&split.validation)).then_some(split)
 }
 
 /// Whole connected sets, drawn among those that are small enough; none where these are too few.
@@ -92,12 +92,12 @@ fn whole_sets(
     let (mut size, mut size_y) = (vec![0usize; n_x + n_y], vec![0usize; n_x + n_y]);
     component[..n_x].iter().for_each(|&c| size[c] += 1);
     component[n_x..].iter().for_each(|&c| size_y[c] += 1);
-    // Rows without a match judge nothing.
-    let mut judges = vec![false; n_x + n_y];
-    (0..n_x).filter(|&i| !positives.row(i).is_empty()).for_each(|i| judges[component[i]] = true);
+    // Rows without a match validate nothing.
+    let mut matched = vec![false; n_x + n_y];
+    (0..n_x).filter(|&i| !positives.row(i).is_empty()).for_each(|i| matched[component[i]] = true);
     let largest = largest(n_x, count);
     let largest_y = ((2 * largest * n_y).div_ceil(n_x)).max(1);
-    let fits = |c: &usize| judges[*c] && size[*c] <= largest && size_y[*c] <= largest_y;
+    let fits = |c: &usize| matched[*c] && size[*c] <= largest && size_y[*c] <= largest_y;
     let mut order: Vec<usize> = (0..n_x + n_y).filter(fits).collect();
     let there: usize = order.iter().map(|&c| size[c]).sum();
     if there < count || matching < 2 * count {
@@ -164,7 +164,7 @@ impl Split {
         };
         Self {
             train: (pick(held_x, false), pick(held_y, false)),
-            held: (pick(held_x, true), pick(held_y, true)),
+            validation: (pick(held_x, true), pick(held_y, true)),
             apart,
         }
     }
@@ -222,9 +222,9 @@ mod tests {
         let indices: Vec<i64> = (0..600).collect();
         let p = Positives::from_csr(&indptr, &indices, 600).unwrap();
         let s = of(&p, 30);
-        assert_eq!((s.held.0.len(), s.held.1.len()), (30, 60));
+        assert_eq!((s.validation.0.len(), s.validation.1.len()), (30, 60));
         assert_eq!((s.train.0.len(), s.train.1.len()), (270, 540));
-        let held = p.subset(&s.held.0, &s.held.1).unwrap();
+        let held = p.subset(&s.validation.0, &s.validation.1).unwrap();
         assert_eq!((held.nnz(), held.unmatched()), (60, (0, 0)));
         assert_eq!(p.subset(&s.train.0, &s.train.1).unwrap().unmatched(), (0, 0));
         assert_eq!(s.apart, Apart { matches: true, duplicates_x: true, duplicates_y: true });
@@ -235,8 +235,8 @@ mod tests {
         let groups: Vec<i64> = (0..100).map(|i| i % 5).collect();
         let p = Positives::from_groups(&groups, &groups).unwrap();
         let s = of(&p, 20);
-        assert_eq!((s.held.0.len(), s.held.1.len(), s.train.0.len()), (20, 20, 80));
-        assert!(p.subset(&s.held.0, &s.held.1).unwrap().nnz() > 20);
+        assert_eq!((s.validation.0.len(), s.validation.1.len(), s.train.0.len()), (20, 20, 80));
+        assert!(p.subset(&s.validation.0, &s.validation.1).unwrap().nnz() > 20);
         assert_eq!(s.apart, Apart { matches: false, duplicates_x: true, duplicates_y: true });
     }
 
@@ -245,26 +245,29 @@ mod tests {
         values.iter().map(|v| values.iter().position(|w| w == v).unwrap() as u32).collect()
     }
 
-    /// What is said to be apart is, by looking at every pair of a held and a training row.
+    /// Checks what `apart` says on every pair of a held-out and a training row.
     fn check(p: &Positives, x: &[usize], y: &[usize], s: &Split, what: &str) {
         let all = |mut a: Vec<usize>, b: &[usize], n: usize| {
             a.extend(b);
             a.sort_unstable();
             assert_eq!(a, (0..n).collect::<Vec<_>>(), "{what}");
         };
-        all(s.train.0.clone(), &s.held.0, x.len());
-        all(s.train.1.clone(), &s.held.1, y.len());
+        all(s.train.0.clone(), &s.validation.0, x.len());
+        all(s.train.1.clone(), &s.validation.1, y.len());
         let shared = |values: &[usize], a: &[usize], b: &[usize]| {
             a.iter().any(|&i| b.iter().any(|&j| values[i] == values[j]))
         };
-        assert!(!(s.apart.duplicates_x && shared(x, &s.held.0, &s.train.0)), "{what}: x");
-        assert!(!(s.apart.duplicates_y && shared(y, &s.held.1, &s.train.1)), "{what}: y");
+        assert!(!(s.apart.duplicates_x && shared(x, &s.validation.0, &s.train.0)), "{what}: x");
+        assert!(!(s.apart.duplicates_y && shared(y, &s.validation.1, &s.train.1)), "{what}: y");
         if s.apart.matches {
             let crossing = |a: &[usize], b: &[usize]| a.iter().any(|&i| b.iter().any(|&j| p.contains(i, j)));
-            assert!(!crossing(&s.held.0, &s.train.1) && !crossing(&s.train.0, &s.held.1), "{what}: matches");
+            assert!(
+                !crossing(&s.validation.0, &s.train.1) && !crossing(&s.train.0, &s.validation.1),
+                "{what}: matches"
+            );
         }
         assert!(
-            p.subset(&s.held.0, &s.held.1).unwrap().nnz() > 0
+            p.subset(&s.validation.0, &s.validation.1).unwrap().nnz() > 0
                 && p.subset(&s.train.0, &s.train.1).unwrap().nnz() > 0
         );
     }
@@ -297,7 +300,7 @@ mod tests {
             let Some(s) = split(together, count, case) else { continue };
             let what = format!("case {case}: {kx} and {ky} kinds, {groups} groups, {paired}, {:?}", s.apart);
             check(&p, &x, &y, &s, &what);
-            assert!(s.held.0.len() <= 2 * count.max(1), "{what}: {}", s.held.0.len());
+            assert!(s.validation.0.len() <= 2 * count.max(1), "{what}: {}", s.validation.0.len());
             tried += 1;
             whole += usize::from(s.apart == Apart { matches: true, duplicates_x: true, duplicates_y: true });
         }
@@ -312,13 +315,13 @@ mod tests {
         let s =
             split(Together { positives: &p, first_x: Some(&own), first_y: Some(&constant) }, 20, 1).unwrap();
         assert_eq!(s.apart, Apart { matches: true, duplicates_x: true, duplicates_y: false });
-        assert_eq!(s.held.0, s.held.1);
-        // Half of the rows are one and the same: they train, and the others are enough to judge.
+        assert_eq!(s.validation.0, s.validation.1);
+        // Half of the rows are equal: they train, and the others are enough for validation.
         let half: Vec<u32> = (0..n as u32).map(|i| if i < n as u32 / 2 { 0 } else { i }).collect();
         let s = split(Together { positives: &p, first_x: Some(&own), first_y: Some(&half) }, 20, 1).unwrap();
         assert_eq!(s.apart, Apart { matches: true, duplicates_x: true, duplicates_y: true });
-        assert!(s.held.0.len() == 20 && s.held.0.iter().all(|&i| i >= n / 2));
-        // Nothing to hold back where next to nothing matches.
+        assert!(s.validation.0.len() == 20 && s.validation.0.iter().all(|&i| i >= n / 2));
+        // With one match there is nothing to hold out.
         let one = Positives::from_csr(&[0, 1, 1, 1], &[2], 3).unwrap();
         assert!(
             split(Together { positives: &one, first_x: Some(&[0, 1, 2]), first_y: None }, 1, 1).is_none()

@@ -1,11 +1,11 @@
 //! Every preset and every default that depends on another choice, nowhere else: the program, the C ABI and the languages
 //! above it translate.
 
-use super::condition::Center;
-use super::options::{Batches, FitOptions, Init, Landmarks};
+use super::{Batches, FitOptions, Init, Landmarks};
+use crate::fit::Center;
 
-/// Sets of defaults of [`fit`](super::fit()); the preset `best` is [`fit_best`](super::fit_best) with
-/// [`BestOptions::new`](super::BestOptions::new).
+/// Sets of defaults of [`fit`](crate::fit::fit); the preset `best` is [`fit_best`](crate::fit::fit_best) with
+/// [`BestOptions::new`](crate::fit::BestOptions::new).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preset {
     /// The exact global batch from zeros: [`FitOptions::new`].

@@ -1,8 +1,12 @@
-//! What a fit is asked to do.
+//! What a fit is asked to do: every option and default. Those of `fit_best` are in `best/options.rs`.
+
+mod descent;
+mod presets;
+
+pub use descent::{DampingOptions, MinibatchOptions, RefineOptions};
+pub use presets::Preset;
 
 use super::condition::Center;
-use super::damping::DampingOptions;
-use super::refine::RefineOptions;
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
@@ -125,7 +129,7 @@ impl KernelOptions {
     }
 
     /// Checks every value that does not depend on the data.
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         self.kernel.validate()?;
         match &self.landmarks {
             Landmarks::Count(0) => Err(Error::invalid("landmarks", "at least 1", 0)),
