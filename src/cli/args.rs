@@ -63,16 +63,16 @@ pub struct LossArgs {
     #[arg(long, allow_negative_numbers = true)]
     pub nu: Option<f64>,
     /// Margin of the triplet losses.
-    #[arg(long, default_value_t = 0.5, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = Loss::default().margin, allow_negative_numbers = true)]
     pub margin: f64,
     /// Weight of a positive's own term; 0 is the decoupled loss.
-    #[arg(long, default_value_t = 1.0, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = Loss::default().eps_pos, value_name = "W", allow_negative_numbers = true)]
     pub eps_pos: f64,
     /// Weight of the negatives' terms.
-    #[arg(long, default_value_t = 1.0, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = Loss::default().eps_neg, value_name = "W", allow_negative_numbers = true)]
     pub eps_neg: f64,
     /// Added inside clip's logarithm. The authors' code uses 1e-8, which is inexact at small tau.
-    #[arg(long, default_value_t = 0.0, value_name = "EPS", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = Loss::default().log_eps, value_name = "EPS", allow_negative_numbers = true)]
     pub log_eps: f64,
 }
 
@@ -158,7 +158,7 @@ impl LossArgs {
     }
 }
 
-/// Rows that judge, beside those that train.
+/// Validation rows, beside those that train.
 #[derive(clap::Args)]
 pub struct ValidationArgs {
     /// Validation features of side x.
@@ -203,7 +203,7 @@ pub struct KernelArgs {
     #[arg(long, value_parser = kernel_kind(), value_name = "KERNEL")]
     pub kernel: Option<KernelKind>,
     /// Of exp-cosine: exp(beta cos).
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = Kernel::default().beta, allow_negative_numbers = true)]
     pub beta: f64,
     /// Of rbf: exp(-gamma |a - b|^2) [default: 1; preset best: chosen].
     #[arg(long, allow_negative_numbers = true)]
@@ -219,12 +219,13 @@ pub struct KernelArgs {
 impl KernelArgs {
     /// The kernel with its parameters, checked.
     pub fn build(&self, kind: KernelKind, cos_clamp: f64) -> Result<Kernel> {
+        let usual = Kernel::new(kind);
         let kernel = Kernel {
             beta: self.beta,
-            gamma: self.gamma.unwrap_or(1.0),
-            lengthscale: self.lengthscale.unwrap_or(1.0),
+            gamma: self.gamma.unwrap_or(usual.gamma),
+            lengthscale: self.lengthscale.unwrap_or(usual.lengthscale),
             cos_clamp: self.cos_clamp.unwrap_or(cos_clamp),
-            ..Kernel::new(kind)
+            ..usual
         };
         kernel.validate()?;
         Ok(kernel)

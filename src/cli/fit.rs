@@ -94,10 +94,10 @@ pub struct SolverArgs {
     #[arg(long, value_name = "F", value_parser = factorization)]
     factorization: Option<Factorization>,
     /// Added to the leading diagonal of F1^T F2 before its last SVD.
-    #[arg(long, value_name = "LAMBDA", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "LAMBDA", default_value_t = usual().ridge, allow_negative_numbers = true)]
     ridge: f64,
     /// C = X^T S Y / rho.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = usual().rho, allow_negative_numbers = true)]
     rho: f64,
     /// Build C from x/|F1 x| and y/|F2 y|.
     #[arg(long)]
@@ -106,7 +106,7 @@ pub struct SolverArgs {
     #[arg(long, value_name = "SVD", default_value = "full")]
     svd: SvdChoice,
     /// Stop when |F1^T F2 - previous| falls below this; 0 never does.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = usual().tol, allow_negative_numbers = true)]
     tol: f64,
     /// Whiten both sides first with this shrinkage; folded into the encoders. The preset best chooses among several.
     #[arg(long, value_name = "LAMBDA,..", value_delimiter = ',', allow_negative_numbers = true)]
@@ -128,7 +128,7 @@ pub struct SolverArgs {
     #[arg(long, value_name = "N")]
     pub negatives: Option<usize>,
     /// Sampled negatives of an update as a multiple of those of the update before.
-    #[arg(long, value_name = "FACTOR", requires = "negatives", default_value_t = 1.0)]
+    #[arg(long, value_name = "FACTOR", requires = "negatives", default_value_t = usual().growth)]
     growth: f64,
     /// End with all negatives: the last update, or a last stage of L-BFGS.
     #[arg(long)]
@@ -236,47 +236,52 @@ fn factorization(s: &str) -> std::result::Result<Factorization, String> {
     }
 }
 
+/// The SVD, whose seed is that of the fit.
 #[derive(Clone, Copy, Debug)]
-enum SvdChoice {
-    Full,
-    Randomized { oversample: usize, power_iterations: usize },
-}
+struct SvdChoice(SvdMethod);
 
 impl FromStr for SvdChoice {
     type Err = String;
 
     fn from_str(s: &str) -> std::result::Result<Self, String> {
         match s {
-            "full" => return Ok(Self::Full),
-            "randomized" => return Ok(Self::Randomized { oversample: 10, power_iterations: 4 }),
+            "full" => return Ok(Self(SvdMethod::Full)),
+            "randomized" => return Ok(Self(SvdMethod::randomized(0))),
             _ => {}
         }
         s.strip_prefix("randomized:")
             .and_then(|p| p.split_once(','))
             .and_then(|(o, p)| {
-                Some(Self::Randomized { oversample: o.parse().ok()?, power_iterations: p.parse().ok()? })
+                let (oversample, power_iterations) = (o.parse().ok()?, p.parse().ok()?);
+                Some(Self(SvdMethod::Randomized { oversample, power_iterations, seed: 0 }))
             })
             .ok_or_else(|| "expected full, randomized or randomized:OVERSAMPLE,POWER".into())
     }
 }
 
+/// What is the same in every preset of the iteration.
+fn usual() -> FitOptions {
+    FitOptions::new(1)
+}
+
 impl SolverArgs {
     /// An option that only the iteration of the presets global and paper has, where one is given.
     pub fn of_the_iteration(&self) -> Option<&'static str> {
+        let usual = usual();
         let given = [
             ("--iters", self.iters.is_some()),
             ("--init", self.init.is_some()),
             ("--factorization", self.factorization.is_some()),
-            ("--ridge", self.ridge != 0.0),
-            ("--rho", self.rho != 1.0),
+            ("--ridge", self.ridge != usual.ridge),
+            ("--rho", self.rho != usual.rho),
             ("--scale-inputs", self.scale_inputs),
-            ("--svd", !matches!(self.svd, SvdChoice::Full)),
-            ("--tol", self.tol != 0.0),
+            ("--svd", self.svd.0 != usual.svd),
+            ("--tol", self.tol != usual.tol),
             ("--batch-size", self.batch_size.is_some()),
             ("--batches", self.batches.is_some()),
             ("--drop-trailing", self.drop_trailing),
             ("--damping", self.damping),
-            ("--growth", self.growth != 1.0),
+            ("--growth", self.growth != usual.growth),
         ];
         given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     }
@@ -357,6 +362,10 @@ impl Args {
         };
         let defaults = preset.of_the_library().options(rank);
         let batches = solver.batches(defaults.batches)?;
+        let negatives = match solver.negatives {
+            Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed },
+            None => defaults.negatives,
+        };
         let options = FitOptions {
             loss: self.loss.build()?,
             n_iters: solver.iters.unwrap_or(defaults.n_iters),
@@ -364,9 +373,9 @@ impl Args {
             factorization: solver.factorization.unwrap_or(defaults.factorization),
             ridge: solver.ridge,
             scale_inputs: solver.scale_inputs,
-            svd: match solver.svd {
-                SvdChoice::Full => SvdMethod::Full,
-                SvdChoice::Randomized { oversample, power_iterations } => {
+            svd: match solver.svd.0 {
+                SvdMethod::Full => SvdMethod::Full,
+                SvdMethod::Randomized { oversample, power_iterations, .. } => {
                     SvdMethod::Randomized { oversample, power_iterations, seed }
                 }
             },
@@ -376,21 +385,14 @@ impl Args {
             whiten,
             center: CenterArg::of(solver.center, defaults.center),
             kernel: self.kernel.build(preset, batches.is_some())?,
-            negatives: match solver.negatives {
-                Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed },
-                None => NegativeSampling::All,
-            },
+            negatives,
             growth: solver.growth,
             exact_last: solver.exact_last,
             damping: solver.damping.then(DampingOptions::default),
             refine: solver.refine.filter(|&steps| steps > 0).map(|max_steps| {
-                let mut stages = vec![match solver.negatives {
-                    Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed },
-                    None => NegativeSampling::All,
-                }];
-                stages.extend(
-                    (solver.negatives.is_some() && solver.exact_last).then_some(NegativeSampling::All),
-                );
+                let mut stages = vec![negatives];
+                let last = solver.negatives.is_some() && solver.exact_last;
+                stages.extend(last.then_some(NegativeSampling::All));
                 RefineOptions { max_steps, stages, ..RefineOptions::default() }
             }),
             checkpoint: solver.checkpoint.clone(),
@@ -453,10 +455,8 @@ mod tests {
         assert!("a.npy".parse::<InitChoice>().is_err());
         assert_eq!(factorization("power:2"), Ok(Factorization::Power(2.0)));
         assert!(factorization("cube").is_err());
-        assert!(matches!(
-            "randomized:5,1".parse(),
-            Ok(SvdChoice::Randomized { oversample: 5, power_iterations: 1 })
-        ));
+        let SvdChoice(svd) = "randomized:5,1".parse().unwrap();
+        assert_eq!(svd, SvdMethod::Randomized { oversample: 5, power_iterations: 1, seed: 0 });
         assert!("randomized:5".parse::<SvdChoice>().is_err());
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn default_minibatch(raw: &mut unicon_minibatch) {
 /// The crate's defaults.
 pub(super) fn default_best(raw: &mut unicon_best_options) {
     let o = BestOptions::new(Rank::Fixed(0));
-    raw.energy = 0.95;
+    raw.energy = Rank::ENERGY;
     raw.kernel_ridge = KernelOptions::new(Default::default(), Landmarks::Exact).ridge;
     raw.n_negatives = size(o.sample.unwrap_or(0));
     (raw.tau_auto, raw.exact) = (i32::from(o.tau_auto), i32::from(o.exact));
