@@ -65,7 +65,7 @@ pub(super) fn open_npz(
         let data = range.start + h.offset..range.start + h.offset + h.len;
         return Ok(MappedArray::new(bytes.clone(), data, h.dtype, h.shape, h.fortran, called, path));
     }
-    // Nothing is made room for that the header does not account for, whatever comes out of the compressor.
+    // The buffer has the size that the header announces, however much the compressed bytes expand to.
     let mut head = Vec::new();
     let read = |e: std::io::Error| fault(one_line(&e.to_string()));
     entry.by_ref().take(HEAD).read_to_end(&mut head).map_err(read)?;

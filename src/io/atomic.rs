@@ -135,10 +135,10 @@ impl AtomicFile {
 fn hand_on(old: &fs::Metadata, new: &File) -> io::Result<()> {
     let own = new.metadata()?;
     let (uid, gid) = (old.uid() != own.uid(), old.gid() != own.gid());
-    // Another's file in a directory that is ours to write: the group may be one of ours, the owner hardly ever.
+    // Where the old file is another user's, the group can be set if we belong to it; the owner usually cannot.
     let group = !gid || fchown(new, None, Some(old.gid())).is_ok();
     let owner = !uid || fchown(new, Some(old.uid()), None).is_ok();
-    // Set-user-id and set-group-id say whose rights a program has: not those of whoever wrote this.
+    // Without the same owner and group the set-user-id and set-group-id bits would give our contents others' rights.
     let mode = if group && owner { old.mode() & 0o7777 } else { old.mode() & 0o777 };
     match new.metadata()?.mode() & 0o7777 == mode {
         true => Ok(()),
@@ -229,7 +229,7 @@ mod tests {
         f.write_all(b"x").unwrap();
         f.commit().unwrap();
         assert_eq!(reader.join().unwrap(), b"0x23");
-        // One that is abandoned writes nothing.
+        // A writer that is dropped without commit writes nothing.
         drop(AtomicFile::create("/dev/full").unwrap());
         let mut full = AtomicFile::create("/dev/full").unwrap();
         full.write_all(b"0123").unwrap();

@@ -57,7 +57,7 @@ impl FileBytes {
     /// writer of this crate does, not rewritten in place.
     pub(super) fn open(path: &Path) -> Result<Arc<Self>> {
         let fail = |e| Error::io(path, e);
-        // Asked before it is opened: opening a pipe waits for its writer.
+        // Before opening it: opening a pipe blocks until there is a writer.
         let meta = std::fs::metadata(path).map_err(fail)?;
         let bytes = if meta.is_file() {
             let file = File::open(path).map_err(fail)?;
@@ -87,7 +87,7 @@ impl FileBytes {
 
     fn of_pipe(path: &Path, patience: Duration) -> Result<Self> {
         let fail = |e| Error::io(path, e);
-        // Without waiting for a writer, who may never come.
+        // Opened without blocking: a writer may never come.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
         let mut pipe = Pipe { file, until: Instant::now() + patience, written: false };
         let mut head = Vec::new();
@@ -95,12 +95,12 @@ impl FileBytes {
         if head.is_empty() {
             return Err(Error::bad_file(path, "is a pipe that nothing was written to"));
         }
-        // What says its length is not read beyond it, whatever the writer goes on to write.
+        // A header that states the length ends the reading there, even if the writer goes on.
         let bad = |reason| Error::bad_file(path, reason);
         let most = match &head[..] {
             [0x93, b'N', b'U', b'M', ..] => {
                 let start = npy_header::parse_start(&head, false);
-                // Whether two-byte values are bfloat16 is the reader's to know.
+                // Either reading of two-byte values (float16 or bfloat16) gives the length.
                 start.or_else(|e| npy_header::parse_start(&head, true).map_err(|_| e)).map_err(bad)?.end()
             }
             [b'P', b'K', ..] => None,
@@ -145,7 +145,7 @@ impl FileBytes {
         Ok(Self { data: Data::Copied(map, copy), path: path.to_path_buf() })
     }
 
-    /// The file, to read from without the mapping; none where there is none or another one is at its place by now.
+    /// The file, to read from without the mapping; none where there is no file or its path now names another.
     pub(super) fn reopen(&self) -> Option<File> {
         match &self.data {
             Data::Mapped(map) => {
@@ -194,7 +194,7 @@ impl Read for Pipe {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.written = true;
-                    // However long it takes the writer.
+                    // Waits without a limit: a writer is there, however slow.
                     match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], None) {
                         Err(e) if e != rustix::io::Errno::INTR => return Err(e.into()),
                         _ => {}
@@ -218,7 +218,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let reserved = usize::try_from(needed).map(|n| bytes.try_reserve_exact(n).is_ok());
     if reserved != Ok(true) {
-        // The allocator does not say how much it has, only that this is more.
+        // The allocator does not tell how much it has: the limit is not known.
         return Err(Error::OutOfMemory { needed, limit: 0, what: path.display().to_string() });
     }
     file.read_to_end(&mut bytes).map_err(fail)?;

@@ -61,7 +61,7 @@ impl Center {
                 *sum += i128::from(words[1] as i64) << 64 | i128::from(words[0]);
             }
         }
-        // Whole and rest apart: the mean of equal values is that value.
+        // Quotient and remainder apart, so that the mean of equal values is that value exactly.
         let n = rows.max(1) as i128;
         let mean = |sum: i128| ((sum / n) as f64 + (sum % n) as f64 / n as f64) * power(-BITS);
         let (columns, square) = (&sums[..cols], mean(sums[cols]));

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::memory::filled;
 use bytemuck::Zeroable;
 
-/// What a matrix is like.
+/// The shape of a checked matrix, and its zero rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeatureReport {
     /// Number of rows.
@@ -25,7 +25,7 @@ pub struct FeatureReport {
 /// What errors about features that are not finite say was expected.
 pub(crate) const FINITE: &str = "finite values";
 
-/// What reading a matrix once says of it: its zero rows, and how large the others are.
+/// What one reading of a matrix finds: its zero rows, and how large the others are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Number of rows.
@@ -39,7 +39,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Of rows that nobody has looked at yet.
+    /// Of a matrix none of whose rows have been seen yet.
     pub(crate) fn of_shape(rows: usize, cols: usize) -> Self {
         Self { rows, cols, ..Self::default() }
     }
@@ -167,7 +167,7 @@ pub(crate) struct Screened {
 pub(crate) fn check_digests(source: &dyn RowSource, rows: Range<usize>) -> Result<Screened> {
     let what = || format!("the digests of the rows of {}", source.name());
     let mut digests = filled(rows.len(), Digest::zeroed(), what)?;
-    // Rows that float32 cannot tell apart may differ all the same: by little, beside a large offset.
+    // Float64 rows are compared as float64: those with a large offset may be equal in float32 and differ by less.
     let seen = match source.is_wide() {
         true => check_range::<f64>(source, rows, Allowed::Stored, Some(&mut digests))?,
         false => check_range::<f32>(source, rows, Allowed::Stored, Some(&mut digests))?,
@@ -196,7 +196,7 @@ fn check_range<T: HostFloat>(
         return Ok(Survey { zero_rows: rows.len(), ..nothing() });
     }
     let step = panel_rows::<T>(cols);
-    // Without digests a place of length 0 for each panel.
+    // Without digests, an empty slice for each panel.
     let (wanted, places) = match digests {
         Some(digests) => (true, digests),
         None => (false, &mut [][..]),
@@ -208,7 +208,7 @@ fn check_range<T: HostFloat>(
         panel.resize(step.min(rows.end - start) * cols, T::default());
         T::read_rows(source, start, panel)?;
         let mut seen = nothing();
-        // Rows that are not what the type says, by their place in the panel.
+        // Rows with values that the type cannot hold, by their number in the panel.
         let mut wide = Vec::new();
         for (i, row) in panel.chunks_exact(cols).enumerate() {
             let largest = T::largest(row);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Exponents of the largest values of ordinary rows: nothing is scaled within.
 const ORDINARY: Range<i32> = -20..20;
-/// The same where products stand beside a ridge.
+/// The same for kernels of products, to which a ridge of fixed size is added.
 const UNIT: Range<i32> = -4..12;
 /// Rows that differ by more than this are each scaled in a fit, if half of all do ...
 const SPREAD: i32 = 10;
@@ -67,7 +67,7 @@ impl Conditioning {
         Self::within(seen, ORDINARY)
     }
 
-    /// For a fit on the kernel `<a, b>`, whose ridge is one beside products of about 1.
+    /// For a fit on the kernel `<a, b>`, whose ridge is meant for products of about 1.
     pub(crate) fn for_products(seen: &Survey) -> Self {
         Self::within(seen, UNIT)
     }
@@ -97,7 +97,7 @@ impl Conditioning {
         Self { exponent: if ORDINARY.contains(&most) { 0 } else { -most }, ..Self::default() }
     }
 
-    /// For encoding with an encoder that takes `offset` out and does not see how long rows are.
+    /// For encoding with an encoder that takes `offset` out and does not depend on the length of rows.
     pub(crate) fn for_encoding(seen: &Survey, offset: Option<&Arc<[f64]>>) -> Self {
         let ordinary = seen.range().is_none_or(|(a, b)| ORDINARY.contains(&a) && ORDINARY.contains(&b));
         let rows = if ordinary && offset.is_none() { RowScale::None } else { RowScale::Extreme };
@@ -109,7 +109,7 @@ impl Conditioning {
         match (&self.offset, self.exponent) {
             (None, 0) => {}
             (None, e) => row.iter_mut().for_each(|v| *v = times_power(*v, e)),
-            // Halves first: the difference of two large values of opposite signs is in range.
+            // Halved first, so that the difference of two large values of opposite signs does not overflow.
             (Some(m), e) => row.iter_mut().zip(m.iter()).for_each(|(v, m)| {
                 *v = times_power(0.5 * *v - 0.5 * m, e + 1);
             }),
@@ -132,7 +132,7 @@ impl Conditioning {
 
 /// `v 2^e` without leaving float64's range on the way.
 pub(crate) fn times_power(v: f64, e: i32) -> f64 {
-    // The two halves are powers that float64 has, for any exponent of a float64 value.
+    // In two steps: either half of the exponent is one that a float64 power of two can have.
     let half = e.clamp(-2040, 2040) / 2;
     v * power(half) * power(e.clamp(-2040, 2040) - half)
 }

@@ -108,7 +108,7 @@ macro_rules! host_float {
             }
 
             fn largest(values: &[Self]) -> Self {
-                // Without their signs, floats are ordered as their bits are, and NaN comes last.
+                // The bits of floats without their signs are ordered as the floats are, with NaN last.
                 Self::from_bits(values.iter().fold(0, |top, v| top.max(v.abs().to_bits())))
             }
 

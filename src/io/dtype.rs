@@ -63,11 +63,6 @@ impl Dtype {
         }
     }
 
-    /// Whether the type holds fractions (and so can hold NaN or infinity).
-    pub const fn is_float(self) -> bool {
-        matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
-    }
-
     /// Whether the type has more digits than float32.
     pub const fn is_wide(self) -> bool {
         matches!(self, Dtype::F64 | Dtype::I64 | Dtype::U64 | Dtype::I32 | Dtype::U32)

@@ -1,7 +1,7 @@
 //! Rows that are equal to others.
 //!
 //! A data set that repeats a row (five captions to an image as five pairs) makes the row its own negative unless groups
-//! say otherwise, and a copy that is held back to judge a fit has been seen by it. Rows are compared by a 128-bit digest of
+//! say otherwise, and a copy among the validation rows was seen in training. Rows are compared by a 128-bit digest of
 //! their values, so that a file of any element type costs one read and 32 bytes a row.
 
 use super::check::check_digests;
@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// A row in brief: equal rows have equal digests, and unequal ones do not, but with probability 2^-128 a pair.
+/// A 128-bit digest of a row: equal rows have equal digests, unequal ones with probability 2^-128 a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Digest([u64; 2]);
@@ -55,7 +55,7 @@ impl Duplicates {
                 alike.sort_unstable_by_key(|brief| (whole(brief), brief[2]));
             }
             for equal in alike.chunk_by(|a, b| whole(a) == whole(b)) {
-                // Sorted: the first of them comes first.
+                // The sort is by digest, then by row: the first of equal rows comes first.
                 equal.iter().for_each(|brief| groups[brief[2] as usize] = equal[0][2]);
                 distinct += 1;
             }
@@ -119,10 +119,10 @@ mod tests {
         let d = duplicate_groups(&m).unwrap();
         assert_eq!(d.groups(), [0, 1, 0, 1, 4, 0]);
         assert_eq!((d.rows(), d.distinct(), d.repeats(), d.many()), (6, 3, 3, true));
-        // Whatever they are stored as.
+        // Equal values are equal in every element type.
         let wide = HostMatrix::from_f64("x", 6, 2, rows.concat().iter().map(|&v| f64::from(v)).collect());
         assert_eq!(duplicate_groups(&wide.unwrap()).unwrap(), d);
-        // What float32 cannot tell apart is not equal.
+        // Values that differ only beyond float32 are not equal.
         let near = HostMatrix::from_f64("x", 3, 1, vec![1e9, 1e9 + 1.0, 1e9]).unwrap();
         assert_eq!(duplicate_groups(&near).unwrap().groups(), [0, 1, 0]);
         assert_eq!(

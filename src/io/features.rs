@@ -104,7 +104,7 @@ fn open_file(path: &Path, spec: &Spec) -> Result<MappedArray> {
             Err(bad("is no .npy file; :bf16 is for those, for other files say what they hold".into()))
         }
         "safetensors" => tensor_of(path, bytes, member),
-        // A pipe has no name that says what comes out of it.
+        // The name of a pipe says nothing about its format.
         _ if member.is_some() || super::safetensors::whole_length(&bytes).is_ok() => {
             tensor_of(path, bytes, member)
         }
@@ -112,7 +112,7 @@ fn open_file(path: &Path, spec: &Spec) -> Result<MappedArray> {
     }
 }
 
-/// An array, or in place of its error what the file is and how to convert it, where that is known.
+/// An array, or an error that says what the file is and how to convert it, where that is known.
 fn hint_of(path: &Path, bytes: &[u8], array: Result<MappedArray>) -> Result<MappedArray> {
     array.map_err(|e| hint(path, bytes).map_or(e, |hint| Error::bad_file(path, hint)))
 }

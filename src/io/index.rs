@@ -8,7 +8,7 @@ use super::features::open_one;
 use super::{Dtype, HostFloat, npy_header};
 use crate::error::{Error, Result};
 
-/// Up to here float64 holds every integer.
+/// Every integer up to this one is a float64 number.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Reads a vector of integers from `x.npy`, `xy.npz:x` or `file.safetensors:tensor`: any integer or boolean dtype, or floats
@@ -50,7 +50,7 @@ fn integers(dtype: Dtype, bytes: &[u8]) -> std::result::Result<Vec<i64>, String>
                 format!("element {i} is beyond the range of int64")
             })
         }
-        // Labels that passed through a table or a division are floats; whole numbers among them are exact.
+        // Labels from tables or divisions are often stored as floats; whole numbers are accepted.
         Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => {
             let mut values = vec![0f64; bytes.len() / dtype.size()];
             f64::convert(dtype, bytes, &mut values);

@@ -35,7 +35,7 @@ impl MappedArray {
         name: String,
         path: &Path,
     ) -> Self {
-        // What was unpacked or came through a pipe lies elsewhere.
+        // Unpacked arrays and pipes have no file of their own to compare with.
         let own = std::fs::metadata(path).ok().filter(|m| m.is_file() && m.len() >= map.len() as u64);
         let file = own.map(|m| (m.dev(), m.ino()));
         Self { map, data, dtype, shape, fortran, name, path: path.to_path_buf(), file }
@@ -133,7 +133,7 @@ impl MappedMatrix {
 
     fn read<T: HostFloat>(&self, start: usize, out: &mut [T]) -> Result<()> {
         T::read_rows(&self.as_view()?, start, out)?;
-        // Not for single rows, of which many are read one by one.
+        // Single rows are read by the thousand: checking each would cost a system call.
         if out.len() > self.cols { self.array.check_length() } else { Ok(()) }
     }
 }
@@ -159,7 +159,7 @@ impl RowSource for MappedMatrix {
     }
     fn paged(&self) -> Option<Arc<dyn RowSource>> {
         let array = &self.array;
-        // The file may have been replaced since it was mapped; then the mapping stays what is read.
+        // Where the path names another file by now, the mapping of the old one is read on.
         let file = array.map.reopen().filter(|_| !array.fortran)?;
         let offset = array.data.start as u64;
         let shape = (self.rows, self.cols);

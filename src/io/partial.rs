@@ -1,4 +1,4 @@
-//! Partial files: whose they are, and what becomes of them when their owner dies.
+//! Partial files: who owns them, and how those of a killed process are removed.
 //!
 //! A file in the making, `.NAME??????.partial`, is locked by its writer for as long as the writer lives. One that nobody
 //! holds was left by a process that was killed: whoever next writes NAME removes it. Several processes may write NAME at a
@@ -73,10 +73,10 @@ impl PartialFile {
         loop {
             let file = builder.tempfile_in(dir)?;
             let ours = match file.as_file().try_lock() {
-                // Another process may have taken it for a dead one's between its creation and now.
+                // Before it was locked, another process may have removed it as left behind.
                 Ok(()) => file.path().exists(),
                 Err(TryLockError::WouldBlock) => false,
-                // No locks on this file system: nobody can take it, nor will anybody remove it if this process dies.
+                // This file system has no locks: nobody removes the file now, nor after this process is killed.
                 Err(TryLockError::Error(_)) => true,
             };
             if ours {
@@ -97,7 +97,7 @@ impl PartialFile {
     }
 }
 
-/// Whether this process writes that file for the first time. What was left before cannot grow while it runs.
+/// Whether this process writes that file for the first time: leftovers of others need to be looked for once.
 fn first_time(path: &Path) -> bool {
     static SEEN: Mutex<Option<HashSet<PathBuf>>> = Mutex::new(None);
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +112,7 @@ fn is_partial_of(file: &OsStr, name: &OsStr) -> bool {
         .is_some_and(|m| m.len() == RANDOM && m.iter().all(u8::is_ascii_alphanumeric))
 }
 
-/// Removes the partial files of `name` that nobody holds. What cannot be opened or removed stays.
+/// Removes the partial files of `name` that nobody has locked. Those that cannot be opened or removed stay.
 fn sweep(dir: &Path, name: &OsStr) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if !is_partial_of(&entry.file_name(), name) {

@@ -98,9 +98,9 @@ pub(super) fn some_names(names: &[String]) -> String {
 
 /// The validated header of a whole file's bytes, and where the data section begins.
 ///
-/// The crate checks that each tensor's offsets match its shape and that tensors follow one another without gaps. That they
-/// end where the file ends is checked here, without its unchecked additions, and that no name comes twice, of which it
-/// would keep the last.
+/// The crate checks that each tensor's offsets match its shape and that tensors follow one another without gaps. Checked
+/// here, because it does not: that the last ends where the file ends (in arithmetic that cannot overflow), and that no name
+/// occurs twice.
 pub(crate) fn directory(file: &[u8]) -> std::result::Result<(Metadata, usize), String> {
     let (len, rest) = header_length(file)?;
     let json = rest

@@ -1,10 +1,9 @@
 //! A matrix in several files.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::features::open_shards;
-use super::paged::Stacked;
 use super::source::check_request;
 use super::spec::resolve;
 use super::{HostFloat, MappedArray, MappedMatrix, Part, RowSource};
@@ -15,11 +14,10 @@ use crate::error::{Error, Result};
 /// Shards may differ in rows, dtype and order, not in columns; those without rows are left out. All are mapped at once; only
 /// the pages of rows that are read are touched.
 #[derive(Debug, Clone)]
-pub struct Shards {
-    shards: Vec<MappedMatrix>,
+pub struct Shards<S = MappedMatrix> {
+    shards: Vec<S>,
     /// First row of each shard, then the total.
     starts: Vec<usize>,
-    cols: usize,
     name: String,
 }
 
@@ -28,25 +26,16 @@ impl Shards {
     /// `part-{0..3}.safetensors:tensor`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a bad pattern or one without matches; otherwise as [`from_paths`](Self::from_paths).
+    /// [`Error::InvalidArgument`] for a bad pattern or one without matches; [`Error::BadFile`] naming a shard that is damaged
+    /// or has other columns than the first, and if none has rows; [`Error::Io`].
     pub fn open(spec: impl AsRef<OsStr>) -> Result<Self> {
         let spec = spec.as_ref();
         open_shards(&spec.display().to_string(), &resolve(spec)?)
     }
 
-    /// Opens the given `.npy` shards in the given order; `name` is what errors call the whole.
-    ///
-    /// # Errors
-    /// [`Error::BadFile`] naming a shard that is damaged or has other columns than the first, and if none has rows;
-    /// [`Error::Io`].
-    pub fn from_paths(name: impl Into<String>, paths: &[PathBuf]) -> Result<Self> {
-        let arrays = paths.iter().map(super::open_npy).collect::<Result<Vec<_>>>()?;
-        Self::stacked(name.into(), arrays)
-    }
-
     /// The arrays as one matrix.
     pub(super) fn stacked(name: String, arrays: Vec<MappedArray>) -> Result<Self> {
-        let mut set = Self { shards: Vec::new(), starts: vec![0], cols: 0, name };
+        let mut set = Self { shards: Vec::new(), starts: vec![0], name };
         let some = !arrays.is_empty();
         let mut rows = 0usize;
         for array in arrays.into_iter().filter(|a| !a.is_empty()) {
@@ -60,7 +49,6 @@ impl Shards {
             let total = rows.checked_add(shard.rows());
             rows = total
                 .ok_or_else(|| Error::bad_file(shard.name(), "makes the total number of rows overflow"))?;
-            set.cols = shard.cols();
             set.starts.push(rows);
             set.shards.push(shard);
         }
@@ -70,7 +58,9 @@ impl Shards {
             false => Ok(set),
         }
     }
+}
 
+impl<S: RowSource> Shards<S> {
     /// Number of shards that have rows.
     pub fn shards(&self) -> usize {
         self.shards.len()
@@ -79,13 +69,13 @@ impl Shards {
     fn read<T: HostFloat>(&self, start: usize, out: &mut [T]) -> Result<()> {
         check_request(self, start, out.len())?;
         let first = self.starts.partition_point(|&s| s <= start).saturating_sub(1);
-        let (mut row, mut out) = (start, out);
+        let (mut row, mut out, cols) = (start, out, self.cols());
         for (shard, &begin) in self.shards.iter().zip(&self.starts).skip(first) {
             if out.is_empty() {
                 break;
             }
-            let here = (begin + shard.rows()).saturating_sub(row).min(out.len() / self.cols);
-            let (head, tail) = out.split_at_mut(here * self.cols);
+            let here = (begin + shard.rows()).saturating_sub(row).min(out.len() / cols);
+            let (head, tail) = out.split_at_mut(here * cols);
             if here > 0 {
                 T::read_rows(shard, row - begin, head)?;
             }
@@ -95,12 +85,12 @@ impl Shards {
     }
 }
 
-impl RowSource for Shards {
+impl<S: RowSource> RowSource for Shards<S> {
     fn rows(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
     fn cols(&self) -> usize {
-        self.cols
+        self.shards.first().map_or(0, RowSource::cols)
     }
     fn read_rows(&self, start: usize, out: &mut [f32]) -> Result<()> {
         self.read(start, out)
@@ -108,9 +98,9 @@ impl RowSource for Shards {
     fn read_rows_f64(&self, start: usize, out: &mut [f64]) -> Result<()> {
         self.read(start, out)
     }
-    fn paged(&self) -> Option<std::sync::Arc<dyn RowSource>> {
-        let parts: Option<Vec<_>> = self.shards.iter().map(|s| s.paged()).collect();
-        Some(std::sync::Arc::new(Stacked::new(parts?, &self.name)))
+    fn paged(&self) -> Option<Arc<dyn RowSource>> {
+        let shards = self.shards.iter().map(RowSource::paged).collect::<Option<Vec<_>>>()?;
+        Some(Arc::new(Shards { shards, starts: self.starts.clone(), name: self.name.clone() }))
     }
     fn name(&self) -> &str {
         &self.name
@@ -139,7 +129,7 @@ mod tests {
             write_npy(dir.path().join(format!("part-{part}.npy")), &[rows as usize, 2], &values).unwrap();
             expected.extend(values);
         }
-        // As `np.save` writes `np.array([])`: neither its width nor its type says anything.
+        // As `np.save` writes `np.array([])`: of an empty part neither width nor type is checked.
         write_npy::<f64>(dir.path().join("part-12.npy"), &[0], &[]).unwrap();
         write_npy::<f64>(dir.path().join("part-13.npy"), &[0, 7], &[]).unwrap();
         write_npy(dir.path().join(".hidden.npy"), &[1, 2], &[0f32, 0.]).unwrap();

@@ -13,9 +13,9 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Ends the name of a file whose two-byte values are bfloat16.
+/// The suffix that says that two-byte values are bfloat16.
 const BF16: &[u8] = b":bf16";
-/// Files that a pattern may stand for.
+/// The most files that a pattern may stand for.
 const MOST_FILES: usize = 1 << 16;
 
 /// What a name stands for.
@@ -160,7 +160,7 @@ fn sort(files: &mut [PathBuf]) {
 fn braces(pattern: &OsStr) -> Result<Vec<OsString>> {
     let mut open = vec![pattern.as_bytes().to_vec()];
     let mut done: Vec<OsString> = Vec::new();
-    // The first pair is written out; what comes of it is looked at again, in order.
+    // The first pair of braces is expanded; each result is expanded in turn.
     while let Some(text) = open.pop() {
         if open.len() + done.len() > MOST_FILES {
             let name = pattern.display().to_string();
@@ -179,7 +179,7 @@ fn braces(pattern: &OsStr) -> Result<Vec<OsString>> {
 /// Text before a brace, what is in it, and text after it.
 type Brace = (Vec<u8>, Vec<Vec<u8>>, Vec<u8>);
 
-/// The first brace that offers a choice.
+/// The first pair of braces with a comma or a range.
 fn first_brace(text: &[u8]) -> Result<Option<Brace>> {
     for start in (0..text.len()).filter(|&i| text[i] == b'{') {
         let (mut depth, mut commas) = (0usize, Vec::new());

@@ -138,7 +138,7 @@ impl<S: RowSource> RowSource for Rows<S> {
     fn part(&self, row: usize) -> Option<Part<'_>> {
         self.inner.part(*self.indices.get(row)?)
     }
-    /// Of rows in ascending order, as a split has them, those that are held lie together.
+    /// Indices of a split ascend, so that the rows that this process can read are a contiguous range of them.
     fn held(&self) -> Range<usize> {
         let inner = self.inner.held();
         if inner == (0..self.inner.rows()) {

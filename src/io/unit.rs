@@ -5,7 +5,7 @@ use super::source::check_request;
 use crate::error::Result;
 use std::ops::Range;
 
-/// The rows of another source, each divided by its length: embeddings that someone else made, as cosines need them. A row
+/// The rows of another source, each divided by its length: embeddings from elsewhere, for cosine similarities. A row
 /// of zeros stays zero. Lengths are found in float64, of rows brought into range first, so that any finite row has one.
 #[derive(Debug)]
 pub struct UnitRows<S> {
@@ -25,7 +25,7 @@ fn normalize(row: &mut [f64]) {
     if largest == 0.0 {
         return;
     }
-    // The largest entry becomes 1, whose square is in range as are all others that count.
+    // Scaled by the largest entry first: no square overflows, and those that underflow do not matter.
     row.iter_mut().for_each(|v| *v /= largest);
     let length = row.iter().map(|v| v * v).sum::<f64>().sqrt();
     row.iter_mut().for_each(|v| *v /= length);

@@ -36,7 +36,7 @@ impl KernelMap {
             (KernelKind::Linear | KernelKind::Rbf | KernelKind::Matern, e) => {
                 (self.kernel.of_scaled_rows(e), Cow::Owned(scaled(&|_| e)))
             }
-            // Of angles between rows: each landmark may be scaled by itself.
+            // These kernels see angles only: each landmark may be scaled by itself.
             _ => {
                 let row = |i: usize| exponent(z.row(i).norm_max()).filter(|&e| !is_ordinary(e));
                 let powers: Vec<i32> = (0..z.nrows()).map(|i| row(i).map_or(0, |e| -e)).collect();

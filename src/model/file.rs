@@ -1,7 +1,7 @@
 //! Models as files: safetensors with tensors in float64 and everything else in the metadata.
 //!
-//! What is read may come from a stranger. All of it is validated before anything of its size is allocated: extents against
-//! the bytes that are there, numbers against what encoding can bear, and nothing may be there that is not understood.
+//! Files may be damaged or hostile. Everything is validated before memory of its size is allocated: extents against the
+//! bytes that are there, numbers against the range in which encoding cannot overflow. Unknown tensors and fields are refused.
 
 use super::{Component, Encoder, KernelMap, Model};
 use crate::error::{Error, Result};
@@ -15,17 +15,17 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-/// Version of the file layout; readers refuse newer ones. The first one had no offsets, and what has none is still
-/// written so.
+/// Version of the file layout; readers refuse newer ones. Version 1 has no offsets, and models without offsets are still
+/// written as version 1.
 const FORMAT_VERSION: u32 = 2;
 /// Largest magnitude of a weight. Its square and its products with any float32 are float64 numbers, so that encoders can be
 /// brought into the range of float32 exactly.
 const LARGEST_WEIGHT: f64 = 1e150;
 /// Landmarks are rows of features, which are float32 numbers.
 const LARGEST_LANDMARK: f64 = f32::MAX as f64;
-/// By how much, as a share of its terms, a bias may miss the product of encoder and offset.
+/// Relative error allowed between a bias and the product of encoder and offset.
 const BIAS_TOLERANCE: f64 = 1e-6;
-/// By how much the shares of the components may miss a sum of 1.
+/// Error allowed in the sum of the component weights, which is 1.
 const SHARES_TOLERANCE: f64 = 1e-6;
 
 /// What is wrong with a file, in words.
@@ -42,7 +42,7 @@ struct Header {
     kernel_y: Option<Kernel>,
 }
 
-/// A kernel or null. Without this a missing field would pass for null, and a kernel encoder for a linear one.
+/// A kernel or null, never missing: without this serde reads a missing field as null, and a kernel encoder as a linear one.
 fn stated<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<Kernel>, D::Error> {
     Option::deserialize(d)
 }
@@ -148,7 +148,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Whether components fit together and every number is one that encoding can bear.
+    /// Checks that components fit together and that no number can make encoding overflow.
     fn check(&self) -> Checked<()> {
         self.loss.validate().map_err(|e| e.to_string())?;
         let Some(first) = self.components.first() else { return Err("it has no components".into()) };
@@ -268,7 +268,7 @@ impl<'a> Tensors<'a> {
         Ok(Self { directory, data: bytes.get(start..).unwrap_or_default() })
     }
 
-    /// Where everything is that the headers promise, and offsets where there may be; nothing else may be there.
+    /// Finds every tensor that the headers announce, and the optional offsets; other tensors are an error.
     fn plans(&self, headers: &[Header], offsets: bool) -> Checked<Vec<[Plan<'a>; 2]>> {
         let mut left: BTreeSet<String> = self.directory.offset_keys().into_iter().collect();
         let mut take = |name: String| {
@@ -341,7 +341,7 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// Whether the bias that other readers use is the one that the offset means.
+/// Checks that the bias, which other readers use, is minus encoder times offset.
 fn agrees(name: &str, encoder: &Encoder, bias: &Found<'_>) -> Checked<()> {
     let (Some(m), (r, d)) = (&encoder.offset, (encoder.matrix.nrows(), encoder.matrix.ncols())) else {
         return Ok(());
