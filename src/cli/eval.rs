@@ -2,7 +2,7 @@
 
 use super::args::{self, PositivesArgs};
 use super::encoding::{check_widths, embeddings};
-use super::judging::{self, JudgeArgs};
+use super::evaluation::{self, EvaluationArgs};
 use super::output::{self, Report};
 use super::pairs::Pairs;
 use super::session::{Session, on_backend};
@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "MATRIX", required_unless_present = "classes", conflicts_with = "classes")]
     y: Option<OsString>,
     #[command(flatten)]
-    judge: JudgeArgs,
+    evaluation: EvaluationArgs,
     /// Also evaluate the loss the model was fitted with on these rows.
     #[arg(long, requires = "model", conflicts_with = "classes")]
     loss: bool,
@@ -85,7 +85,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
 fn recall(session: &Session, args: &Args, model: Option<&Model>, pairs: Pairs) -> Result<()> {
     let begin = Instant::now();
     let Pairs { x, y, positives, .. } = &pairs;
-    let options = args.judge.options(session.seed())?;
+    let options = args.evaluation.options(session.seed())?;
     check_widths(model, x, y)?;
     let (recall, loss, zero_rows) = on_backend!(session, |backend| {
         let (zx, zero_x) = embeddings(session, backend, model, Side::X, x)?;
@@ -109,13 +109,13 @@ fn recall(session: &Session, args: &Args, model: Option<&Model>, pairs: Pairs) -
     report.value("zero_rows", zero_rows)?;
     report.value("unmatched", positives.unmatched())?;
     report.value("seconds", begin.elapsed().as_secs_f64())?;
-    judging::table(&mut report, &recall, (x.rows(), y.rows()));
+    evaluation::table(&mut report, &recall, (x.rows(), y.rows()));
     report.line(format!("matching accuracy {}", output::three(recall.matching_accuracy)));
     if let Some(loss) = loss {
         report.line(format!("loss {}", output::loss(loss)));
     }
     let [tied_x, tied_y] = recall.tied;
-    judging::tied(options.ties, (tied_x, x.rows()), (tied_y, y.rows()))
+    evaluation::tied(options.ties, (tied_x, x.rows()), (tied_y, y.rows()))
         .into_iter()
         .for_each(|line| report.line(line));
     given(model, &mut report);
@@ -162,7 +162,7 @@ fn zero_shot(
     labels: &Path,
 ) -> Result<()> {
     let begin = Instant::now();
-    let options = args.judge.options(session.seed())?;
+    let options = args.evaluation.options(session.seed())?;
     check_widths(model, x, classes)?;
     let groups = args.class_groups.as_ref();
     let groups = groups.map(|path| classes_of(path, classes.rows(), classes.name())).transpose()?;
@@ -209,7 +209,7 @@ fn zero_shot(
     report.value("seconds", begin.elapsed().as_secs_f64())?;
     let row = |(at, (&k, &a)): (usize, (&usize, &f64))| {
         let mut row = vec![format!("top {k}"), output::three(a)];
-        row.extend(shot.intervals.as_ref().map(|i| judging::interval(i[at])));
+        row.extend(shot.intervals.as_ref().map(|i| evaluation::interval(i[at])));
         row
     };
     let header = ["zero-shot", "accuracy", "95 %"];
@@ -224,7 +224,7 @@ fn zero_shot(
         report.line(format!(
             "tied with a wrong class: {} (--ties {})",
             output::count(shot.tied, "sample"),
-            judging::name(options.ties)
+            evaluation::name(options.ties)
         ));
     }
     given(model, &mut report);

@@ -90,8 +90,8 @@ pub fn ended(info: &FitInfo) -> Vec<(String, String)> {
         FitStatus::OutOfTime => "the budget was used up",
     };
     let mut rows = vec![row("ended", format!("{status}, {}", output::count(info.evaluations, "gradient")))];
-    let judged = info.trace.iter().any(|t| t.score.is_some());
-    let why = if judged { ", the best on the validation rows" } else { "" };
+    let validated = info.trace.iter().any(|t| t.score.is_some());
+    let why = if validated { ", the best on the validation rows" } else { "" };
     if let Some(last) = info.trace.len().checked_sub(1) {
         let of = |k: usize| format!("step {} of {}", k + 1, last + 1);
         rows.push(row("returned", format!("{}{why}", info.returned.map_or_else(|| "the start".into(), of))));

@@ -8,13 +8,13 @@ mod demo;
 mod encode;
 mod encoding;
 mod eval;
+mod evaluation;
 mod files;
 mod fit;
 mod fit_best;
 mod fit_report;
 mod gram;
 mod info;
-mod judging;
 mod launch;
 pub mod memory;
 #[cfg(feature = "mpi")]

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::positives::Positives;
 use serde::Serialize;
 
-/// How retrieval is judged.
+/// How retrieval is evaluated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecallOptions {
     /// The values of k, each at least 1.

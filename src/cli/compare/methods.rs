@@ -179,7 +179,7 @@ impl Track {
     }
 }
 
-/// Runs every method on `data` and judges it on `test`; `validation` rows are for `best` alone.
+/// Runs every method on `data` and evaluates it on `test`; `validation` rows are for `best` alone.
 ///
 /// # Errors
 /// Those of the fits.
@@ -195,7 +195,7 @@ pub fn compare<B: Backend>(
     let sides = in_range(backend, data)?;
     let (data, test, validation) = (sides.of(data), sides.of(test), validation.map(|v| sides.of(v)));
     let (data, test, validation) = (data.data(), test.data(), validation.as_ref().map(|v| v.data()));
-    let mut judge = Judge::new(backend, data, test, options)?;
+    let mut evaluator = Evaluator::new(backend, data, test, options)?;
     let mut curves = Vec::new();
     let plain = FitOptions {
         loss: options.loss,
@@ -216,14 +216,14 @@ pub fn compare<B: Backend>(
         let (begin, mut track) = (Instant::now(), Track::default());
         let identity = Mat::<f64>::identity(data.x.cols(), data.x.cols());
         track.push(begin.elapsed().as_secs_f64(), &identity, &identity);
-        curves.push(judge.curve("raw features", "cosine", &track)?);
+        curves.push(evaluator.curve("raw features", "cosine", &track)?);
     }
     note("PLS-SVD");
-    curves.push(judge.curve("PLS-SVD", "centred cross-covariance", &linear(&plain)?)?);
+    curves.push(evaluator.curve("PLS-SVD", "centred cross-covariance", &linear(&plain)?)?);
     for &lambda in &options.cca {
         note(&format!("regularised CCA, lambda {lambda}"));
         let track = linear(&FitOptions { whiten: Some(lambda), ..plain.clone() })?;
-        curves.push(judge.curve("regularised CCA", &format!("lambda {lambda}"), &track)?);
+        curves.push(evaluator.curve("regularised CCA", &format!("lambda {lambda}"), &track)?);
     }
     let mut paper = Track::default();
     for n_iters in 1..=options.paper_iters {
@@ -234,7 +234,7 @@ pub fn compare<B: Backend>(
         paper.offsets = track.offsets;
     }
     if !paper.points.is_empty() {
-        curves.push(judge.curve("paper", "global batch", &paper)?);
+        curves.push(evaluator.curve("paper", "global batch", &paper)?);
     }
     for adam in &options.adam {
         let setting = format!("lr {}, batch {}, {} epochs", adam.learning_rate, adam.batch, adam.epochs);
@@ -250,14 +250,14 @@ pub fn compare<B: Backend>(
             Err(Error::Numerical(_)) => format!("{setting}, diverged"),
             Err(e) => return Err(e),
         };
-        curves.push(judge.curve("SGD-CLIP", &setting, &track)?);
+        curves.push(evaluator.curve("SGD-CLIP", &setting, &track)?);
     }
     if let Some(kernel) = &options.kernel {
         let name = kernel_name(kernel);
         for &lambda in &options.cca {
             note(&format!("regularised CCA on {name}, lambda {lambda}"));
             let o = FitOptions { whiten: Some(lambda), kernel: Some(kernel.clone()), ..plain.clone() };
-            curves.push(judge.curve("kernel CCA", &format!("{name}, lambda {lambda}"), &linear(&o)?)?);
+            curves.push(evaluator.curve("kernel CCA", &format!("{name}, lambda {lambda}"), &linear(&o)?)?);
         }
         note(&format!("best on {name}"));
         let best = BestOptions {
@@ -270,7 +270,7 @@ pub fn compare<B: Backend>(
         let (model, info) = fit_best(backend, data, validation, &best)?;
         let mut track = Track::default();
         track.end(info.seconds.total, &model.components[0]);
-        curves.push(judge.curve("kernel best", &name, &track)?);
+        curves.push(evaluator.curve("kernel best", &name, &track)?);
     }
     note("best");
     let mut track = Track::default();
@@ -281,8 +281,8 @@ pub fn compare<B: Backend>(
     })?;
     // What is returned is the iterate of the best validation score, which need not be the last.
     track.end(info.seconds.total, &model.components[0]);
-    curves.push(judge.curve("best", "defaults", &track)?);
-    let curves = judge.compared(curves)?;
+    curves.push(evaluator.curve("best", "defaults", &track)?);
+    let curves = evaluator.compared(curves)?;
     let verdict = verdict(&curves);
     Ok(Comparison { device: backend.describe(), ks: options.ks.clone(), ties: options.ties, curves, verdict })
 }
@@ -300,7 +300,7 @@ fn kernel_name(k: &KernelOptions) -> String {
 }
 
 /// Judges encoders of raw features on the test rows, and their loss on the training rows.
-struct Judge<'a, B: Backend> {
+struct Evaluator<'a, B: Backend> {
     backend: &'a B,
     data: (Data<'a>, Data<'a>),
     train: Rows<'a, B>,
@@ -321,7 +321,7 @@ fn load<'a, B: Backend>(backend: &B, data: Data<'a>, offsets: &Offsets) -> Resul
     Ok((side(data.x, &offsets.0)?, side(data.y, &offsets.1)?, data.positives))
 }
 
-impl<'a, B: Backend> Judge<'a, B> {
+impl<'a, B: Backend> Evaluator<'a, B> {
     fn new(backend: &'a B, data: Data<'a>, test: Data<'a>, options: &'a CompareOptions) -> Result<Self> {
         let offsets = Offsets::default();
         let (train, held) = (load(backend, data, &offsets)?, load(backend, test, &offsets)?);
@@ -356,12 +356,12 @@ impl<'a, B: Backend> Judge<'a, B> {
         let mut points = Vec::with_capacity(track.points.len());
         let (mut last, mut ranking, mut setting) = (None, None, setting.to_string());
         for (seconds, f, g) in &track.points {
-            let judged = || {
+            let evaluated = || {
                 let (zx, zy) = self.encode(&self.test, (f, g))?;
                 let found = Ranking::new(self.backend, &zx, &zy, self.test.2, false)?;
                 Ok((found, self.loss((f, g), negatives)?))
             };
-            let (found, loss) = match judged() {
+            let (found, loss) = match evaluated() {
                 Ok((found, loss)) if loss.is_finite() => (found, loss),
                 // What is not a number is no point, nor is what follows from it.
                 Ok(_) | Err(Error::Numerical(_)) => {

@@ -5,8 +5,8 @@ mod methods;
 mod plot;
 
 use crate::cli::args::{self, LossArgs, PositivesArgs, ValidationArgs};
+use crate::cli::evaluation;
 use crate::cli::fit::{KernelFitArgs, Preset};
-use crate::cli::judging;
 use crate::cli::output::{self, Report};
 use crate::cli::pairs::Pairs;
 use crate::cli::session::{Session, on_backend};
@@ -202,7 +202,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     }
     let tied = comparison.curves.iter().filter_map(|c| c.last.as_ref()).map(|r| r.tied[0] + r.tied[1]).max();
     if let Some(tied @ 1..) = tied {
-        let rule = judging::name(options.ties);
+        let rule = evaluation::name(options.ties);
         report
             .line(format!("tied with a wrong item: up to {tied} of a method's test queries (--ties {rule})"));
     }

@@ -16,7 +16,7 @@ pub use page::{Page, page};
 
 use crate::cli::args::{PositivesArgs, ValidationArgs};
 use crate::cli::encoding::{check_widths, embeddings};
-use crate::cli::judging::JudgeArgs;
+use crate::cli::evaluation::EvaluationArgs;
 use crate::cli::names;
 use crate::cli::output::{self, Report};
 use crate::cli::pairs::Pairs;
@@ -51,7 +51,7 @@ pub struct Args {
     #[command(flatten)]
     validation: ValidationArgs,
     #[command(flatten)]
-    judge: JudgeArgs,
+    evaluation: EvaluationArgs,
     /// Names of the rows of x, one a line, for the examples: surest hits, worst misses, what is confused.
     #[arg(long, value_name = "FILE", conflicts_with = "drop_bad_rows")]
     names_x: Option<PathBuf>,
@@ -95,7 +95,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     };
     let Some((_, first)) = sets.first() else { return Ok(()) };
     let (names_x, names_y) = (names(&args.names_x, &first.x)?, names(&args.names_y, &first.y)?);
-    let options = args.judge.options(session.seed())?;
+    let options = args.evaluation.options(session.seed())?;
     // Better to know now that the page cannot be written.
     drop(AtomicFile::create(&args.out)?);
     let loss = model.map_or_else(Loss::default, |m| m.loss);

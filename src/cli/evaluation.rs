@@ -1,4 +1,4 @@
-//! How retrieval is judged: arguments that eval, report and compare share, and what they say.
+//! How retrieval is evaluated: arguments that eval, report and compare share, and what they say.
 
 use super::args;
 use super::output::{self, Report};
@@ -9,7 +9,7 @@ use unicon::retrieval::{Bootstrap, Intervals, Recall, RecallOptions};
 
 /// Ranks and their uncertainty.
 #[derive(clap::Args)]
-pub struct JudgeArgs {
+pub struct EvaluationArgs {
     /// The values of k.
     #[arg(long, value_delimiter = ',', default_value = "1,5,10", value_name = "K,K,..")]
     pub k: Vec<usize>,
@@ -24,7 +24,7 @@ pub struct JudgeArgs {
     pub resamples: usize,
 }
 
-impl JudgeArgs {
+impl EvaluationArgs {
     /// As the library takes them, checked.
     pub fn options(&self, seed: u64) -> Result<RecallOptions> {
         if self.k.is_empty() || self.k.contains(&0) {
