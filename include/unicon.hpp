@@ -730,13 +730,21 @@ enum class Ties : int32_t {
     pessimistic = UNICON_TIES_PESSIMISTIC
 };
 
-/** How retrieval is judged; see ::unicon_evaluation. */
+namespace detail {
+inline unicon_evaluation_t evaluation() {
+    unicon_evaluation_t e;
+    check(unicon_evaluation_init(&e, sizeof e), nullptr);
+    return e;
+}
+} // namespace detail
+
+/** How retrieval is evaluated, with the defaults of ::unicon_evaluation. */
 struct EvaluationOptions {
     Ties ties = Ties::expected;
     bool exclude_self = false;
-    int64_t resamples = 1000;
-    double level = 0.95;
-    uint64_t seed = 0;
+    int64_t resamples = detail::evaluation().resamples;
+    double level = detail::evaluation().level;
+    uint64_t seed = detail::evaluation().seed;
 };
 
 /** What evaluate() finds: Recall@k and its intervals (low and high end) as recall() orders them, and the other figures. */
@@ -750,8 +758,7 @@ struct Evaluation {
 inline Evaluation evaluate(const Context &context, const View &zx, const View &zy, const std::vector<int64_t> &ks,
                            const Positives &truth = Positives::diagonal(), const EvaluationOptions &options = {}) {
     const unicon_positives_t p = truth.get(zx.rows(), zy.rows());
-    Evaluation out{std::vector<double>(2 * ks.size()), std::vector<double>(4 * ks.size()), {}};
-    detail::check(unicon_evaluation_init(&out.figures, sizeof out.figures), nullptr);
+    Evaluation out{std::vector<double>(2 * ks.size()), std::vector<double>(4 * ks.size()), detail::evaluation()};
     out.figures.ties = static_cast<int32_t>(options.ties);
     out.figures.exclude_self = options.exclude_self ? 1 : 0;
     out.figures.resamples = options.resamples;

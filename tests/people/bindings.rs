@@ -145,7 +145,7 @@ fn processes_of_pytorch_fit_together() {
 }
 
 /// A folder with the library under the names that the linker and the loader look for.
-fn linkable(dir: &Path) {
+pub(super) fn linkable(dir: &Path) {
     for name in ["libunicon.so", "libunicon.so.1"] {
         std::os::unix::fs::symlink(built().join("libunicon.so"), dir.join(name)).unwrap();
     }

@@ -2,6 +2,7 @@
 //! send. One file a section; the tries run on the built program and the library, and each holds the right value.
 
 mod bindings;
+mod defaults;
 mod duplicates;
 mod evaluation;
 mod files;

@@ -5,10 +5,10 @@ Recall@k, mean reciprocal, median and mean rank both ways (`x2y`, `y2x`), with b
 
 `ties` says what items as similar as the best match do to its rank: `:expected` (any order), `:lower_index`, `:optimistic` or
 `:pessimistic`; `tied` counts the queries concerned. With `exclude_self` column `i` never finds column `i`: a set against
-itself. `resamples = 0` leaves the intervals out.
+itself. `resamples` (by default 1000) of 0 leaves the intervals out; their `level` is 0.95 by default.
 """
 function evaluate(Zx, Zy, ks = [1, 5, 10]; truth = nothing, ties::Symbol = :expected, exclude_self::Bool = false,
-                  resamples::Integer = 1000, level::Real = 0.95, seed::Integer = 0,
+                  resamples::Union{Nothing,Integer} = nothing, level::Union{Nothing,Real} = nothing, seed::Integer = 0,
                   context::Union{Nothing,Context} = nothing)
     Zx, Zy = readable("Zx", Zx), readable("Zy", Zy)
     p = Positives(truth, size(Zx, 2), size(Zy, 2); name = "truth")
@@ -16,7 +16,9 @@ function evaluate(Zx, Zy, ks = [1, 5, 10]; truth = nothing, ties::Symbol = :expe
     e = Evaluation_t()
     check(c_evaluation_init(e))
     e.ties = choose("ties", ties, (expected = 0, lower_index = 1, optimistic = 2, pessimistic = 3))
-    e.exclude_self, e.resamples, e.level, e.seed = exclude_self, resamples, level, seed
+    e.exclude_self, e.seed = exclude_self, seed
+    resamples === nothing || (e.resamples = resamples)
+    level === nothing || (e.level = level)
     shares, ends = zeros(length(k), 2), zeros(2, length(k), 2)
     on(context) do c
         GC.@preserve Zx Zy p k shares ends begin
