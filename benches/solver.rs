@@ -33,7 +33,7 @@ fn sgemm(c: &mut Criterion) {
         bench.iter(|| {
             cpu.install(|| {
                 product.par_chunks_mut(PANEL * N).zip(a.par_chunks(PANEL * N)).for_each(|(c, a)| {
-                    gemm_nn(PANEL, N, N, 0.0, c, N, 1.0, a, N, &b, N);
+                    gemm_nn(PANEL, N, N, false, c, N, a, N, &b, N);
                 });
             });
         });

@@ -4,10 +4,9 @@
 //! loop divided by that of `sgemm` is the share of the product's speed it keeps. Compare figures of one run only.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use half::bf16;
 use unicon::backend::cpu::TileOps;
 use unicon::backend::cpu::gemm::{gemm_nn, gemm_nt};
-use unicon::backend::cpu::simd::bf16::{Packed, gemm_nt as gemm_nt_bf16};
+use unicon::backend::cpu::simd::halves::{Engine, Order, Packed, Products, multiply};
 
 /// Edge of a tile, embedding dimension, and features of the contracted side.
 const TILE: usize = 512;
@@ -35,7 +34,7 @@ fn tiles(c: &mut Criterion) {
     let (a, b, mut product) = (uniform(n * n, 1.0), uniform(n * n, 1.0), vec![0.0; n * n]);
     group.throughput(Throughput::Elements(2 * (n * n * n) as u64));
     group.bench_function("sgemm 2048", |bench| {
-        bench.iter(|| gemm_nn(n, n, n, 0.0, &mut product, n, 1.0, &a, n, &b, n));
+        bench.iter(|| gemm_nn(n, n, n, false, &mut product, n, &a, n, &b, n));
     });
 
     // Rows of about unit length.
@@ -49,7 +48,7 @@ fn tiles(c: &mut Criterion) {
         let (mut row, mut col) = (vec![0.0; TILE], vec![0.0; N]);
         bench.iter(|| {
             for j in (0..N).step_by(TILE) {
-                gemm_nt(TILE, TILE, R, 0.0, &mut s, TILE, 1.0, &zx, R, &zy[j * R..], R);
+                gemm_nt(TILE, TILE, R, false, &mut s, TILE, &zx, R, &zy[j * R..], R);
                 f32::exp_sums(&s, TILE, TILE, TILE, scale, shift, &mut row, &mut col[j..]);
             }
         });
@@ -61,22 +60,23 @@ fn tiles(c: &mut Criterion) {
         bench.iter(|| {
             panel.fill(0.0);
             for j in (0..N).step_by(TILE) {
-                gemm_nt(TILE, TILE, R, 0.0, &mut s, TILE, 1.0, &zx, R, &zy[j * R..], R);
+                gemm_nt(TILE, TILE, R, false, &mut s, TILE, &zx, R, &zy[j * R..], R);
                 f32::exp_weights(&mut s, TILE, TILE, TILE, scale, shift, &alpha, &beta[j..]);
-                gemm_nn(TILE, D, TILE, 1.0, &mut panel, D, 1.0, &s, TILE, &y[j * D..], D);
+                gemm_nn(TILE, D, TILE, true, &mut panel, D, &s, TILE, &y[j * D..], D);
             }
         });
     });
 
-    let narrow = |z: &[f32]| z.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
-    let (mut left, mut right) = (Packed::default(), Packed::default());
-    left.pack(&narrow(&zx), R, TILE, R);
-    right.pack(&narrow(&zy), R, TILE, R);
-    if gemm_nt_bf16(false, &mut s, TILE, &left, &right) {
-        group.throughput(Throughput::Elements(2 * (TILE * TILE * R) as u64));
-        group.bench_function("bf16 similarities", |bench| {
-            bench.iter(|| gemm_nt_bf16(false, &mut s, TILE, &left, &right));
-        });
+    for engine in [Engine::Amx, Engine::Avx512Bf16].into_iter().filter(|engine| engine.is_here()) {
+        for products in [Products::One, Products::Three] {
+            let (mut left, mut right) = (Packed::default(), Packed::default());
+            left.left(&zx, R, Order::OuterFirst, TILE, R, products);
+            right.right(&zy, R, Order::OuterFirst, TILE, R, products);
+            group.throughput(Throughput::Elements(2 * (TILE * TILE * R) as u64));
+            group.bench_function(format!("similarities, {engine}, {products:?}"), |bench| {
+                bench.iter(|| multiply(engine, false, &mut s, TILE, (0, TILE), &left, &right));
+            });
+        }
     }
     group.finish();
 

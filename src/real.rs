@@ -19,7 +19,9 @@ pub trait Real: TileOps + HostFloat + Copy + Default + PartialOrd + std::fmt::De
     fn place(self, item: u32) -> Self::Place;
     /// The score and the item of a place; a zero has lost its sign.
     fn of_place(place: Self::Place) -> (Self, u32);
-    /// The slice as `f32`, where that is what it is: the target of bfloat16 products.
+    /// The slice as `f32`, where that is what it is: matrix units multiply nothing else.
+    fn as_f32(slice: &[Self]) -> Option<&[f32]>;
+    /// The same, to be written.
     fn as_f32_mut(slice: &mut [Self]) -> Option<&mut [f32]>;
 }
 
@@ -47,6 +49,9 @@ impl Real for f32 {
         let falling = (place >> 32) as u32;
         let bits = if falling >> 31 == 0 { !falling & !(1 << 31) } else { falling };
         (Self::from_bits(bits), place as u32)
+    }
+    fn as_f32(slice: &[Self]) -> Option<&[f32]> {
+        Some(slice)
     }
     fn as_f32_mut(slice: &mut [Self]) -> Option<&mut [f32]> {
         Some(slice)
@@ -77,6 +82,9 @@ impl Real for f64 {
         let falling = (place >> 32) as u64;
         let bits = if falling >> 63 == 0 { !falling & !(1 << 63) } else { falling };
         (Self::from_bits(bits), place as u32)
+    }
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
     }
     fn as_f32_mut(_: &mut [Self]) -> Option<&mut [f32]> {
         None

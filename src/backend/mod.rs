@@ -52,6 +52,8 @@ pub enum Arithmetic {
     F64,
     /// float32, or products that are as good.
     F32,
+    /// float32 whose products are sums of three products of bfloat16 halves: each within 2^-15 of its size.
+    Bf16Halves,
     /// Embeddings, weights and what they multiply in float16, sums in float32.
     F16,
     /// The same in bfloat16.

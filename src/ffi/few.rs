@@ -69,7 +69,7 @@ fn run<T: Real>(
     }
     let x: Vec<T> = values.iter().map(|&v| T::of(v)).collect();
     let (mut z, mut lengths) = (vec![T::default(); n * r], vec![T::default(); n]);
-    gemm_nt(n, r, d, T::of(0.0), &mut z, r, T::of(1.0), &x, d, f, d);
+    gemm_nt(n, r, d, false, &mut z, r, &x, d, f, d);
     T::normalize_rows(&mut z, r, &mut lengths);
     // So short that the general way may see it otherwise.
     if lengths.iter().any(|l| !(l.as_f64() > 1e-10 && l.as_f64().is_finite())) {

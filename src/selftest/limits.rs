@@ -21,6 +21,8 @@ impl Arithmetic {
     pub(super) fn stored(self) -> f64 {
         match self {
             Self::F64 | Self::F32 => 0.0,
+            // What is left of a product of two numbers in halves.
+            Self::Bf16Halves => 2f64.powi(-16),
             Self::F16 => 2f64.powi(-11),
             Self::Bf16 => 2f64.powi(-9),
         }
@@ -29,7 +31,8 @@ impl Arithmetic {
     /// Absolute error of a similarity of stored embeddings. The CPU's bfloat16 mode stores f32 and rounds tiles only, so
     /// there the rounding of both factors counts too.
     pub(super) fn similarity(self) -> f64 {
-        8.0 * self.sums() + if self == Self::Bf16 { 2.0 * self.stored() } else { 0.0 }
+        let rounds = matches!(self, Self::Bf16 | Self::Bf16Halves);
+        8.0 * self.sums() + if rounds { 2.0 * self.stored() } else { 0.0 }
     }
 
     /// The loss and its per-anchor sums, relative.
@@ -56,6 +59,7 @@ impl Arithmetic {
         match self {
             Self::F64 => 1e-13,
             Self::F32 => 2e-6,
+            Self::Bf16Halves => 2e-5,
             Self::F16 => 1e-4,
             Self::Bf16 => 1e-2,
         }

@@ -12,6 +12,12 @@ use std::sync::Arc;
 /// the exponentials that read them, and are large enough for the product to run at full rate.
 pub(crate) const TILE: usize = 512;
 
+/// Rows of a panel of `n`: where all rows are few, four panels share them, for as many threads. Each packs the columns anew, so
+/// more panels would cost more than they gain.
+fn panel_of(n: usize) -> usize {
+    (n / 4).next_power_of_two().clamp(64, TILE)
+}
+
 /// A shuffled order of samples.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
@@ -39,6 +45,7 @@ pub(crate) struct TileSchedule {
     n_x: usize,
     n_y: usize,
     tile: usize,
+    panel: usize,
     /// `None`: natural order.
     pub(crate) order_x: Option<Arc<Order>>,
     pub(crate) order_y: Option<Arc<Order>>,
@@ -48,7 +55,8 @@ pub(crate) struct TileSchedule {
 
 impl TileSchedule {
     pub(crate) fn new(n_x: usize, n_y: usize, negatives: NegativeSampling) -> Self {
-        let all = Self { n_x, n_y, tile: TILE, order_x: None, order_y: None, visits: None };
+        let panel = panel_of(n_x);
+        let all = Self { n_x, n_y, tile: TILE, panel, order_x: None, order_y: None, visits: None };
         let NegativeSampling::Sampled { per_anchor, seed } = negatives else { return all };
         let tile = per_anchor.clamp(1, TILE);
         let (panels, tiles) = (n_x.div_ceil(tile), n_y.div_ceil(tile));
@@ -68,7 +76,7 @@ impl TileSchedule {
         for list in &mut visits {
             list.sort_unstable();
         }
-        Self { n_x, n_y, tile, order_x, order_y, visits: Some(visits) }
+        Self { n_x, n_y, tile, panel: tile, order_x, order_y, visits: Some(visits) }
     }
 
     /// The tiles of similarities `s`. At zero all negatives are alike: there is nothing to sample.
@@ -93,7 +101,8 @@ impl TileSchedule {
             swapped
         });
         let (order_x, order_y) = (self.order_y.clone(), self.order_x.clone());
-        Self { n_x: self.n_y, n_y: self.n_x, tile: self.tile, order_x, order_y, visits }
+        let panel = if self.is_sampled() { self.tile } else { panel_of(self.n_y) };
+        Self { n_x: self.n_y, n_y: self.n_x, tile: self.tile, panel, order_x, order_y, visits }
     }
 
     pub(crate) fn n_x(&self) -> usize {
@@ -104,18 +113,23 @@ impl TileSchedule {
         self.n_y
     }
 
-    /// Rows of a panel, and columns of a tile.
+    /// Columns of a tile, and rows that are shared out together.
     pub(crate) fn tile(&self) -> usize {
         self.tile
     }
 
     pub(crate) fn panels(&self) -> usize {
-        self.n_x.div_ceil(self.tile)
+        self.n_x.div_ceil(self.panel)
     }
 
-    /// Positions of panel `p`'s rows.
+    /// Positions of panel `p`'s rows: a tile's, or where rows are few a part of them.
     pub(crate) fn panel(&self, p: usize) -> Range<usize> {
-        p * self.tile..((p + 1) * self.tile).min(self.n_x)
+        p * self.panel..((p + 1) * self.panel).min(self.n_x)
+    }
+
+    /// The panels of `rows`, which begin and end with panels.
+    pub(crate) fn panels_of(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start.div_ceil(self.panel)..rows.end.div_ceil(self.panel)
     }
 
     /// Column ranges (positions) that panel `p` visits, ascending.

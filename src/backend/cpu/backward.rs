@@ -55,7 +55,7 @@ impl<T: Real> Cpu<T> {
                 }
                 let mut part = vec![T::default(); r * d];
                 let (x, m) = (x.panel(&rows, &mut x_rows)?, rows.len());
-                gemm_tn(r, d, m, T::of(0.0), &mut part, d, T::of(1.0), &tangent, r, x, d);
+                gemm_tn(r, d, m, false, &mut part, d, &tangent, r, x, d);
                 Ok((p * step / layout.block(), part))
             },
             |(block, part)| {

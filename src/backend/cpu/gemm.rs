@@ -1,138 +1,132 @@
 //! Dense products of row-major panels, single-threaded: the callers spread panels over threads.
 //!
-//! A thin wrapper over the `gemm` crate that checks the shapes before it hands out pointers. In each
-//! function `C` is `m x n` with leading dimension `ldc`, and the result is
-//! `C <- alpha * C + beta * (product)`; with `alpha = 0` the old contents of `C` are not read.
-
-use gemm::Parallelism;
+//! In each function `C` is `m x n` with leading dimension `ldc`, and the result is `C <- (product)`, or with `add`
+//! `C <- C + (product)`. Blocks of the right factor that stay in the second cache are packed and meet all rows; slices that are
+//! too short for the stated shape are a caller's bug and panic.
 
 use super::simd::TileOps;
+use super::simd::clip::check_tile;
+use super::simd::product::{Left, Right, multiply};
 
-/// `C <- alpha C + beta A B^T` with `A` `m x k` and `B` `n x k`.
+/// Inner dimension and columns of a block of the right factor.
+const DEPTH: usize = 512;
+const COLUMNS: usize = 480;
+/// Rows of a transposed left factor that are copied side by side.
+const SLICE: usize = 8;
+
+/// `C <- A B^T` with `A` `m x k` and `B` `n x k`.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm_nt<T: TileOps>(
     m: usize,
     n: usize,
     k: usize,
-    alpha: T,
+    add: bool,
     c: &mut [T],
     ldc: usize,
-    beta: T,
     a: &[T],
     lda: usize,
     b: &[T],
     ldb: usize,
 ) {
-    let a = Operand::rows(a, lda, m, k);
-    let b = Operand::rows(b, ldb, n, k).transposed();
-    product(m, n, k, alpha, c, ldc, beta, a, b);
+    check_tile(b.len(), ldb, n, k);
+    let pack = |packed: &mut Right<T>, p: usize, depth: usize, j: usize, width: usize| {
+        packed.pack_transposed(&b[j * ldb + p..], ldb, width, depth);
+    };
+    by_rows((m, n, k), add, c, ldc, (a, lda), pack);
 }
 
-/// `C <- alpha C + beta A B` with `A` `m x k` and `B` `k x n`.
+/// `C <- A B` with `A` `m x k` and `B` `k x n`.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm_nn<T: TileOps>(
     m: usize,
     n: usize,
     k: usize,
-    alpha: T,
+    add: bool,
     c: &mut [T],
     ldc: usize,
-    beta: T,
     a: &[T],
     lda: usize,
     b: &[T],
     ldb: usize,
 ) {
-    let a = Operand::rows(a, lda, m, k);
-    let b = Operand::rows(b, ldb, k, n);
-    product(m, n, k, alpha, c, ldc, beta, a, b);
+    check_tile(b.len(), ldb, k, n);
+    let pack = |packed: &mut Right<T>, p: usize, depth: usize, j: usize, width: usize| {
+        packed.pack(&b[p * ldb + j..], ldb, depth, width);
+    };
+    by_rows((m, n, k), add, c, ldc, (a, lda), pack);
 }
 
-/// `C <- alpha C + beta A^T B` with `A` `k x m` and `B` `k x n`.
+/// `C <- A^T B` with `A` `k x m` and `B` `k x n`.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm_tn<T: TileOps>(
     m: usize,
     n: usize,
     k: usize,
-    alpha: T,
+    add: bool,
     c: &mut [T],
     ldc: usize,
-    beta: T,
     a: &[T],
     lda: usize,
     b: &[T],
     ldb: usize,
 ) {
-    let a = Operand::rows(a, lda, k, m).transposed();
-    let b = Operand::rows(b, ldb, k, n);
-    product(m, n, k, alpha, c, ldc, beta, a, b);
+    check_tile(a.len(), lda, k, m);
+    check_tile(b.len(), ldb, k, n);
+    let mut slices = Vec::new();
+    let pack = |packed: &mut Right<T>, p: usize, depth: usize, j: usize, width: usize| {
+        packed.pack(&b[p * ldb + j..], ldb, depth, width);
+    };
+    blocks((m, n, k), add, c, ldc, pack, |c, p, packed, add| {
+        let depth = packed.k();
+        slices.resize(depth * SLICE, T::ZERO);
+        for i in (0..m).step_by(SLICE) {
+            let rows = SLICE.min(m - i);
+            for (l, slice) in slices.chunks_exact_mut(SLICE).enumerate() {
+                slice[..rows].copy_from_slice(&a[(p + l) * lda + i..][..rows]);
+            }
+            multiply(add, &mut c[i * ldc..], ldc, rows, Left::transposed(&slices, SLICE), packed);
+        }
+    });
 }
 
-/// A matrix whose extent was checked against its slice.
-struct Operand<'a, T> {
-    data: &'a [T],
-    row_stride: isize,
-    col_stride: isize,
-}
-
-impl<'a, T> Operand<'a, T> {
-    fn rows(data: &'a [T], ld: usize, rows: usize, cols: usize) -> Self {
-        check(data.len(), ld, rows, cols);
-        Operand { data, row_stride: ld as isize, col_stride: 1 }
-    }
-
-    fn transposed(self) -> Self {
-        Operand { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
-    }
-}
-
-/// Panics unless a row-major `rows x cols` matrix with leading dimension `ld` fits in `len` elements.
-fn check(len: usize, ld: usize, rows: usize, cols: usize) {
-    let extent = rows.checked_sub(1).and_then(|last| last.checked_mul(ld)?.checked_add(cols));
-    assert!(
-        rows == 0 || cols == 0 || (ld >= cols && extent.is_some_and(|extent| extent <= len)),
-        "matrix of {rows} x {cols} with leading dimension {ld} does not fit in {len} elements"
-    );
-}
-
-#[allow(clippy::too_many_arguments)]
-fn product<T: TileOps>(
-    m: usize,
-    n: usize,
-    k: usize,
-    alpha: T,
+/// The products whose left factor is read by rows. `pack(packed, p, depth, j, width)` packs a block of the right factor.
+fn by_rows<T: TileOps>(
+    (m, n, k): (usize, usize, usize),
+    add: bool,
     c: &mut [T],
     ldc: usize,
-    beta: T,
-    a: Operand<'_, T>,
-    b: Operand<'_, T>,
+    (a, lda): (&[T], usize),
+    pack: impl FnMut(&mut Right<T>, usize, usize, usize, usize),
 ) {
-    check(c.len(), ldc, m, n);
-    // SAFETY: `check` and `Operand::rows` have shown every element that the strides and extents
-    // reach to lie in its slice; `c` is borrowed exclusively, so nothing aliases it. `T` is f32 or
-    // f64, which the crate supports.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            ldc as isize,
-            alpha != T::ZERO,
-            a.data.as_ptr(),
-            a.col_stride,
-            a.row_stride,
-            b.data.as_ptr(),
-            b.col_stride,
-            b.row_stride,
-            alpha,
-            beta,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+    check_tile(a.len(), lda, m, k);
+    blocks((m, n, k), add, c, ldc, pack, |c, p, packed, add| {
+        multiply(add, c, ldc, m, Left::rows(&a[p..], lda), packed);
+    });
+}
+
+/// Packs one block of the right factor after the other, and has `product(columns of C, p, packed, add)` multiply it.
+fn blocks<T: TileOps>(
+    (m, n, k): (usize, usize, usize),
+    add: bool,
+    c: &mut [T],
+    ldc: usize,
+    mut pack: impl FnMut(&mut Right<T>, usize, usize, usize, usize),
+    mut product: impl FnMut(&mut [T], usize, &Right<T>, bool),
+) {
+    check_tile(c.len(), ldc, m, n);
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 && !add {
+        c.chunks_mut(ldc).take(m).for_each(|row| row[..n].fill(T::ZERO));
+    }
+    let mut packed = Right::default();
+    for p in (0..k).step_by(DEPTH) {
+        let depth = DEPTH.min(k - p);
+        for j in (0..n).step_by(COLUMNS) {
+            pack(&mut packed, p, depth, j, COLUMNS.min(n - j));
+            product(&mut c[j..], p, &packed, add || p > 0);
+        }
     }
 }
 
@@ -148,19 +142,18 @@ mod tests {
     /// must survive.
     fn check_products<T: TileOps>(tolerance: f64) {
         let cast = |v: &[f64]| v.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>();
-        for (m, n, k) in [(1, 1, 1), (5, 7, 3), (33, 18, 65), (70, 97, 128), (4, 5, 0), (0, 3, 2)] {
+        for (m, n, k) in [(1, 1, 1), (5, 7, 3), (33, 18, 65), (20, 501, 17), (9, 7, 1030), (4, 5, 0), (0, 3, 2)] {
             let (lda, ldb, ldc) = (m.max(k) + 3, n.max(k) + 1, n + 5);
             let side = m.max(n).max(k) + 1;
             let (a, b) = (cast(&ramp(side * lda, 0.37)), cast(&ramp(side * ldb, 0.23)));
             let c = cast(&ramp((m + 1) * ldc, 0.11));
-            for (alpha, beta) in [(0.0, 1.0), (1.0, -0.5), (0.25, 2.0)] {
+            for add in [false, true] {
                 for form in 0..3 {
                     let mut got = c.clone();
-                    let (x, y) = (T::from_f64(alpha), T::from_f64(beta));
                     match form {
-                        0 => gemm_nt(m, n, k, x, &mut got, ldc, y, &a, lda, &b, ldb),
-                        1 => gemm_nn(m, n, k, x, &mut got, ldc, y, &a, lda, &b, ldb),
-                        _ => gemm_tn(m, n, k, x, &mut got, ldc, y, &a, lda, &b, ldb),
+                        0 => gemm_nt(m, n, k, add, &mut got, ldc, &a, lda, &b, ldb),
+                        1 => gemm_nn(m, n, k, add, &mut got, ldc, &a, lda, &b, ldb),
+                        _ => gemm_tn(m, n, k, add, &mut got, ldc, &a, lda, &b, ldb),
                     }
                     for (index, got) in got.iter().enumerate() {
                         let (i, j) = (index / ldc, index % ldc);
@@ -173,7 +166,7 @@ mod tests {
                                     a.to_f64() * b.to_f64()
                                 })
                                 .sum();
-                            alpha * old + beta * dot
+                            dot + if add { old } else { 0.0 }
                         } else {
                             old
                         };
@@ -187,15 +180,15 @@ mod tests {
 
     #[test]
     fn products_match_the_triple_loop() {
-        // |a b| <= 1 and |beta| <= 2: k products and sums, each rounded to eps/2 of at most 2 k.
-        check_products::<f32>(4.0 * f64::from(f32::EPSILON));
-        check_products::<f64>(4.0 * f64::EPSILON);
+        // |a b| <= 1: k products and sums, each rounded to eps/2 of at most k.
+        check_products::<f32>(2.0 * f64::from(f32::EPSILON));
+        check_products::<f64>(2.0 * f64::EPSILON);
     }
 
     #[test]
     #[should_panic(expected = "does not fit")]
     fn short_slices_are_refused() {
         let mut c = [0.0f32; 5];
-        gemm_nt(2, 3, 1, 0.0, &mut c, 3, 1.0, &[1.0, 1.0], 1, &[1.0; 3], 1);
+        gemm_nt(2, 3, 1, false, &mut c, 3, &[1.0, 1.0], 1, &[1.0; 3], 1);
     }
 }

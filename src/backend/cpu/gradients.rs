@@ -1,12 +1,12 @@
 //! Both gradients from one visit of every tile, and `S` itself.
 
 use super::Cpu;
-use super::gemm::{gemm_nn, gemm_tn};
 use super::matrix::Matrix;
 use super::ranks::PIECE;
 use super::tile_sums::TileSums;
-use super::tiles::{Scratch, Tiles};
-use super::weight_tiles::{MaskedRows, WeightTiles};
+use super::tiles::Tiles;
+use super::unit::Factor;
+use super::weight_tiles::{MaskedRows, WeightScratch, WeightTiles};
 use crate::control::Phase;
 use crate::error::Result;
 use crate::real::Real;
@@ -25,7 +25,7 @@ impl<T: Real> Cpu<T> {
         zy: &Matrix<T>,
     ) -> Result<(Matrix<T>, Matrix<T>)> {
         let (tiles, w) = (weights.tiles, weights.w);
-        let (schedule, r) = (&tiles.schedule, zx.cols());
+        let (schedule, r, unit) = (&tiles.schedule, zx.cols(), tiles.unit);
         let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
         let (own, blocks) = (layout.own(), layout.own_blocks());
         let sum = |a: T, b: T| T::of(a.as_f64() + b.as_f64());
@@ -45,26 +45,42 @@ impl<T: Real> Cpu<T> {
             state,
             |(gx, sums, _), columns, meter| {
                 let work = |p: usize, out: &mut Vec<T>| {
-                    let (mut rows_z, mut scratch, mut room) = (Vec::new(), Scratch::default(), Vec::new());
+                    let (mut rows_z, mut scratch) = (Vec::new(), WeightScratch::default());
                     let mut cols = Vec::new();
                     if !schedule.meets(p, &columns.range) {
                         return Ok((p, cols));
                     }
                     let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
                     let (m, mut y_rows) = (panel.rows.len(), Vec::new());
+                    let (mut x_values, mut panel_weights) = (Factor::default(), Vec::new());
+                    unit.pack(&mut x_values, panel.z, m, r);
                     for range in schedule.tiles_in(p, &columns.range) {
-                        weights.fill(&panel, columns, &range, &mut scratch, &mut room)?;
-                        let n = range.len();
-                        let y = columns.values(&range, &mut y_rows)?;
-                        gemm_nn(m, r, n, T::of(1.0), out, r, T::of(1.0), &scratch.tile, n, y, r);
-                        let mut part = vec![T::default(); n * r];
-                        gemm_tn(n, r, m, T::of(0.0), &mut part, r, T::of(1.0), &scratch.tile, n, panel.z, r);
+                        let mut part = vec![T::default(); range.len() * r];
+                        for columns_of_part in weights.parts(range.clone()) {
+                            weights.take_columns(columns, &columns_of_part, &mut scratch)?;
+                            let n = columns_of_part.len();
+                            let y = columns.values(&columns_of_part, &mut y_rows)?;
+                            unit.pack(&mut scratch.values, y, n, r);
+                            panel_weights.clear();
+                            for strip in panel.strips(unit.strip()) {
+                                weights.fill(&panel, &strip, &columns_of_part, &mut scratch)?;
+                                let tile = &scratch.tiles.tile[..strip.len() * n];
+                                unit.pack_rows(&mut scratch.weights, tile, strip.len(), n);
+                                let rows = scratch.weights.of(tile, n, 0..strip.len());
+                                unit.multiply(true, &mut out[strip.start * r..], r, rows, &scratch.values);
+                                panel_weights.extend_from_slice(tile);
+                            }
+                            let part = &mut part[(columns_of_part.start - range.start) * r..];
+                            unit.pack_rows_transposed(&mut scratch.weights, &panel_weights, n, m);
+                            let rows = scratch.weights.transposed(&panel_weights, n);
+                            unit.multiply(false, part, r, rows, &x_values);
+                        }
                         cols.push((range, part));
                     }
                     Ok((p, cols))
                 };
                 self.for_panels(meter, panels.clone(), gx, work, |(p, cols)| {
-                    let block = p * schedule.tile() / layout.block();
+                    let block = schedule.panel(p).start / layout.block();
                     cols.into_iter().for_each(|(range, part)| sums.add(block, range, part, sum));
                     Ok(())
                 })
@@ -150,15 +166,17 @@ impl<T: Real> Cpu<T> {
             &mut states,
             |states, columns, meter| {
                 let work = |p: usize, out: &mut Vec<f64>| {
-                    let (mut rows_z, mut scratch, mut room) = (Vec::new(), Scratch::default(), Vec::new());
+                    let (mut rows_z, mut scratch) = (Vec::new(), WeightScratch::default());
                     let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
                     for range in schedule.tiles_in(p, &columns.range) {
-                        weights.fill(&panel, columns, &range, &mut scratch, &mut room)?;
-                        for (out, tile) in
-                            out.chunks_exact_mut(n_y).zip(scratch.tile.chunks_exact(range.len()))
-                        {
-                            for (j, value) in range.clone().zip(tile) {
-                                out[schedule.col_id(j)] = -value.as_f64();
+                        weights.take_columns(columns, &range, &mut scratch)?;
+                        for strip in panel.strips(tiles.unit.strip()) {
+                            weights.fill(&panel, &strip, &range, &mut scratch)?;
+                            let tile = scratch.tiles.tile.chunks_exact(range.len());
+                            for (out, tile) in out.chunks_exact_mut(n_y).skip(strip.start).zip(tile) {
+                                for (j, value) in range.clone().zip(tile) {
+                                    out[schedule.col_id(j)] = -value.as_f64();
+                                }
                             }
                         }
                     }

@@ -20,6 +20,7 @@ mod standings;
 mod sums;
 mod tile_sums;
 mod tiles;
+mod unit;
 mod weight_tiles;
 
 pub use matrix::Matrix;
@@ -54,7 +55,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use simd::halves::Products;
 use tiles::Source;
+use unit::Unit;
 
 /// The CPU backend computing in `T`.
 #[derive(Debug)]
@@ -64,7 +67,7 @@ pub struct Cpu<T> {
     account: Arc<memory::Account>,
     group: Group,
     spill: Option<Arc<Spill>>,
-    bf16: bool,
+    unit: Unit,
     real: PhantomData<T>,
 }
 
@@ -72,7 +75,7 @@ impl<T> Clone for Cpu<T> {
     fn clone(&self) -> Self {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
         let (group, spill) = (self.group.clone(), self.spill.clone());
-        Self { pool, control, account, group, spill, bf16: self.bf16, real: PhantomData }
+        Self { pool, control, account, group, spill, unit: self.unit, real: PhantomData }
     }
 }
 
@@ -99,24 +102,20 @@ impl<T: Real> Cpu<T> {
         let account = Arc::new(memory::Account::new(memory_limit, None));
         let group = Group::single().clone();
         let pool = Arc::new(pool);
-        Ok(Self { pool, control, account, group, spill: None, bf16: false, real: PhantomData })
+        Ok(Self { pool, control, account, group, spill: None, unit: Unit::fastest::<T>(), real: PhantomData })
     }
 
-    /// Computes the similarities of S(gamma) from embeddings rounded to bfloat16: half the time of pass 1, and a relative
-    /// error of C of about 1e-3. Weights, sums and search stay in `f32`.
+    /// Computes the products of S(gamma), its similarities and what its weights multiply, from numbers rounded to bfloat16
+    /// where the processor does that faster than `f32` (AMX; AVX512-BF16 of AMD): a relative error of C of about 5e-3. Sums,
+    /// encoding and search stay in `f32`. Elsewhere nothing is rounded, and [`describe`](Backend::describe) says so.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless `T` is `f32` and the processor has AVX512-BF16.
+    /// [`Error::Unsupported`] unless `T` is `f32`.
     pub fn with_bf16(self) -> Result<Self> {
-        if T::as_f32_mut(&mut []).is_none() {
-            return Err(Error::Unsupported(format!("bfloat16 similarities in {}", T::NAME)));
+        if T::as_f32(&[]).is_none() {
+            return Err(Error::Unsupported(format!("bfloat16 products in {}", T::NAME)));
         }
-        if !simd::bf16::bf16_available() {
-            return Err(Error::Unsupported(
-                "bfloat16 similarities: this processor has no AVX512-BF16".into(),
-            ));
-        }
-        Ok(Self { bf16: true, ..self })
+        Ok(Self { unit: Unit::fastest_rounded(), ..self })
     }
 
     /// The same backend with its matrices in `memory`, and with `memory_limit` bytes of them at most.
@@ -127,9 +126,8 @@ impl<T: Real> Cpu<T> {
     /// The same threads, control and memory, computing in another number type.
     pub fn in_precision<U: Real>(&self) -> Cpu<U> {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
-        // The reduced similarities exist in f32 only.
         let (group, spill) = (self.group.clone(), self.spill.clone());
-        Cpu { pool, control, account, group, spill, bf16: false, real: PhantomData }
+        Cpu { pool, control, account, group, spill, unit: Unit::fastest::<U>(), real: PhantomData }
     }
 
     /// The same backend within about `limit` bytes of memory: features that are large stay in their files, and what is
@@ -194,7 +192,7 @@ impl<T: Real> Cpu<T> {
         let z = self.build(x.rows(), r, |rows, panel| {
             let mut scratch = Vec::new();
             let x = x.panel(&rows, &mut scratch)?;
-            gemm_nt(rows.len(), r, d, T::of(0.0), panel, r, T::of(1.0), x, d, &f, d);
+            gemm_nt(rows.len(), r, d, false, panel, r, x, d, &f, d);
             let mut lengths = vec![T::default(); rows.len()];
             T::normalize_rows(panel, r, &mut lengths);
             let slot = &norms[(rows.start - own.start) / TILE];
@@ -214,9 +212,8 @@ impl<T: Real> Backend for Cpu<T> {
     type Matrix = Matrix<T>;
 
     fn describe(&self) -> String {
-        let precision = if self.bf16 { "bf16 similarities" } else { T::NAME };
-        let (threads, level, ranks) = (self.threads(), simd::level(), self.group.describe(""));
-        format!("cpu, {threads} threads, {precision}, {level}{ranks}")
+        let (threads, ranks) = (self.threads(), self.group.describe(""));
+        format!("cpu, {threads} threads, {}, {}{ranks}", T::NAME, self.unit)
     }
 
     fn control(&self) -> &Control {
@@ -247,10 +244,11 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn arithmetic(&self) -> Arithmetic {
-        match (self.bf16, T::EPSILON < 1e-10) {
-            (true, _) => Arithmetic::Bf16,
-            (false, true) => Arithmetic::F64,
-            (false, false) => Arithmetic::F32,
+        match self.unit {
+            Unit::Halves(_, Products::One) => Arithmetic::Bf16,
+            Unit::Halves(_, Products::Three) => Arithmetic::Bf16Halves,
+            Unit::Vectors if T::EPSILON < 1e-10 => Arithmetic::F64,
+            Unit::Vectors => Arithmetic::F32,
         }
     }
 
@@ -264,7 +262,7 @@ impl<T: Real> Backend for Cpu<T> {
             let begin = Instant::now();
             self.install(|| {
                 product.par_chunks_mut(TILE * N).zip(a.par_chunks(TILE * N)).for_each(|(c, a)| {
-                    gemm_nn(TILE, N, N, T::of(0.0), c, N, T::of(1.0), a, N, &b, N);
+                    gemm_nn(TILE, N, N, false, c, N, a, N, &b, N);
                 });
             });
             best = best.min(begin.elapsed().as_secs_f64());
@@ -329,7 +327,7 @@ impl<T: Real> Backend for Cpu<T> {
         self.build(x.rows(), p, |rows, panel| {
             let mut scratch = Vec::new();
             let x = x.panel(&rows, &mut scratch)?;
-            gemm_nt(rows.len(), p, d, T::of(0.0), panel, p, T::of(1.0), x, d, &w, d);
+            gemm_nt(rows.len(), p, d, false, panel, p, x, d, &w, d);
             Ok(())
         })
     }
@@ -358,7 +356,7 @@ impl<T: Real> Backend for Cpu<T> {
         self.build(x.rows(), m, |rows, panel| {
             let mut scratch = Vec::new();
             let x = x.panel(&rows, &mut scratch)?;
-            gemm_nt(rows.len(), m, d, T::of(0.0), panel, m, T::of(1.0), x, d, &points, d);
+            gemm_nt(rows.len(), m, d, false, panel, m, x, d, &points, d);
             for (x, out) in x.chunks_exact(d.max(1)).zip(panel.chunks_exact_mut(m)) {
                 let norm = of_row(x);
                 for (value, other) in out.iter_mut().zip(&norms) {
@@ -387,7 +385,7 @@ impl<T: Real> Backend for Cpu<T> {
                 for first in (0..d).step_by(GRAM_BLOCK) {
                     let m = GRAM_BLOCK.min(d - first);
                     let (left, out) = (&panel[first.min(panel.len())..], &mut part[first * d..]);
-                    gemm_tn(m, first + m, rows.len(), T::of(0.0), out, d, T::of(1.0), left, d, panel, d);
+                    gemm_tn(m, first + m, rows.len(), false, out, d, left, d, panel, d);
                 }
                 Ok((p * step / layout.block(), part))
             },

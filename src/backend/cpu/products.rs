@@ -67,13 +67,14 @@ impl<T: Real> Cpu<T> {
     /// they stream past, many rows must share a stream.
     fn stages(&self, weights: &WeightTiles<'_, T>, values: &Values<'_, T>) -> impl Iterator<Item = Stage> {
         let schedule = &weights.tiles.schedule;
-        let panels = if self.columns_stay(schedule, &values.matrices) {
-            self.threads()
+        let tile = schedule.tile();
+        let held = if self.columns_stay(schedule, &values.matrices) {
+            self.threads() * tile
         } else {
-            self.held_rows(values.v.cols()).div_ceil(schedule.tile())
+            self.held_rows(values.v.cols()).div_ceil(tile) * tile
         };
         let layout = self.rows_of(schedule);
-        Stage::all(layout.own(), panels * schedule.tile(), layout.most())
+        Stage::all(layout.own(), held, layout.most())
     }
 
     /// Rows of `d` products that are held at once where the columns stream past: all together a quarter of the memory limit
@@ -124,7 +125,7 @@ pub(crate) struct Rows<T> {
 
 impl<T: Real> Rows<T> {
     fn zeros(schedule: &TileSchedule, stage: &Stage, d: usize) -> Self {
-        let panels = stage.rows.start.div_ceil(schedule.tile())..stage.rows.end.div_ceil(schedule.tile());
+        let panels = schedule.panels_of(&stage.rows);
         let sums = panels.clone().map(|p| vec![T::default(); schedule.panel(p).len() * d]).collect();
         Self { panels, sums }
     }
@@ -155,7 +156,7 @@ impl<T: Real> Blocks for Cpu<T> {
     ) -> Result<Tiles<'a, T>> {
         let source = Source::new(s);
         let source = if transposed { source.transposed() } else { source };
-        Ok(Tiles { source, loss, positives: positives.clone(), schedule, bf16: self.bf16 })
+        Ok(Tiles { source, loss, positives: positives.clone(), schedule, unit: self.unit })
     }
 
     fn with_masked<R: Send>(
@@ -215,7 +216,7 @@ impl<T: Real> Blocks for Cpu<T> {
             Phase::Weights,
             (stage.index, stage.of),
             weights.tiles,
-            stage.rows.start.div_ceil(schedule.tile())..stage.rows.end.div_ceil(schedule.tile()),
+            schedule.panels_of(&stage.rows),
             (&values.matrices, weights.passing.as_ref()),
             usize::MAX,
             state,
@@ -333,11 +334,11 @@ impl<T: Real> Blocks for Cpu<T> {
                 let (mut gathered, rows) = (Vec::new(), schedule.panel(p));
                 let x = window.get(&rows, &mut gathered)?;
                 let mut part = vec![T::default(); d1 * d2];
-                gemm_tn(d1, d2, rows.len(), T::of(0.0), &mut part, d2, T::of(1.0), x, d1, sy, d2);
+                gemm_tn(d1, d2, rows.len(), false, &mut part, d2, x, d1, sy, d2);
                 Ok((p, part))
             };
             self.for_rows(&Meter::quiet(Phase::Weights), &mut rows, work, |(p, part)| {
-                let sum = c.block(p * schedule.tile() / layout.block(), || vec![0.0; d1 * d2], add);
+                let sum = c.block(schedule.panel(p).start / layout.block(), || vec![0.0; d1 * d2], add);
                 sum.iter_mut().zip(&part).for_each(|(c, v)| *c += v.as_f64());
                 Ok(())
             })?;

@@ -170,8 +170,7 @@ impl<T: Real> Cpu<T> {
 
     /// This rank's panels of a schedule.
     pub(super) fn own_panels(&self, schedule: &TileSchedule) -> Range<usize> {
-        let own = self.rows_of(schedule).own();
-        own.start.div_ceil(schedule.tile())..own.end.div_ceil(schedule.tile())
+        schedule.panels_of(&self.rows_of(schedule).own())
     }
 
     /// The rows `ids` of a matrix, in that order. With several ranks a collective: each asks for its own.

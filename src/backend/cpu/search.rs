@@ -5,6 +5,7 @@ use super::best::Best;
 use super::gemm::gemm_nt;
 use super::matrix::Matrix;
 use super::tiles::{Source, Tiles};
+use super::unit::Unit;
 use crate::backend::TopK;
 use crate::control::Phase;
 use crate::error::Result;
@@ -32,7 +33,7 @@ fn scores<T: Real>(all: usize, queries: &[T], items: &[T], r: usize, n: usize, t
             T::dots(query, items, out);
         }
     } else {
-        gemm_nt(m, n, r, T::of(0.0), tile, n, T::of(1.0), queries, r, items, r);
+        gemm_nt(m, n, r, false, tile, n, queries, r, items, r);
     }
 }
 
@@ -105,7 +106,7 @@ impl<T: Real> Cpu<T> {
             loss: &loss,
             positives,
             schedule,
-            bf16: false,
+            unit: Unit::Vectors,
         };
         let panels = self.own_panels(&tiles.schedule);
         let zx = self.row_window(&tiles.schedule, queries)?;

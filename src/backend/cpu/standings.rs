@@ -3,6 +3,7 @@
 use super::Cpu;
 use super::ranks::Columns;
 use super::tiles::{Panel, Scratch, Source, Tiles};
+use super::unit::Unit;
 use crate::backend::Standing;
 use crate::control::Phase;
 use crate::error::Result;
@@ -26,7 +27,7 @@ impl<T: Real> Cpu<T> {
         let schedule = TileSchedule::new(positives.n_x(), positives.n_y(), NegativeSampling::All);
         // What tiles leave out is no wrong item.
         let left_out = if exclude_self { positives.with_self()? } else { positives.clone() };
-        let tiles = Tiles { source, loss: &loss, positives: left_out, schedule, bf16: false };
+        let tiles = Tiles { source, loss: &loss, positives: left_out, schedule, unit: Unit::Vectors };
         let (schedule, panels) = (&tiles.schedule, self.own_panels(&tiles.schedule));
         let (zx, items) = match tiles.source.embeddings() {
             Some((zx, zy)) => (Some(self.row_window(schedule, zx)?), vec![zy]),
@@ -83,19 +84,22 @@ fn best_positives<T: Real>(
         if panel.rows.clone().all(|i| tiles.positives.row_in(i, &range).is_empty()) {
             continue;
         }
-        tiles.fill_negatives(panel, columns.z(), &range, scratch)?;
-        for &(li, lj, s) in &scratch.masked {
-            let (best, standing) = &mut state[li];
-            let j = range.start + lj;
-            let is_self = exclude_self && panel.rows.start + li == j;
-            match best {
-                // Not a number: nothing to find here.
-                _ if is_self || s.partial_cmp(&s).is_none() => {}
-                Some((held, _)) if s < *held => {}
-                Some((held, _)) if s == *held => standing.positives += 1,
-                _ => {
-                    *best = Some((s, j));
-                    standing.positives = 1;
+        tiles.take_columns(columns.z(), &range, scratch)?;
+        for strip in panel.strips(tiles.unit.strip()) {
+            tiles.fill_negatives(panel, &strip, &range, scratch)?;
+            for &(li, lj, s) in &scratch.masked {
+                let (row, j) = (strip.start + li, range.start + lj);
+                let (best, standing) = &mut state[row];
+                let is_self = exclude_self && panel.rows.start + row == j;
+                match best {
+                    // Not a number: nothing to find here.
+                    _ if is_self || s.partial_cmp(&s).is_none() => {}
+                    Some((held, _)) if s < *held => {}
+                    Some((held, _)) if s == *held => standing.positives += 1,
+                    _ => {
+                        *best = Some((s, j));
+                        standing.positives = 1;
+                    }
                 }
             }
         }
@@ -113,16 +117,20 @@ fn count_before<T: Real>(
     state: &mut [State<T>],
 ) -> Result<()> {
     for range in tiles.schedule.tiles_in(p, &columns.range) {
-        // Positives are masked to -inf: only wrong items count.
-        tiles.fill_negatives(panel, columns.z(), &range, scratch)?;
-        for ((best, standing), row) in state.iter_mut().zip(scratch.tile.chunks_exact(range.len())) {
-            if let Some((score, j)) = *best {
-                let before = j.saturating_sub(range.start).min(row.len());
-                let (lower, higher) = row.split_at(before);
-                let ((ahead, tied_before), (more, tied)) = (count(lower, score), count(higher, score));
-                standing.ahead += ahead + more;
-                standing.tied_before += tied_before;
-                standing.tied += tied_before + tied;
+        tiles.take_columns(columns.z(), &range, scratch)?;
+        for strip in panel.strips(tiles.unit.strip()) {
+            // Positives are masked to -inf: only wrong items count.
+            tiles.fill_negatives(panel, &strip, &range, scratch)?;
+            let rows = scratch.tile.chunks_exact(range.len());
+            for ((best, standing), row) in state[strip].iter_mut().zip(rows) {
+                if let Some((score, j)) = *best {
+                    let before = j.saturating_sub(range.start).min(row.len());
+                    let (lower, higher) = row.split_at(before);
+                    let ((ahead, tied_before), (more, tied)) = (count(lower, score), count(higher, score));
+                    standing.ahead += ahead + more;
+                    standing.tied_before += tied_before;
+                    standing.tied += tied_before + tied;
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Cpu;
 use super::ranks::PIECE;
+use super::simd::AdditiveKind;
 use super::tile_sums::TileSums;
 use super::tiles::{Scratch, Tiles, product};
 use super::weight_tiles::additive_kind;
@@ -15,68 +16,219 @@ use crate::similarity::schedule::TILE;
 use rayon::prelude::*;
 use std::ops::Range;
 
+/// What a visit of tiles does: sums over the rows of tiles and over their columns.
+trait Sums<T>: Sync {
+    /// The sum of a row on its way.
+    type Row: Send;
+    /// The sums of the columns of a tile on their way.
+    type Columns;
+
+    /// Rows of a tile that are visited together, at most; `unit` of them where it does not matter.
+    fn strip(&self, unit: usize) -> usize {
+        unit
+    }
+    /// The row position's sum before any tile.
+    fn row(&self, position: usize) -> Self::Row;
+    /// The sums of the column positions before any row.
+    fn columns(&self, positions: &Range<usize>) -> Self::Columns;
+    /// Adds the tile of these row positions and the columns.
+    fn visit(&self, tile: &[T], rows: Range<usize>, sums: &mut [Self::Row], columns: &mut Self::Columns);
+    /// What the columns have come to.
+    fn finish(&self, positions: &Range<usize>, columns: Self::Columns) -> Vec<f64>;
+    /// Adds what two visits of the same column have come to.
+    fn add(a: f64, b: f64) -> f64;
+}
+
+/// `sum e^{(s - 1)/tau}`: one shift for all, since |s| <= 1.
+struct Shifted<T> {
+    scale: T,
+}
+
+impl<T: Real> Sums<T> for Shifted<T> {
+    type Row = f64;
+    type Columns = Vec<T>;
+
+    fn row(&self, _: usize) -> f64 {
+        0.0
+    }
+
+    fn columns(&self, positions: &Range<usize>) -> Vec<T> {
+        vec![T::default(); positions.len()]
+    }
+
+    fn visit(&self, tile: &[T], rows: Range<usize>, sums: &mut [f64], columns: &mut Vec<T>) {
+        let (m, n) = (rows.len(), columns.len());
+        let mut row = vec![T::default(); m];
+        T::exp_sums(tile, n, m, n, self.scale, self.scale, &mut row, columns);
+        sums.iter_mut().zip(&row).for_each(|(sum, t)| *sum += t.as_f64());
+    }
+
+    fn finish(&self, _: &Range<usize>, columns: Vec<T>) -> Vec<f64> {
+        columns.into_iter().map(T::as_f64).collect()
+    }
+
+    fn add(a: f64, b: f64) -> f64 {
+        a + b
+    }
+}
+
+/// `log sum e^{s/tau}` with running maxima: any temperature.
+struct ByMaxima<T> {
+    scale: T,
+}
+
+/// The logarithm of `sum e^max`.
+fn log_of<T: Real>(max: T, sum: f64) -> f64 {
+    if sum > 0.0 { max.as_f64() + sum.ln() } else { f64::NEG_INFINITY }
+}
+
+impl<T: Real> Sums<T> for ByMaxima<T> {
+    type Row = (T, f64);
+    type Columns = (Vec<T>, Vec<f64>);
+
+    /// Maxima of columns are raised strip by strip, at some cost each.
+    fn strip(&self, _: usize) -> usize {
+        TILE
+    }
+
+    fn row(&self, _: usize) -> (T, f64) {
+        (T::of(f64::NEG_INFINITY), 0.0)
+    }
+
+    fn columns(&self, positions: &Range<usize>) -> (Vec<T>, Vec<f64>) {
+        (vec![T::of(f64::NEG_INFINITY); positions.len()], vec![0.0; positions.len()])
+    }
+
+    fn visit(
+        &self,
+        tile: &[T],
+        rows: Range<usize>,
+        sums: &mut [(T, f64)],
+        (max, sum): &mut (Vec<T>, Vec<f64>),
+    ) {
+        let (m, n) = (rows.len(), max.len());
+        let (mut row_max, mut row_sum): (Vec<T>, Vec<f64>) = sums.iter().copied().unzip();
+        T::log_sums(tile, n, m, n, self.scale, &mut row_max, &mut row_sum, max, sum);
+        sums.iter_mut().zip(row_max.into_iter().zip(row_sum)).for_each(|(r, new)| *r = new);
+    }
+
+    fn finish(&self, _: &Range<usize>, (max, sum): (Vec<T>, Vec<f64>)) -> Vec<f64> {
+        max.into_iter().zip(sum).map(|(max, sum)| log_of(max, sum)).collect()
+    }
+
+    fn add(a: f64, b: f64) -> f64 {
+        log_add_exp(a, b)
+    }
+}
+
+/// `sum psi(s_ij - nu s_ik)` and of psi' for every pair of rows and of columns.
+struct OfPairs<'a, T: Real> {
+    tiles: &'a Tiles<'a, T>,
+    s: BothSums<&'a [f64]>,
+    kind: AdditiveKind,
+}
+
+impl<T: Real> OfPairs<'_, T> {
+    fn pairs_of_row(&self, position: usize) -> Range<usize> {
+        let (p, i) = (&self.tiles.positives, self.tiles.schedule.row_id(position));
+        p.row_offset(i)..p.row_offset(i + 1)
+    }
+}
+
+/// The `t`-th positives of a tile's columns, and the sums of psi and psi' against them.
+struct Layer<T> {
+    offsets: Vec<T>,
+    psi: Vec<T>,
+    dpsi: Vec<T>,
+}
+
+impl<T: Real> Sums<T> for OfPairs<'_, T> {
+    type Row = Vec<(f64, f64)>;
+    type Columns = Vec<Layer<T>>;
+
+    fn row(&self, position: usize) -> Vec<(f64, f64)> {
+        vec![(0.0, 0.0); self.pairs_of_row(position).len()]
+    }
+
+    fn columns(&self, positions: &Range<usize>) -> Vec<Layer<T>> {
+        let zeros = || vec![T::default(); positions.len()];
+        column_layers(self.tiles, positions, self.s[1])
+            .map(|offsets| Layer { offsets, psi: zeros(), dpsi: zeros() })
+            .collect()
+    }
+
+    fn visit(&self, tile: &[T], rows: Range<usize>, sums: &mut [Self::Row], columns: &mut Vec<Layer<T>>) {
+        let (m, n) = (rows.len(), tile.len() / rows.len().max(1));
+        for ((position, sums), s_row) in rows.zip(sums).zip(tile.chunks_exact(n.max(1))) {
+            for (out, e) in sums.iter_mut().zip(self.pairs_of_row(position)) {
+                let offset = T::of(-self.tiles.loss.nu * self.s[0][e]);
+                let (psi, dpsi) = T::additive_sums(self.kind, s_row, offset);
+                *out = (out.0 + psi.as_f64(), out.1 + dpsi.as_f64());
+            }
+        }
+        for Layer { offsets, psi, dpsi } in columns {
+            T::additive_col_sums(self.kind, tile, n, m, n, offsets, psi, dpsi);
+        }
+    }
+
+    /// Of every pair of the columns in turn: psi, psi'.
+    fn finish(&self, positions: &Range<usize>, columns: Vec<Layer<T>>) -> Vec<f64> {
+        let pairs = |j: usize| self.tiles.positives.col(self.tiles.schedule.col_id(j)).len();
+        let of_column = |(local, j): (usize, usize)| {
+            let of_pair = move |layer: &Layer<T>| [layer.psi[local].as_f64(), layer.dpsi[local].as_f64()];
+            columns.iter().take(pairs(j)).flat_map(of_pair)
+        };
+        positions.clone().enumerate().flat_map(of_column).collect()
+    }
+
+    fn add(a: f64, b: f64) -> f64 {
+        a + b
+    }
+}
+
+/// The positives of a tile's columns, one layer after the other: layer `t` holds `-nu s` of every column's `t`-th positive, 0
+/// where a column has fewer.
+pub(super) fn column_layers<'a, T: Real>(
+    tiles: &'a Tiles<'_, T>,
+    positions: &Range<usize>,
+    s_cols: &'a [f64],
+) -> impl Iterator<Item = Vec<T>> + 'a {
+    let (p, nu, positions) = (&tiles.positives, tiles.loss.nu, positions.clone());
+    let ids = move || positions.clone().map(|j| tiles.schedule.col_id(j));
+    let layers = ids().map(|j| p.col(j).len()).max().unwrap_or(0);
+    (0..layers).map(move |layer| {
+        let offset = |j: usize| match layer < p.col(j).len() {
+            true => T::of(-nu * s_cols[p.col_offset(j) + layer]),
+            false => T::default(),
+        };
+        ids().map(offset).collect()
+    })
+}
+
 impl<T: Real> Cpu<T> {
     /// `log sum e^{s/tau}` with one shift for all: |s| <= 1.
     pub(super) fn log_sums_shifted(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
-        let (scale, shift) = (T::of(1.0 / tiles.loss.tau), 1.0 / tiles.loss.tau);
-        let sums = self.row_and_column_sums(
-            tiles,
-            |_| 0.0,
-            |range| vec![0.0; range.len()],
-            |a, b| a + b,
-            |tile, _, range, row, cols| {
-                let (m, n) = (row.len(), range.len());
-                let (mut row_tile, mut col) = (vec![T::default(); m], vec![T::default(); n]);
-                T::exp_sums(tile, n, m, n, scale, T::of(shift), &mut row_tile, &mut col);
-                row.iter_mut().zip(&row_tile).for_each(|(sum, t)| *sum += t.as_f64());
-                cols.iter_mut().zip(&col).for_each(|(sum, t)| *sum = t.as_f64());
-            },
-            |row| row,
-        )?;
+        let shift = 1.0 / tiles.loss.tau;
+        let sums = self.row_and_column_sums(tiles, &Shifted { scale: T::of(shift) }, |row| row)?;
         Ok(sums.map(|sums| sums.into_iter().map(|sum| sum.ln() + shift).collect()))
     }
 
     /// `log sum e^{s/tau}` with running maxima: any temperature.
     pub(super) fn log_sums_by_maxima(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
-        let scale = T::of(1.0 / tiles.loss.tau);
-        let none = T::of(f64::NEG_INFINITY);
-        let log = |max: T, sum: f64| if sum > 0.0 { max.as_f64() + sum.ln() } else { f64::NEG_INFINITY };
-        self.row_and_column_sums(
-            tiles,
-            |_| (none, 0.0),
-            |range| vec![f64::NEG_INFINITY; range.len()],
-            log_add_exp,
-            |tile, _, range, row, cols| {
-                let (m, n) = (row.len(), range.len());
-                let (mut row_max, mut row_sum): (Vec<T>, Vec<f64>) = row.iter().copied().unzip();
-                let (mut max, mut sum) = (vec![none; n], vec![0.0; n]);
-                T::log_sums(tile, n, m, n, scale, &mut row_max, &mut row_sum, &mut max, &mut sum);
-                row.iter_mut().zip(row_max.into_iter().zip(row_sum)).for_each(|(r, new)| *r = new);
-                cols.iter_mut().zip(max.into_iter().zip(sum)).for_each(|(c, (max, sum))| *c = log(max, sum));
-            },
-            |(max, sum)| log(max, sum),
-        )
+        let sums = ByMaxima { scale: T::of(1.0 / tiles.loss.tau) };
+        self.row_and_column_sums(tiles, &sums, |(max, sum)| log_of(max, sum))
     }
 
     /// Sums over the negatives of every row and of every column, from one visit of every tile: of this rank's rows and
-    /// columns, or of all where negatives are sampled.
-    ///
-    /// A row starts with `row(sample)`; a tile's columns start with `cols(positions)`; `visit(tile, row positions, column
-    /// positions, row sums, column sums)` adds a tile to its rows' sums and sets those of its columns; column sums of
-    /// different tiles are added by `add`. `finish` makes the result of a row. Results are by sample.
-    #[allow(clippy::type_complexity)]
-    fn row_and_column_sums<A: Clone + Send + Sync>(
+    /// columns, or of all where negatives are sampled. `finish` makes the result of a row. Results are by sample.
+    fn row_and_column_sums<S: Sums<T>>(
         &self,
         tiles: &Tiles<'_, T>,
-        row: impl Fn(usize) -> A + Sync,
-        cols: impl Fn(&Range<usize>) -> Vec<f64> + Sync + Send,
-        add: impl Fn(f64, f64) -> f64 + Copy + Sync + Send,
-        visit: impl Fn(&[T], &Range<usize>, &Range<usize>, &mut [A], &mut [f64]) + Sync + Send,
-        finish: impl Fn(A) -> f64,
+        sums: &S,
+        finish: impl Fn(S::Row) -> f64,
     ) -> Result<BothSums<Vec<f64>>> {
         let schedule = &tiles.schedule;
-        let rows = |p: usize| schedule.panel(p).map(|i| row(schedule.row_id(i))).collect::<Vec<A>>();
-        let (states, y) = self.visit_sums(tiles, rows, cols, add, visit)?;
+        let (states, y) = self.visit_sums(tiles, sums)?;
         let x: Vec<f64> = states.into_iter().flatten().map(finish).collect();
         if !schedule.is_sampled() {
             return Ok([x, y]);
@@ -90,16 +242,12 @@ impl<T: Real> Cpu<T> {
         Ok([by_sample(x, &|i| schedule.row_id(i))?, by_sample(y, &|j| schedule.col_id(j))?])
     }
 
-    /// The visit behind [`row_and_column_sums`](Self::row_and_column_sums): states of this rank's panels, and the sums of
-    /// its columns, by position.
-    fn visit_sums<A: Send>(
+    /// The sums of this rank's panels, and those of its columns, by position.
+    fn visit_sums<S: Sums<T>>(
         &self,
         tiles: &Tiles<'_, T>,
-        rows: impl Fn(usize) -> Vec<A>,
-        cols: impl Fn(&Range<usize>) -> Vec<f64> + Sync + Send,
-        add: impl Fn(f64, f64) -> f64 + Copy + Sync + Send,
-        visit: impl Fn(&[T], &Range<usize>, &Range<usize>, &mut [A], &mut [f64]) + Sync + Send,
-    ) -> Result<(Vec<Vec<A>>, Vec<f64>)> {
+        sums: &S,
+    ) -> Result<(Vec<Vec<S::Row>>, Vec<f64>)> {
         let schedule = &tiles.schedule;
         let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
         let blocks = layout.own_blocks();
@@ -108,7 +256,8 @@ impl<T: Real> Cpu<T> {
             None => (None, Vec::new()),
         };
         let zx = zx.as_ref();
-        let mut states: Vec<Vec<A>> = panels.clone().map(rows).collect();
+        let mut states: Vec<Vec<S::Row>> =
+            panels.clone().map(|p| schedule.panel(p).map(|i| sums.row(i)).collect()).collect();
         let mut y = Vec::new();
         let state = &mut (&mut states, TileSums::new(blocks.clone()), &mut y);
         self.columns(
@@ -119,8 +268,8 @@ impl<T: Real> Cpu<T> {
             (&items, None),
             PIECE,
             state,
-            |(states, sums, _), columns, meter| {
-                let work = |p: usize, row: &mut Vec<A>| {
+            |(states, totals, _), columns, meter| {
+                let work = |p: usize, row: &mut Vec<S::Row>| {
                     let mut parts = Vec::new();
                     if !schedule.meets(p, &columns.range) {
                         return Ok((p, parts));
@@ -128,22 +277,27 @@ impl<T: Real> Cpu<T> {
                     let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
                     let panel = tiles.panel(p, zx, &mut rows_z)?;
                     for range in schedule.tiles_in(p, &columns.range) {
-                        tiles.fill_negatives(&panel, columns.z(), &range, &mut scratch)?;
-                        let mut part = cols(&range);
-                        visit(&scratch.tile, &panel.rows, &range, row, &mut part);
+                        tiles.take_columns(columns.z(), &range, &mut scratch)?;
+                        let mut part = sums.columns(&range);
+                        for strip in panel.strips(sums.strip(tiles.unit.strip())) {
+                            tiles.fill_negatives(&panel, &strip, &range, &mut scratch)?;
+                            let rows = panel.rows.start + strip.start..panel.rows.start + strip.end;
+                            sums.visit(&scratch.tile, rows, &mut row[strip], &mut part);
+                        }
+                        let part = sums.finish(&range, part);
                         parts.push((range, part));
                     }
                     Ok((p, parts))
                 };
                 self.for_panels(meter, panels.clone(), states, work, |(p, parts)| {
-                    let block = p * schedule.tile() / layout.block();
-                    parts.into_iter().for_each(|(range, part)| sums.add(block, range, part, add));
+                    let block = schedule.panel(p).start / layout.block();
+                    parts.into_iter().for_each(|(range, part)| totals.add(block, range, part, S::add));
                     Ok(())
                 })
             },
-            |(_, sums, y), _| {
-                let done = std::mem::replace(sums, TileSums::new(blocks.clone()));
-                y.extend(self.finish_tiles(schedule, done, add)?);
+            |(_, totals, y), _| {
+                let done = std::mem::replace(totals, TileSums::new(blocks.clone()));
+                y.extend(self.finish_tiles(schedule, done, S::add)?);
                 Ok(())
             },
         )?;
@@ -155,7 +309,7 @@ impl<T: Real> Cpu<T> {
             let range = start..(start + schedule.tile()).min(schedule.n_y());
             match found.next_if(|(r, _)| r.start == start) {
                 Some((_, part)) => own.extend(part),
-                None => own.extend(cols(&range)),
+                None => own.extend(sums.finish(&range, sums.columns(&range))),
             }
         }
         Ok((states, own))
@@ -204,46 +358,13 @@ impl<T: Real> Cpu<T> {
     pub(super) fn sums_of_pairs(
         &self,
         tiles: &Tiles<'_, T>,
-        [s_rows, s_cols]: BothSums<&[f64]>,
+        s: BothSums<&[f64]>,
     ) -> Result<BothSums<PairSums>> {
-        let (p, schedule, loss) = (&tiles.positives, &tiles.schedule, tiles.loss);
-        let mut x = [vec![0.0; s_rows.len()], vec![0.0; s_rows.len()]];
-        let mut y = [vec![0.0; s_cols.len()], vec![0.0; s_cols.len()]];
-        let kind = additive_kind(loss);
-        let pairs = |i: usize| p.row_offset(i)..p.row_offset(i + 1);
-        let pairs_of =
-            |range: &Range<usize>| range.clone().map(|j| p.col(schedule.col_id(j)).len()).sum::<usize>();
-        let (rows, by_position) = self.visit_sums(
-            tiles,
-            |panel| {
-                schedule.panel(panel).map(|i| vec![(0.0, 0.0); pairs(schedule.row_id(i)).len()]).collect()
-            },
-            |range| vec![0.0; 2 * pairs_of(range)],
-            |a, b| a + b,
-            |tile, positions, range, row: &mut [Vec<(f64, f64)>], cols| {
-                let (m, n) = (positions.len(), range.len());
-                for (li, position) in positions.clone().enumerate() {
-                    let s_row = &tile[li * n..(li + 1) * n];
-                    for (out, e) in row[li].iter_mut().zip(pairs(schedule.row_id(position))) {
-                        let (psi, dpsi) = T::additive_sums(kind, s_row, T::of(-loss.nu * s_rows[e]));
-                        *out = (out.0 + psi.as_f64(), out.1 + dpsi.as_f64());
-                    }
-                }
-                for (layer, offsets) in ColumnLayers::new(tiles, range, s_cols) {
-                    let (mut psi, mut dpsi) = (vec![T::default(); n], vec![T::default(); n]);
-                    T::additive_col_sums(kind, tile, n, m, n, &offsets, &mut psi, &mut dpsi);
-                    let mut first = 0;
-                    for (local, position) in range.clone().enumerate() {
-                        let pairs = p.col(schedule.col_id(position)).len();
-                        if layer < pairs {
-                            cols[2 * (first + layer)] = psi[local].as_f64();
-                            cols[2 * (first + layer) + 1] = dpsi[local].as_f64();
-                        }
-                        first += pairs;
-                    }
-                }
-            },
-        )?;
+        let (p, schedule) = (&tiles.positives, &tiles.schedule);
+        let mut x = [vec![0.0; s[0].len()], vec![0.0; s[0].len()]];
+        let mut y = [vec![0.0; s[1].len()], vec![0.0; s[1].len()]];
+        let sums = OfPairs { tiles, s, kind: additive_kind(tiles.loss) };
+        let (rows, by_position) = self.visit_sums(tiles, &sums)?;
         let rows = rows.into_iter().flatten().flatten().flat_map(|(psi, dpsi)| [psi, dpsi]).collect();
         let (rows, by_position) = (self.group.concat(rows)?, self.group.concat(by_position)?);
         // From positions to samples.
@@ -253,46 +374,9 @@ impl<T: Real> Cpu<T> {
                 (out[0][e], out[1][e]) = (v[0], v[1]);
             }
         };
-        spread(&rows, &|position| pairs(schedule.row_id(position)), p.n_x(), &mut x);
+        spread(&rows, &|position| sums.pairs_of_row(position), p.n_x(), &mut x);
         let of_col = |j: usize| p.col_offset(j)..p.col_offset(j + 1);
         spread(&by_position, &|position| of_col(schedule.col_id(position)), p.n_y(), &mut y);
         Ok([x, y])
-    }
-}
-
-/// The positives of a tile's columns, one layer at a time: layer `t` holds `-nu s` of every column's `t`-th
-/// positive (0 where a column has fewer; the caller skips those).
-pub(super) struct ColumnLayers<'a, T: Real> {
-    tiles: &'a Tiles<'a, T>,
-    range: std::ops::Range<usize>,
-    s_cols: &'a [f64],
-    layer: usize,
-    layers: usize,
-}
-
-impl<'a, T: Real> ColumnLayers<'a, T> {
-    pub(super) fn new(tiles: &'a Tiles<'a, T>, range: &std::ops::Range<usize>, s_cols: &'a [f64]) -> Self {
-        let p = &tiles.positives;
-        let layers = range.clone().map(|j| p.col(tiles.schedule.col_id(j)).len()).max().unwrap_or(0);
-        Self { tiles, range: range.clone(), s_cols, layer: 0, layers }
-    }
-}
-
-impl<T: Real> Iterator for ColumnLayers<'_, T> {
-    type Item = (usize, Vec<T>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let layer = self.layer;
-        if layer == self.layers {
-            return None;
-        }
-        self.layer += 1;
-        let (p, nu) = (&self.tiles.positives, self.tiles.loss.nu);
-        let offset = |position: usize| {
-            let j = self.tiles.schedule.col_id(position);
-            let has = layer < p.col(j).len();
-            T::of(if has { -nu * self.s_cols[p.col_offset(j) + layer] } else { 0.0 })
-        };
-        Some((layer, self.range.clone().map(offset).collect()))
     }
 }

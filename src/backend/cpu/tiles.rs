@@ -1,9 +1,8 @@
 //! Tiles of similarities: made from embeddings by a matrix product, or copied from a given matrix.
 
-use super::gemm::gemm_nt;
 use super::matrix::Matrix;
 use super::ranks::Window;
-use super::simd::bf16::{self, LEFT, Packed, RIGHT};
+use super::unit::{Factor, Rows, Unit};
 use crate::backend::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -73,24 +72,40 @@ pub(crate) struct Tiles<'a, T: Real> {
     pub(super) loss: &'a Loss,
     pub(super) positives: Positives,
     pub(super) schedule: TileSchedule,
-    /// Whether similarities are products of embeddings rounded to bfloat16.
-    pub(super) bf16: bool,
+    /// What multiplies.
+    pub(super) unit: Unit,
 }
 
 /// The rows of one panel, ready for products.
 pub(super) struct Panel<'a, T> {
     pub(super) rows: Range<usize>,
     pub(super) z: &'a [T],
-    rounded: Packed<LEFT>,
+    packed: Rows,
+}
+
+impl<T> Panel<'_, T> {
+    /// The rows, counted from the first, in strips of at most `most`: so few that their similarities stay in the first cache
+    /// between the product that makes them and the exponentials that read them.
+    pub(super) fn strips(&self, most: usize) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let rows = self.rows.len();
+        (0..rows).step_by(most.max(1)).map(move |start| start..(start + most).min(rows))
+    }
 }
 
 /// Buffers of one worker.
-#[derive(Default)]
 pub(super) struct Scratch<T> {
+    /// The tile's similarities or weights, `rows x cols`, row-major.
     pub(super) tile: Vec<T>,
     pub(super) masked: Vec<Masked<T>>,
-    cols: Vec<T>,
-    rounded: Packed<RIGHT>,
+    gathered: Vec<T>,
+    columns: Factor<T>,
+}
+
+impl<T> Default for Scratch<T> {
+    fn default() -> Self {
+        let (tile, masked, gathered) = (Vec::new(), Vec::new(), Vec::new());
+        Self { tile, masked, gathered, columns: Factor::default() }
+    }
 }
 
 impl<'a, T: Real> Tiles<'a, T> {
@@ -100,7 +115,7 @@ impl<'a, T: Real> Tiles<'a, T> {
             loss: self.loss,
             positives: self.positives.transposed(),
             schedule: self.schedule.transposed(),
-            bf16: self.bf16,
+            unit: self.unit,
         }
     }
 
@@ -116,56 +131,63 @@ impl<'a, T: Real> Tiles<'a, T> {
             Some(zx) => zx.get(&rows, scratch)?,
             None => &[],
         };
-        let mut rounded = Packed::default();
-        if self.bf16 {
-            round_into(&mut rounded, z, rows.len());
-        }
-        Ok(Panel { rows, z, rounded })
+        let width = z.len() / rows.len().max(1);
+        let mut packed = Rows::default();
+        self.unit.pack_rows(&mut packed, z, rows.len(), width);
+        Ok(Panel { rows, z, packed })
     }
 
-    /// Fills `scratch.tile` (`rows x cols`, row-major) with similarities; the columns' embeddings are found in `zy`.
-    pub(super) fn fill(
+    /// Makes `cols` the columns that [`fill`](Self::fill) makes tiles of; their embeddings are found in `zy`.
+    pub(super) fn take_columns(
         &self,
-        panel: &Panel<'_, T>,
         zy: Option<&Window<'_, T>>,
         cols: &Range<usize>,
         scratch: &mut Scratch<T>,
     ) -> Result<()> {
-        let (m, n) = (panel.rows.len(), cols.len());
+        if let Some(zy) = zy {
+            let z = zy.get(cols, &mut scratch.gathered)?;
+            let r = z.len() / cols.len().max(1);
+            self.unit.pack_transposed(&mut scratch.columns, z, cols.len(), r);
+        }
+        Ok(())
+    }
+
+    /// Fills `scratch.tile` with the similarities of a strip of a panel's rows and the [columns](Self::take_columns) `cols`.
+    pub(super) fn fill(
+        &self,
+        panel: &Panel<'_, T>,
+        strip: &Range<usize>,
+        cols: &Range<usize>,
+        scratch: &mut Scratch<T>,
+    ) -> Result<()> {
+        let (m, n) = (strip.len(), cols.len());
         scratch.tile.resize(m * n, T::default());
-        match (&self.source, zy) {
-            (Source::Embeddings(..), Some(zy)) => {
-                let z = zy.get(cols, &mut scratch.cols)?;
-                let r = z.len() / n.max(1);
-                if self.bf16
-                    && let Some(tile) = T::as_f32_mut(&mut scratch.tile)
-                {
-                    round_into(&mut scratch.rounded, z, n);
-                    if bf16::gemm_nt(false, tile, n, &panel.rounded, &scratch.rounded) {
-                        return Ok(());
-                    }
-                }
-                gemm_nt(m, n, r, T::of(0.0), &mut scratch.tile, n, T::of(1.0), panel.z, r, z, r);
+        let ids = || strip.clone().map(|li| self.schedule.row_id(panel.rows.start + li));
+        match &self.source {
+            Source::Embeddings(..) => {
+                let r = panel.z.len() / panel.rows.len().max(1);
+                let rows = panel.packed.of(panel.z, r, strip.clone());
+                self.unit.multiply(false, &mut scratch.tile, n, rows, &scratch.columns);
             }
-            (&Source::Dense { s, transposed }, _) => {
+            &Source::Dense { s, transposed } => {
                 let mut row = Vec::new();
                 if transposed {
                     for (lj, j) in cols.clone().enumerate() {
                         let row = s.row(self.schedule.col_id(j), &mut row)?;
-                        for (li, i) in panel.rows.clone().enumerate() {
-                            scratch.tile[li * n + lj] = row[self.schedule.row_id(i)];
+                        for (li, i) in ids().enumerate() {
+                            scratch.tile[li * n + lj] = row[i];
                         }
                     }
                 } else {
-                    for (li, i) in panel.rows.clone().enumerate() {
-                        let row = s.row(self.schedule.row_id(i), &mut row)?;
+                    for (li, i) in ids().enumerate() {
+                        let row = s.row(i, &mut row)?;
                         for (out, j) in scratch.tile[li * n..(li + 1) * n].iter_mut().zip(cols.clone()) {
                             *out = row[self.schedule.col_id(j)];
                         }
                     }
                 }
             }
-            _ => scratch.tile.fill(T::default()),
+            Source::Zeros => scratch.tile.fill(T::default()),
         }
         Ok(())
     }
@@ -174,15 +196,15 @@ impl<'a, T: Real> Tiles<'a, T> {
     pub(super) fn fill_negatives(
         &self,
         panel: &Panel<'_, T>,
-        zy: Option<&Window<'_, T>>,
+        strip: &Range<usize>,
         cols: &Range<usize>,
         scratch: &mut Scratch<T>,
     ) -> Result<()> {
-        self.fill(panel, zy, cols, scratch)?;
+        self.fill(panel, strip, cols, scratch)?;
         scratch.masked.clear();
         let n = cols.len();
-        for (li, position) in panel.rows.clone().enumerate() {
-            let i = self.schedule.row_id(position);
+        for (li, row) in strip.clone().enumerate() {
+            let i = self.schedule.row_id(panel.rows.start + row);
             for_masked_in(&self.schedule, self.loss, &self.positives, i, cols, |lj| {
                 let entry = &mut scratch.tile[li * n + lj];
                 scratch.masked.push((li, lj, *entry));
@@ -191,11 +213,4 @@ impl<'a, T: Real> Tiles<'a, T> {
         }
         Ok(())
     }
-}
-
-/// Rounds `rows` contiguous rows to bfloat16 and packs them for products.
-fn round_into<T: Real, const W: usize>(packed: &mut Packed<W>, z: &[T], rows: usize) {
-    let width = z.len() / rows.max(1);
-    let rounded: Vec<half::bf16> = z.iter().map(|v| half::bf16::from_f64(v.as_f64())).collect();
-    packed.pack(&rounded, width, rows, width);
 }

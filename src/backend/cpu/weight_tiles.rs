@@ -1,12 +1,12 @@
 //! `-S` a tile at a time: similarities made again and turned into weights, and the masked entries that tiles leave out.
 
 use super::Cpu;
-use super::gemm::gemm_nn;
 use super::matrix::Matrix;
 use super::ranks::{Columns, Lookup, Window};
 use super::simd::AdditiveKind;
-use super::sums::ColumnLayers;
+use super::sums::column_layers;
 use super::tiles::{Panel, Scratch, Tiles, product};
+use super::unit::{Factor, Rows};
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 use crate::real::Real;
@@ -43,6 +43,27 @@ impl<T: Real> Coefficients<T> {
             Wide::Additive { c, d } => Self::Additive { c: cast(c), d: cast(d) },
             Wide::Flat { alpha, beta } => Self::Flat { alpha: cast(alpha), beta: cast(beta) },
         }
+    }
+}
+
+/// Buffers of one worker.
+pub(super) struct WeightScratch<T> {
+    pub(super) tiles: Scratch<T>,
+    /// The columns' coefficients; of additive losses layer by layer, with the offsets.
+    columns: Vec<T>,
+    layers: Vec<(Vec<T>, Vec<T>)>,
+    /// Sums of weights on their way.
+    sums: Vec<T>,
+    /// The weights and the columns' values, packed.
+    pub(super) weights: Rows,
+    pub(super) values: Factor<T>,
+}
+
+impl<T> Default for WeightScratch<T> {
+    fn default() -> Self {
+        let (columns, layers, sums) = (Vec::new(), Vec::new(), Vec::new());
+        let (weights, values) = (Rows::default(), Factor::default());
+        Self { tiles: Scratch::default(), columns, layers, sums, weights, values }
     }
 }
 
@@ -125,71 +146,100 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         !self.tiles.schedule.is_sampled()
     }
 
-    /// Fills `scratch.tile` with `-S` on the panel's rows and the columns `range`.
-    pub(super) fn fill(
+    /// Parts of a tile's columns whose weights are multiplied together: they stay in the second cache with their values.
+    pub(super) fn parts(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let (Range { start, end }, part) = (range, self.tiles.unit.part());
+        (start..end).step_by(part).map(move |start| start..(start + part).min(end))
+    }
+
+    /// Makes the column positions `range` those that [`fill`](Self::fill) makes weights of.
+    pub(super) fn take_columns(
         &self,
-        panel: &Panel<'_, T>,
         columns: &Columns<'_, T>,
         range: &Range<usize>,
-        scratch: &mut Scratch<T>,
-        weights: &mut Vec<T>,
+        scratch: &mut WeightScratch<T>,
     ) -> Result<()> {
-        let (loss, schedule, w) = (self.tiles.loss, &self.tiles.schedule, self.w);
-        let (m, n) = (panel.rows.len(), range.len());
-        self.tiles.fill_negatives(panel, columns.z(), range, scratch)?;
+        self.tiles.take_columns(columns.z(), range, &mut scratch.tiles)?;
         let mut passed = Vec::new();
-        let mut of_columns = |held: &'_ [T]| -> Result<Vec<T>> {
+        let mut of_columns = |held: &[T]| -> Result<Vec<T>> {
             Ok(match &self.passing {
                 Some(_) => columns.coefficients(range, &mut passed)?.to_vec(),
                 None => held[range.clone()].to_vec(),
             })
         };
-        let rows = panel.rows.start - self.first.0..panel.rows.end - self.first.0;
-        let scale = T::of(1.0 / loss.tau);
-        let tile = &mut scratch.tile;
         match &self.coefficients {
-            Coefficients::ClipShifted { alpha, beta } => {
-                T::exp_weights(tile, n, m, n, scale, scale, &alpha[rows], &of_columns(beta)?);
+            Coefficients::ClipShifted { beta, .. } | Coefficients::Flat { beta, .. } => {
+                scratch.columns = of_columns(beta)?;
             }
-            Coefficients::ClipLog { a, b } => {
-                T::exp_weights_log(tile, n, m, n, scale, &a[rows], &of_columns(b)?);
+            Coefficients::ClipLog { b, .. } => scratch.columns = of_columns(b)?,
+            Coefficients::Additive { d, .. } => {
+                let schedule = &self.tiles.schedule;
+                let layers = column_layers(self.tiles, range, &self.w.cols.s_pos).enumerate();
+                let coefficient = |layer: usize, position: usize| {
+                    let has = layer < self.w.positives.col(schedule.col_id(position)).len();
+                    if has { d[position] } else { T::default() }
+                };
+                let with_coefficients = |(layer, offsets): (usize, Vec<T>)| {
+                    (offsets, range.clone().map(|position| coefficient(layer, position)).collect())
+                };
+                scratch.layers = layers.map(with_coefficients).collect();
             }
-            Coefficients::Flat { alpha, beta } => {
-                let beta = of_columns(beta)?;
+        }
+        Ok(())
+    }
+
+    /// Fills `scratch.tiles.tile` with `-S` on a strip of the panel's rows and the [columns](Self::take_columns) `range`.
+    pub(super) fn fill(
+        &self,
+        panel: &Panel<'_, T>,
+        strip: &Range<usize>,
+        range: &Range<usize>,
+        scratch: &mut WeightScratch<T>,
+    ) -> Result<()> {
+        let (loss, schedule, w) = (self.tiles.loss, &self.tiles.schedule, self.w);
+        let (m, n) = (strip.len(), range.len());
+        let WeightScratch { tiles, columns, layers, sums, .. } = scratch;
+        self.tiles.fill_negatives(panel, strip, range, tiles)?;
+        let positions = panel.rows.start + strip.start..panel.rows.start + strip.end;
+        let rows = positions.start - self.first.0..positions.end - self.first.0;
+        let scale = T::of(1.0 / loss.tau);
+        let tile = &mut tiles.tile;
+        match &self.coefficients {
+            Coefficients::ClipShifted { alpha, .. } => {
+                T::exp_weights(tile, n, m, n, scale, scale, &alpha[rows], columns);
+            }
+            Coefficients::ClipLog { a, .. } => T::exp_weights_log(tile, n, m, n, scale, &a[rows], columns),
+            Coefficients::Flat { alpha, .. } => {
                 for (alpha, out) in alpha[rows].iter().zip(tile.chunks_exact_mut(n)) {
-                    out.iter_mut().zip(&beta).for_each(|(o, b)| *o = T::of(alpha.as_f64() + b.as_f64()));
+                    let alpha = alpha.as_f64();
+                    out.iter_mut().zip(&*columns).for_each(|(o, b)| *o = T::of(alpha + b.as_f64()));
                 }
-                for &(li, lj, _) in &scratch.masked {
+                for &(li, lj, _) in &tiles.masked {
                     tile[li * n + lj] = T::default();
                 }
             }
-            Coefficients::Additive { c, d } => {
+            Coefficients::Additive { c, .. } => {
                 let kind = additive_kind(loss);
-                weights.clear();
-                weights.resize(m * n, T::default());
-                for (li, position) in panel.rows.clone().enumerate() {
+                sums.clear();
+                sums.resize(m * n, T::default());
+                for (li, position) in positions.clone().enumerate() {
                     let i = schedule.row_id(position);
-                    let (s_row, out) = (&tile[li * n..(li + 1) * n], &mut weights[li * n..(li + 1) * n]);
+                    let (s_row, out) = (&tile[li * n..(li + 1) * n], &mut sums[li * n..(li + 1) * n]);
                     for e in w.positives.row_offset(i)..w.positives.row_offset(i + 1) {
                         let offset = T::of(-loss.nu * w.rows.s_pos[e]);
                         T::additive_weights(kind, s_row, offset, c[position], out);
                     }
                 }
-                for (layer, offsets) in ColumnLayers::new(self.tiles, range, &w.cols.s_pos) {
-                    let coeff = |position: usize| {
-                        let has = layer < w.positives.col(schedule.col_id(position)).len();
-                        if has { d[position] } else { T::default() }
-                    };
-                    let coeff: Vec<T> = range.clone().map(coeff).collect();
-                    T::additive_col_weights(kind, tile, n, m, n, &offsets, &coeff, weights, n);
+                for (offsets, coefficients) in layers {
+                    T::additive_col_weights(kind, tile, n, m, n, offsets, coefficients, sums, n);
                 }
-                std::mem::swap(tile, weights);
+                std::mem::swap(tile, sums);
             }
         }
         if self.masked_inline() {
-            for &(li, lj, s) in &scratch.masked {
-                let (i, j) = (schedule.row_id(panel.rows.start + li), schedule.col_id(range.start + lj));
-                scratch.tile[li * n + lj] = T::of(-w.masked_entry_of(i, j, s.as_f64(), self.column(j)));
+            for &(li, lj, s) in &tiles.masked {
+                let (i, j) = (schedule.row_id(positions.start + li), schedule.col_id(range.start + lj));
+                tile[li * n + lj] = T::of(-w.masked_entry_of(i, j, s.as_f64(), self.column(j)));
             }
         }
         Ok(())
@@ -197,15 +247,20 @@ impl<'a, T: Real> WeightTiles<'a, T> {
 
     /// Adds `-S V` of one panel of rows over some of the columns to `out` (`rows x d`, row-major).
     pub(super) fn add_tiles(&self, p: usize, columns: &Columns<'_, T>, out: &mut [T]) -> Result<()> {
-        let (mut rows_z, mut scratch, mut weights) = (Vec::new(), Scratch::default(), Vec::new());
+        let (mut rows_z, mut scratch, unit) = (Vec::new(), WeightScratch::default(), self.tiles.unit);
         let panel = self.tiles.panel(p, self.zx.as_ref(), &mut rows_z)?;
-        let (m, mut gathered) = (panel.rows.len(), Vec::new());
-        let d = out.len() / m.max(1);
-        for range in self.tiles.schedule.tiles_in(p, &columns.range) {
-            self.fill(&panel, columns, &range, &mut scratch, &mut weights)?;
+        let (d, mut gathered) = (out.len() / panel.rows.len().max(1), Vec::new());
+        for range in self.tiles.schedule.tiles_in(p, &columns.range).flat_map(|range| self.parts(range)) {
+            self.take_columns(columns, &range, &mut scratch)?;
             let n = range.len();
-            let v = columns.values(&range, &mut gathered)?;
-            gemm_nn(m, d, n, T::of(1.0), out, d, T::of(1.0), &scratch.tile, n, v, d);
+            unit.pack(&mut scratch.values, columns.values(&range, &mut gathered)?, n, d);
+            for strip in panel.strips(unit.strip()) {
+                self.fill(&panel, &strip, &range, &mut scratch)?;
+                let weights = &scratch.tiles.tile[..strip.len() * n];
+                unit.pack_rows(&mut scratch.weights, weights, strip.len(), n);
+                let weights = scratch.weights.of(weights, n, 0..strip.len());
+                unit.multiply(true, &mut out[strip.start * d..], d, weights, &scratch.values);
+            }
         }
         Ok(())
     }

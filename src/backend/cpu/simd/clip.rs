@@ -1,7 +1,7 @@
 //! Clip: sums and weights of exponentials over a tile of similarities.
 
 use super::SimdLevel;
-use super::elementary::exp;
+use super::elementary::{exp, exp2};
 use super::lanes::{Dispatch, Element, Kernel, Lanes};
 
 /// Rows handled together: column sums and column coefficients are then loaded once for all of them.
@@ -54,6 +54,12 @@ pub unsafe fn store<V: Lanes>(v: V, p: *mut V::T, n: usize) {
     unsafe { if n == V::N { v.store(p) } else { v.store_first(p, n) } }
 }
 
+/// An exponent of e as one of 2.
+#[inline(always)]
+fn in_powers_of_two<T: Element>(exponent: T) -> T {
+    T::from_f64(exponent.to_f64() * std::f64::consts::LOG2_E)
+}
+
 #[allow(clippy::too_many_arguments)]
 pub fn exp_sums<T: Dispatch>(
     level: SimdLevel,
@@ -100,7 +106,7 @@ impl<T: Element> Kernel<T> for ExpSums<'_, T> {
 impl<T: Element> ExpSums<'_, T> {
     #[inline(always)]
     fn rows<V: Lanes<T = T>, const R: usize>(&mut self, i: usize) {
-        let (scale, shift) = (V::splat(self.scale), V::splat(self.shift.neg()));
+        let [scale, shift] = [self.scale, self.shift.neg()].map(|v| V::splat(in_powers_of_two(v)));
         let s = self.s.as_ptr().wrapping_add(i * self.ld);
         let (col, cols) = (self.col.as_mut_ptr(), self.col.len());
         let mut sums = [V::splat(T::ZERO); R];
@@ -110,7 +116,7 @@ impl<T: Element> ExpSums<'_, T> {
                 let mut down = load::<V>(col.add(j), n, T::ZERO);
                 for (k, sum) in sums.iter_mut().enumerate() {
                     let x = load::<V>(s.add(k * self.ld + j), n, T::NEG_INFINITY);
-                    let e = exp(x.mul_add(scale, shift));
+                    let e = exp2(x.mul_add(scale, shift));
                     *sum = *sum + e;
                     down = down + e;
                 }
@@ -153,7 +159,7 @@ impl<T: Element> Kernel<T> for ExpWeights<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes<T = T>>(self) {
-        let (scale, shift) = (V::splat(self.scale), V::splat(self.shift.neg()));
+        let [scale, shift] = [self.scale, self.shift.neg()].map(|v| V::splat(in_powers_of_two(v)));
         let cols = self.beta.len();
         for (i, &alpha) in self.alpha.iter().enumerate() {
             let alpha = V::splat(alpha);
@@ -163,7 +169,7 @@ impl<T: Element> Kernel<T> for ExpWeights<'_, T> {
                 unsafe {
                     let x = load::<V>(s.add(j), n, T::NEG_INFINITY);
                     let beta = load::<V>(self.beta.as_ptr().add(j), n, T::ZERO);
-                    store(exp(x.mul_add(scale, shift)) * (alpha + beta), s.add(j), n);
+                    store(exp2(x.mul_add(scale, shift)) * (alpha + beta), s.add(j), n);
                 }
             });
         }

@@ -27,6 +27,16 @@ pub fn exp<V: Lanes>(y: V) -> V {
     V::exp_scale(p, t, y)
 }
 
+/// `2^y` within 2 ulp for `y` up to 100: 0 from `-inf` up to the smallest normal result.
+#[inline(always)]
+pub fn exp2<V: Lanes>(y: V) -> V {
+    let t = y.round();
+    // Of -inf this is NaN, and so is the polynomial; its scale is 0.
+    let r = y - t;
+    let p = polynomial(r, V::T::EXP2_POLY).mul_add(r, V::splat(V::T::ONE));
+    V::exp2_scale(p, t)
+}
+
 /// `ln(1 + u)` for 0 <= u <= 1 with small relative error, as `2 atanh(u / (2 + u))`.
 #[inline(always)]
 fn ln_1p_unit<V: Lanes>(u: V) -> V {

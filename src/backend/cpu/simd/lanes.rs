@@ -25,6 +25,10 @@ pub trait Element: Copy + PartialOrd + Send + Sync + std::fmt::Debug + 'static {
     const EXP_MIN: Self;
     /// 1.5 * 2^(mantissa bits): adding it rounds to an integer held in the low mantissa bits.
     const ROUNDER: Self;
+    /// Exponent of the smallest normal number.
+    const EXP2_MIN: Self;
+    /// Coefficients `c_1, c_2, ..` of `2^r = 1 + r (c_1 + c_2 r + ..)`: those of `e^r` below in powers of ln 2.
+    const EXP2_POLY: &'static [Self];
     /// Coefficients `c_2, c_3, ..` of `e^r = 1 + r + r^2 (c_2 + c_3 r + ..)`, minimax in relative
     /// error on |r| <= ln(2)/2.
     const EXP_POLY: &'static [Self];
@@ -50,6 +54,15 @@ impl Element for f32 {
     const EXP_MAX: f32 = 89.0;
     const EXP_MIN: f32 = -87.336_54;
     const ROUNDER: f32 = 12_582_912.0;
+    const EXP2_MIN: f32 = -126.0;
+    const EXP2_POLY: &'static [f32] = &[
+        std::f32::consts::LN_2,
+        0.240_226_475_412_732_73,
+        0.055_503_621_557_147_01,
+        0.009_618_526_947_830_819,
+        0.001_339_021_806_783_345,
+        0.000_153_211_182_650_274_7,
+    ];
     // Relative error 3.1e-9, a twentieth of an ulp.
     const EXP_POLY: &'static [f32] = &[
         0.499_999_934_340_368_2,
@@ -99,6 +112,20 @@ impl Element for f64 {
     const EXP_MAX: f64 = 710.0;
     const EXP_MIN: f64 = -708.396_418_532_264_1;
     const ROUNDER: f64 = 6_755_399_441_055_744.0;
+    const EXP2_MIN: f64 = -1022.0;
+    const EXP2_POLY: &'static [f64] = &[
+        std::f64::consts::LN_2,
+        0.240_226_506_959_101_245_74,
+        0.055_504_108_664_820_726_489,
+        0.009_618_129_107_596_866_284_1,
+        0.001_333_355_814_668_709_348_2,
+        1.540_353_045_423_687_698_6e-4,
+        1.525_273_354_613_371_718e-5,
+        1.321_543_651_476_369_033e-6,
+        1.017_818_484_617_429_535_5e-7,
+        7.073_596_940_463_073_714_3e-9,
+        4.436_293_541_165_622_443e-10,
+    ];
     // Relative error 3.7e-18, a thirtieth of an ulp.
     const EXP_POLY: &'static [f64] = &[
         0.500_000_000_000_001_066_91,
@@ -158,6 +185,8 @@ pub trait Lanes:
     type T: Element;
     /// Number of lanes.
     const N: usize;
+    /// Registers that the instruction set has.
+    const REGISTERS: usize;
 
     fn splat(x: Self::T) -> Self;
     /// # Safety
@@ -189,10 +218,24 @@ pub trait Lanes:
     fn select_lt(a: Self, b: Self, x: Self, y: Self) -> Self;
     /// `p * 2^t` (integral `t`, overflowing to infinity), 0 where `y < EXP_MIN`.
     fn exp_scale(p: Self, t: Self, y: Self) -> Self;
+    /// `p * 2^t` (integral `t` at most that of the largest number), 0 where `t < EXP2_MIN`.
+    fn exp2_scale(p: Self, t: Self) -> Self;
     /// Sum of the lanes.
     fn sum(self) -> Self::T;
     /// Largest lane.
     fn max_lane(self) -> Self::T;
+    /// Writes the transpose of an `N x N` square whose rows are `ld` apart to one whose rows are `ld_to` apart.
+    /// # Safety
+    /// `from` must be readable and `to` writable for `N` rows of `N` elements.
+    #[inline(always)]
+    unsafe fn transpose(from: *const Self::T, ld: usize, to: *mut Self::T, ld_to: usize) {
+        for i in 0..Self::N {
+            for j in 0..Self::N {
+                // SAFETY: by contract.
+                unsafe { *to.add(i * ld_to + j) = *from.add(j * ld + i) };
+            }
+        }
+    }
 }
 
 /// Work that is compiled once per instruction set.
@@ -259,6 +302,8 @@ macro_rules! portable {
         impl<const N: usize> Lanes for Portable<$t, N> {
             type T = $t;
             const N: usize = N;
+            // Each takes several of the baseline's registers.
+            const REGISTERS: usize = 16;
             #[inline(always)]
             fn splat(x: $t) -> Self {
                 Self([x; N])
@@ -339,6 +384,13 @@ macro_rules! portable {
                 let high = rest.zip(rest, |t, _| <$t>::pow2(t));
                 let scaled = (p * low) * high;
                 Self::select_lt(y, Self::splat(<$t>::EXP_MIN), Self::splat(0.0), scaled)
+            }
+            #[inline(always)]
+            fn exp2_scale(p: Self, t: Self) -> Self {
+                let smallest = Self::splat(<$t>::EXP2_MIN);
+                // The larger of two where one is NaN is the other: masked entries scale by a normal power, and vanish below.
+                let power = t.max(smallest).zip(t, |t, _| <$t>::pow2(t));
+                Self::select_lt(t, smallest, Self::splat(0.0), p * power)
             }
             #[inline(always)]
             fn sum(self) -> $t {

@@ -13,11 +13,13 @@
 //! * slices that are too short for the stated shape are a caller's bug and panic.
 
 mod additive;
-pub mod bf16;
-mod clip;
+mod amx;
+pub(crate) mod clip;
 mod dots;
 mod elementary;
+pub mod halves;
 mod lanes;
+pub mod product;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 pub use additive::AdditiveKind;
+use halves::Engine;
 use lanes::Dispatch;
 pub use rows::{widen_bf16, widen_f16};
 
@@ -76,17 +79,31 @@ impl fmt::Display for SimdLevel {
 
 /// The level in use: the strongest one the processor supports, or the one named by the environment
 /// variable `UNICON_SIMD` (`scalar`, `avx2`, `avx512`) if that is lower. Other values of the variable
-/// are ignored. Read once.
+/// are ignored here. Read once.
 pub fn level() -> SimdLevel {
     static LEVEL: OnceLock<SimdLevel> = OnceLock::new();
     *LEVEL.get_or_init(|| {
-        let detected = SimdLevel::detect();
-        let wanted = std::env::var("UNICON_SIMD").unwrap_or_default();
+        let (detected, wanted) = (SimdLevel::detect(), wanted());
         [SimdLevel::Scalar, SimdLevel::Avx2, SimdLevel::Avx512]
             .into_iter()
             .find(|level| wanted.eq_ignore_ascii_case(level.name()))
             .map_or(detected, |level| level.min(detected))
     })
+}
+
+/// The unit for products of bfloat16 halves that `UNICON_SIMD` names (`amx`, `avx512bf16`, `software`), if it does. Read once.
+pub fn asked_for() -> Option<Engine> {
+    static ENGINE: OnceLock<Option<Engine>> = OnceLock::new();
+    *ENGINE.get_or_init(|| {
+        let wanted = wanted();
+        [Engine::Amx, Engine::Avx512Bf16, Engine::Software]
+            .into_iter()
+            .find(|engine| wanted.eq_ignore_ascii_case(engine.name()))
+    })
+}
+
+fn wanted() -> String {
+    std::env::var("UNICON_SIMD").unwrap_or_default()
 }
 
 /// Elementwise kernels on tiles of similarities, for `f32` and `f64`.

@@ -25,6 +25,7 @@ struct Map<'a, T> {
 #[derive(Clone, Copy)]
 enum Function {
     Exp,
+    Exp2,
     Softplus,
     Sigmoid,
 }
@@ -39,6 +40,7 @@ impl<T: Element> Kernel<T> for Map<'_, T> {
                 let x: V = clip::load(block.as_ptr(), block.len(), T::ZERO);
                 let y = match self.function {
                     Function::Exp => elementary::exp(x),
+                    Function::Exp2 => elementary::exp2(x),
                     Function::Softplus => elementary::softplus_and_sigmoid(x).0,
                     Function::Sigmoid => elementary::sigmoid(x),
                 };
@@ -96,6 +98,28 @@ fn exp_is_within_two_ulp() {
     near.extend(grid::<f64>(-745.0, 709.78, 1_000_000));
     let worst = worst_ulp(Function::Exp, &near, f64::exp, f64::EPSILON, f64::MIN_POSITIVE);
     assert!(worst <= 2.0, "f64: {worst} ulp");
+}
+
+#[test]
+fn exp2_is_within_two_ulp() {
+    let mut near = grid::<f32>(-1.0, 1.0, 400_000);
+    near.extend(grid::<f32>(-150.0, 100.0, 1_000_000));
+    let worst = worst_ulp(Function::Exp2, &near, f64::exp2, EPS_32, TINY_32);
+    assert!(worst <= 1.5, "f32: {worst} ulp");
+    let mut near = grid::<f64>(-1.0, 1.0, 400_000);
+    near.extend(grid::<f64>(-1075.0, 100.0, 1_000_000));
+    let worst = worst_ulp(Function::Exp2, &near, f64::exp2, f64::EPSILON, f64::MIN_POSITIVE);
+    assert!(worst <= 2.0, "f64: {worst} ulp");
+    for level in levels() {
+        let x = [f32::NEG_INFINITY, -1e6, -127.0, -126.0, 0.0, 3.0];
+        let want = [0.0, 0.0, 0.0, f32::MIN_POSITIVE, 1.0, 8.0];
+        assert_eq!(map(level, Function::Exp2, &x), want, "{level}");
+        let x = [f64::NEG_INFINITY, -1e6, -1023.0, -1022.0, 0.0, 3.0];
+        let want = [0.0, 0.0, 0.0, f64::MIN_POSITIVE, 1.0, 8.0];
+        assert_eq!(map(level, Function::Exp2, &x), want, "{level}");
+        assert!(map(level, Function::Exp2, &[f32::NAN])[0].is_nan(), "{level}");
+        assert!(map(level, Function::Exp2, &[f64::NAN])[0].is_nan(), "{level}");
+    }
 }
 
 #[test]

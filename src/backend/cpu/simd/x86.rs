@@ -53,7 +53,7 @@ macro_rules! operator {
 
 macro_rules! register {
     (
-        $name:ident, $t:ty, $register:ty, $n:literal,
+        $name:ident, $t:ty, $register:ty, $n:literal, $registers:literal,
         $set1:ident, $loadu:ident, $storeu:ident, $add:ident, $sub:ident, $mul:ident, $div:ident,
         $fmadd:ident, $fnmadd:ident, $max:ident, $min:ident, $round:ident;
         $($rest:item)*
@@ -68,6 +68,7 @@ macro_rules! register {
         impl Lanes for $name {
             type T = $t;
             const N: usize = $n;
+            const REGISTERS: usize = $registers;
             #[inline(always)]
             fn splat(x: $t) -> Self {
                 // SAFETY: called in a kernel of this level only (module documentation).
@@ -118,7 +119,7 @@ macro_rules! register {
 }
 
 register! {
-    F32x16, f32, __m512, 16,
+    F32x16, f32, __m512, 16, 32,
     _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_mul_ps,
     _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_max_ps, _mm512_min_ps,
     _mm512_roundscale_ps;
@@ -145,6 +146,13 @@ register! {
             _mm512_maskz_scalef_ps(kept, p.0, t.0)
         })
     }
+    fn exp2_scale(p: Self, t: Self) -> Self {
+        // SAFETY: registers only.
+        Self(unsafe {
+            let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(t.0, _mm512_set1_ps(f32::EXP2_MIN));
+            _mm512_maskz_scalef_ps(kept, p.0, t.0)
+        })
+    }
     fn sum(self) -> f32 {
         // SAFETY: registers only.
         unsafe { _mm512_reduce_add_ps(self.0) }
@@ -153,10 +161,22 @@ register! {
         // SAFETY: registers only.
         unsafe { _mm512_reduce_max_ps(self.0) }
     }
+    unsafe fn transpose(from: *const f32, ld: usize, to: *mut f32, ld_to: usize) {
+        // SAFETY: sixteen rows of sixteen elements are readable and writable by contract.
+        unsafe {
+            let mut rows = [_mm512_setzero_ps(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_loadu_ps(from.add(i * ld));
+            }
+            for (i, row) in transposed_ps(rows).into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(i * ld_to), row);
+            }
+        }
+    }
 }
 
 register! {
-    F64x8, f64, __m512d, 8,
+    F64x8, f64, __m512d, 8, 32,
     _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_add_pd, _mm512_sub_pd, _mm512_mul_pd,
     _mm512_div_pd, _mm512_fmadd_pd, _mm512_fnmadd_pd, _mm512_max_pd, _mm512_min_pd,
     _mm512_roundscale_pd;
@@ -183,6 +203,13 @@ register! {
             _mm512_maskz_scalef_pd(kept, p.0, t.0)
         })
     }
+    fn exp2_scale(p: Self, t: Self) -> Self {
+        // SAFETY: registers only.
+        Self(unsafe {
+            let kept = _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(t.0, _mm512_set1_pd(f64::EXP2_MIN));
+            _mm512_maskz_scalef_pd(kept, p.0, t.0)
+        })
+    }
     fn sum(self) -> f64 {
         // SAFETY: registers only.
         unsafe { _mm512_reduce_add_pd(self.0) }
@@ -190,6 +217,45 @@ register! {
     fn max_lane(self) -> f64 {
         // SAFETY: registers only.
         unsafe { _mm512_reduce_max_pd(self.0) }
+    }
+}
+
+/// The transpose of sixteen rows of sixteen elements.
+/// # Safety
+/// AVX-512F must be there.
+#[inline(always)]
+unsafe fn transposed_ps(rows: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: registers only.
+    unsafe {
+        // Pairs of neighbouring rows, then fours, within quarters of 128 bits; then the quarters change places.
+        let mut pairs = rows;
+        for i in (0..16).step_by(2) {
+            pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let mut fours = pairs;
+        for i in (0..16).step_by(4) {
+            for k in 0..2 {
+                fours[i + 2 * k] = _mm512_shuffle_ps::<0x44>(pairs[i + k], pairs[i + k + 2]);
+                fours[i + 2 * k + 1] = _mm512_shuffle_ps::<0xee>(pairs[i + k], pairs[i + k + 2]);
+            }
+        }
+        let mut eights = fours;
+        for i in 0..4 {
+            for (from, to) in [(i, i), (i + 8, i + 8)] {
+                eights[to] = _mm512_shuffle_f32x4::<0x88>(fours[from], fours[from + 4]);
+                eights[to + 4] = _mm512_shuffle_f32x4::<0xdd>(fours[from], fours[from + 4]);
+            }
+        }
+        let mut out = eights;
+        for i in 0..4 {
+            // Columns i, i + 4, i + 8 and i + 12 of all rows.
+            out[i] = _mm512_shuffle_f32x4::<0x88>(eights[i], eights[i + 8]);
+            out[i + 8] = _mm512_shuffle_f32x4::<0xdd>(eights[i], eights[i + 8]);
+            out[i + 4] = _mm512_shuffle_f32x4::<0x88>(eights[i + 4], eights[i + 12]);
+            out[i + 12] = _mm512_shuffle_f32x4::<0xdd>(eights[i + 4], eights[i + 12]);
+        }
+        out
     }
 }
 
@@ -238,7 +304,7 @@ unsafe fn pow2_pd(t: __m256d) -> __m256d {
 }
 
 register! {
-    F32x8, f32, __m256, 8,
+    F32x8, f32, __m256, 8, 16,
     _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_mul_ps,
     _mm256_div_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_max_ps, _mm256_min_ps,
     _mm256_round_ps;
@@ -273,6 +339,14 @@ register! {
             _mm256_and_ps(kept, scaled)
         })
     }
+    fn exp2_scale(p: Self, t: Self) -> Self {
+        // SAFETY: registers only.
+        Self(unsafe {
+            let smallest = _mm256_set1_ps(f32::EXP2_MIN);
+            let kept = _mm256_cmp_ps::<_CMP_NLT_UQ>(t.0, smallest);
+            _mm256_and_ps(kept, _mm256_mul_ps(p.0, pow2_ps(_mm256_max_ps(t.0, smallest))))
+        })
+    }
     fn sum(self) -> f32 {
         // SAFETY: registers only.
         unsafe {
@@ -289,10 +363,38 @@ register! {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
     }
+    unsafe fn transpose(from: *const f32, ld: usize, to: *mut f32, ld_to: usize) {
+        // SAFETY: eight rows of eight elements are readable and writable by contract.
+        unsafe {
+            let mut rows = [_mm256_setzero_ps(); 8];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm256_loadu_ps(from.add(i * ld));
+            }
+            // Pairs, then fours, then halves.
+            let mut pairs = rows;
+            for i in (0..8).step_by(2) {
+                pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            let mut fours = pairs;
+            for i in (0..8).step_by(4) {
+                for k in 0..2 {
+                    fours[i + 2 * k] = _mm256_shuffle_ps::<0x44>(pairs[i + k], pairs[i + k + 2]);
+                    fours[i + 2 * k + 1] = _mm256_shuffle_ps::<0xee>(pairs[i + k], pairs[i + k + 2]);
+                }
+            }
+            for i in 0..4 {
+                let low = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
+                let high = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
+                _mm256_storeu_ps(to.add(i * ld_to), low);
+                _mm256_storeu_ps(to.add((i + 4) * ld_to), high);
+            }
+        }
+    }
 }
 
 register! {
-    F64x4, f64, __m256d, 4,
+    F64x4, f64, __m256d, 4, 16,
     _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd, _mm256_add_pd, _mm256_sub_pd, _mm256_mul_pd,
     _mm256_div_pd, _mm256_fmadd_pd, _mm256_fnmadd_pd, _mm256_max_pd, _mm256_min_pd,
     _mm256_round_pd;
@@ -324,6 +426,14 @@ register! {
             let scaled = _mm256_mul_pd(scaled, pow2_pd((t - half).0));
             let kept = _mm256_cmp_pd::<_CMP_NLT_UQ>(y.0, _mm256_set1_pd(f64::EXP_MIN));
             _mm256_and_pd(kept, scaled)
+        })
+    }
+    fn exp2_scale(p: Self, t: Self) -> Self {
+        // SAFETY: registers only.
+        Self(unsafe {
+            let smallest = _mm256_set1_pd(f64::EXP2_MIN);
+            let kept = _mm256_cmp_pd::<_CMP_NLT_UQ>(t.0, smallest);
+            _mm256_and_pd(kept, _mm256_mul_pd(p.0, pow2_pd(_mm256_max_pd(t.0, smallest))))
         })
     }
     fn sum(self) -> f64 {

@@ -1,0 +1,166 @@
+//! What multiplies tiles: vector registers in the number type itself, or a matrix unit on bfloat16 halves.
+
+use super::simd::halves::{self, Engine, Order, Packed, Products};
+use super::simd::product::{Left, Right, multiply};
+use super::simd::{self, SimdLevel};
+use crate::real::Real;
+use std::fmt;
+use std::ops::Range;
+
+/// What computes the products of tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Multiply-adds of vector registers.
+    Vectors,
+    /// Products of bfloat16 halves with float32 sums; the numbers are `f32`.
+    Halves(Engine, Products),
+}
+
+/// A packed right factor.
+pub(super) struct Factor<T> {
+    vectors: Right<T>,
+    halves: Packed,
+}
+
+impl<T> Default for Factor<T> {
+    fn default() -> Self {
+        Self { vectors: Right::default(), halves: Packed::default() }
+    }
+}
+
+/// A left factor, packed where the unit does not read it as it is.
+#[derive(Default)]
+pub(super) struct Rows {
+    halves: Packed,
+}
+
+impl Rows {
+    /// The rows `rows` (from a multiple of a strip on) of what was packed, a row-major matrix `values` of `k` columns.
+    pub(super) fn of<'a, T>(&'a self, values: &'a [T], k: usize, rows: Range<usize>) -> Strip<'a, T> {
+        let values = Left::rows(&values[rows.start * k..rows.end * k], k);
+        Strip { values, packed: &self.halves, rows }
+    }
+
+    /// All `rows` rows of what was packed, the transpose of a row-major matrix `values`.
+    pub(super) fn transposed<'a, T>(&'a self, values: &'a [T], rows: usize) -> Strip<'a, T> {
+        Strip { values: Left::transposed(values, rows), packed: &self.halves, rows: 0..rows }
+    }
+}
+
+/// Some rows of a left factor, as they are and packed.
+pub(super) struct Strip<'a, T> {
+    values: Left<'a, T>,
+    packed: &'a Packed,
+    rows: Range<usize>,
+}
+
+impl Unit {
+    /// The fastest unit whose products are as good as those of the number type, or nearly so: three products of halves are
+    /// within 2^-15 of the sizes of the products.
+    pub(super) fn fastest<T: Real>() -> Self {
+        if T::as_f32(&[]).is_none() {
+            return Self::Vectors;
+        }
+        match simd::asked_for() {
+            Some(engine) if engine.is_here() => Self::Halves(engine, Products::Three),
+            None if Engine::Amx.is_here() && simd::level() == SimdLevel::detect() => {
+                Self::Halves(Engine::Amx, Products::Three)
+            }
+            _ => Self::Vectors,
+        }
+    }
+
+    /// The fastest unit for numbers rounded to bfloat16. Where vectors of `f32` are faster still, they are not rounded.
+    pub(super) fn fastest_rounded() -> Self {
+        match simd::asked_for() {
+            Some(engine) if engine.is_here() => return Self::Halves(engine, Products::One),
+            _ if simd::level() != SimdLevel::detect() => return Self::Vectors,
+            _ => {}
+        }
+        let faster = |engine: &Engine| engine.is_here() && engine.outdoes_vectors();
+        match [Engine::Amx, Engine::Avx512Bf16].into_iter().find(faster) {
+            Some(engine) => Self::Halves(engine, Products::One),
+            None => Self::Vectors,
+        }
+    }
+
+    /// Rows whose similarities are made, weighed and multiplied together: so few that they stay in the first cache.
+    pub(super) fn strip(self) -> usize {
+        match self {
+            Self::Vectors => 16,
+            Self::Halves(..) => halves::BLOCK,
+        }
+    }
+
+    /// Columns whose weights are multiplied together: they stay in the second cache with their values.
+    pub(super) fn part(self) -> usize {
+        match self {
+            Self::Vectors => 128,
+            // Sums enter and leave the tile registers once a part.
+            Self::Halves(..) => 256,
+        }
+    }
+
+    /// Packs a left factor, a row-major `rows x k` matrix with leading dimension `k`.
+    pub(super) fn pack_rows<T: Real>(self, out: &mut Rows, values: &[T], rows: usize, k: usize) {
+        if let (Self::Halves(_, products), Some(values)) = (self, T::as_f32(values)) {
+            out.halves.left(values, k, Order::OuterFirst, rows, k, products);
+        }
+    }
+
+    /// Packs the transpose of a row-major `k x rows` matrix with leading dimension `rows`.
+    pub(super) fn pack_rows_transposed<T: Real>(self, out: &mut Rows, values: &[T], rows: usize, k: usize) {
+        if let (Self::Halves(_, products), Some(values)) = (self, T::as_f32(values)) {
+            out.halves.left(values, rows, Order::InnerFirst, rows, k, products);
+        }
+    }
+
+    /// Packs a right factor, a row-major `k x cols` matrix with leading dimension `cols`.
+    pub(super) fn pack<T: Real>(self, out: &mut Factor<T>, values: &[T], k: usize, cols: usize) {
+        match (self, T::as_f32(values)) {
+            (Self::Halves(_, products), Some(values)) => {
+                out.halves.right(values, cols, Order::InnerFirst, cols, k, products);
+            }
+            _ => out.vectors.pack(values, cols, k, cols),
+        }
+    }
+
+    /// Packs the transpose of a row-major `cols x k` matrix with leading dimension `k`.
+    pub(super) fn pack_transposed<T: Real>(self, out: &mut Factor<T>, values: &[T], cols: usize, k: usize) {
+        match (self, T::as_f32(values)) {
+            (Self::Halves(_, products), Some(values)) => {
+                out.halves.right(values, k, Order::OuterFirst, cols, k, products);
+            }
+            _ => out.vectors.pack_transposed(values, k, cols, k),
+        }
+    }
+
+    /// `C <- A B`, or `C <- C + A B` with `add`; `C` is row-major with leading dimension `ldc`.
+    pub(super) fn multiply<T: Real>(
+        self,
+        add: bool,
+        c: &mut [T],
+        ldc: usize,
+        a: Strip<'_, T>,
+        b: &Factor<T>,
+    ) {
+        let rows = (a.rows.start, a.rows.len());
+        if let Self::Halves(engine, _) = self
+            && let Some(c) = T::as_f32_mut(c)
+        {
+            halves::multiply(engine, add, c, ldc, rows, a.packed, &b.halves);
+        } else {
+            multiply(add, c, ldc, rows.1, a.values, &b.vectors);
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vectors => write!(f, "{}", simd::level()),
+            Self::Halves(engine, Products::One) => write!(f, "bf16 on {engine}"),
+            Self::Halves(engine, Products::Three) => write!(f, "bf16 halves on {engine}"),
+        }
+    }
+}
