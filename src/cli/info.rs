@@ -3,7 +3,7 @@
 use super::output::{self, Report};
 use super::session::Session;
 use anyhow::Result;
-use unicon::backend::cpu::simd;
+use unicon::backend::cpu::{Cpu, simd};
 use unicon::backend::cuda;
 
 /// Shows version, threads, SIMD level, devices and what was built in.
@@ -14,12 +14,14 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     let threads = session.threads();
     let level = simd::level().to_string();
+    let unit = Cpu::<f32>::new(1)?.unit();
     let devices = session.devices();
     let features = features();
     let mut report = Report::new("info");
     report.value("version", version)?;
     report.value("threads", threads)?;
     report.value("simd", &level)?;
+    report.value("products", &unit)?;
     report.value("devices", &devices.usable)?;
     report.value("no_cuda", &devices.no_cuda)?;
     let nccl = cuda::nccl_version();
@@ -33,6 +35,7 @@ pub fn run(session: &Session, _: Args) -> Result<()> {
         ("version".to_string(), version.to_string()),
         ("threads".to_string(), threads.to_string()),
         ("SIMD".to_string(), level),
+        ("products".to_string(), unit),
     ];
     rows.extend(devices.usable.iter().map(|d| {
         let memory = d.memory_bytes.map(|b| format!(", {}", output::bytes(b))).unwrap_or_default();

@@ -142,7 +142,9 @@ mod tests {
     /// must survive.
     fn check_products<T: TileOps>(tolerance: f64) {
         let cast = |v: &[f64]| v.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>();
-        for (m, n, k) in [(1, 1, 1), (5, 7, 3), (33, 18, 65), (20, 501, 17), (9, 7, 1030), (4, 5, 0), (0, 3, 2)] {
+        for (m, n, k) in
+            [(1, 1, 1), (5, 7, 3), (33, 18, 65), (20, 501, 17), (9, 7, 1030), (4, 5, 0), (0, 3, 2)]
+        {
             let (lda, ldb, ldc) = (m.max(k) + 3, n.max(k) + 1, n + 5);
             let side = m.max(n).max(k) + 1;
             let (a, b) = (cast(&ramp(side * lda, 0.37)), cast(&ramp(side * ldb, 0.23)));

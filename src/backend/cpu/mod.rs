@@ -49,13 +49,13 @@ use faer::{Mat, MatRef};
 use gemm::{gemm_nn, gemm_nt, gemm_tn};
 use panels::{Meter, add};
 use rayon::prelude::*;
+use simd::halves::Products;
 use spill::{Spill, bytes};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use simd::halves::Products;
 use tiles::Source;
 use unit::Unit;
 
@@ -118,6 +118,11 @@ impl<T: Real> Cpu<T> {
         Ok(Self { unit: Unit::fastest_rounded(), ..self })
     }
 
+    /// Computes the products of S(gamma) in `T` itself, also where a matrix unit would do them faster from halves.
+    pub fn with_vectors(self) -> Self {
+        Self { unit: Unit::Vectors, ..self }
+    }
+
     /// The same backend with its matrices in `memory`, and with `memory_limit` bytes of them at most.
     pub fn with_memory(self, memory: Arc<dyn HostMemory>, memory_limit: Option<u64>) -> Self {
         Self { account: Arc::new(memory::Account::new(memory_limit, Some(memory))), ..self }
@@ -154,6 +159,11 @@ impl<T: Real> Cpu<T> {
     /// [`Error::InvalidArgument`] when the system does not grant them.
     pub(crate) fn revive(&self) -> Result<()> {
         self.pool.revive()
+    }
+
+    /// What multiplies tiles: vectors of a level, or a matrix unit and how many halves of numbers it is given.
+    pub fn unit(&self) -> String {
+        self.unit.to_string()
     }
 
     /// Number of threads.

@@ -27,12 +27,12 @@ pub(super) enum Window<'a, T: Real> {
     Matrix(&'a Matrix<T>, Option<&'a [u32]>),
     /// A range of positions.
     Piece { start: usize, cols: usize, data: std::borrow::Cow<'a, [T]> },
-    /// Tiles of positions, by their first.
-    Tiles { cols: usize, places: BTreeMap<usize, usize>, data: Vec<T> },
+    /// Tiles of positions, by their first: where a tile ends, and where its rows begin in `data`.
+    Tiles { cols: usize, places: BTreeMap<usize, (usize, usize)>, data: Vec<T> },
 }
 
 impl<T: Real> Window<'_, T> {
-    /// The rows at positions `range`; of [`Window::Tiles`], a tile or its beginning.
+    /// The rows at positions `range`; of [`Window::Tiles`], of one tile.
     pub(super) fn get<'b>(&'b self, range: &Range<usize>, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
         match self {
             Self::Matrix(matrix, ids) => matrix.gather(*ids, range, scratch),
@@ -40,8 +40,12 @@ impl<T: Real> Window<'_, T> {
                 Ok(&data[(range.start - start) * cols..(range.end - start) * cols])
             }
             Self::Tiles { cols, places, data } => {
-                let place = places.get(&range.start).copied().unwrap_or(usize::MAX / 2);
-                data.get(place..place + range.len() * cols).ok_or_else(|| {
+                let tile = places.range(..=range.start).next_back().filter(|(_, (end, _))| range.end <= *end);
+                let rows = tile.map(|(start, (_, place))| {
+                    let place = place + (range.start - start) * cols;
+                    &data[place..place + range.len() * cols]
+                });
+                rows.ok_or_else(|| {
                     crate::Error::Comm(format!("columns {range:?} were not brought to this rank"))
                 })
             }
@@ -428,7 +432,7 @@ impl<T: Real> Cpu<T> {
         let mut ids = Vec::new();
         let mut places = BTreeMap::new();
         for range in ranges {
-            places.insert(range.start, ids.len() * m.cols());
+            places.insert(range.start, (range.end, ids.len() * m.cols()));
             ids.extend(range.map(|j| schedule.col_id(j) as u32));
         }
         let data = self.fetch(m, &ids)?;

@@ -243,11 +243,7 @@ impl<T: Real> Cpu<T> {
     }
 
     /// The sums of this rank's panels, and those of its columns, by position.
-    fn visit_sums<S: Sums<T>>(
-        &self,
-        tiles: &Tiles<'_, T>,
-        sums: &S,
-    ) -> Result<(Vec<Vec<S::Row>>, Vec<f64>)> {
+    fn visit_sums<S: Sums<T>>(&self, tiles: &Tiles<'_, T>, sums: &S) -> Result<(Vec<Vec<S::Row>>, Vec<f64>)> {
         let schedule = &tiles.schedule;
         let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
         let blocks = layout.own_blocks();

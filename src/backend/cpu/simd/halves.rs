@@ -58,9 +58,7 @@ impl Engine {
         match self {
             Self::Amx => amx::is_granted(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => {
-                level() == super::SimdLevel::Avx512 && is_x86_feature_detected!("avx512bf16")
-            }
+            Self::Avx512Bf16 => level() == super::SimdLevel::Avx512 && is_x86_feature_detected!("avx512bf16"),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx512Bf16 => false,
             Self::Software => true,
@@ -123,12 +121,28 @@ pub enum Order {
 
 impl Packed {
     /// Packs the left factor of a product, `rows x k`.
-    pub fn left(&mut self, values: &[f32], ld: usize, order: Order, rows: usize, k: usize, products: Products) {
+    pub fn left(
+        &mut self,
+        values: &[f32],
+        ld: usize,
+        order: Order,
+        rows: usize,
+        k: usize,
+        products: Products,
+    ) {
         self.pack(values, ld, order, rows, k, products, Order::OuterFirst);
     }
 
     /// Packs the right factor of a product, `k x cols`.
-    pub fn right(&mut self, values: &[f32], ld: usize, order: Order, cols: usize, k: usize, products: Products) {
+    pub fn right(
+        &mut self,
+        values: &[f32],
+        ld: usize,
+        order: Order,
+        cols: usize,
+        k: usize,
+        products: Products,
+    ) {
         self.pack(values, ld, order, cols, k, products, Order::InnerFirst);
     }
 
@@ -334,7 +348,8 @@ fn software(
     right: [&[Square]; 2],
     halves: usize,
 ) {
-    let number = |word: u32, part: u32| f32::from_bits(if part == 0 { word << 16 } else { word & 0xffff_0000 });
+    let number =
+        |word: u32, part: u32| f32::from_bits(if part == 0 { word << 16 } else { word & 0xffff_0000 });
     for (i, left) in left.into_iter().enumerate() {
         for (j, right) in right.into_iter().enumerate() {
             for r in 0..SIDE {
@@ -431,10 +446,9 @@ mod tests {
         for (products, error) in [(Products::One, 2f64.powi(-7)), (Products::Three, 2f64.powi(-15))] {
             for (m, n, k) in [(1, 1, 1), (32, 32, 32), (33, 70, 65), (16, 15, 128), (64, 31, 7), (3, 4, 0)] {
                 let ldc = n + 2;
-                for (left, right) in [
-                    (Order::OuterFirst, Order::InnerFirst),
-                    (Order::InnerFirst, Order::OuterFirst),
-                ] {
+                for (left, right) in
+                    [(Order::OuterFirst, Order::InnerFirst), (Order::InnerFirst, Order::OuterFirst)]
+                {
                     // Of the left factor nothing follows the last element, of the right one rows are padded.
                     let extent = |order: Order, outer: usize, pad: usize| match order {
                         Order::OuterFirst => (k + pad, outer * (k + pad)),

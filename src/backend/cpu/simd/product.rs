@@ -98,14 +98,7 @@ impl<'a, T> Left<'a, T> {
 }
 
 /// `C <- A B`, or `C <- C + A B` with `add`; `C` is row-major, `rows x b.cols()`, with leading dimension `ldc`.
-pub fn multiply<T: Dispatch>(
-    add: bool,
-    c: &mut [T],
-    ldc: usize,
-    rows: usize,
-    a: Left<'_, T>,
-    b: &Right<T>,
-) {
+pub fn multiply<T: Dispatch>(add: bool, c: &mut [T], ldc: usize, rows: usize, a: Left<'_, T>, b: &Right<T>) {
     check_tile(c.len(), ldc, rows, b.cols);
     match a.transposed {
         false => check_tile(a.values.len(), a.ld, rows, b.k),
@@ -163,7 +156,14 @@ impl<T: Dispatch> Kernel<T> for Pack<'_, T> {
 /// # Safety
 /// The rows must be readable and the columns writable.
 #[inline(always)]
-unsafe fn pack_rows<V: Lanes>(rows: *const V::T, ld: usize, n: usize, k: usize, to: *mut V::T, padded: usize) {
+unsafe fn pack_rows<V: Lanes>(
+    rows: *const V::T,
+    ld: usize,
+    n: usize,
+    k: usize,
+    to: *mut V::T,
+    padded: usize,
+) {
     let mut p = 0;
     // SAFETY: by contract; whole squares of the matrix only.
     unsafe {
@@ -290,9 +290,16 @@ mod tests {
     /// Both forms of both factors on ragged, padded shapes against the triple loop; padding survives.
     fn check<T: TileOps>(tolerance: f64) {
         let mut packed = Right::default();
-        for (m, n, k) in
-            [(1, 1, 1), (5, 7, 3), (33, 18, 65), (70, 97, 128), (4, 5, 0), (0, 3, 2), (15, 48, 31), (8, 161, 17)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (5, 7, 3),
+            (33, 18, 65),
+            (70, 97, 128),
+            (4, 5, 0),
+            (0, 3, 2),
+            (15, 48, 31),
+            (8, 161, 17),
+        ] {
             let (lda, ldb, ldc) = (m.max(k) + 3, n.max(k) + 1, n + 5);
             let side = m.max(n).max(k) + 1;
             let (a, b): (Vec<T>, Vec<T>) = (ramp(side * lda, 0.37), ramp(side * ldb, 0.23));
