@@ -53,7 +53,7 @@ pub enum Precision {
     F32,
     /// On the CPU only.
     F64,
-    /// f32 with similarities of embeddings rounded to bfloat16: on CUDA, and where the processor has AVX512-BF16.
+    /// f32 with products of numbers rounded to bfloat16: on CUDA, and on processors that do that faster than f32 (others round nothing).
     Bf16,
     /// f32 with similarities and weights in fp16: on CUDA only.
     Fp16,

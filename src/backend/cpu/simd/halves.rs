@@ -10,6 +10,7 @@
 use super::clip::check_tile;
 use super::lanes::{Dispatch, Kernel, Lanes};
 use super::{amx, level};
+use std::sync::OnceLock;
 
 /// Rows or columns of `C` of a square, and its pairs along the inner dimension.
 pub(super) const SIDE: usize = 16;
@@ -37,6 +38,22 @@ impl Engine {
         }
     }
 
+    /// Whether it finds what the loops find, on a product with edges and both halves. Nobody is to rely on a unit that does not.
+    fn agrees(self) -> bool {
+        let (m, n, k) = (BLOCK + 1, BLOCK + 3, 71);
+        let values = |count: usize, step: f32| (0..count).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
+        let (mut a, mut b) = (Packed::default(), Packed::default());
+        a.left(&values(m * k, 0.37), k, Order::OuterFirst, m, k, Products::Three);
+        b.right(&values(k * n, 0.23), n, Order::InnerFirst, n, k, Products::Three);
+        let [found, wanted] = [self, Self::Software].map(|engine| {
+            let mut c = vec![0.5; m * n];
+            product(engine, true, &mut c, n, (0, m), &a, &b);
+            c
+        });
+        // Sums of 213 terms of at most 1 in some order.
+        found.iter().zip(&wanted).all(|(found, wanted)| (found - wanted).abs() <= 1e-4)
+    }
+
     /// Whether one product of it is faster than that of `f32` vectors. AMD's processors do AVX512-BF16 at twice the rate,
     /// Intel's at half of it.
     pub fn outdoes_vectors(self) -> bool {
@@ -56,7 +73,10 @@ impl Engine {
     /// Whether this processor (and system) has it.
     pub fn is_here(self) -> bool {
         match self {
-            Self::Amx => amx::is_granted(),
+            Self::Amx => {
+                static HERE: OnceLock<bool> = OnceLock::new();
+                *HERE.get_or_init(|| amx::is_granted() && self.agrees())
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => level() == super::SimdLevel::Avx512 && is_x86_feature_detected!("avx512bf16"),
             #[cfg(not(target_arch = "x86_64"))]
@@ -288,6 +308,19 @@ pub fn multiply(
 ) {
     assert!(a.k == b.k && a.halves == b.halves, "both factors of a product need the same inner dimension");
     assert!(first % BLOCK == 0 && first + rows <= a.outer && engine.is_here(), "rows of another factor");
+    product(engine, add, c, ldc, (first, rows), a, b);
+}
+
+/// The product, by an engine that is here.
+fn product(
+    engine: Engine,
+    add: bool,
+    c: &mut [f32],
+    ldc: usize,
+    (first, rows): (usize, usize),
+    a: &Packed,
+    b: &Packed,
+) {
     check_tile(c.len(), ldc, rows, b.outer);
     let unit = amx::Tiles::configured(engine);
     for i in (0..rows).step_by(BLOCK) {
