@@ -39,6 +39,9 @@ trait Sums<T>: Sync {
     fn add(a: f64, b: f64) -> f64;
 }
 
+/// Sums of the rows of every panel, and those of columns.
+type Visited<R> = (Vec<Vec<R>>, Vec<f64>);
+
 /// `sum e^{(s - 1)/tau}`: one shift for all, since |s| <= 1.
 struct Shifted<T> {
     scale: T,
@@ -243,7 +246,7 @@ impl<T: Real> Cpu<T> {
     }
 
     /// The sums of this rank's panels, and those of its columns, by position.
-    fn visit_sums<S: Sums<T>>(&self, tiles: &Tiles<'_, T>, sums: &S) -> Result<(Vec<Vec<S::Row>>, Vec<f64>)> {
+    fn visit_sums<S: Sums<T>>(&self, tiles: &Tiles<'_, T>, sums: &S) -> Result<Visited<S::Row>> {
         let schedule = &tiles.schedule;
         let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
         let blocks = layout.own_blocks();

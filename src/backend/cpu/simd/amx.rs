@@ -82,7 +82,9 @@ mod x86 {
 
     /// Leaf 7 of CPUID: AMX-BF16 and AMX-TILE. The vectors around the tiles are AVX-512's.
     pub fn is_there() -> bool {
-        let features = __cpuid_count(7, 0).edx;
+        // SAFETY: every x86-64 processor has CPUID, and leaf 7 where it has AVX2. Newer compilers know that the call is safe.
+        #[allow(unused_unsafe)]
+        let features = unsafe { __cpuid_count(7, 0) }.edx;
         super::super::level() == super::super::SimdLevel::Avx512
             && features >> 22 & 1 == 1
             && features >> 24 & 1 == 1

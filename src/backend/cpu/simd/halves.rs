@@ -41,7 +41,8 @@ impl Engine {
     /// Whether it finds what the loops find, on a product with edges and both halves. Nobody is to rely on a unit that does not.
     fn agrees(self) -> bool {
         let (m, n, k) = (BLOCK + 1, BLOCK + 3, 71);
-        let values = |count: usize, step: f32| (0..count).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
+        let values =
+            |count: usize, step: f32| (0..count).map(|i| (i as f32 * step).sin()).collect::<Vec<f32>>();
         let (mut a, mut b) = (Packed::default(), Packed::default());
         a.left(&values(m * k, 0.37), k, Order::OuterFirst, m, k, Products::Three);
         b.right(&values(k * n, 0.23), n, Order::InnerFirst, n, k, Products::Three);
@@ -61,7 +62,9 @@ impl Engine {
             Self::Amx => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => {
-                let vendor = std::arch::x86_64::__cpuid(0);
+                // SAFETY: every x86-64 processor has CPUID. Newer compilers know that the call is safe.
+                #[allow(unused_unsafe)]
+                let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
                 [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
             }
             #[cfg(not(target_arch = "x86_64"))]
