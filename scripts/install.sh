@@ -1,14 +1,15 @@
 #!/bin/sh
 # Installs the C and C++ side of UniCon:
 #
-#   PREFIX/lib/libunicon.so.1.VERSION, libunicon.so.1, libunicon.so, libunicon.a
+#   PREFIX/lib/libunicon.so.1.VERSION, libunicon.so.1, libunicon.so, libunicon.a    (stripped, where binutils are installed)
+#   PREFIX/lib/.debug/libunicon.so.1.VERSION           (its debug information, where debuggers look for it)
 #   PREFIX/include/unicon.h, unicon.hpp
 #   PREFIX/lib/pkgconfig/unicon.pc                     (relocatable: the tree may be moved)
 #   PREFIX/lib/cmake/UniCon/UniConConfig*.cmake        (find_package(UniCon): UniCon::unicon, UniCon::unicon_static)
 #
 # usage: scripts/install.sh [--prefix DIR] [--libdir NAME] [--from DIR] [--destdir DIR]
 #   --prefix   where to, default /usr/local
-#   --libdir   name of the library folder below it, default lib
+#   --libdir   the library folder below it, default lib (Debian: lib/x86_64-linux-gnu)
 #   --from     a folder with libunicon.so and libunicon.a; default: build them with cargo
 #   --destdir  put the tree below DIR instead (packaging)
 set -eu
@@ -19,7 +20,7 @@ while [ $# -gt 0 ]; do
     --libdir) libdir=$2 && shift 2 ;;
     --from) from=$2 && shift 2 ;;
     --destdir) destdir=$2 && shift 2 ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0" && exit 2 ;;
     esac
 done
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -35,14 +36,25 @@ private="-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc"
 to=$destdir$prefix
 lib=$to/$libdir
 mkdir -p "$lib/pkgconfig" "$lib/cmake/UniCon" "$to/include"
-install -m 755 "$from/libunicon.so" "$lib/libunicon.so.$abi.$version"
-ln -sf "libunicon.so.$abi.$version" "$lib/libunicon.so.$abi"
+shared=libunicon.so.$abi.$version
+install -m 755 "$from/libunicon.so" "$lib/$shared"
+ln -sf "$shared" "$lib/libunicon.so.$abi"
 ln -sf "libunicon.so.$abi" "$lib/libunicon.so"
 install -m 644 "$from/libunicon.a" "$lib/libunicon.a"
+if command -v objcopy >/dev/null && command -v strip >/dev/null; then
+    mkdir -p "$lib/.debug"
+    objcopy --only-keep-debug "$lib/$shared" "$lib/.debug/$shared"
+    chmod 644 "$lib/.debug/$shared"
+    strip --strip-unneeded "$lib/$shared"
+    objcopy --add-gnu-debuglink="$lib/.debug/$shared" "$lib/$shared"
+    strip --strip-debug "$lib/libunicon.a"
+fi
+# From the library folder up to PREFIX, as often as its name has parts.
+up=$(echo "$libdir" | sed 's|//*|/|g; s|/$||; s|[^/][^/]*|..|g')
 install -m 644 "$root/include/unicon.h" "$root/include/unicon.hpp" "$to/include/"
 
 cat >"$lib/pkgconfig/unicon.pc" <<PC
-prefix=\${pcfiledir}/../..
+prefix=\${pcfiledir}/../$up
 libdir=\${prefix}/$libdir
 includedir=\${prefix}/include
 
@@ -57,7 +69,7 @@ PC
 cat >"$lib/cmake/UniCon/UniConConfig.cmake" <<CMAKE
 # find_package(UniCon) gives UniCon::unicon (shared) and UniCon::unicon_static.
 get_filename_component(_unicon_lib "\${CMAKE_CURRENT_LIST_DIR}/../.." ABSOLUTE)
-get_filename_component(_unicon_prefix "\${_unicon_lib}/.." ABSOLUTE)
+get_filename_component(_unicon_prefix "\${_unicon_lib}/$up" ABSOLUTE)
 if(NOT TARGET UniCon::unicon)
     add_library(UniCon::unicon SHARED IMPORTED)
     set_target_properties(UniCon::unicon PROPERTIES

@@ -74,13 +74,21 @@ fn an_installed_tree_builds_outside_projects() {
     if !have("gcc", "gcc") {
         return;
     }
+    // One part, and several as on Debian.
+    for libdir in ["lib", "lib/x86_64-linux-gnu"] {
+        builds_with_the_libraries_in(libdir);
+    }
+}
+
+fn builds_with_the_libraries_in(libdir: &str) {
     let dir = tempfile::tempdir().unwrap();
     let first = dir.path().join("first");
     let mut install = Command::new(root().join("scripts/install.sh"));
-    run(install.arg("--prefix").arg(&first).arg("--from").arg(built()));
+    run(install.arg("--prefix").arg(&first).args(["--libdir", libdir]).arg("--from").arg(built()));
     // The tree is relocatable: it is used somewhere else than where it was installed.
     let prefix = dir.path().join("moved");
     std::fs::rename(&first, &prefix).unwrap();
+    let lib = prefix.join(libdir);
     let project = dir.path().join("project");
     std::fs::create_dir(&project).unwrap();
     let main = "#include <unicon.h>\nint main(void) { unicon_context_t *c = 0;\n\
@@ -94,8 +102,8 @@ fn an_installed_tree_builds_outside_projects() {
         std::fs::write(project.join("Makefile"), make).unwrap();
         let mut command = Command::new("make");
         command.arg("-C").arg(&project).args(["main", "static"]);
-        run(command.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")));
-        run(Command::new(project.join("main")).env("LD_LIBRARY_PATH", prefix.join("lib")));
+        run(command.env("PKG_CONFIG_PATH", lib.join("pkgconfig")));
+        run(Command::new(project.join("main")).env("LD_LIBRARY_PATH", &lib));
         run(&mut Command::new(project.join("static")));
     }
     if have("cmake", "cmake") {
@@ -106,7 +114,11 @@ fn an_installed_tree_builds_outside_projects() {
         let out = project.join("out");
         let mut configure = Command::new("cmake");
         configure.arg("-S").arg(&project).arg("-B").arg(&out);
-        run(configure.arg(format!("-DCMAKE_PREFIX_PATH={}", prefix.display())));
+        // CMake itself finds one part below the prefix, and the parts of its own system.
+        run(match libdir {
+            "lib" => configure.arg(format!("-DCMAKE_PREFIX_PATH={}", prefix.display())),
+            _ => configure.arg(format!("-DUniCon_DIR={}", lib.join("cmake/UniCon").display())),
+        });
         run(Command::new("cmake").arg("--build").arg(&out));
         run(&mut Command::new(out.join("shared")));
         run(&mut Command::new(out.join("fixed")));
