@@ -10,7 +10,7 @@ use unicon::backend::cuda::{Cuda, Mode, Options};
 use unicon::distributed::threads;
 use unicon::fit::{Data, FitOptions, RefineOptions, fit};
 use unicon::io::{HostMatrix, MatView, write_npy};
-use unicon::plan::{Job, Plan, Rates, plan};
+use unicon::plan::{CostEstimate, Job, Rates, plan};
 use unicon::positives::Positives;
 use unicon::similarity::NegativeSampling;
 
@@ -27,7 +27,7 @@ fn planned(
     ranks: usize,
     options: &FitOptions,
     evaluations: usize,
-) -> Plan {
+) -> CostEstimate {
     let negatives = match options.negatives {
         NegativeSampling::All => None,
         NegativeSampling::Sampled { per_anchor, .. } => Some(per_anchor as f64),

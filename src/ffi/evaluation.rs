@@ -5,7 +5,7 @@ use super::context::{context_of, on_backend};
 use super::matrix::{Input, Precision, check_values, values};
 use super::structs::{Versioned, boolean, count, init, read_or_default, write};
 use super::weights::embeddings;
-use super::{asked, entry};
+use super::{entry, problem};
 use crate::backend::{Backend, Ties};
 use crate::error::{Error, Result};
 use crate::positives::Positives;
@@ -86,7 +86,7 @@ entry!(
     ) |context| {
         let n_ks = count("n_ks", n_ks, 1)?;
         // SAFETY: as the header requires.
-        let ((zx, zy), ks, asked) = unsafe {
+        let ((zx, zy), ks, given) = unsafe {
             (embeddings(context, zx, zy)?, values("ks", ks, n_ks)?, read_or_default(evaluation)?)
         };
         let ks = ks.iter().map(|&k| count("ks", k, 1)).collect::<Result<Vec<_>>>()?;
@@ -94,9 +94,9 @@ entry!(
         if !intervals.is_null() {
             check_values("intervals", intervals, 4 * n_ks)?;
         }
-        let options = options_of(&asked, ks)?;
+        let options = options_of(&given, ks)?;
         // SAFETY: as the header requires.
-        let truth = unsafe { asked::positives(truth, zx.rows, zy.rows)? };
+        let truth = unsafe { problem::positives(truth, zx.rows, zy.rows)? };
         let found = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             of(backend, (&zx, &zy), &truth, &options)?
         });
@@ -114,7 +114,7 @@ entry!(
         }
         if !evaluation.is_null() {
             // SAFETY: read above, and the caller's to write.
-            unsafe { write(evaluation, &filled(asked, &found)) };
+            unsafe { write(evaluation, &filled(given, &found)) };
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 use super::bindings::*;
 use super::context::{Context, Device, context_of, on_backend};
 use super::matrix::{Input, Precision, check_out, unchecked_input};
-use super::report::{Asked, Report};
+use super::report::{Known, Report};
 use super::structs::read;
-use super::{asked, entry, model, options};
+use super::{entry, model, options, problem};
 use crate::backend::cuda::Cuda;
 use crate::distributed::{Group, share_rows, threads};
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ impl Pairs<'_> {
 
 /// # Safety
 /// `pointer` is NULL or a struct by the header's contract.
-pub(super) unsafe fn held_out<'a>(
+pub(super) unsafe fn validation_of<'a>(
     context: &Context,
     pointer: *const unicon_validation_t,
 ) -> Result<Option<Pairs<'a>>> {
@@ -51,7 +51,7 @@ pub(super) unsafe fn held_out<'a>(
         let raw = pointer.read();
         let x = unchecked_input(context, "validation.x", raw.x)?;
         let y = unchecked_input(context, "validation.y", raw.y)?;
-        let positives = asked::positives(raw.positives, x.rows, y.rows)?;
+        let positives = problem::positives(raw.positives, x.rows, y.rows)?;
         Ok(Some(Pairs { x, y, positives }))
     }
 }
@@ -62,7 +62,7 @@ struct Call<'a> {
     x: Input<'a>,
     y: Input<'a>,
     positives: *const unicon_positives_t,
-    held: Option<Pairs<'a>>,
+    validation: Option<Pairs<'a>>,
     precision: Precision,
     report: Option<Report>,
     model: *mut *mut unicon_model_t,
@@ -87,10 +87,10 @@ impl<'a> Call<'a> {
         // SAFETY: passed on.
         unsafe {
             let (x, y) = (unchecked_input(context, "x", a.x)?, unchecked_input(context, "y", a.y)?);
-            let held = held_out(context, a.validation)?;
+            let validation = validation_of(context, a.validation)?;
             let report = Report::new(a.info)?;
             let precision = Precision::of(&[&x, &y]);
-            Ok(Self { begin, x, y, positives: a.positives, held, precision, report, model: a.model })
+            Ok(Self { begin, x, y, positives: a.positives, validation, precision, report, model: a.model })
         }
     }
 
@@ -98,7 +98,7 @@ impl<'a> Call<'a> {
         Sizes {
             rows: (self.x.rows, self.y.rows),
             widths: (self.x.cols, self.y.cols),
-            validation: self.held.as_ref().map_or((0, 0), Pairs::rows),
+            validation: self.validation.as_ref().map_or((0, 0), Pairs::rows),
         }
     }
 
@@ -112,17 +112,17 @@ impl<'a> Call<'a> {
         fit: impl FnOnce(Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)>,
     ) -> Result<(Model, FitInfo)> {
         let own = (self.x.rows, self.y.rows);
-        let held = self.held.as_ref().map(Pairs::data);
+        let validation = self.validation.as_ref().map(Pairs::data);
         if group.is_single() {
             // SAFETY: passed on.
-            let positives = unsafe { asked::positives(self.positives, own.0, own.1)? };
-            return fit(Data { x: self.x.source(), y: self.y.source(), positives: &positives }, held);
+            let positives = unsafe { problem::positives(self.positives, own.0, own.1)? };
+            return fit(Data { x: self.x.source(), y: self.y.source(), positives: &positives }, validation);
         }
         let x = share_rows(group, self.x.source())?;
         let y = share_rows(group, self.y.source())?;
         // SAFETY: passed on.
-        let positives = unsafe { asked::positives_over(group, self.positives, own, (x.rows(), y.rows()))? };
-        fit(Data { x: &x, y: &y, positives: &positives }, held)
+        let positives = unsafe { problem::positives_over(group, self.positives, own, (x.rows(), y.rows()))? };
+        fit(Data { x: &x, y: &y, positives: &positives }, validation)
     }
 
     /// Runs a fit on several devices of this process, a thread each: this one works on the first.
@@ -135,15 +135,15 @@ impl<'a> Call<'a> {
         fit: impl Fn(Cuda, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)> + Sync,
     ) -> Result<(Model, FitInfo)> {
         // SAFETY: passed on.
-        let positives = unsafe { asked::positives(self.positives, self.x.rows, self.y.rows)? };
+        let positives = unsafe { problem::positives(self.positives, self.x.rows, self.y.rows)? };
         let data = Data { x: self.x.source(), y: self.y.source(), positives: &positives };
-        let held = self.held.as_ref().map(Pairs::data);
+        let validation = self.validation.as_ref().map(Pairs::data);
         let numbers: Vec<u32> = devices.iter().map(|d| d.device().ordinal).collect();
         let ranks = threads::ranks(devices.len()).into_iter().map(|rank| Group::new(Arc::new(rank)));
         let all = threads::on_each(ranks.zip(devices), |(group, cuda)| {
             let run = || {
                 let (cuda, _) = cuda.connected(group.clone())?;
-                fit(cuda, data, held)
+                fit(cuda, data, validation)
             };
             group.conclude(run())
         });
@@ -169,13 +169,13 @@ impl<'a> Call<'a> {
     ///
     /// # Safety
     /// As [`new`](Self::new).
-    unsafe fn end(self, context: &Context, fitted: Result<(Model, FitInfo)>, asked: &Asked) -> Result<()> {
+    unsafe fn end(self, context: &Context, fitted: Result<(Model, FitInfo)>, known: &Known) -> Result<()> {
         match fitted {
             Ok((made, info)) => {
                 // SAFETY: passed on; `new` checked the pointers.
                 unsafe {
                     if let Some(report) = self.report {
-                        report.write(&info, asked);
+                        report.write(&info, known);
                     }
                     model::give(made, self.model);
                 }
@@ -185,7 +185,7 @@ impl<'a> Call<'a> {
                 if let Some(report) = self.report {
                     let seconds = self.begin.elapsed().as_secs_f64();
                     // SAFETY: passed on.
-                    unsafe { report.write_cancelled(seconds, context.peak_bytes(), asked) };
+                    unsafe { report.write_cancelled(seconds, context.peak_bytes(), known) };
                 }
                 Err(Error::Cancelled)
             }
@@ -212,30 +212,31 @@ fn on_device(error: Error, number: u32) -> Error {
 /// The arguments are as the header requires.
 unsafe fn run<'a, O: Sync>(
     context: &Context,
-    prepare: impl FnOnce() -> Result<(Call<'a>, O, Asked)>,
+    prepare: impl FnOnce() -> Result<(Call<'a>, O, Known)>,
     fit: impl Fn(&Device, &O, Precision, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)> + Sync,
 ) -> Result<()> {
     if let Some(devices) = context.devices() {
-        let (call, options, asked) = prepare()?;
+        let (call, options, known) = prepare()?;
         let precision = call.precision;
         // SAFETY: passed on.
         unsafe {
-            let fitted = call.over_devices(devices, |cuda, data, held| {
-                fit(&Device::Cuda(cuda), &options, precision, data, held)
+            let fitted = call.over_devices(devices, |cuda, data, validation| {
+                fit(&Device::Cuda(cuda), &options, precision, data, validation)
             });
-            return call.end(context, fitted, &asked);
+            return call.end(context, fitted, &known);
         }
     }
     let group = context.group();
     let prepared = context.device_of(&group).and_then(|device| Ok((device, prepare()?)));
-    let (device, (call, options, asked)) = match prepared {
+    let (device, (call, options, known)) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return group.conclude(Err(error)),
     };
     // SAFETY: passed on.
     unsafe {
-        let fitted = call.over_ranks(&group, |data, held| fit(&device, &options, call.precision, data, held));
-        call.end(context, group.conclude(fitted), &asked)
+        let fitted = call
+            .over_ranks(&group, |data, validation| fit(&device, &options, call.precision, data, validation));
+        call.end(context, group.conclude(fitted), &known)
     }
 }
 
@@ -262,17 +263,17 @@ entry!(
                 return Err(Error::Unsupported("warm_start: of a fit with a kernel or whitening".into()));
             }
             let (whiten, power) = (o.whiten.unwrap_or(-1.0), o.factorization.power());
-            let asked = Asked {
+            let known = Known {
                 chosen: Chosen { whiten, power, tau: o.loss.tau, rank: o.rank, ..Chosen::default() },
                 workspace: memory::of_fit(&o, call.sizes(), call.precision.size()),
             };
             context.watch(raw.progress, raw.progress_user);
-            Ok((call, o, asked))
+            Ok((call, o, known))
         };
         // SAFETY: as above.
         unsafe {
-            run(context, prepare, |device, o, precision, data, held| {
-                on_backend!(device, precision, |backend| crate::fit::fit(backend, data, held, o))
+            run(context, prepare, |device, o, precision, data, validation| {
+                on_backend!(device, precision, |backend| crate::fit::fit(backend, data, validation, o))
             })
         }
     }
@@ -298,17 +299,17 @@ entry!(
             let call = Call::new(context, arguments)?;
             let o = options::best(&raw, warm_start)?;
             let rank = if let Rank::Fixed(r) = o.rank { r } else { 0 };
-            let asked = Asked {
+            let known = Known {
                 chosen: Chosen { tau: o.loss.tau, rank, ..Chosen::default() },
                 workspace: memory::of_best(&o, call.sizes(), call.precision.size()),
             };
             context.watch(raw.progress, raw.progress_user);
-            Ok((call, o, asked))
+            Ok((call, o, known))
         };
         // SAFETY: as above.
         unsafe {
-            run(context, prepare, |device, o, precision, data, held| {
-                on_backend!(device, precision, |backend| crate::fit::fit_best(backend, data, held, o))
+            run(context, prepare, |device, o, precision, data, validation| {
+                on_backend!(device, precision, |backend| crate::fit::fit_best(backend, data, validation, o))
             })
         }
     }

@@ -11,14 +11,13 @@
 //! | [`matrix`] | borrowed matrices in and out |
 //! | [`memory`] | the caller's allocator |
 //! | [`context`] | the context and its options |
-//! | [`asked`] | losses, positives, kernels |
+//! | [`problem`] | losses, positives, kernels |
 //! | [`options`], [`report`] | what a fit is told and tells |
 //! | [`weights`], [`fit`], [`partial`], [`model`] (with [`few`]) | the calls |
 //! | [`retrieval`], [`evaluation`], [`items`], [`workspace`] | the calls |
 //!
 //! It is not part of the Rust API: Rust programs use the crate's other modules.
 
-mod asked;
 #[rustfmt::skip]
 mod bindings;
 mod callbacks;
@@ -34,6 +33,7 @@ mod memory;
 mod model;
 mod options;
 mod partial;
+mod problem;
 mod report;
 mod retrieval;
 mod structs;

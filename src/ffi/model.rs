@@ -1,10 +1,10 @@
 //! Models: made from matrices, described, applied, saved and loaded.
 
-use super::asked::kernel_number;
 use super::bindings::*;
 use super::context::{context_of, on_backend};
 use super::few::Ready;
 use super::matrix::{Allowed, Input, Precision, check_out, input, output, unchecked_input, values};
+use super::problem::kernel_number;
 use super::structs::{Versioned, count, path_of, read, write};
 use super::weights::expect;
 use super::{entry, guard, same_signature};

@@ -4,7 +4,7 @@ use super::bindings::*;
 use super::context::Context;
 use super::matrix::{input, values};
 use super::structs::{Versioned, boolean, count, init, path_of, read, read_or_default, reserved, write};
-use super::{asked, entry, model};
+use super::{entry, model, problem};
 use crate::error::{Error, Result};
 use crate::fit::{
     Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
@@ -214,7 +214,7 @@ unsafe fn kernel_options(raw: RawKernel, usual: Landmarks) -> Result<Option<Kern
         }
     };
     // SAFETY: a struct by the header's contract.
-    let kernel = unsafe { asked::kernel(raw.kernel)? };
+    let kernel = unsafe { problem::kernel(raw.kernel)? };
     Ok(Some(KernelOptions { kernel, landmarks, ridge: raw.ridge }))
 }
 
@@ -296,7 +296,7 @@ pub(super) unsafe fn fit(
     let out = unsafe {
         FitOptions {
             rank,
-            loss: asked::loss(raw.loss)?,
+            loss: problem::loss(raw.loss)?,
             n_iters: match raw.n_iters {
                 -1 => FitOptions::AUTO,
                 n => count("options.n_iters", n, 0)?,
@@ -374,7 +374,7 @@ pub(super) unsafe fn best(
         };
         let out = BestOptions {
             rank,
-            loss: asked::loss(raw.loss)?,
+            loss: problem::loss(raw.loss)?,
             tau_auto: boolean("options.tau_auto", raw.tau_auto)?,
             whiten: given("options.whiten", raw.whiten, raw.n_whiten, defaults.whiten)?,
             powers: given("options.powers", raw.powers, raw.n_powers, defaults.powers)?,

@@ -5,7 +5,7 @@ use super::context::{Context, context_of, on_backend};
 use super::fit::Pairs;
 use super::matrix::{Precision, check_out, unchecked_input};
 use super::structs::{count, read};
-use super::{asked, entry, fit, guard, model, options, same_signature};
+use super::{entry, fit, guard, model, options, problem, same_signature};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::{Accumulate, Data, PartialFit};
@@ -92,17 +92,17 @@ entry!(
         let (stream, dims) = (stream_of(stream)?, (count("d1", d1, 1)?, count("d2", d2, 1)?));
         let precision = Precision::of_dtype("dtype", dtype)?;
         // SAFETY: everything as the header requires.
-        let (raw, o, held) = unsafe {
+        let (raw, o, validation) = unsafe {
             let raw = read(options)?;
-            (raw, options::fit(context, &raw, warm_start)?, fit::held_out(context, validation)?)
+            (raw, options::fit(context, &raw, warm_start)?, fit::validation_of(context, validation)?)
         };
         if raw.progress.is_some() {
             return Err(Error::Unsupported("options.progress: of batches that arrive one by one".into()));
         }
         context.single_rank()?;
-        let held = held.as_ref().map(Pairs::data);
+        let validation = validation.as_ref().map(Pairs::data);
         let fit: Box<dyn Streamed> = on_backend!(context.device(), precision, |backend| {
-            Box::new(PartialFit::new(backend.clone(), dims, stream, held, o)?)
+            Box::new(PartialFit::new(backend.clone(), dims, stream, validation, o)?)
         });
         let made = Box::new(Handle { context: context.clone(), fit: UnsafeCell::new(fit) });
         // SAFETY: checked above.
@@ -126,7 +126,7 @@ entry!(
         // SAFETY: everything as the header requires; the guard holds the context.
         let value = unsafe {
             let (x, y) = (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?);
-            let positives = asked::positives(positives, x.rows, y.rows)?;
+            let positives = problem::positives(positives, x.rows, y.rows)?;
             fit_of(partial)?.add(Data { x: x.source(), y: y.source(), positives: &positives })?
         };
         if !loss.is_null() {

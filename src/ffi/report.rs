@@ -15,7 +15,7 @@ pub(super) struct Report {
 }
 
 /// What the options, not the fit, decide.
-pub(super) struct Asked {
+pub(super) struct Known {
     /// Shrinkage, power, temperature and rank, where the fit did not choose them.
     pub(super) chosen: Chosen,
     /// The answer of the workspace query.
@@ -62,32 +62,32 @@ impl Report {
     ///
     /// # Safety
     /// The arrays hold the capacities that the caller gave.
-    pub(super) unsafe fn write(self, info: &FitInfo, asked: &Asked) {
+    pub(super) unsafe fn write(self, info: &FitInfo, known: &Known) {
         let outcome = match info.status {
             FitStatus::Completed => UNICON_OUTCOME_COMPLETED,
             FitStatus::Converged => UNICON_OUTCOME_CONVERGED,
             FitStatus::OutOfTime => UNICON_OUTCOME_OUT_OF_TIME,
         };
         // SAFETY: passed on.
-        unsafe { self.fill(info, asked, outcome) };
+        unsafe { self.fill(info, known, outcome) };
     }
 
     /// Fills the struct of a fit that was cancelled after `seconds`.
     ///
     /// # Safety
     /// As [`write`](Self::write).
-    pub(super) unsafe fn write_cancelled(self, seconds: f64, peak_bytes: u64, asked: &Asked) {
+    pub(super) unsafe fn write_cancelled(self, seconds: f64, peak_bytes: u64, known: &Known) {
         let mut info = FitInfo { peak_bytes, ..FitInfo::default() };
         info.seconds.total = seconds;
         // SAFETY: passed on.
-        unsafe { self.fill(&info, asked, UNICON_OUTCOME_CANCELLED) };
+        unsafe { self.fill(&info, known, UNICON_OUTCOME_CANCELLED) };
     }
 
     /// # Safety
     /// As [`write`](Self::write).
-    unsafe fn fill(self, info: &FitInfo, asked: &Asked, outcome: unicon_outcome) {
+    unsafe fn fill(self, info: &FitInfo, known: &Known, outcome: unicon_outcome) {
         let seconds = info.seconds;
-        let chosen = info.chosen.as_ref().filter(|c| c.rank > 0).unwrap_or(&asked.chosen);
+        let chosen = info.chosen.as_ref().filter(|c| c.rank > 0).unwrap_or(&known.chosen);
         let filled = unicon_fit_info {
             outcome: outcome as i32,
             n_iters: size(info.iterations),
@@ -108,7 +108,7 @@ impl Report {
             seconds_weights: seconds.weights,
             seconds_spectral: seconds.spectral,
             seconds_validation: seconds.validation,
-            workspace_bytes: asked.workspace,
+            workspace_bytes: known.workspace,
             peak_bytes: info.peak_bytes,
             n_trace: size(info.trace.len()),
             evaluations: size(info.evaluations),

@@ -5,7 +5,7 @@ use super::context::{Context, context_of, on_backend};
 use super::matrix::{Allowed, Input, Output, Precision, check_values, input, output, values};
 use super::structs::count;
 use super::weights::{embeddings, expect};
-use super::{asked, entry};
+use super::{entry, problem};
 use crate::backend::{Backend, Ties, TopK};
 use crate::error::{Error, Result};
 use crate::fit::host;
@@ -120,7 +120,7 @@ entry!(
         let ks = ks.iter().map(|&k| count("ks", k, 1)).collect::<Result<Vec<_>>>()?;
         check_values("recall", recall, 2 * n_ks)?;
         // SAFETY: as the header requires.
-        let truth = unsafe { asked::positives(truth, zx.rows, zy.rows)? };
+        let truth = unsafe { problem::positives(truth, zx.rows, zy.rows)? };
         let found = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             recall_of(backend, &zx, &zy, &truth, &ks)?
         });
@@ -153,7 +153,7 @@ entry!(
     ) |context| {
         // SAFETY: as the header requires.
         let (kernel, a, b) = unsafe {
-            (asked::kernel(kernel)?, input(context, "a", a)?, input(context, "b", b)?)
+            (problem::kernel(kernel)?, input(context, "a", a)?, input(context, "b", b)?)
         };
         expect(&b, "columns, as a has", a.cols, b.cols)?;
         // SAFETY: as the header requires.

@@ -62,7 +62,7 @@ versioned!(
     unicon_loss,
     "loss",
     [struct_size, kind, eps_by, tau, nu, margin, eps_pos, eps_neg, log_eps],
-    super::asked::default_loss
+    super::problem::default_loss
 );
 versioned!(
     unicon_positives,
@@ -74,7 +74,7 @@ versioned!(
     unicon_kernel,
     "kernel",
     [struct_size, kind, reserved, beta, gamma, lengthscale, cos_clamp],
-    super::asked::default_kernel
+    super::problem::default_kernel
 );
 versioned!(unicon_damping, "damping", [struct_size, first, halvings, tol], super::options::default_damping);
 versioned!(
@@ -416,7 +416,7 @@ mod tests {
         assert_eq!(read_loss(&loss_of(nu_end)).unwrap().nu, 3.0);
         assert_eq!(read_loss(&loss_of(nu_end)).unwrap().margin, 0.5);
         let before_nu = offset_of!(unicon_loss, nu);
-        assert_eq!(read_loss(&loss_of(before_nu)).unwrap().nu, super::super::asked::NU_USUAL);
+        assert_eq!(read_loss(&loss_of(before_nu)).unwrap().nu, super::super::problem::NU_USUAL);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::bindings::*;
 use super::context::{Context, context_of, on_backend};
 use super::matrix::{Allowed, Input, Output, Precision, check_out, input, output};
-use super::{asked, entry, guard, same_signature};
+use super::{entry, guard, problem, same_signature};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
@@ -184,10 +184,10 @@ entry!(
     ) |context| {
         check_out("weights", weights)?;
         // SAFETY: NULL or as the header requires.
-        let (loss, (zx, zy)) = unsafe { (asked::loss(loss)?, embeddings(context, zx, zy)?) };
+        let (loss, (zx, zy)) = unsafe { (problem::loss(loss)?, embeddings(context, zx, zy)?) };
         let (n_x, n_y) = (zx.rows, zy.rows);
         // SAFETY: as above.
-        let positives = unsafe { asked::positives(positives, n_x, n_y)? };
+        let positives = unsafe { problem::positives(positives, n_x, n_y)? };
         check_unit(&zx)?;
         check_unit(&zy)?;
         let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
@@ -212,10 +212,10 @@ entry!(
     ) |context| {
         check_out("weights", weights)?;
         // SAFETY: NULL or as the header requires.
-        let (loss, s) = unsafe { (asked::loss(loss)?, input(context, "similarity", similarity)?) };
+        let (loss, s) = unsafe { (problem::loss(loss)?, input(context, "similarity", similarity)?) };
         let (n_x, n_y) = (s.rows, s.cols);
         // SAFETY: as above.
-        let positives = unsafe { asked::positives(positives, n_x, n_y)? };
+        let positives = unsafe { problem::positives(positives, n_x, n_y)? };
         check_cosines(&s)?;
         let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&s]), |backend| {
             let source = Source::Dense(backend.load(s.source())?);
@@ -365,10 +365,10 @@ entry!(
         dzy: *const unicon_matrix_t,
     ) |context| {
         // SAFETY: NULL or as the header requires.
-        let (loss, (zx, zy)) = unsafe { (asked::loss(loss)?, embeddings(context, zx, zy)?) };
+        let (loss, (zx, zy)) = unsafe { (problem::loss(loss)?, embeddings(context, zx, zy)?) };
         let (n_x, n_y, r) = (zx.rows, zy.rows, zx.cols);
         // SAFETY: as above.
-        let positives = unsafe { asked::positives(positives, n_x, n_y)? };
+        let positives = unsafe { problem::positives(positives, n_x, n_y)? };
         let out = |name, pointer: *const unicon_matrix_t, shape| -> Result<Option<Output<'_>>> {
             if pointer.is_null() {
                 return Ok(None);

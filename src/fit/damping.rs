@@ -111,8 +111,8 @@ impl<B: Backend> Problem<'_, B> {
         let (x, y) = scaled.as_ref().map_or((&self.x.cross, &self.y.cross), |(x, y)| (x, y));
         let c = backend.cross(s, &at.w, x, y)?;
         let w = &at.w;
-        let asked = (&w.loss, &w.positives, w.negatives);
-        let error = sampling_error(backend, s, (x, y), asked, &c)?;
+        let problem = (&w.loss, &w.positives, w.negatives);
+        let error = sampling_error(backend, s, (x, y), problem, &c)?;
         Ok((c, error))
     }
 

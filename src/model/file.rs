@@ -134,10 +134,10 @@ impl Model {
         let mut field = |name: &str| notes.remove(name).ok_or_else(|| format!("metadata lacks {name}"));
         let loss: Loss = parsed("loss", &field("loss")?)?;
         let headers: Vec<Header> = parsed("components", &field("components")?)?;
-        let plans = file.plans(&headers, offsets)?;
+        let encoder_tensors = file.encoder_tensors(&headers, offsets)?;
         let components = headers
             .iter()
-            .zip(plans)
+            .zip(encoder_tensors)
             .map(|(h, [x, y])| {
                 let (x, y) = (file.encoder(x, h.kernel_x)?, file.encoder(y, h.kernel_y)?);
                 Ok(Component { weight: h.weight, x, y })
@@ -240,7 +240,7 @@ fn named(name: String, m: &Mat<f64>) -> (String, Vec<usize>, Vec<u8>) {
 }
 
 /// The tensors of an encoder, found and measured but not read.
-struct Plan<'a> {
+struct EncoderTensors<'a> {
     name: String,
     matrix: Found<'a>,
     landmarks: Option<Found<'a>>,
@@ -269,15 +269,15 @@ impl<'a> Tensors<'a> {
     }
 
     /// Finds every tensor that the headers announce, and the optional offsets; other tensors are an error.
-    fn plans(&self, headers: &[Header], offsets: bool) -> Checked<Vec<[Plan<'a>; 2]>> {
+    fn encoder_tensors(&self, headers: &[Header], offsets: bool) -> Checked<Vec<[EncoderTensors<'a>; 2]>> {
         let mut left: BTreeSet<String> = self.directory.offset_keys().into_iter().collect();
         let mut take = |name: String| {
             left.remove(&name);
             self.find(&name)
         };
-        let mut plans = Vec::new();
+        let mut encoder_tensors = Vec::new();
         for (k, h) in headers.iter().enumerate() {
-            let mut plan = |side: &str, kernel: &Option<Kernel>| {
+            let mut of_side = |side: &str, kernel: &Option<Kernel>| {
                 let landmarks = match kernel {
                     Some(_) => Some(take(format!("c{k}.{side}.landmarks"))?),
                     None => None,
@@ -292,12 +292,12 @@ impl<'a> Tensors<'a> {
                 if bias.is_some() && offset.is_none() {
                     return Err(format!("tensor {name}.offset is missing"));
                 }
-                Ok::<_, String>(Plan { name, matrix, landmarks, offset, bias })
+                Ok::<_, String>(EncoderTensors { name, matrix, landmarks, offset, bias })
             };
-            plans.push([plan("x", &h.kernel_x)?, plan("y", &h.kernel_y)?]);
+            encoder_tensors.push([of_side("x", &h.kernel_x)?, of_side("y", &h.kernel_y)?]);
         }
         match left.first() {
-            None => Ok(plans),
+            None => Ok(encoder_tensors),
             Some(name) => Err(format!("tensor {} belongs to no encoder", io::one_line(name))),
         }
     }
@@ -330,12 +330,12 @@ impl<'a> Tensors<'a> {
         Ok(Found { rows, cols, dtype, bytes })
     }
 
-    fn encoder(&self, plan: Plan<'_>, kernel: Option<Kernel>) -> Checked<Encoder> {
-        let map = kernel.zip(plan.landmarks).map(|(kernel, z)| KernelMap { kernel, landmarks: z.read() });
-        let offset = plan.offset.map(|m| (0..m.cols).map(|j| m.value(0, j)).collect());
-        let encoder = Encoder { offset, map, matrix: plan.matrix.read() };
-        if let Some(bias) = plan.bias {
-            agrees(&plan.name, &encoder, &bias)?;
+    fn encoder(&self, tensors: EncoderTensors<'_>, kernel: Option<Kernel>) -> Checked<Encoder> {
+        let map = kernel.zip(tensors.landmarks).map(|(kernel, z)| KernelMap { kernel, landmarks: z.read() });
+        let offset = tensors.offset.map(|m| (0..m.cols).map(|j| m.value(0, j)).collect());
+        let encoder = Encoder { offset, map, matrix: tensors.matrix.read() };
+        if let Some(bias) = tensors.bias {
+            agrees(&tensors.name, &encoder, &bias)?;
         }
         Ok(encoder)
     }

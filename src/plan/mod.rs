@@ -211,7 +211,7 @@ const PROGRAM: f64 = 16e6;
 
 /// Seconds, bytes and their parts, per rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Plan {
+pub struct CostEstimate {
     /// Reading the features once to check and once to load them.
     pub read_seconds: f64,
     /// Whitening.
@@ -257,7 +257,7 @@ pub fn update_traffic(job: &Job, rates: &Rates) -> f64 {
 ///
 /// # Errors
 /// As [`Job::validate`] and [`Rates::validate`].
-pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
+pub fn plan(job: &Job, rates: &Rates) -> Result<CostEstimate> {
     rates.validate()?;
     job.validate()?;
     let (ranks, bytes) = (job.ranks, rates.bytes);
@@ -327,7 +327,7 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<Plan> {
         Some(_) if passes > 0.0 => ROW_SAMPLED,
         _ => ROW,
     };
-    Ok(Plan {
+    Ok(CostEstimate {
         read_seconds,
         whiten_seconds,
         encode_seconds,
@@ -355,7 +355,9 @@ fn host(job: &Job, bytes: f64, (x, y): (&traffic::Shares, &traffic::Shares)) -> 
     let (m_x, m_y) = (x.most(), y.most());
     let rows = if d1 < d2 { m_y } else { m_x };
     let features = memory::features(Side::linear(job.whiten, m_x, d1), Side::linear(job.whiten, m_y, d2));
-    let embeddings = memory::embeddings((m_x, m_y), r, job.gradients > 0.0);
+    // Gradients are lists before they are matrices.
+    let lists = if job.gradients > 0.0 { (m_x + m_y) * r } else { 0.0 };
+    let embeddings = memory::embeddings((m_x, m_y), r, job.gradients > 0.0) + lists;
     let product = rows.min(STAGE_ROWS as f64) * narrow;
     // Two pieces of the columns that come past.
     let streams = if ranks > 1.0 { 2.0 * (PIECE as f64).min(job.n_y) * (r + narrow) } else { 0.0 };
@@ -371,7 +373,7 @@ fn host(job: &Job, bytes: f64, (x, y): (&traffic::Shares, &traffic::Shares)) -> 
     bytes * (features + embeddings + product + streams + windows) + numbers + sums
 }
 
-impl Plan {
+impl CostEstimate {
     /// Whether a rank has the memory.
     pub fn fits(&self, rates: &Rates) -> bool {
         // A GPU's memory is its own; a CPU has one for all.

@@ -170,9 +170,9 @@ fn sample(job: &Job, bytes: f64, m: f64) -> Sample {
     let n_rows: f64 = rows.rows.iter().sum();
     // Columns that a rank visits beyond its own.
     let beyond = (pass1 - job.n_y).max(0.0);
-    // The rows' windows, and the exceptions' partners, which are apart.
+    // The rows of panels, and the partners of masked entries, which are fetched by themselves.
     let (windows, apart) = (row(r) + row(wide), row(r) + row(narrow));
-    // Of a gradient both sides' rows are fetched, the exceptions' partners, and the gradients brought back.
+    // Of a gradient both sides' rows are fetched, the partners of masked entries, and the gradients brought back.
     let n = job.n_x + job.n_y;
     let back = bytes * r * beyond + n * row(r);
     Sample {
