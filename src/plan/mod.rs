@@ -12,10 +12,8 @@ mod devices;
 pub(crate) mod memory;
 mod traffic;
 
-use crate::backend::cpu::{PIECE, STAGE_ROWS};
 use crate::error::{Error, Result};
 use crate::similarity::schedule::TILE;
-use memory::Side;
 use serde::{Deserialize, Serialize};
 
 /// Speeds of one rank's device and of what connects it to the others. All > 0.
@@ -192,23 +190,6 @@ pub(crate) fn update_per_loss(r: usize, narrow: usize) -> f64 {
     1.0 + pass2(r, narrow) / pass1(r)
 }
 
-/// Bytes that a rank holds for every row of all ranks: the relation, one-to-one. Sampled negatives need shuffled orders,
-/// log-sums and coefficients of all rows; so do hosts of devices, with lists of what tiles leave out. Measured, as are those
-/// below.
-const ROW: f64 = 3.0;
-const ROW_SAMPLED: f64 = 50.0;
-const ROW_DEVICE: f64 = 100.0;
-/// Bytes for every row of a side while its rows are compared, before the fit: the digests of a rank's own rows; those of
-/// all, what sorts them, and which rows are equal, of both sides.
-const DIGEST: f64 = 16.0;
-const COMPARED: f64 = 16.0 + 12.0 + 2.0 * 4.0;
-/// Bytes that a rank holds for every row of its own beside features and embeddings: coefficients, log-sums and norms, and
-/// what is put together to make them. After an update from zeros alone, and with embeddings.
-const OWN_ZEROS: f64 = 30.0;
-const OWN: f64 = 45.0;
-/// The program itself, with its stacks and buffers.
-const PROGRAM: f64 = 16e6;
-
 /// Seconds, bytes and their parts, per rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CostEstimate {
@@ -309,24 +290,7 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<CostEstimate> {
         + (pass1_seconds + pass2_seconds).max(beside)
         + exchanged / ranks / rates.link;
 
-    let shares = |n: f64| traffic::Shares::new(n, TILE as f64, ranks);
-    let (x, y) = (shares(job.n_x), shares(job.n_y));
-    let (m_x, m_y) = (x.most(), y.most());
-    let own = bytes * (m_x * job.d.0 + m_y * job.d.1);
-    // Given back before the fit needs its own: what it will not need itself counts.
-    let compared = DIGEST * m_x.max(m_y) + COMPARED * job.n_x.max(job.n_y);
-    let (held, beyond) = match rates.overlap {
-        true => (devices::memory(job, bytes), 0.0),
-        false => {
-            let host = host(job, bytes, (&x, &y));
-            (host, (compared - host).max(0.0))
-        }
-    };
-    let row = match job.sample() {
-        _ if rates.overlap => ROW_DEVICE,
-        Some(_) if passes > 0.0 => ROW_SAMPLED,
-        _ => ROW,
-    };
+    let memory = memory::of_rank(job, rates);
     Ok(CostEstimate {
         read_seconds,
         whiten_seconds,
@@ -336,41 +300,15 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<CostEstimate> {
         comm_seconds,
         seconds,
         traffic_bytes,
-        memory_bytes: PROGRAM + held,
-        replicated_bytes: row * (job.n_x + job.n_y) + beyond,
-        mapped_bytes: own,
+        memory_bytes: memory.own,
+        replicated_bytes: memory.replicated,
+        mapped_bytes: memory.mapped,
         flop: whiten
             + passes * (one + encode)
             + exact * (samples * two + (samples - 1.0) * one)
             + job.gradients * gradient
             + updates * outer,
     })
-}
-
-/// Bytes of memory of a CPU rank's share of the rows.
-fn host(job: &Job, bytes: f64, (x, y): (&traffic::Shares, &traffic::Shares)) -> f64 {
-    let (r, ranks) = (job.rank, job.ranks);
-    let (d1, d2) = job.d;
-    let (wide, narrow) = (d1.max(d2), d1.min(d2));
-    let (m_x, m_y) = (x.most(), y.most());
-    let rows = if d1 < d2 { m_y } else { m_x };
-    let features = memory::features(Side::linear(job.whiten, m_x, d1), Side::linear(job.whiten, m_y, d2));
-    // Gradients are lists before they are matrices.
-    let lists = if job.gradients > 0.0 { (m_x + m_y) * r } else { 0.0 };
-    let embeddings = memory::embeddings((m_x, m_y), r, job.gradients > 0.0) + lists;
-    let product = rows.min(STAGE_ROWS as f64) * narrow;
-    // Two pieces of the columns that come past.
-    let streams = if ranks > 1.0 { 2.0 * (PIECE as f64).min(job.n_y) * (r + narrow) } else { 0.0 };
-    let windows = match job.sample() {
-        // Shuffled rows of both sides, fetched.
-        Some(m) if ranks > 1.0 => rows * (2.0 * r + wide + narrow) + (rows + m) * (r + narrow),
-        _ => 0.0,
-    };
-    // Sums of `d1 x d2` on the way up the tree, as parts to and from other ranks, and as the result.
-    let parts = x.most_parts().max(y.most_parts());
-    let sums = 8.0 * d1 * d2 * (2.0 * parts + 6.0);
-    let numbers = if job.passes() > 0.0 { OWN } else { OWN_ZEROS } * (m_x + m_y);
-    bytes * (features + embeddings + product + streams + windows) + numbers + sums
 }
 
 impl CostEstimate {
