@@ -51,28 +51,19 @@ impl<T: Real> Cpu<T> {
                         return Ok((p, cols));
                     }
                     let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
-                    let (m, mut y_rows) = (panel.rows.len(), Vec::new());
+                    let m = panel.rows.len();
                     let (mut x_values, mut panel_weights) = (Factor::default(), Vec::new());
                     unit.pack(&mut x_values, panel.z, m, r);
                     for range in schedule.tiles_in(p, &columns.range) {
                         let mut part = vec![T::default(); range.len() * r];
-                        for columns_of_part in weights.parts(range.clone()) {
-                            weights.take_columns(columns, &columns_of_part, &mut scratch)?;
-                            let n = columns_of_part.len();
-                            let y = columns.values(&columns_of_part, &mut y_rows)?;
-                            unit.pack(&mut scratch.values, y, n, r);
+                        for cut in weights.parts(range.clone()) {
                             panel_weights.clear();
-                            for strip in panel.strips(unit.strip()) {
-                                weights.fill(&panel, &strip, &columns_of_part, &mut scratch)?;
-                                let tile = &scratch.tiles.tile[..strip.len() * n];
-                                unit.pack_rows(&mut scratch.weights, tile, strip.len(), n);
-                                let rows = scratch.weights.of(tile, n, 0..strip.len());
-                                unit.multiply(true, &mut out[strip.start * r..], r, rows, &scratch.values);
-                                panel_weights.extend_from_slice(tile);
-                            }
-                            let part = &mut part[(columns_of_part.start - range.start) * r..];
-                            unit.pack_rows_transposed(&mut scratch.weights, &panel_weights, n, m);
-                            let rows = scratch.weights.transposed(&panel_weights, n);
+                            weights.add_part(&panel, columns, &cut, &mut scratch, out, |strip| {
+                                panel_weights.extend_from_slice(strip);
+                            })?;
+                            unit.pack_rows_transposed(&mut scratch.weights, &panel_weights, cut.len(), m);
+                            let rows = scratch.weights.transposed(&panel_weights, cut.len());
+                            let part = &mut part[(cut.start - range.start) * r..];
                             unit.multiply(false, part, r, rows, &x_values);
                         }
                         cols.push((range, part));

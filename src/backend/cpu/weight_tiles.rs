@@ -54,16 +54,17 @@ pub(super) struct WeightScratch<T> {
     layers: Vec<(Vec<T>, Vec<T>)>,
     /// Sums of weights on their way.
     sums: Vec<T>,
-    /// The weights and the columns' values, packed.
+    /// The weights and the columns' values, packed, and the values before.
     pub(super) weights: Rows,
-    pub(super) values: Factor<T>,
+    values: Factor<T>,
+    gathered: Vec<T>,
 }
 
 impl<T> Default for WeightScratch<T> {
     fn default() -> Self {
-        let (columns, layers, sums) = (Vec::new(), Vec::new(), Vec::new());
+        let (columns, layers, sums, gathered) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (weights, values) = (Rows::default(), Factor::default());
-        Self { tiles: Scratch::default(), columns, layers, sums, weights, values }
+        Self { tiles: Scratch::default(), columns, layers, sums, weights, values, gathered }
     }
 }
 
@@ -247,20 +248,34 @@ impl<'a, T: Real> WeightTiles<'a, T> {
 
     /// Adds `-S V` of one panel of rows over some of the columns to `out` (`rows x d`, row-major).
     pub(super) fn add_tiles(&self, p: usize, columns: &Columns<'_, T>, out: &mut [T]) -> Result<()> {
-        let (mut rows_z, mut scratch, unit) = (Vec::new(), WeightScratch::default(), self.tiles.unit);
+        let (mut rows_z, mut scratch) = (Vec::new(), WeightScratch::default());
         let panel = self.tiles.panel(p, self.zx.as_ref(), &mut rows_z)?;
-        let (d, mut gathered) = (out.len() / panel.rows.len().max(1), Vec::new());
         for range in self.tiles.schedule.tiles_in(p, &columns.range).flat_map(|range| self.parts(range)) {
-            self.take_columns(columns, &range, &mut scratch)?;
-            let n = range.len();
-            unit.pack(&mut scratch.values, columns.values(&range, &mut gathered)?, n, d);
-            for strip in panel.strips(unit.strip()) {
-                self.fill(&panel, &strip, &range, &mut scratch)?;
-                let weights = &scratch.tiles.tile[..strip.len() * n];
-                unit.pack_rows(&mut scratch.weights, weights, strip.len(), n);
-                let weights = scratch.weights.of(weights, n, 0..strip.len());
-                unit.multiply(true, &mut out[strip.start * d..], d, weights, &scratch.values);
-            }
+            self.add_part(&panel, columns, &range, &mut scratch, out, |_| ())?;
+        }
+        Ok(())
+    }
+
+    /// The same over one [part](Self::parts) of a tile's columns; `seen` is shown the weights of every strip of rows in turn.
+    pub(super) fn add_part(
+        &self,
+        panel: &Panel<'_, T>,
+        columns: &Columns<'_, T>,
+        range: &Range<usize>,
+        scratch: &mut WeightScratch<T>,
+        out: &mut [T],
+        mut seen: impl FnMut(&[T]),
+    ) -> Result<()> {
+        let (unit, n, d) = (self.tiles.unit, range.len(), out.len() / panel.rows.len().max(1));
+        self.take_columns(columns, range, scratch)?;
+        unit.pack(&mut scratch.values, columns.values(range, &mut scratch.gathered)?, n, d);
+        for strip in panel.strips(unit.strip()) {
+            self.fill(panel, &strip, range, scratch)?;
+            let weights = &scratch.tiles.tile[..strip.len() * n];
+            seen(weights);
+            unit.pack_rows(&mut scratch.weights, weights, strip.len(), n);
+            let weights = scratch.weights.of(weights, n, 0..strip.len());
+            unit.multiply(true, &mut out[strip.start * d..], d, weights, &scratch.values);
         }
         Ok(())
     }
