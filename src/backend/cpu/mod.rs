@@ -8,6 +8,7 @@ mod backward;
 mod best;
 pub mod gemm;
 mod gradients;
+mod gram;
 mod matrix;
 mod memory;
 mod panels;
@@ -31,7 +32,7 @@ pub use simd::TileOps;
 
 use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
 use crate::control::{Control, Phase};
-use crate::distributed::{Fold, Group};
+use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::io::{Duplicates, RowSource, Survey, check_digests};
 use crate::kernel::Kernel;
@@ -46,8 +47,7 @@ use crate::similarity::{pass1, pass2};
 use crate::spectral::{self, SvdMethod, TopR};
 use crate::threads::Threads;
 use faer::{Mat, MatRef};
-use gemm::{gemm_nn, gemm_nt, gemm_tn};
-use panels::{Meter, add};
+use gemm::{gemm_nn, gemm_nt};
 use rayon::prelude::*;
 use simd::halves::Products;
 use spill::{Spill, bytes};
@@ -215,9 +215,6 @@ impl<T: Real> Cpu<T> {
     }
 }
 
-/// Rows of a Gram matrix that are computed at once.
-const GRAM_BLOCK: usize = 128;
-
 impl<T: Real> Backend for Cpu<T> {
     type Matrix = Matrix<T>;
 
@@ -378,35 +375,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn gram(&self, x: &Matrix<T>) -> Result<Mat<f64>> {
-        let (d, layout) = (x.cols(), self.layout(x.rows(), TILE));
-        // Products of `d x d` are large, so of many rows fewer are added up.
-        let step = layout.block().min(4 * TILE);
-        let own = layout.own();
-        let mut fold = Fold::new(layout.own_blocks());
-        self.for_panels(
-            &Meter::whole(Phase::Features),
-            own.start / step..own.end.div_ceil(step),
-            &mut vec![(); own.len().div_ceil(step)],
-            |p, ()| {
-                let rows = p * step..((p + 1) * step).min(own.end);
-                let mut scratch = Vec::new();
-                let (panel, mut part) = (x.panel(&rows, &mut scratch)?, vec![T::default(); d * d]);
-                // Symmetric up to rounding: blocks of rows up to the diagonal.
-                for first in (0..d).step_by(GRAM_BLOCK) {
-                    let m = GRAM_BLOCK.min(d - first);
-                    let (left, out) = (&panel[first.min(panel.len())..], &mut part[first * d..]);
-                    gemm_tn(m, first + m, rows.len(), false, out, d, left, d, panel, d);
-                }
-                Ok((p * step / layout.block(), part))
-            },
-            |(block, part)| {
-                let sum = fold.block(block, || vec![0.0; d * d], add);
-                sum.iter_mut().zip(&part).for_each(|(s, v)| *s += v.as_f64());
-                Ok(())
-            },
-        )?;
-        let sum = self.group.sum(fold, d * d)?;
-        Ok(Mat::from_fn(d, d, |i, j| sum[i.max(j) * d + i.min(j)]))
+        self.gram_matrix(x)
     }
 
     fn weights(

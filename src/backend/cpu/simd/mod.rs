@@ -14,6 +14,8 @@
 
 mod additive;
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 pub(crate) mod clip;
 mod dots;
 mod elementary;
