@@ -8,8 +8,8 @@ use rand::seq::SliceRandom;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Edge of a tile. 512 x 512 f32 similarities are 1 MiB: they stay in L2 between the product that makes them and
-/// the exponentials that read them, and are large enough for the product to run at full rate.
+/// Columns of a tile, and rows that are shared out together. So many columns repay what packing them costs; their embeddings stay
+/// in the second cache while a panel's rows go by.
 pub(crate) const TILE: usize = 512;
 
 /// Rows of a panel of `n`: where all rows are few, four panels share them, for as many threads. Each packs the columns anew, so

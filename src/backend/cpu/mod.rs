@@ -1,6 +1,6 @@
 //! The CPU backend: the default without a GPU, and in `f64` the oracle of the tests.
 //!
-//! Work is cut into panels of 512 rows that run in parallel; what panels produce is added in a fixed order, so results
+//! Work is cut into panels of 64 to 512 rows that run in parallel; what panels produce is added in a fixed order, so results
 //! depend neither on the number of threads nor on the number of ranks. With several ranks a matrix holds some of the
 //! rows on each; columns stream past all of them in order (`ranks.rs`).
 
@@ -128,7 +128,7 @@ impl<T: Real> Cpu<T> {
         Self { account: Arc::new(memory::Account::new(memory_limit, Some(memory))), ..self }
     }
 
-    /// The same threads, control and memory, computing in another number type.
+    /// The same threads, control and memory, computing in another number type, by its fastest unit.
     pub fn in_precision<U: Real>(&self) -> Cpu<U> {
         let (pool, control, account) = (self.pool.clone(), self.control.clone(), self.account.clone());
         let (group, spill) = (self.group.clone(), self.spill.clone());
@@ -259,7 +259,7 @@ impl<T: Real> Backend for Cpu<T> {
         }
     }
 
-    /// The product of 2,048 cubed in `T`, cut over the threads as the passes are: by row panels.
+    /// The product of 2,048 cubed in vectors of `T`, cut over the threads as the passes are: by row panels. Matrix units exceed it.
     fn product_rate(&self) -> Result<Option<f64>> {
         const N: usize = 4 * TILE;
         let ramp = |step: f64| (0..N * N).map(|i| T::of((i as f64 * step).sin())).collect::<Vec<T>>();

@@ -1,8 +1,8 @@
 //! What multiplies tiles: vector registers in the number type itself, or a matrix unit on bfloat16 halves.
 
+use super::simd;
 use super::simd::halves::{self, Engine, Order, Packed, Products};
 use super::simd::product::{Left, Right, multiply};
-use super::simd::{self, SimdLevel};
 use crate::real::Real;
 use std::fmt;
 use std::ops::Range;
@@ -14,6 +14,24 @@ pub(crate) enum Unit {
     Vectors,
     /// Products of bfloat16 halves with float32 sums; the numbers are `f32`.
     Halves(Engine, Products),
+}
+
+/// What `UNICON_SIMD` says of units.
+#[derive(Clone, Copy)]
+enum Wish {
+    Engine(Engine),
+    Vectors,
+    Fastest,
+}
+
+impl Wish {
+    fn of_environment() -> Self {
+        match (simd::asked_for(), simd::named_level()) {
+            (Some(engine), _) => Self::Engine(engine),
+            (None, Some(_)) => Self::Vectors,
+            (None, None) => Self::Fastest,
+        }
+    }
 }
 
 /// A packed right factor.
@@ -58,30 +76,30 @@ impl Unit {
     /// The fastest unit whose products are as good as those of the number type, or nearly so: three products of halves are
     /// within 2^-15 of the sizes of the products.
     pub(super) fn fastest<T: Real>() -> Self {
-        if T::as_f32(&[]).is_none() {
-            return Self::Vectors;
-        }
-        match simd::asked_for() {
-            Some(engine) if engine.is_here() => Self::Halves(engine, Products::Three),
-            None if Engine::Amx.is_here() && simd::level() == SimdLevel::detect() => {
-                Self::Halves(Engine::Amx, Products::Three)
-            }
-            _ => Self::Vectors,
+        match T::as_f32(&[]) {
+            Some(_) => Self::chosen(Products::Three, Wish::of_environment(), Engine::is_here),
+            None => Self::Vectors,
         }
     }
 
     /// The fastest unit for numbers rounded to bfloat16. Where vectors of `f32` are faster still, they are not rounded.
     pub(super) fn fastest_rounded() -> Self {
-        match simd::asked_for() {
-            Some(engine) if engine.is_here() => return Self::Halves(engine, Products::One),
-            _ if simd::level() != SimdLevel::detect() => return Self::Vectors,
-            _ => {}
-        }
-        let faster = |engine: &Engine| engine.is_here() && engine.outdoes_vectors();
-        match [Engine::Amx, Engine::Avx512Bf16].into_iter().find(faster) {
-            Some(engine) => Self::Halves(engine, Products::One),
-            None => Self::Vectors,
-        }
+        Self::chosen(Products::One, Wish::of_environment(), Engine::is_here)
+    }
+
+    fn chosen(products: Products, wish: Wish, is_here: impl Fn(Engine) -> bool) -> Self {
+        let engine = match wish {
+            Wish::Engine(engine) => Some(engine),
+            Wish::Vectors => None,
+            Wish::Fastest if is_here(Engine::Amx) => Some(Engine::Amx),
+            // Three products of it are slower than one of vectors everywhere.
+            Wish::Fastest => {
+                Some(Engine::Avx512Bf16).filter(|e| products == Products::One && e.outdoes_vectors())
+            }
+        };
+        engine
+            .filter(|&engine| is_here(engine))
+            .map_or(Self::Vectors, |engine| Self::Halves(engine, products))
     }
 
     /// Rows whose similarities are made, weighed and multiplied together: so few that they stay in the first cache.
@@ -161,6 +179,26 @@ impl fmt::Display for Unit {
             Self::Vectors => write!(f, "{}", simd::level()),
             Self::Halves(engine, Products::One) => write!(f, "bf16 on {engine}"),
             Self::Halves(engine, Products::Three) => write!(f, "bf16 halves on {engine}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_by_name_turns_matrix_units_off() {
+        let all = |_: Engine| true;
+        let none = |_: Engine| false;
+        let amx = Unit::Halves(Engine::Amx, Products::Three);
+        assert_eq!(Unit::chosen(Products::Three, Wish::Fastest, all), amx);
+        for products in [Products::One, Products::Three] {
+            assert_eq!(Unit::chosen(products, Wish::Vectors, all), Unit::Vectors);
+            assert_eq!(Unit::chosen(products, Wish::Fastest, none), Unit::Vectors);
+            assert_eq!(Unit::chosen(products, Wish::Engine(Engine::Amx), none), Unit::Vectors);
+            let asked = Wish::Engine(Engine::Software);
+            assert_eq!(Unit::chosen(products, asked, all), Unit::Halves(Engine::Software, products));
         }
     }
 }

@@ -141,73 +141,79 @@ mod x86 {
         depth: usize,
         halves: usize,
     ) {
-        let below = c.wrapping_add(16 * ldc);
-        // SAFETY: by contract. The tile registers are not the compiler's: nothing else of this thread uses them in between.
+        let [a0, a1] = left.map(|row| row.as_ptr());
+        let [b0, b1] = right.map(|row| row.as_ptr());
+        // SAFETY: by contract. What is read: `depth` times `halves` squares from each of the four rows; what is written: the block.
         unsafe {
-            if add {
-                asm!(
-                    "tileloadd tmm0, [{c} + {ldc}]",
-                    "tileloadd tmm1, [{c} + {ldc} + 64]",
-                    "tileloadd tmm2, [{below} + {ldc}]",
-                    "tileloadd tmm3, [{below} + {ldc} + 64]",
-                    c = in(reg) c, below = in(reg) below, ldc = in(reg) 4 * ldc,
-                    options(nostack, readonly, preserves_flags)
-                );
-            } else {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    options(nostack, nomem, preserves_flags)
-                );
-            }
-            for p in 0..depth {
-                let square = |row: &[Square]| row.as_ptr().wrapping_add(p * halves);
-                let (a, b) = (left.map(square), right.map(square));
-                asm!(
-                    "tileloadd tmm4, [{a0} + {row}]",
-                    "tileloadd tmm5, [{a1} + {row}]",
-                    "tileloadd tmm6, [{b0} + {row}]",
-                    "tileloadd tmm7, [{b1} + {row}]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1],
-                    row = in(reg) 64usize,
-                    options(nostack, readonly, preserves_flags)
-                );
-                if halves == 2 {
-                    asm!(
-                        // Low halves on the left while the high ones on the right are here, then the other way round.
-                        "tileloadd tmm4, [{a0} + {row} + 1024]",
-                        "tileloadd tmm5, [{a1} + {row} + 1024]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        "tileloadd tmm4, [{a0} + {row}]",
-                        "tileloadd tmm5, [{a1} + {row}]",
-                        "tileloadd tmm6, [{b0} + {row} + 1024]",
-                        "tileloadd tmm7, [{b1} + {row} + 1024]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1],
-                        row = in(reg) 64usize,
-                        options(nostack, readonly, preserves_flags)
-                    );
-                }
-            }
             asm!(
+                // Sums: those of `c`, or zeros.
+                "test {add:e}, {add:e}",
+                "jz 2f",
+                "tileloadd tmm0, [{c} + {ldc}]",
+                "tileloadd tmm1, [{c} + {ldc} + 64]",
+                "tileloadd tmm2, [{below} + {ldc}]",
+                "tileloadd tmm3, [{below} + {ldc} + 64]",
+                "jmp 3f",
+                "2:",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "3:",
+                "test {depth}, {depth}",
+                "jz 6f",
+                "4:",
+                "tileloadd tmm4, [{a0} + {row}]",
+                "tileloadd tmm5, [{a1} + {row}]",
+                "tileloadd tmm6, [{b0} + {row}]",
+                "tileloadd tmm7, [{b1} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "cmp {step}, 1024",
+                "je 5f",
+                // Low halves on the left while the high ones on the right are here, then the other way round.
+                "tileloadd tmm4, [{a0} + {row} + 1024]",
+                "tileloadd tmm5, [{a1} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a0} + {row}]",
+                "tileloadd tmm5, [{a1} + {row}]",
+                "tileloadd tmm6, [{b0} + {row} + 1024]",
+                "tileloadd tmm7, [{b1} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "5:",
+                "add {a0}, {step}",
+                "add {a1}, {step}",
+                "add {b0}, {step}",
+                "add {b1}, {step}",
+                "dec {depth}",
+                "jnz 4b",
+                "6:",
                 "tilestored [{c} + {ldc}], tmm0",
                 "tilestored [{c} + {ldc} + 64], tmm1",
                 "tilestored [{below} + {ldc}], tmm2",
                 "tilestored [{below} + {ldc} + 64], tmm3",
-                c = in(reg) c, below = in(reg) below, ldc = in(reg) 4 * ldc,
-                options(nostack, preserves_flags)
+                add = in(reg) u32::from(add),
+                c = in(reg) c,
+                below = in(reg) c.wrapping_add(16 * ldc),
+                ldc = in(reg) 4 * ldc,
+                a0 = inout(reg) a0 => _,
+                a1 = inout(reg) a1 => _,
+                b0 = inout(reg) b0 => _,
+                b1 = inout(reg) b1 => _,
+                depth = inout(reg) depth => _,
+                step = in(reg) 1024 * halves,
+                row = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
             );
         }
     }

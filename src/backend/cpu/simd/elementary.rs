@@ -27,9 +27,11 @@ pub fn exp<V: Lanes>(y: V) -> V {
     V::exp_scale(p, t, y)
 }
 
-/// `2^y` within 2 ulp for `y` up to 100: 0 from `-inf` up to the smallest normal result.
+/// `2^y` within 2 ulp: 0 from `-inf` to about the smallest normal result, `+inf` from about the largest.
 #[inline(always)]
 pub fn exp2<V: Lanes>(y: V) -> V {
+    // Without the clamp the exponent would run into the sign. NaN passes.
+    let y = V::splat(V::T::EXP2_MAX).min(y);
     let t = y.round();
     // Of -inf this is NaN, and so is the polynomial; its scale is 0.
     let r = y - t;

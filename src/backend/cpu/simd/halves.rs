@@ -100,7 +100,7 @@ impl std::fmt::Display for Engine {
 pub enum Products {
     /// High halves only: numbers rounded to bfloat16.
     One,
-    /// High by high, high by low and low by high: relative error of a product at most 2^-15.
+    /// High by high, high by low and low by high: relative error of a product at most 2^-15, of numbers above 1e-35.
     Three,
 }
 
@@ -216,11 +216,15 @@ struct Pack<'a> {
     to: Order,
 }
 
-/// The bits of the nearest bfloat16 number, ties to even, in the upper half of a word.
+/// The bits of the nearest bfloat16 number, ties to even, in the upper half of a word. Numbers too large for any are cut, not
+/// rounded to infinity; NaN stays NaN.
 #[inline(always)]
 fn high(x: f32) -> u32 {
     let bits = x.to_bits();
-    (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000
+    let size = bits & 0x7fff_ffff;
+    let quiet = if size > 0x7f80_0000 { 0x0040_0000 } else { 0 };
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    (if size >= 0x7f7f_8000 { bits | quiet } else { rounded }) & 0xffff_0000
 }
 
 /// What the high half leaves.
@@ -298,7 +302,7 @@ fn transposed<V: Lanes<T = f32>>(words: &Square) -> Square {
 /// `C <- A B`, or `C <- C + A B` with `add`, on the `rows` rows of `C` whose left factor begins at row `first` (a multiple of
 /// [`BLOCK`]) of `a`; `C` is row-major with leading dimension `ldc`.
 ///
-/// As the instructions prescribe, subnormal halves and sums count as zero.
+/// The instructions take subnormal halves and sums for zero; the loops do not.
 #[allow(clippy::too_many_arguments)]
 pub fn multiply(
     engine: Engine,
@@ -458,6 +462,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rounding_at_the_edges() {
+        let halves = |x: f32| (f32::from_bits(high(x)), f32::from_bits(low(x)));
+        assert_eq!(halves(1.0 + 2f32.powi(-8)), (1.0, 2f32.powi(-8)));
+        assert_eq!(halves(1.0 + 3.0 * 2f32.powi(-8)), (1.0 + 2f32.powi(-6), -(2f32.powi(-8))));
+        assert_eq!(high(-0.0), 1 << 31);
+        for x in [f32::MAX, -f32::MAX, f32::from_bits(0x7f7f_8000)] {
+            let (high, low) = halves(x);
+            assert!(high.is_finite() && ((high + low) / x - 1.0).abs() <= 2f32.powi(-15), "{x}");
+        }
+        assert_eq!(f32::from_bits(high(f32::INFINITY)), f32::INFINITY);
+        for bits in [0x7fff_ffff, 0xffff_ffff, 0x7f80_0001, 0xffc0_0000] {
+            assert!(f32::from_bits(high(f32::from_bits(bits))).is_nan(), "{bits:x}");
         }
     }
 

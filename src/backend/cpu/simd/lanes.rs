@@ -27,6 +27,8 @@ pub trait Element: Copy + PartialOrd + Send + Sync + std::fmt::Debug + 'static {
     const ROUNDER: Self;
     /// Exponent of the smallest normal number.
     const EXP2_MIN: Self;
+    /// The smallest power of two that is not a finite number.
+    const EXP2_MAX: Self;
     /// Coefficients `c_1, c_2, ..` of `2^r = 1 + r (c_1 + c_2 r + ..)`: those of `e^r` below in powers of ln 2.
     const EXP2_POLY: &'static [Self];
     /// Coefficients `c_2, c_3, ..` of `e^r = 1 + r + r^2 (c_2 + c_3 r + ..)`, minimax in relative
@@ -55,6 +57,7 @@ impl Element for f32 {
     const EXP_MIN: f32 = -87.336_54;
     const ROUNDER: f32 = 12_582_912.0;
     const EXP2_MIN: f32 = -126.0;
+    const EXP2_MAX: f32 = 128.0;
     const EXP2_POLY: &'static [f32] = &[
         std::f32::consts::LN_2,
         0.240_226_475_412_732_73,
@@ -113,6 +116,7 @@ impl Element for f64 {
     const EXP_MIN: f64 = -708.396_418_532_264_1;
     const ROUNDER: f64 = 6_755_399_441_055_744.0;
     const EXP2_MIN: f64 = -1022.0;
+    const EXP2_MAX: f64 = 1024.0;
     const EXP2_POLY: &'static [f64] = &[
         std::f64::consts::LN_2,
         0.240_226_506_959_101_245_74,

@@ -85,12 +85,17 @@ impl fmt::Display for SimdLevel {
 pub fn level() -> SimdLevel {
     static LEVEL: OnceLock<SimdLevel> = OnceLock::new();
     *LEVEL.get_or_init(|| {
-        let (detected, wanted) = (SimdLevel::detect(), wanted());
-        [SimdLevel::Scalar, SimdLevel::Avx2, SimdLevel::Avx512]
-            .into_iter()
-            .find(|level| wanted.eq_ignore_ascii_case(level.name()))
-            .map_or(detected, |level| level.min(detected))
+        let detected = SimdLevel::detect();
+        named_level().map_or(detected, |level| level.min(detected))
     })
+}
+
+/// The level that `UNICON_SIMD` names, if it does: vectors are wanted then, whatever matrix units there are.
+pub fn named_level() -> Option<SimdLevel> {
+    let wanted = wanted();
+    [SimdLevel::Scalar, SimdLevel::Avx2, SimdLevel::Avx512]
+        .into_iter()
+        .find(|level| wanted.eq_ignore_ascii_case(level.name()))
 }
 
 /// The unit for products of bfloat16 halves that `UNICON_SIMD` names (`amx`, `avx512bf16`, `software`), if it does. Read once.

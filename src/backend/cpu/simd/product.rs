@@ -25,7 +25,7 @@ unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: as above.
 unsafe impl bytemuck::Pod for Line {}
 
-/// The right factor of a product, `k x cols`, as the kernels read it: columns in groups of [`WIDTH`] registers (the last one
+/// The right factor of a product, `k x cols`, as the kernels read it: columns in groups of three registers (the last one
 /// narrower and filled up with zeros), in each of them row after row.
 #[derive(Clone)]
 pub struct Right<T> {

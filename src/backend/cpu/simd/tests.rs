@@ -111,11 +111,13 @@ fn exp2_is_within_two_ulp() {
     let worst = worst_ulp(Function::Exp2, &near, f64::exp2, f64::EPSILON, f64::MIN_POSITIVE);
     assert!(worst <= 2.0, "f64: {worst} ulp");
     for level in levels() {
-        let x = [f32::NEG_INFINITY, -1e6, -127.0, -126.0, 0.0, 3.0];
-        let want = [0.0, 0.0, 0.0, f32::MIN_POSITIVE, 1.0, 8.0];
+        let (huge, none) = (f32::INFINITY, f32::NEG_INFINITY);
+        let x = [none, -1e6, -127.0, -126.0, 0.0, 3.0, 129.0, 200.0, 1e4, huge];
+        let want = [0.0, 0.0, 0.0, f32::MIN_POSITIVE, 1.0, 8.0, huge, huge, huge, huge];
         assert_eq!(map(level, Function::Exp2, &x), want, "{level}");
-        let x = [f64::NEG_INFINITY, -1e6, -1023.0, -1022.0, 0.0, 3.0];
-        let want = [0.0, 0.0, 0.0, f64::MIN_POSITIVE, 1.0, 8.0];
+        let (huge, none) = (f64::INFINITY, f64::NEG_INFINITY);
+        let x = [none, -1e6, -1023.0, -1022.0, 0.0, 3.0, 1025.0, 1600.0, 1e5, huge];
+        let want = [0.0, 0.0, 0.0, f64::MIN_POSITIVE, 1.0, 8.0, huge, huge, huge, huge];
         assert_eq!(map(level, Function::Exp2, &x), want, "{level}");
         assert!(map(level, Function::Exp2, &[f32::NAN])[0].is_nan(), "{level}");
         assert!(map(level, Function::Exp2, &[f64::NAN])[0].is_nan(), "{level}");

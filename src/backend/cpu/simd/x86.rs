@@ -242,9 +242,9 @@ unsafe fn transposed_ps(rows: [__m512; 16]) -> [__m512; 16] {
         }
         let mut eights = fours;
         for i in 0..4 {
-            for (from, to) in [(i, i), (i + 8, i + 8)] {
-                eights[to] = _mm512_shuffle_f32x4::<0x88>(fours[from], fours[from + 4]);
-                eights[to + 4] = _mm512_shuffle_f32x4::<0xdd>(fours[from], fours[from + 4]);
+            for k in [i, i + 8] {
+                eights[k] = _mm512_shuffle_f32x4::<0x88>(fours[k], fours[k + 4]);
+                eights[k + 4] = _mm512_shuffle_f32x4::<0xdd>(fours[k], fours[k + 4]);
             }
         }
         let mut out = eights;
