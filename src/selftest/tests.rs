@@ -1,6 +1,7 @@
 //! The checks hold on the CPU in every mode, and each notices the mistake it is there for.
 
 use super::*;
+use crate::backend::cpu::simd::halves::Products;
 use crate::backend::{Arithmetic, Reader, Similarity, Standing, TopK};
 use crate::control::Control;
 use crate::distributed::Group;
@@ -32,6 +33,18 @@ fn the_cpu_passes_in_every_mode() {
     match Cpu::<f32>::new(2).unwrap().with_bf16() {
         Ok(cpu) => check(run(&cpu, QUICK).unwrap()),
         Err(e) => println!("skipped: {e}"),
+    }
+}
+
+/// As [`the_cpu_passes_in_every_mode`], but for what matrix units compute, on every machine.
+#[test]
+fn products_of_halves_pass() {
+    for (products, arithmetic) in
+        [(Products::One, Arithmetic::Bf16), (Products::Three, Arithmetic::Bf16Halves)]
+    {
+        let outcome = run(&Cpu::<f32>::new(2).unwrap().with_software(products), QUICK).unwrap();
+        assert_eq!((outcome.arithmetic, outcome.checks.len()), (arithmetic, 25));
+        assert!(failed(&outcome).is_empty(), "{arithmetic:?}: {:#?}", outcome.checks);
     }
 }
 

@@ -123,6 +123,12 @@ impl<T: Real> Cpu<T> {
         Self { unit: Unit::Vectors, ..self }
     }
 
+    /// Computes them from halves of numbers, by the loops that stand in for a matrix unit.
+    #[cfg(test)]
+    pub(crate) fn with_software(self, products: Products) -> Self {
+        Self { unit: Unit::Halves(simd::halves::Engine::Software, products), ..self }
+    }
+
     /// The same backend with its matrices in `memory`, and with `memory_limit` bytes of them at most.
     pub fn with_memory(self, memory: Arc<dyn HostMemory>, memory_limit: Option<u64>) -> Self {
         Self { account: Arc::new(memory::Account::new(memory_limit, Some(memory))), ..self }

@@ -84,7 +84,7 @@ pub(super) struct Panel<'a, T> {
 }
 
 impl<T> Panel<'_, T> {
-    /// The rows, counted from the first, in strips of at most `most`: so few that their similarities stay in the first cache
+    /// The rows, counted from the first, in strips of at most `most`: so few that their similarities stay in a near cache
     /// between the product that makes them and the exponentials that read them.
     pub(super) fn strips(&self, most: usize) -> impl Iterator<Item = Range<usize>> + use<T> {
         let rows = self.rows.len();

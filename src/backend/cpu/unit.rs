@@ -102,7 +102,7 @@ impl Unit {
             .map_or(Self::Vectors, |engine| Self::Halves(engine, products))
     }
 
-    /// Rows whose similarities are made, weighed and multiplied together: so few that they stay in the first cache.
+    /// Rows whose similarities are made, weighed and multiplied together: so few that they stay in the nearest caches.
     pub(super) fn strip(self) -> usize {
         match self {
             Self::Vectors => 16,

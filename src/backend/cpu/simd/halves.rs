@@ -191,11 +191,6 @@ impl Packed {
         f32::dispatch(level(), Pack { out: self, values, ld, from, to });
     }
 
-    /// Columns of a right factor, rows of a left one.
-    pub fn outer(&self) -> usize {
-        self.outer
-    }
-
     /// Squares along the inner dimension.
     fn depth(&self) -> usize {
         self.k.div_ceil(2 * SIDE)

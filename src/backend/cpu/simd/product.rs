@@ -47,11 +47,6 @@ impl<T: Dispatch> Right<T> {
         self.k
     }
 
-    /// Columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
     /// Packs a row-major `k x cols` matrix with leading dimension `ld`, reusing this value's memory.
     pub fn pack(&mut self, b: &[T], ld: usize, k: usize, cols: usize) {
         check_tile(b.len(), ld, k, cols);
@@ -97,7 +92,7 @@ impl<'a, T> Left<'a, T> {
     }
 }
 
-/// `C <- A B`, or `C <- C + A B` with `add`; `C` is row-major, `rows x b.cols()`, with leading dimension `ldc`.
+/// `C <- A B`, or `C <- C + A B` with `add`; `C` is row-major, as wide as `b`, with leading dimension `ldc`.
 pub fn multiply<T: Dispatch>(add: bool, c: &mut [T], ldc: usize, rows: usize, a: Left<'_, T>, b: &Right<T>) {
     check_tile(c.len(), ldc, rows, b.cols);
     match a.transposed {
