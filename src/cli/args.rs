@@ -196,6 +196,44 @@ impl ValidationArgs {
     }
 }
 
+/// Test rows, beside those that train.
+#[derive(clap::Args)]
+pub struct TestArgs<const REQUIRED: bool> {
+    /// Test features of side x.
+    #[arg(long, value_name = "MATRIX", required = REQUIRED, requires = "test_y")]
+    test_x: Option<OsString>,
+    /// Test features of side y.
+    #[arg(long, value_name = "MATRIX", required = REQUIRED, requires = "test_x")]
+    test_y: Option<OsString>,
+    /// Group ids of the test rows of x.
+    #[arg(long, value_name = "NPY", requires_all = ["test_groups_y", "test_x"], conflicts_with = "test_pos_indptr")]
+    test_groups_x: Option<PathBuf>,
+    /// Group ids of the test rows of y.
+    #[arg(long, value_name = "NPY", requires = "test_groups_x")]
+    test_groups_y: Option<PathBuf>,
+    /// Matches of the test rows, as --pos-indptr.
+    #[arg(long, value_name = "NPY", requires_all = ["test_pos_indices", "test_x"])]
+    test_pos_indptr: Option<PathBuf>,
+    /// Matches of the test rows, as --pos-indices.
+    #[arg(long, value_name = "NPY", requires = "test_pos_indptr")]
+    test_pos_indices: Option<PathBuf>,
+}
+
+impl<const REQUIRED: bool> TestArgs<REQUIRED> {
+    /// The rows, where some are given; what happens to rows is that of the training rows.
+    pub fn open(&self, training: &PositivesArgs) -> Result<Option<Pairs>> {
+        let (Some(x), Some(y)) = (&self.test_x, &self.test_y) else { return Ok(None) };
+        let positives = PositivesArgs {
+            groups_x: self.test_groups_x.clone(),
+            groups_y: self.test_groups_y.clone(),
+            pos_indptr: self.test_pos_indptr.clone(),
+            pos_indices: self.test_pos_indices.clone(),
+            rows: training.rows.clone(),
+        };
+        positives.open(x, y).map(Some)
+    }
+}
+
 /// A kernel and its parameters.
 #[derive(clap::Args)]
 pub struct KernelArgs {

@@ -30,16 +30,23 @@ impl EvaluationArgs {
         if self.k.is_empty() || self.k.contains(&0) {
             return Err(Error::invalid("--k", "numbers >= 1", format!("{:?}", self.k)).into());
         }
-        let bootstrap = Bootstrap { resamples: self.resamples, seed, ..Bootstrap::default() };
-        let bootstrap = match self.resamples {
-            0 => None,
-            1..40 => {
-                return Err(Error::invalid("--resamples", "0 or at least 40", self.resamples).into());
-            }
-            _ => Some(bootstrap),
-        };
+        let bootstrap = bootstrap(self.resamples, seed)?;
         Ok(RecallOptions { ks: self.k.clone(), ties: self.ties, exclude_self: self.exclude_self, bootstrap })
     }
+}
+
+/// The intervals of so many resamples; none of 0.
+pub fn bootstrap(resamples: usize, seed: u64) -> Result<Option<Bootstrap>> {
+    match resamples {
+        0 => Ok(None),
+        1..40 => Err(Error::invalid("--resamples", "0 or at least 40", resamples).into()),
+        _ => Ok(Some(Bootstrap { resamples, seed, ..Bootstrap::default() })),
+    }
+}
+
+/// `+0.012 (+0.004 to +0.020)`: a difference and its interval.
+pub fn gain(mean: f64, [low, high]: [f64; 2]) -> String {
+    format!("{mean:+.3} ({low:+.3} to {high:+.3})")
 }
 
 /// The table of a recall: a line a direction, and its intervals below.

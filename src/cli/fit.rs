@@ -224,7 +224,7 @@ impl FromStr for InitChoice {
     }
 }
 
-fn factorization(s: &str) -> std::result::Result<Factorization, String> {
+pub fn factorization(s: &str) -> std::result::Result<Factorization, String> {
     match s {
         "sqrt" => Ok(Factorization::Sqrt),
         "orthonormal" => Ok(Factorization::Orthonormal),

@@ -105,7 +105,7 @@ fn loss_name(trace: &[TracePoint]) -> &'static str {
 }
 
 /// What held-back rows have in common with those that trained, where it could not be helped.
-fn shared(apart: Apart) -> Option<String> {
+pub fn shared(apart: Apart) -> Option<String> {
     let all = [
         ("parts of their groups", apart.matches),
         ("copies of their x", apart.duplicates_x),

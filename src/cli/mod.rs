@@ -1,6 +1,7 @@
 //! Commands and their arguments. Every command is a file of its own; what they share is in [`args`] (arguments),
 //! [`session`] (device, threads, cancellation), [`encoding`] (applying models) and [`output`] (tables, JSON).
 
+mod ablate;
 mod args;
 mod bench;
 mod compare;
@@ -63,6 +64,7 @@ enum Command {
     Encode(encode::Args),
     Search(search::Args),
     Compare(Box<compare::Args>),
+    Ablate(Box<ablate::Args>),
     Eval(eval::Args),
     Report(report::Args),
     Weights(weights::Args),
@@ -91,7 +93,7 @@ impl Command {
     /// Whether `--drop-bad-rows` leaves rows out that are not finite.
     fn drops_bad_rows(&self) -> bool {
         match self {
-            Self::Fit(_) | Self::Compare(_) | Self::Report(_) => true,
+            Self::Fit(_) | Self::Compare(_) | Self::Ablate(_) | Self::Report(_) => true,
             Self::Eval(args) => args.takes_pairs(),
             _ => false,
         }
@@ -109,6 +111,7 @@ impl Command {
             Self::Encode(args) => encode::run(session, args),
             Self::Search(args) => search::run(session, args),
             Self::Compare(args) => compare::run(session, *args),
+            Self::Ablate(args) => ablate::run(session, *args),
             Self::Eval(args) => eval::run(session, args),
             Self::Report(args) => report::run(session, args),
             Self::Weights(args) => weights::run(session, args),

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 use std::fs::Metadata;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use unicon::io::AtomicFile;
 
 /// A command's result: what `--json` prints, and the tables and lines people see.
 #[derive(Clone, Default)]
@@ -76,6 +78,13 @@ pub fn print(report: &Report, json: bool) -> Result<()> {
     }
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("writing to standard output")
+}
+
+/// Writes a text file aside and renames it.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(text.as_bytes()).map_err(|e| unicon::Error::io(path, e))?;
+    Ok(file.commit()?)
 }
 
 /// Whether standard output is a command's output file, in which no report has a place.

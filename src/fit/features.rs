@@ -78,6 +78,21 @@ impl<M> Mapped<M> {
         self.basis.as_ref().map_or_else(|| backend.shape(self.embed()).1, Mat::nrows)
     }
 
+    /// The same features whitened; `gram` is `X^T X` of them, `width` their number in whatever basis.
+    pub(super) fn whitened<B: Backend<Matrix = M>>(
+        &self,
+        backend: &B,
+        gram: &Mat<f64>,
+        width: usize,
+        lambda: f64,
+    ) -> Result<Self> {
+        let w = whitening(gram, backend.shape(&self.cross).0, width, lambda)?;
+        let cross = backend.linear(&self.cross, w.as_ref())?;
+        let mut map = self.map.clone();
+        map.then(w);
+        Ok(Self { cross, embed: None, basis: self.basis.clone(), map })
+    }
+
     /// A row of features in the basis that the features are in.
     pub(crate) fn row_in_basis(&self, row: &[f64]) -> Vec<f64> {
         match &self.basis {
@@ -139,15 +154,14 @@ pub(crate) fn linear_in<B: Backend>(
 pub(super) fn whitened<B: Backend>(
     backend: &B,
     x: B::Matrix,
-    mut map: FeatureMap,
+    map: FeatureMap,
     shrinkage: Option<f64>,
     width: usize,
 ) -> Result<Mapped<B::Matrix>> {
-    let Some(lambda) = shrinkage else { return Ok(Mapped { cross: x, embed: None, basis: None, map }) };
-    let w = whitening(&backend.gram(&x)?, backend.shape(&x).0, width, lambda)?;
-    let cross = backend.linear(&x, w.as_ref())?;
-    map.then(w);
-    Ok(Mapped { cross, embed: None, basis: None, map })
+    let plain = Mapped { cross: x, embed: None, basis: None, map };
+    let Some(lambda) = shrinkage else { return Ok(plain) };
+    let gram = backend.gram(&plain.cross)?;
+    plain.whitened(backend, &gram, width, lambda)
 }
 
 /// `(G + lambda tr(G)/d I)^{-1/2}` with `G = X^T X / n` of `width` = d features, which may be held in fewer coordinates.

@@ -7,6 +7,12 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 use std::collections::HashSet;
 
+/// Rows held out where no others are given: this share, at most [`HOLDOUT_MOST`].
+const HOLDOUT_SHARE: f64 = 0.1;
+const HOLDOUT_MOST: usize = 1000;
+/// Fewer rows than this are not split.
+const HOLDOUT_LEAST: usize = 20;
+
 /// Of the rows held out at most this share of all rows, or these few, may belong together: in larger sets validation would
 /// see few different things.
 const LARGEST_SHARE: f64 = 0.02;
@@ -48,6 +54,13 @@ impl<'a> Together<'a> {
     ) -> Self {
         Self { positives, first_x: x.map(Duplicates::groups), first_y: y.map(Duplicates::groups) }
     }
+}
+
+/// Holds out the usual part: a tenth of the rows of x, at most 1,000. None of few rows, or where too few match anything.
+pub(crate) fn hold_out(together: Together<'_>, seed: u64) -> Option<Split> {
+    let n = together.positives.n_x();
+    let count = ((n as f64 * HOLDOUT_SHARE) as usize).min(HOLDOUT_MOST);
+    (n >= HOLDOUT_LEAST && count >= 2).then(|| split(together, count, seed)).flatten()
 }
 
 /// Holds out about `count` rows of x and the columns that match them; none where too few rows match anything.

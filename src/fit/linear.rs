@@ -96,7 +96,15 @@ pub(super) struct Rows<'a, M> {
 impl<B: Backend> Problem<'_, B> {
     /// Algorithm 1 from the options' start.
     pub(crate) fn solve(&self, monitor: &mut Monitor<'_>) -> Result<Encoders> {
-        let mut start = self.start()?;
+        self.solve_from(self.start()?, monitor)
+    }
+
+    /// Algorithm 1 from a start of any kind.
+    pub(super) fn solve_from(
+        &self,
+        mut start: Start<B::Matrix>,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<Encoders> {
         if let (0, Start::Encoders(given)) = (self.options.n_iters, &start) {
             return Ok(given.clone());
         }

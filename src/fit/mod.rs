@@ -19,6 +19,8 @@ mod options;
 mod partial;
 mod refine;
 mod sampling;
+#[cfg(feature = "cli")]
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod thin;
@@ -32,6 +34,8 @@ pub use condition::{Center, Prepared};
 pub(crate) use condition::{Sides, Wanted, prepare};
 pub(crate) use features::{download, host, upload};
 pub use holdout::Apart;
+#[cfg(feature = "cli")]
+pub(crate) use holdout::{Together, hold_out};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use monitor::{Iterate, Watch};
 pub use options::{
@@ -40,6 +44,8 @@ pub use options::{
 };
 pub use partial::{Accumulate, PartialFit};
 pub use sampling::{SampledCross, sampled_cross};
+#[cfg(feature = "cli")]
+pub(crate) use sweep::{Step, Sweep, Whitened};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -93,23 +99,7 @@ pub fn fit<B: Backend>(
     options: &FitOptions,
 ) -> Result<(Model, FitInfo)> {
     let begin = Instant::now();
-    options.validate()?;
-    check_data(data, validation)?;
-    if options.kernel.is_none() {
-        let bound = data.x.cols().min(data.y.cols());
-        if options.rank > bound {
-            return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
-        }
-    }
-    if let Some(batches) = options.batches {
-        if data.x.rows() != data.y.rows() {
-            return Err(Error::Unsupported("mini-batches of sides with different numbers of rows".into()));
-        }
-        if batches.size > data.x.rows() {
-            let expected = format!("at most the number of rows, {}", data.x.rows());
-            return Err(Error::invalid("batch_size", expected, batches.size));
-        }
-    }
+    check_fit(data, validation, options)?;
     let kernel = options.kernel.as_ref().map(|k| k.kernel);
     let (mut info, sides, _) =
         screened(backend, data, validation, &Wanted::new(options.center, kernel, &options.init))?;
@@ -130,6 +120,28 @@ pub fn fit<B: Backend>(
     check_result(&model, &info)?;
     info.record(&mut model);
     Ok((model, info))
+}
+
+/// Checks options, shapes, and what the options ask of the data.
+fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions) -> Result<()> {
+    options.validate()?;
+    check_data(data, validation)?;
+    if options.kernel.is_none() {
+        let bound = data.x.cols().min(data.y.cols());
+        if options.rank > bound {
+            return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
+        }
+    }
+    if let Some(batches) = options.batches {
+        if data.x.rows() != data.y.rows() {
+            return Err(Error::Unsupported("mini-batches of sides with different numbers of rows".into()));
+        }
+        if batches.size > data.x.rows() {
+            let expected = format!("at most the number of rows, {}", data.x.rows());
+            return Err(Error::invalid("batch_size", expected, batches.size));
+        }
+    }
+    Ok(())
 }
 
 /// A model or a loss that is not finite is a failure, not a result.

@@ -450,15 +450,15 @@ fn zero_rows_are_counted_and_stay_zero() {
     assert!(text.contains("zero rows: 2 of x, 0 of y"), "{text}");
 }
 
-/// Sends a signal to a fit that would take minutes, once its handler stands.
+/// Sends a signal to a command that would take minutes, once its handler stands.
 #[cfg(target_os = "linux")]
-fn interrupted(signal: &str, code: i32) {
+fn interrupted(args: &str, signal: &str, code: i32) {
     let lab = Lab::new();
     let n = 4000;
     lab.npy("x.npy", &[n, 32], &numbers(n * 32, 1));
     lab.npy("y.npy", &[n, 32], &numbers(n * 32, 2));
     let child = lab
-        .program("fit --x x.npy --y y.npy --rank 16 --iters 100000 --out m.safetensors --json")
+        .program(&format!("{args} --x x.npy --y y.npy --rank 16 --out m.safetensors --json"))
         .spawn()
         .unwrap();
     let status = format!("/proc/{}/status", child.id());
@@ -471,7 +471,7 @@ fn interrupted(signal: &str, code: i32) {
     while !caught() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    // Into the fit.
+    // Into the work.
     std::thread::sleep(std::time::Duration::from_millis(300));
     let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
@@ -484,8 +484,9 @@ fn interrupted(signal: &str, code: i32) {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_interrupt_ends_a_fit_without_a_trace() {
-    interrupted("-INT", 130);
-    interrupted("-TERM", 143);
-    interrupted("-HUP", 129);
+fn an_interrupt_ends_a_command_without_a_trace() {
+    interrupted("fit --iters 100000", "-INT", 130);
+    interrupted("fit --iters 100000", "-TERM", 143);
+    interrupted("fit --iters 100000", "-HUP", 129);
+    interrupted("ablate --iters 1000", "-INT", 130);
 }

@@ -4,7 +4,7 @@ mod adam;
 mod methods;
 mod plot;
 
-use crate::cli::args::{self, LossArgs, PositivesArgs, ValidationArgs};
+use crate::cli::args::{self, LossArgs, PositivesArgs, TestArgs, ValidationArgs};
 use crate::cli::evaluation;
 use crate::cli::fit::{KernelFitArgs, Preset};
 use crate::cli::output::{self, Report};
@@ -14,14 +14,12 @@ use adam::AdamOptions;
 use anyhow::Result;
 use methods::{CompareOptions, compare, ranked};
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 use unicon::Error;
 use unicon::backend::Ties;
 use unicon::fit::{BestOptions, Landmarks, Rank, WIDTHS};
 use unicon::io::AtomicFile;
-use unicon::retrieval::Bootstrap;
 
 /// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam), the
 /// paper's iteration, and the preset best.
@@ -39,24 +37,8 @@ pub struct Args {
     positives: PositivesArgs,
     #[command(flatten)]
     validation: ValidationArgs,
-    /// Test features of side x.
-    #[arg(long, value_name = "MATRIX")]
-    test_x: OsString,
-    /// Test features of side y.
-    #[arg(long, value_name = "MATRIX")]
-    test_y: OsString,
-    /// Group ids of the test rows of x.
-    #[arg(long, value_name = "NPY", requires = "test_groups_y", conflicts_with = "test_pos_indptr")]
-    test_groups_x: Option<PathBuf>,
-    /// Group ids of the test rows of y.
-    #[arg(long, value_name = "NPY", requires = "test_groups_x")]
-    test_groups_y: Option<PathBuf>,
-    /// Matches of the test rows, as --pos-indptr.
-    #[arg(long, value_name = "NPY", requires = "test_pos_indices")]
-    test_pos_indptr: Option<PathBuf>,
-    /// Matches of the test rows, as --pos-indices.
-    #[arg(long, value_name = "NPY", requires = "test_pos_indptr")]
-    test_pos_indices: Option<PathBuf>,
+    #[command(flatten)]
+    test: TestArgs<true>,
     #[command(flatten)]
     loss: LossArgs,
     /// Dimension of the shared space.
@@ -115,17 +97,10 @@ impl Args {
         if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
             return Err(Error::Unsupported("--exact in compare: use --landmarks".into()).into());
         }
-        let bootstrap = match self.resamples {
-            0 => None,
-            1..40 => {
-                return Err(Error::invalid("--resamples", "0 or at least 40", self.resamples).into());
-            }
-            resamples => Some(Bootstrap { resamples, seed, ..Bootstrap::default() }),
-        };
         Ok(CompareOptions {
             kernel,
             widths: if self.kernel.has_own_width() { Vec::new() } else { WIDTHS.to_vec() },
-            bootstrap,
+            bootstrap: evaluation::bootstrap(self.resamples, seed)?,
             loss: self.loss.build()?,
             adam,
             paper_iters: self.paper_iters,
@@ -140,14 +115,9 @@ impl Args {
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let pairs = args.positives.open(&args.x, &args.y)?;
-    let test = PositivesArgs {
-        groups_x: args.test_groups_x.clone(),
-        groups_y: args.test_groups_y.clone(),
-        pos_indptr: args.test_pos_indptr.clone(),
-        pos_indices: args.test_pos_indices.clone(),
-        rows: args.positives.rows.clone(),
+    let Some(test) = args.test.open(&args.positives)? else {
+        return Err(Error::invalid("--test-x", "features of test rows", "none").into());
     };
-    let test = test.open(&args.test_x, &args.test_y)?;
     let validation = args.validation.open(&args.positives)?;
     let validation = validation.as_ref().map(Pairs::data);
     let options = args.options(session.seed())?;
@@ -158,10 +128,10 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         compare(backend, pairs.data(), validation, test.data(), &options, &mut |_| ())?
     });
     if let Some(path) = &args.plot {
-        write(path, &plot::svg(&comparison))?;
+        output::write(path, &plot::svg(&comparison))?;
     }
     if let Some(path) = &args.out {
-        write(path, &format!("{:#}\n", serde_json::to_value(&comparison)?))?;
+        output::write(path, &format!("{:#}\n", serde_json::to_value(&comparison)?))?;
     }
     let mut report = Report::new("compare");
     report.value("comparison", &comparison)?;
@@ -175,9 +145,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
             output::three(last.y_to_x[0]),
             output::loss(last.loss),
             curve.exact_loss.map_or_else(String::new, output::loss),
-            curve.gain.map_or_else(String::new, |g| {
-                format!("{:+.3} ({:+.3} to {:+.3})", g.mean, g.interval[0], g.interval[1])
-            }),
+            curve.gain.map_or_else(String::new, |g| evaluation::gain(g.mean, g.interval)),
         ]);
     }
     let k = options.ks[0];
@@ -220,10 +188,4 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     }
     pairs.tell(&mut report, None)?;
     session.print(&report)
-}
-
-fn write(path: &std::path::Path, text: &str) -> Result<()> {
-    let mut file = AtomicFile::create(path)?;
-    file.write_all(text.as_bytes()).map_err(|e| unicon::Error::io(path, e))?;
-    Ok(file.commit()?)
 }

@@ -3,8 +3,7 @@
 mod digits;
 mod synthetic;
 
-use super::output::Report;
-use super::report::write as write_page;
+use super::output::{self, Report};
 use super::session::{Session, on_backend};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -39,7 +38,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         report.line(format!("UniCon {} on {}\n", env!("CARGO_PKG_VERSION"), backend.describe()));
         let page = digits::run(session, backend, &mut report)?;
         written = match page.filter(|_| !args.no_report) {
-            Some(html) => write_page(&args.report, &html).map(|()| Some(&args.report))?,
+            Some(html) => output::write(&args.report, &html).map(|()| Some(&args.report))?,
             None => None,
         };
         synthetic::run(session, backend, args.draws, &mut report)?;

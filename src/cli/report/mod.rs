@@ -23,8 +23,7 @@ use crate::cli::pairs::Pairs;
 use crate::cli::session::{Session, on_backend};
 use anyhow::Result;
 use std::ffi::OsString;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use unicon::io::{AtomicFile, RowSource};
 use unicon::loss::Loss;
@@ -127,7 +126,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         examples: Some(&examples),
         names: (names_x.as_deref(), names_y.as_deref()),
     });
-    write(&args.out, &html)?;
+    output::write(&args.out, &html)?;
     let mut report = Report::new("report");
     report.value("out", args.out.display().to_string())?;
     report.value("bytes", html.len())?;
@@ -142,11 +141,4 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     report.line(format!("{}: {size}, {seconds:.2} s; open it in a browser", args.out.display()));
     sets[0].1.tell(&mut report, None)?;
     session.print(&report)
-}
-
-/// Writes a page aside and renames it.
-pub fn write(path: &Path, html: &str) -> Result<()> {
-    let mut file = AtomicFile::create(path)?;
-    file.write_all(html.as_bytes()).map_err(|e| unicon::Error::io(path, e))?;
-    Ok(file.commit()?)
 }

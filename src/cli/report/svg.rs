@@ -50,13 +50,15 @@ pub struct Axis {
     high: f64,
     log: bool,
     whole: bool,
+    /// What stands at which value, instead of numbers.
+    names: Vec<(f64, String)>,
 }
 
 impl Axis {
     /// Evenly spaced.
     pub fn linear(label: &str, low: f64, high: f64) -> Self {
         let high = if high > low { high } else { low + 1.0 };
-        Self { label: label.into(), low, high, log: false, whole: false }
+        Self { label: label.into(), low, high, log: false, whole: false, names: Vec::new() }
     }
 
     /// Of counts: evenly spaced, with a margin, marked at whole numbers.
@@ -65,11 +67,16 @@ impl Axis {
         Self { whole: true, ..Self::linear(label, low as f64 - margin, high as f64 + margin) }
     }
 
+    /// Evenly spaced, with words at some values.
+    pub fn named(label: &str, low: f64, high: f64, names: Vec<(f64, String)>) -> Self {
+        Self { names, ..Self::linear(label, low, high) }
+    }
+
     /// Spaced by powers of ten; both ends positive.
     pub fn log(label: &str, low: f64, high: f64) -> Self {
         let low = low.max(1e-300);
         let high = if high > low { high } else { 10.0 * low };
-        Self { label: label.into(), low, high, log: true, whole: false }
+        Self { label: label.into(), low, high, log: true, whole: false, names: Vec::new() }
     }
 
     /// Where a value lies, 0 to 1 (clamped).
@@ -82,7 +89,15 @@ impl Axis {
         if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
     }
 
-    fn ticks(&self) -> Vec<f64> {
+    /// Values to mark, and what is written there.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        match self.names.is_empty() {
+            true => self.numbers().into_iter().map(|v| (v, short(v))).collect(),
+            false => self.names.clone(),
+        }
+    }
+
+    fn numbers(&self) -> Vec<f64> {
         if self.log {
             let steps: &[f64] = if self.high / self.low > 1e3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
             let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
@@ -243,17 +258,17 @@ impl Chart {
              role=\"img\"{}>{style}<rect class=\"ground\" width=\"{w}\" height=\"{h}\"/>",
             label(&self.title)
         );
-        for t in self.x.ticks() {
+        for (t, name) in self.x.ticks() {
             let x = self.px(t);
             let _ = write!(
                 out,
                 "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{floor}\"/>\
                  <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 floor + 16.0,
-                short(t)
+                escape(&name)
             );
         }
-        for t in self.y.ticks() {
+        for (t, name) in self.y.ticks() {
             let y = self.py(t);
             let _ = write!(
                 out,
@@ -261,7 +276,7 @@ impl Chart {
                  <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 LEFT - 6.0,
                 y + 4.0,
-                short(t)
+                escape(&name)
             );
         }
         self.series.iter().for_each(|s| self.draw_series(s, &mut out));
@@ -457,10 +472,14 @@ mod tests {
     #[test]
     fn ticks_lie_inside_and_numbers_are_short() {
         let log = Axis::log("t", 0.3, 20.0);
-        assert_eq!(log.ticks(), vec![0.5, 1.0, 2.0, 5.0, 10.0, 20.0]);
+        assert_eq!(log.numbers(), vec![0.5, 1.0, 2.0, 5.0, 10.0, 20.0]);
         let linear = Axis::linear("r", 0.6, 0.9);
-        assert!(linear.ticks().iter().all(|t| (0.6..=0.9001).contains(t)));
+        assert!(linear.numbers().iter().all(|t| (0.6..=0.9001).contains(t)));
         assert_eq!((short(0.05), short(1e-7), short(12.0)), ("0.05".into(), "1e-7".into(), "12".into()));
+        let named = Axis::named("n", 0.0, 2.0, vec![(0.0, "none".into()), (2.0, "<1".into())]);
+        assert_eq!(named.ticks().len(), 2);
+        let svg = Chart::new(300.0, 200.0, named, linear).svg();
+        assert!(svg.contains(">none<") && svg.contains("&lt;1"), "{svg}");
     }
 
     #[test]

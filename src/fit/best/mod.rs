@@ -16,7 +16,7 @@ pub use options::{BestOptions, Rank, WIDTHS};
 
 use super::checkpoint::Checkpoint;
 use super::features;
-use super::holdout::{Together, split};
+use super::holdout::{Together, hold_out};
 use super::info::{Chosen, FitInfo};
 use super::linear::Encoders;
 use super::moments::Choice;
@@ -33,12 +33,6 @@ use crate::similarity::NegativeSampling;
 use solver::Solver;
 use start::{Spectral, spectral, width};
 use std::time::Instant;
-
-/// Rows held out where no validation rows are given: this share, at most [`HOLDOUT_MOST`].
-const HOLDOUT_SHARE: f64 = 0.1;
-const HOLDOUT_MOST: usize = 1000;
-/// Fewer rows than this are not split: everything is chosen on the training rows.
-const HOLDOUT_LEAST: usize = 20;
 
 /// Fits the best encoders there are time for; `validation` rows choose shrinkage, power, rank, temperature and when to
 /// stop. Without them a tenth of the rows (at most 1,000) is held back.
@@ -72,14 +66,13 @@ pub fn fit_best_watched<B: Backend>(
     let start = options.start.as_ref().and_then(|m| m.components.first());
     let wanted = Wanted { center: options.center, kernel, start };
     let (mut info, sides, duplicates) = screened(backend, data, validation, &wanted)?;
-    let n = data.x.rows();
-    let count = ((n as f64 * HOLDOUT_SHARE) as usize).min(HOLDOUT_MOST);
+    // Of few rows none are held out: everything is chosen on those that train.
     let holdout = match validation {
-        None if n >= HOLDOUT_LEAST && count >= 2 => {
+        None => {
             let [x, y] = duplicates.each_ref().map(Option::as_ref);
-            split(Together::new(data.positives, x, y), count, options.seed)
+            hold_out(Together::new(data.positives, x, y), options.seed)
         }
-        _ => None,
+        Some(_) => None,
     };
     if let Some(s) = &holdout {
         let held_back = (s.validation.0.len(), s.validation.1.len());
