@@ -102,14 +102,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
             Ok::<_, Error>(Raw { mapped, gram: None, width: source.cols() })
         };
         let (x, y) = (side(rows.x)?, side(rows.y)?);
-        Ok(Self {
-            backend,
-            positives: data.positives,
-            sides,
-            x,
-            y,
-            seconds: begin.elapsed().as_secs_f64(),
-        })
+        Ok(Self { backend, positives: data.positives, sides, x, y, seconds: begin.elapsed().as_secs_f64() })
     }
 
     /// Other rows of the same kind, in range, for [`Component`]s of this sweep to be applied to.

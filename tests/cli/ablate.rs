@@ -43,15 +43,14 @@ fn flat(lab: &Lab) {
     write(lab, &[0.5; 12], 2, |rng| (0..12).map(|_| normal(rng)).collect());
 }
 
-/// Large coordinates that both sides share but that have six values only, beside small ones that tell rows apart: more of
-/// either than the encoders have room for.
+/// Large coordinates that both sides share almost exactly but that have six values only, beside small ones that tell rows
+/// apart: more of either than the encoders have room for. Correlations choose the former; weights that look at what is
+/// still confused, the latter.
 fn coarse(lab: &Lab) {
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let centres: Vec<f64> = (0..6 * 5).map(|_| 3.0 * normal(&mut rng)).collect();
-    let noise = [[0.3; 5].as_slice(), &[0.2; 8]].concat();
+    let noise = [[0.1; 6].as_slice(), &[0.3; 8]].concat();
     write(lab, &noise, 4, |rng| {
         let k = rng.random_range(0..6usize);
-        let mut row = centres[5 * k..5 * k + 5].to_vec();
+        let mut row: Vec<f64> = (0..6).map(|j| if j == k { 3.0 } else { 0.0 }).collect();
         row.extend((0..8).map(|_| normal(rng)));
         row
     });
@@ -83,7 +82,10 @@ fn figures_are_those_of_fit_and_eval() {
     let file: Value = serde_json::from_str(&std::fs::read_to_string(lab.path("a.json")).unwrap()).unwrap();
     assert_eq!(file["rows"].as_array().unwrap().len(), rows.len());
     let svg = std::fs::read_to_string(lab.path("a.svg")).unwrap();
-    assert!(svg.starts_with("<svg") && svg.contains("centred identity") && svg.contains("whiten 0.1"), "{svg}");
+    assert!(
+        svg.starts_with("<svg") && svg.contains("centred identity") && svg.contains("whiten 0.1"),
+        "{svg}"
+    );
     for row in rows {
         let method = row["method"].as_str().unwrap();
         let word = |option: &str, value: &Value| match value {
@@ -162,7 +164,8 @@ fn names(value: &Value, all: &mut Vec<String>) {
 fn every_field_of_the_json_is_documented() {
     let lab = Lab::new();
     flat(&lab);
-    let json = lab.json("ablate --x train_x.npy --y train_y.npy --rank 4 --whiten none,0.1 --tau 0.2 --nu 1 --iters 2");
+    let json = lab
+        .json("ablate --x train_x.npy --y train_y.npy --rank 4 --whiten none,0.1 --tau 0.2 --nu 1 --iters 2");
     let mut all = Vec::new();
     names(&json["ablation"], &mut all);
     all.sort_unstable();
@@ -184,7 +187,10 @@ fn rows_that_are_not_given_are_held_out() {
     let held = &json["ablation"]["held_out"];
     assert_eq!((&held["test"]["x"], &held["test"]["y"]), (&60.into(), &60.into()));
     // A tenth of the 540 that are left.
-    assert_eq!((&held["validation"]["x"], &held["validation"]["apart"]["matches"]), (&54.into(), &true.into()));
+    assert_eq!(
+        (&held["validation"]["x"], &held["validation"]["apart"]["matches"]),
+        (&54.into(), &true.into())
+    );
     let text = lab.text(&format!("ablate --x train_x.npy --y train_y.npy {args}"));
     for words in [
         "validation rows: 54 rows of x and 54 of y held out of the training rows",
@@ -224,7 +230,10 @@ fn the_advice_finds_where_whitening_does_the_work() {
     let lab = Lab::new();
     steep(&lab);
     let advice = &ablation(&lab, "--rank 12 --whiten none,0.01 --tau 1,0.2 --nu 1,2 --iters 1,2")["advice"];
-    assert_eq!((&advice["whitening"]["verdict"], &advice["s"]["verdict"]), (&"gains".into(), &"undecided".into()));
+    assert_eq!(
+        (&advice["whitening"]["verdict"], &advice["s"]["verdict"]),
+        (&"gains".into(), &"undecided".into())
+    );
     let options = advice["options"].as_str().unwrap();
     assert_eq!(options, "--whiten 0.01 --iters 1 --factorization orthonormal");
     let text = advice["text"].as_str().unwrap();
@@ -240,16 +249,18 @@ fn the_advice_finds_where_whitening_does_the_work() {
 fn the_advice_finds_where_s_helps() {
     let lab = Lab::new();
     coarse(&lab);
-    let table = ablation(&lab, "--rank 6 --tau 0.2 --nu 1 --iters 2");
+    let table = ablation(&lab, "--rank 6 --tau 1,0.2 --nu 1 --iters 2");
     let advice = &table["advice"];
-    assert_eq!(advice["s"]["verdict"], "gains", "{advice}");
-    // Far more than an interval's width, with and without whitening.
-    assert!(advice["s"]["validation"]["mean"].as_f64().unwrap() > 0.05, "{advice}");
-    assert!(advice["s_unwhitened"]["validation"]["interval"][0].as_f64().unwrap() > 0.1, "{advice}");
+    assert_eq!(
+        (&advice["s"]["verdict"], &advice["whitening"]["verdict"]),
+        (&"gains".into(), &"loses".into())
+    );
+    assert!(advice["s"]["test"]["interval"][0].as_f64().unwrap() > 0.0, "{advice}");
+    assert!(advice["text"].as_str().unwrap().contains("S(gamma) gains 0."), "{advice}");
     let row = &table["rows"][advice["row"].as_u64().unwrap() as usize];
-    assert_eq!((&row["method"], &row["tau"], &row["updates"]), (&"S(gamma)".into(), &0.2.into(), &2.into()));
+    assert_eq!((&row["method"], &row["updates"]), (&"S(gamma)".into(), &2.into()));
     let options = advice["options"].as_str().unwrap();
-    assert!(options.contains("--iters 2 --tau 0.2 --nu 1"), "{advice}");
+    assert!(options.contains("--iters 2 --tau"), "{advice}");
     // The options do what they say.
     lab.text(&format!("fit {ROWS} --rank 6 {options} --out m.safetensors"));
     let eval = lab.json("eval --model m.safetensors --x test_x.npy --y test_y.npy --k 1 --resamples 0");
@@ -274,12 +285,12 @@ fn the_advice_finds_where_s_hurts() {
 fn a_budget_leaves_rows_out_and_says_so() {
     let lab = Lab::new();
     flat(&lab);
-    let table = ablation(&lab, "--rank 4 --budget 1us");
+    let table = ablation(&lab, "--rank 4 --budget 0.001ms");
     let rows = table["rows"].as_array().unwrap().len() as u64;
     // 3 whitenings with one identity, one first update at nu = 2 and 2 x 3 x 2 more, and the preset.
     assert_eq!(rows + table["left_out"].as_u64().unwrap(), 1 + 3 * (1 + 1 + 12));
     assert!(rows < 3 && table["advice"]["text"].as_str().unwrap().contains("no advice"), "{table}");
-    let text = lab.text(&format!("ablate {ROWS} {TEST} --rank 4 --budget 1us"));
+    let text = lab.text(&format!("ablate {ROWS} {TEST} --rank 4 --budget 0.001ms"));
     assert!(text.contains("the budget left 4"), "{text}");
 }
 
@@ -314,7 +325,10 @@ fn bad_lists_are_refused() {
     assert!(line.contains("at most 500 rows") && line.contains("726"), "{line}");
     for (args, words) in [
         (format!("{ROWS} {TEST} --rank 15"), "at most min(d1, d2) = 14"),
-        (format!("{ROWS} --test-x test_x.npy --test-y val_y.npy --test-groups-x g.npy --rank 3"), "--test-groups-y"),
+        (
+            format!("{ROWS} --test-x test_x.npy --test-y val_y.npy --test-groups-x g.npy --rank 3"),
+            "--test-groups-y",
+        ),
         (format!("{ROWS} --test-x test_x.npy --rank 3"), "--test-y"),
     ] {
         let code = if args.contains("15") { 1 } else { 2 };

@@ -241,7 +241,8 @@ fn info_tells_what_there_is() {
     assert!(text.contains(env!("CARGO_PKG_VERSION")) && text.contains("device cpu"), "{text}");
     assert_eq!(lab.text("--version"), format!("unicon {}\n", env!("CARGO_PKG_VERSION")));
     let help = lab.text("--help");
-    for command in ["demo", "fit", "encode", "search", "compare", "eval", "report", "weights", "gram", "info"]
+    for command in
+        ["demo", "fit", "encode", "search", "compare", "ablate", "eval", "report", "weights", "gram", "info"]
     {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         let of = lab.text(&format!("{command} --help"));

@@ -1,4 +1,4 @@
-//! Everything that README.md, ffi-examples/*/README.md, python/README.md and docs/python.md show is run, in a temporary folder, on small data.
+//! Everything that README.md, ffi-examples/*/README.md, python/README.md, docs/python.md and docs/ablation.md show is run, in a temporary folder, on small data.
 //!
 //! One folder a page; its blocks run in order and see each other's files. `unicon` is the program of this build,
 //! `libunicon` is installed (pkg-config, CMake and the loader find it), Python finds the package `unicon_align`. In the folder
@@ -305,6 +305,11 @@ fn pages_of_the_examples() {
     ] {
         check(&root().join(page));
     }
+}
+
+#[test]
+fn page_of_the_ablation() {
+    check(&root().join("docs/ablation.md"));
 }
 
 #[test]

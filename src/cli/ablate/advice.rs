@@ -79,7 +79,9 @@ impl Effect {
         over: usize,
         terms: &Terms,
     ) -> Result<Option<Self>> {
-        let (Some(own), Some(other)) = (&outcome.rankings[row], &outcome.rankings[over]) else { return Ok(None) };
+        let (Some(own), Some(other)) = (&outcome.rankings[row], &outcome.rankings[over]) else {
+            return Ok(None);
+        };
         let level = 1.0 - (1.0 - terms.bootstrap.level) / among as f64;
         let resamples = terms.bootstrap.resamples.max(RESAMPLES * among);
         let strict = Bootstrap { level, resamples, ..terms.bootstrap };
@@ -175,7 +177,10 @@ impl Advice {
                 size(&e.validation)
             ),
             Some(e) if e.verdict == Verdict::Loses => {
-                format!("On this data {found}: use {options}; the default preset best is {} below", size(&e.validation))
+                format!(
+                    "On this data {found}: use {options}; the default preset best is {} below",
+                    size(&e.validation)
+                )
             }
             Some(e) => format!(
                 "On this data {found}: use {options}, or the default preset best, from which it cannot be told apart ({})",
@@ -231,7 +236,15 @@ mod tests {
             [_, high] if high < 0.0 => Verdict::Loses,
             _ => Verdict::Undecided,
         };
-        Some(Effect { row: 3, over: 1, chosen_among: 4, level: 0.9875, validation, verdict, test: validation })
+        Some(Effect {
+            row: 3,
+            over: 1,
+            chosen_among: 4,
+            level: 0.9875,
+            validation,
+            verdict,
+            test: validation,
+        })
     }
 
     /// The advice of effects of whitening, S(gamma), S(gamma) without whitening and the preset.

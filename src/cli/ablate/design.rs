@@ -151,7 +151,12 @@ pub struct Family {
 
 fn distinct<T: PartialEq + Copy>(values: &mut Vec<T>) {
     let mut seen: Vec<T> = Vec::new();
-    values.retain(|v| !seen.contains(v) && { seen.push(*v); true });
+    values.retain(|v| {
+        !seen.contains(v) && {
+            seen.push(*v);
+            true
+        }
+    });
 }
 
 impl Design {
@@ -181,12 +186,15 @@ impl Design {
         }
         self.options().iter().try_for_each(FitOptions::validate)?;
         if self.rows_of_gamma() == 0 {
-            let expected = "a number above 1, or a --nu other than 1: one update at nu = 1 is the centred identity";
+            let expected =
+                "a number above 1, or a --nu other than 1: one update at nu = 1 is the centred identity";
             return Err(Error::invalid("--iters", expected, 1));
         }
         let rows = self.rows();
         if rows > MOST_ROWS {
-            let expected = format!("at most {MOST_ROWS} rows of --whiten, --factorization, --batch-size, --tau, --nu and --iters");
+            let expected = format!(
+                "at most {MOST_ROWS} rows of --whiten, --factorization, --batch-size, --tau, --nu and --iters"
+            );
             return Err(Error::invalid("lists", expected, rows));
         }
         Ok(self)
@@ -217,7 +225,8 @@ impl Design {
 
     /// Rows of `S(gamma)` for one whitening and one solver.
     fn rows_of_gamma(&self) -> usize {
-        let of = |f: &Family| usize::from(f.first == Some(Method::Gamma)) + f.tau.len() * self.further().len();
+        let of =
+            |f: &Family| usize::from(f.first == Some(Method::Gamma)) + f.tau.len() * self.further().len();
         self.families().iter().map(of).sum()
     }
 
@@ -227,7 +236,13 @@ impl Design {
     }
 
     /// The options of fits with a setting's values.
-    pub fn fit(&self, tau: f64, nu: f64, whiten: Option<f64>, solver: (Factorization, Option<usize>)) -> FitOptions {
+    pub fn fit(
+        &self,
+        tau: f64,
+        nu: f64,
+        whiten: Option<f64>,
+        solver: (Factorization, Option<usize>),
+    ) -> FitOptions {
         FitOptions {
             loss: Loss::clip(tau).with_nu(nu),
             factorization: solver.0,
@@ -243,7 +258,8 @@ impl Design {
     /// Options that have every value of the lists among them, for checks.
     pub fn options(&self) -> Vec<FitOptions> {
         let solvers = self.solvers().collect::<Vec<_>>();
-        let (Some(&solver), Some(&tau), Some(&nu)) = (solvers.first(), self.tau.first(), self.nu.first()) else {
+        let (Some(&solver), Some(&tau), Some(&nu)) = (solvers.first(), self.tau.first(), self.nu.first())
+        else {
             return Vec::new();
         };
         let mut all: Vec<FitOptions> = solvers.iter().map(|&s| self.fit(tau, nu, None, s)).collect();

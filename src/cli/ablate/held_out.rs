@@ -33,7 +33,11 @@ impl Held {
     /// What it is, for people.
     pub fn words(&self) -> String {
         let known = shared(self.apart).map_or_else(String::new, |known| format!("; {known}"));
-        format!("{} of x and {} of y held out of the training rows{known}", output::count(self.x, "row"), self.y)
+        format!(
+            "{} of x and {} of y held out of the training rows{known}",
+            output::count(self.x, "row"),
+            self.y
+        )
     }
 }
 

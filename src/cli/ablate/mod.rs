@@ -53,14 +53,31 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "1,2,5", value_name = "N,..")]
     iters: Vec<usize>,
     /// Shrinkages of the whitening, none for features as they are.
-    #[arg(long, value_delimiter = ',', default_value = "none,0.1,0.01", value_name = "LAMBDA,..",
-        allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "none,0.1,0.01",
+        value_name = "LAMBDA,..",
+        allow_negative_numbers = true
+    )]
     whiten: Vec<Whitening>,
     /// Temperatures, each at least 0.001.
-    #[arg(long, value_delimiter = ',', default_value = "1,0.2,0.07", value_name = "TAU,..", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,0.2,0.07",
+        value_name = "TAU,..",
+        allow_negative_numbers = true
+    )]
     tau: Vec<f64>,
     /// Weights of the positive inside the loss.
-    #[arg(long, value_delimiter = ',', default_value = "1,2", value_name = "NU,..", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,2",
+        value_name = "NU,..",
+        allow_negative_numbers = true
+    )]
     nu: Vec<f64>,
     /// Splits of C = U diag(s) V^T: orthonormal, sqrt or power:P.
     #[arg(long, value_delimiter = ',', default_value = "orthonormal", value_name = "F,..", value_parser = factorization)]
@@ -153,8 +170,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         rest.or_held_out(validation.as_ref(), "--val-x", session.seed())?;
     let held_out = HeldOut { validation: validation_held, test: test_held };
     let sets = Sets { train: train.data(), validation: validation.data(), test: test.data() };
-    let judging =
-        Judging { ties: args.ties, bootstrap, exact_loss: args.exact_loss, budget: args.budget };
+    let judging = Judging { ties: args.ties, bootstrap, exact_loss: args.exact_loss, budget: args.budget };
     let bar = session.steps("fits", 1 + design.rows() as u64);
     let (outcome, advice, device) = on_backend!(session, |backend| {
         let outcome = run_fits(backend, sets, &design, &judging, &mut |setting| {

@@ -96,7 +96,9 @@ pub struct Outcome {
 impl Outcome {
     /// The centred identity that differs from a row in nothing but `S`.
     fn matched(&self, row: &Row) -> Option<usize> {
-        let is = |other: &Row| other.setting.method == Method::CentredIdentity && other.setting.is_matched(&row.setting);
+        let is = |other: &Row| {
+            other.setting.method == Method::CentredIdentity && other.setting.is_matched(&row.setting)
+        };
         self.rows.iter().position(is).filter(|_| row.setting.method == Method::Gamma)
     }
 }
@@ -312,10 +314,7 @@ impl<B: Backend> Table<'_, B> {
                 let (zx, zy) = (f.apply(self.backend, x)?, g.apply(self.backend, y)?);
                 Ranking::new(self.backend, &zx, &zy, positives, false)
             };
-            Ok((
-                ranking(&judge.validation, judge.positives.0)?,
-                ranking(&judge.test, judge.positives.1)?,
-            ))
+            Ok((ranking(&judge.validation, judge.positives.0)?, ranking(&judge.test, judge.positives.1)?))
         };
         let loss = match self.judging.exact_loss {
             true => Some(features.loss(step, &Loss::default())?),

@@ -32,7 +32,9 @@ pub fn show(report: &mut Report, design: &Design, ablation: &Ablation<'_>) {
         row.push(r.setting.weights());
         row.push(r.seconds.map_or_else(|| "-".into(), |s| format!("{s:.2}")));
         let failed = || "-".to_string();
-        let of = |f: &Option<Figures>, v: fn(&Figures) -> f64| f.as_ref().map_or_else(failed, |f| output::three(v(f)));
+        let of = |f: &Option<Figures>, v: fn(&Figures) -> f64| {
+            f.as_ref().map_or_else(failed, |f| output::three(v(f)))
+        };
         let difference = |f: &Option<Figures>| gain(f.as_ref().and_then(|f| f.gain));
         row.extend([of(&r.validation, Figures::recall), difference(&r.validation)]);
         row.extend([of(&r.test, |f| f.x_to_y), of(&r.test, |f| f.y_to_x), difference(&r.test)]);
