@@ -3,13 +3,14 @@
 use super::design::{Design, Family, Method, Setting};
 use serde::Serialize;
 use std::time::{Duration, Instant};
-use unicon::backend::{Backend, Ties};
+use unicon::backend::{Backend, Similarity, Ties};
 use unicon::error::{Error, Result};
 use unicon::fit::{BestOptions, Data, Factorization, FitOptions, Rank, Step, Sweep, Whitened, fit_best};
 use unicon::loss::Loss;
 use unicon::model::{Component, Model, Side};
 use unicon::positives::Positives;
 use unicon::retrieval::{Bootstrap, Ranking};
+use unicon::similarity::NegativeSampling;
 
 /// Share of a budget that the preset `best` may take.
 const SHARE_OF_BEST: f64 = 0.25;
@@ -215,7 +216,11 @@ impl<B: Backend> Table<'_, B> {
             budget: self.judging.budget.map(|b| b.mul_f64(SHARE_OF_BEST)),
             ..BestOptions::new(Rank::Fixed(self.design.rank))
         };
-        let (model, info) = fit_best(self.backend, sets.train, Some(sets.validation), &options)?;
+        let fitted = attempt(fit_best(self.backend, sets.train, Some(sets.validation), &options))?;
+        let (model, info) = match fitted {
+            Ok(fitted) => fitted,
+            Err(why) => return self.add(Setting::BEST, None, None, Err(why)),
+        };
         let ranking = |rows: Data<'_>| {
             let (zx, zy) = embed(self.backend, &model, rows)?;
             Ranking::new(self.backend, &zx, &zy, rows.positives, false)
@@ -224,9 +229,9 @@ impl<B: Backend> Table<'_, B> {
         let loss = match self.judging.exact_loss {
             true => {
                 let (zx, zy) = embed(self.backend, &model, sets.train)?;
-                let s = unicon::backend::Similarity::Embeddings(&zx, &zy);
-                let all = unicon::similarity::NegativeSampling::All;
-                Some(self.backend.weights(s, &Loss::default(), sets.train.positives, all)?.value())
+                let s = Similarity::Embeddings(&zx, &zy);
+                let (loss, positives) = (Loss::default(), sets.train.positives);
+                Some(self.backend.weights(s, &loss, positives, NegativeSampling::All)?.value())
             }
             false => None,
         };
@@ -259,7 +264,9 @@ impl<B: Backend> Table<'_, B> {
         // From zeros the temperature changes nothing.
         let options = fit(design.tau[0]);
         let named = setting(family.first.unwrap_or(Method::Gamma), 1, None);
-        (self.note)(&named);
+        if family.first.is_some() {
+            (self.note)(&named);
+        }
         let first = attempt(features.update(&options, None))?;
         if family.first.is_some() {
             self.judge(features, judge, named, &first)?;
