@@ -33,7 +33,8 @@ pub fn svg(design: &Design, outcome: &Outcome) -> String {
         f64::max(760.0, 70.0 + 46.0 * (panels.len() * width) as f64),
         420.0,
         Axis::named("spectral updates", -0.5, end, names),
-        Axis::linear("mean Recall@1 of both directions, test rows", low - margin, high + margin),
+        // Room for the names of the panels.
+        Axis::linear("mean Recall@1 of both directions, test rows", low - margin, high + 3.0 * margin),
     )
     .titled("Mean Recall@1 after each number of updates, for each whitening and S");
     let several = design.factorizations.len() > 1;
@@ -86,5 +87,5 @@ pub fn svg(design: &Design, outcome: &Outcome) -> String {
     if let Some(v) = outcome.rows.iter().find(|r| r.setting.method == Method::Best).and_then(value) {
         chart.push(Series::line("preset best", color, vec![(-0.5, v), (end, v)]));
     }
-    chart.svg()
+    chart.for_legend().svg()
 }

@@ -188,6 +188,15 @@ impl Series {
         Self::new("", color, Shape::Links, points)
     }
 
+    fn sign_width(&self) -> f64 {
+        if matches!(self.shape, Shape::Line | Shape::Dashes) { 18.0 } else { 10.0 }
+    }
+
+    /// What it takes in the legend.
+    fn legend_width(&self) -> f64 {
+        self.sign_width() + 18.0 + 6.6 * self.name.chars().count() as f64
+    }
+
     /// What a pointer over each dot or square shows.
     pub fn noted(self, notes: Vec<String>) -> Self {
         Self { notes, ..self }
@@ -225,6 +234,13 @@ impl Chart {
     /// Adds values.
     pub fn push(&mut self, series: Series) {
         self.series.push(series);
+    }
+
+    /// As wide as its legend, if that is wider.
+    pub fn for_legend(self) -> Self {
+        let named = self.series.iter().filter(|s| !s.name.is_empty());
+        let width = LEFT + RIGHT + named.map(Series::legend_width).sum::<f64>();
+        Self { width: self.width.max(width.ceil()), ..self }
     }
 
     /// Adds a vertical line with a label.
@@ -316,7 +332,7 @@ impl Chart {
         let mut at = LEFT;
         for s in self.series.iter().filter(|s| !s.name.is_empty()) {
             let color = s.color % COLORS.len();
-            let width = if matches!(s.shape, Shape::Line | Shape::Dashes) { 18.0 } else { 10.0 };
+            let width = s.sign_width();
             let _ = match s.shape {
                 Shape::Line | Shape::Dashes => write!(
                     out,
@@ -332,7 +348,7 @@ impl Chart {
                 }
             };
             let _ = write!(out, "<text x=\"{:.1}\" y=\"17\">{}</text>", at + width + 4.0, escape(&s.name));
-            at += width + 18.0 + 6.6 * s.name.chars().count() as f64;
+            at += s.legend_width();
         }
     }
 
