@@ -84,7 +84,7 @@ pub struct SolverArgs {
     /// The updates F1^T F2 <- [F1^T F2 + eta C]_r with a line search: the loss never rises.
     #[arg(long)]
     damping: bool,
-    /// Spectral updates [default: 2; with --whiten 1, for a second, undamped, ruins a whitened fit].
+    /// Spectral updates [default: 2; with --whiten 1, for a second, undamped, ruins a whitened fit at the default loss].
     #[arg(long, value_name = "N")]
     iters: Option<usize>,
     /// Start: zeros, random, F1.npy,F2.npy or similarity:S.npy [default: zeros; preset paper random].
