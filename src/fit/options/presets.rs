@@ -62,8 +62,8 @@ impl Landmarks {
 
 impl FitOptions {
     /// As `n_iters`: 2 updates, and 1 where both sides are whitened. From zeros a whitened update is regularised CCA; a
-    /// second one, undamped and at the default loss, lowers Recall@1 on every data set tried. Damped updates, of which none raises the loss, are 2
-    /// in either case.
+    /// second one, undamped and at the default loss, lowers Recall@1 on every data set tried. Damped updates, of which none
+    /// raises the loss, are 2 in either case.
     pub const AUTO: usize = usize::MAX;
 
     /// The number of spectral updates.
