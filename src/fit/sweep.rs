@@ -70,6 +70,9 @@ pub(crate) struct Whitened<'a, B: Backend> {
     seconds: f64,
 }
 
+/// Loaded rows that mini-batches are weighed by, and which of them match.
+type Weighing<'a, M> = (&'a (M, M), &'a Positives);
+
 /// Encoders of solver features after an update.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
@@ -118,7 +121,7 @@ impl<'a, B: Backend> Sweep<'a, B> {
     pub(crate) fn whitened<'s>(
         &'s mut self,
         shrinkage: Option<f64>,
-        validation: Option<(&(B::Matrix, B::Matrix), &'s Positives)>,
+        validation: Option<Weighing<'s, B::Matrix>>,
     ) -> Result<Whitened<'s, B>> {
         let begin = Instant::now();
         let backend = self.backend;

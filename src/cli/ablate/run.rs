@@ -199,6 +199,9 @@ struct Table<'a, B: Backend> {
 /// A whitening and what else is matched.
 type Matched = (Option<f64>, (Factorization, Option<usize>));
 
+/// The setting of a method, a number of updates and a temperature.
+type Named<'a> = &'a dyn Fn(Method, usize, Option<f64>) -> Setting;
+
 impl<B: Backend> Table<'_, B> {
     fn is_late(&self) -> bool {
         self.judging.budget.is_some_and(|b| self.begin.elapsed() >= b)
@@ -283,7 +286,7 @@ impl<B: Backend> Table<'_, B> {
         features: &Whitened<'_, B>,
         judge: &Judge<'_, B>,
         options: &FitOptions,
-        (first, setting): (Attempt<Step>, &dyn Fn(Method, usize, Option<f64>) -> Setting),
+        (first, setting): (Attempt<Step>, Named<'_>),
     ) -> Result<()> {
         let (mut step, mut done) = (first, 1);
         for &updates in self.design.further() {
