@@ -733,13 +733,30 @@ enum unicon_center {
     UNICON_CENTER_OFF = 2   /**< Never. */
 };
 
-/** Schedules for unicon_fit_options_preset(). The schedule that needs no tuning is a call of its own: unicon_fit_best(). */
+/**
+ * Schedules for unicon_fit_options_preset(). The schedule that needs no tuning is a call of its own: unicon_fit_best(). Those of the
+ * paper (arXiv 2604.16678) are what the authors' code runs; they neither whiten nor centre, and start from random encoders unless said.
+ */
 enum unicon_preset {
     UNICON_PRESET_DEFAULT = 0, /**< What unicon_fit_options_init() sets, and `unicon fit --preset global` does: the exact global batch. */
-    UNICON_PRESET_PAPER = 1    /**< The authors' schedule: 2 updates of mini-batches of 30 rows (n must be 30 or more), weighed by validation
-                                    accuracy where validation pairs are given, from a random start; no whitening nor centring; a trailing partial batch
-                                    is dropped; kernels are exact in every batch, with cosines clamped to 1 - 1e-5. What `unicon fit
-                                    --preset paper` does. */
+    UNICON_PRESET_PAPER = 1,   /**< ::UNICON_PRESET_PAPER_KERNEL where `kernel` is set, else ::UNICON_PRESET_PAPER_LINEAR. */
+    UNICON_PRESET_PAPER_LINEAR = 2, /**< Section 4.1: r = 10, tau = nu = 1, one update of batches of 30 of equal weight (n must be 30 or
+                                         more); rows beyond the last whole batch are dropped. */
+    UNICON_PRESET_PAPER_KERNEL = 3, /**< Sections 4.1, C.6, C.7: r = 10, tau = nu = 1, batches of 30 fused by validation accuracy, at most 10
+                                         updates from zeros with `tol` 1e-3, angular kernels, cosines clamped to 1 - 1e-5. */
+    UNICON_PRESET_PAPER_FLICKR = 4, /**< Flickr30k, Table 1: r = 128, tau = 1, nu = 2, orthonormal factors, two updates of one batch of all. */
+    UNICON_PRESET_PAPER_COCO_CLIP = 5, /**< MSCOCO with CLIP, Table 2: r = 512, tau = 0.07, nu = 1.5, orthonormal factors, two updates of the
+                                         first 1,000 rows, `ridge` 10, `scale_inputs`. */
+    UNICON_PRESET_PAPER_COCO_RESNET = 6 /**< MSCOCO with ResNet-50, Table 2: r = 256, tau = 0.07, nu = 1.5, orthonormal factors, two updates of
+                                         one batch of all, `rho` 0.1, `ridge` 1e-4, `scale_inputs`. */
+};
+
+/** What weighs the solutions of mini-batches by the validation pairs: the weight is max(score, 0), and equal where all are 0. */
+enum unicon_batch_score {
+    UNICON_BATCH_SCORE_ACCURACY = 0,       /**< Matching accuracy, x to y: the paper's, on synthetic data. */
+    UNICON_BATCH_SCORE_EQUAL = 1,          /**< All the same, whatever validation pairs say. */
+    UNICON_BATCH_SCORE_RECALL = 2,         /**< The mean of Recall@1 of both directions: the authors', on real data. */
+    UNICON_BATCH_SCORE_RECIPROCAL_RANK = 3 /**< The mean reciprocal rank, the mean of both directions. */
 };
 
 /** Phases that unicon_progress_t reports. */
@@ -831,8 +848,8 @@ typedef struct unicon_fit_options {
                                          takes 512 and unicon_fit_best() does. */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    int64_t n_iters;                /**< Spectral updates; -1 (default): 2, and 1 with `whiten` (a second one ruins a whitened fit) unless
-                                         damped. 0, only with `refine`: a warm or random start is refined as it is. */
+    int64_t n_iters;                /**< Spectral updates; -1 (default): 2, of which the second is kept where it lowers the loss (one more
+                                         pass), and 1 with `whiten` (a second one ruins a whitened fit); 2 where damped. 0, only with `refine`: a warm or random start is refined as it is. */
     double tol;                     /**< Stop when F1^T F2 moves less (Frobenius norm), >= 0, default 0: never. */
     double rho;                     /**< Divides C, > 0, default 1. */
     double ridge;                   /**< Added to the leading diagonal of F1^T F2 before its last SVD, >= 0, default 0. */
@@ -864,16 +881,17 @@ typedef struct unicon_fit_options {
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
     int32_t center;                 /**< ::unicon_center, default auto. A warm start's encoders come with what they take out. */
-    int32_t reserved2;              /**< 0. */
+    int32_t batch_score;            /**< ::unicon_batch_score, default accuracy. */
     double cos_clamp;               /**< Kernel: cosines are clamped to +-(1 - this) where the kernel's own `cos_clamp` is smaller; >= 0,
-                                         default 0. The preset paper sets it to 1e-5. */
+                                         default 0. The presets of the paper set it to 1e-5. */
 } unicon_fit_options_t;
 
 /** Sets every field to its default. @return as unicon_context_options_init(). */
 UNICON_API unicon_status_t unicon_fit_options_init(unicon_fit_options_t *options, size_t struct_size);
 
 /**
- * Sets the fields that a schedule is about and leaves the others (r, loss, kernel, seed, progress) alone.
+ * Sets the fields that a schedule is about, and leaves what it is not about (seed, progress, budget) alone. Where they are not set yet, it
+ * also sets `r` (0), `loss` (NULL) and `kernel` (NULL), to structs inside the library that live as long as the process.
  * @param options initialised before.
  * @param preset ::unicon_preset.
  */

@@ -138,7 +138,7 @@ fn linear<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
         ridge: case.number("ridge"),
         scale_inputs: case.meta["scale_inputs"].as_bool().unwrap(),
         init: Init::Given(case.matrix("F1_init"), case.matrix("F2_init")),
-        batches: (size < x.rows()).then_some(Batches { size, count, drop_trailing: true }),
+        batches: (size < x.rows()).then_some(Batches { count, drop_trailing: true, ..Batches::new(size) }),
         final_loss: size == x.rows(),
         ..FitOptions::new(case.count("r"))
     };
@@ -192,11 +192,8 @@ fn kernel_fit<T: Real>(case: &mut Case, cpu: &Cpu<T>) {
             "given" => Init::Similarity(case.matrix("s_init")),
             other => panic!("unknown s_init {other}"),
         },
-        batches: (batches > 1).then(|| Batches {
-            size: case.count("n_batch"),
-            count: None,
-            drop_trailing: true,
-        }),
+        batches: (batches > 1)
+            .then(|| Batches { drop_trailing: true, ..Batches::new(case.count("n_batch")) }),
         kernel: Some(kernel),
         final_loss: false,
         ..FitOptions::new(case.count("r"))

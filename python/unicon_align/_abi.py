@@ -259,7 +259,7 @@ class FitOptions(Structure):
         ("progress", ProgressFn),
         ("progress_user", c_void_p),
         ("center", c_int32),
-        ("reserved2", c_int32),
+        ("batch_score", c_int32),
         ("cos_clamp", c_double),
     ]
 

@@ -118,7 +118,7 @@ class Context:
         """Stops the calls in progress, which raise ``Cancelled``; from any thread."""
         self._slots.cancel()
 
-    def fit(self, x: Features, y: Features, r: int, *, positives: Any = None, validation: Optional[Pair] = None,
+    def fit(self, x: Features, y: Features, r: Optional[int] = None, *, positives: Any = None, validation: Optional[Pair] = None,
             validation_positives: Any = None, warm_start: Optional[Model] = None, progress: Progress = None,
             **options: Any) -> tuple[Model, FitInfo]:
         """Fits encoders in closed form, as it is told. ``fit_best`` chooses by itself.
@@ -128,7 +128,7 @@ class Context:
         x, y : n_x x d1 and n_y x d2
             Features, rows are samples. float64 is computed with in float64, everything else in float32.
         r : int, 1 to min(d1, d2)
-            Dimension of the embeddings.
+            Dimension of the embeddings; None: that of the preset, where it is one of the paper's.
         positives : optional
             Which rows match; None: x_i and y_i. See ``Positives``.
         validation : (m x d1, m x d2), optional
@@ -139,11 +139,14 @@ class Context:
             Called with a dict (phase, done, total, loss, seconds), and cancels by returning False. True shows a bar of tqdm, or lines
             of the logger "unicon_align" where tqdm is not installed.
         **options
-            loss, kernel, landmarks, similarity, damping, refine, checkpoint, preset ("default" or "paper") and every plain field of
+            loss, kernel, landmarks, similarity, damping, refine, checkpoint, preset and every plain field of
             ``unicon_fit_options_t``: n_iters, tol, rho, ridge, factorization ("sqrt", "orthonormal", "power"), power, svd ("full",
             "randomized"), init ("zeros", "random"), scale_inputs, final_loss, drop_trailing, whiten, batch_size, n_batches,
-            n_negatives, growth, exact_last, kernel_ridge, n_landmarks, seed, budget (seconds), center ("auto", "on", "off"), cos_clamp.
-            None is the default of each.
+            n_negatives, growth, exact_last, kernel_ridge, n_landmarks, seed, budget (seconds), center ("auto", "on", "off"), cos_clamp,
+            batch_score ("accuracy", "equal", "recall", "reciprocal-rank"). None is the default of each.
+            The presets are "default" (also "global") and the schedules of the paper's experiments: "paper-linear", "paper-kernel",
+            "paper-flickr", "paper-coco-clip", "paper-coco-resnet", and "paper", which is paper-kernel where a kernel is given and else
+            paper-linear. They bring their r and their loss where these are not given.
 
         Raises
         ------
@@ -153,7 +156,7 @@ class Context:
             What is no matrix, no positives or no option.
         """
         raw, keep = fit_options(r, options)
-        return self._fit(lib.unicon_fit, raw, keep, x, y, r, positives, validation, validation_positives, warm_start, progress)
+        return self._fit(lib.unicon_fit, raw, keep, x, y, raw.r, positives, validation, validation_positives, warm_start, progress)
 
     def fit_best(self, x: Features, y: Features, r: Union[int, float, str] = "auto", *, positives: Any = None,
                  validation: Optional[Pair] = None, validation_positives: Any = None, warm_start: Optional[Model] = None,

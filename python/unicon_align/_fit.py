@@ -19,8 +19,12 @@ _CHOICES: dict[str, dict[str, int]] = {
     "svd": {"full": 0, "randomized": 1},
     "init": {"zeros": 0, "random": 1, "similarity": 2},
     "center": {"auto": 0, "on": 1, "off": 2},
+    "batch_score": {"accuracy": 0, "equal": 1, "recall": 2, "reciprocal-rank": 3},
 }
-_PRESETS = {"default": 0, "paper": 1}
+_PRESETS = {
+    "default": 0, "global": 0, "paper": 1, "paper-linear": 2, "paper-kernel": 3, "paper-flickr": 4, "paper-coco-clip": 5,
+    "paper-coco-resnet": 6,
+}
 _OUTCOMES = ["completed", "converged", "cancelled", "out of time"]
 _PLAIN = (ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double)
 # Points of the history that are kept; a fit may make more.
@@ -63,9 +67,14 @@ def fit_options(r: Any, options: dict[str, Any]) -> tuple[_abi.FitOptions, list[
     raw = _abi.FitOptions()
     keep: list[Any] = []
     check(lib.unicon_fit_options_init(raw, ctypes.sizeof(raw)))
-    assign(raw, "r", r)
-    check(lib.unicon_fit_options_preset(raw, pick("preset", options.pop("preset", "default"), _PRESETS)))
+    if r is not None:
+        assign(raw, "r", r)
+    preset = options.pop("preset", "default")
+    # Before the preset, which sets what is not set and of which the paper's depends on whether there is a kernel.
     _common(raw, options, keep)
+    check(lib.unicon_fit_options_preset(raw, pick("preset", preset, _PRESETS)))
+    if not raw.r:
+        raise TypeError(f"r: expected the dimension of the embeddings, which the preset {preset!r} does not bring")
     value = options.pop("similarity", None)
     if value is not None:
         view, owner = matrix_of(value, "similarity")

@@ -18,7 +18,7 @@ use unicon::model::Side;
 use unicon::positives::Positives;
 
 /// A parser of the library's names for a choice; what follows a `|` is another spelling.
-fn choice<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+pub fn choice<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: DeserializeOwned + Clone + Send + Sync + 'static,
 {
@@ -56,10 +56,11 @@ pub struct LossArgs {
     /// Member of the loss family.
     #[arg(long, value_parser = loss_kind(), default_value = "clip", value_name = "LOSS")]
     pub loss: LossKind,
-    /// Temperature, at least 0.001; auto (fit, preset best) chooses it on validation rows.
-    #[arg(long, default_value = "0.07", allow_negative_numbers = true)]
-    pub tau: Tau,
-    /// Weight of the positive inside the loss [default: sigmoid 1.5, others 1].
+    /// Temperature, at least 0.001; auto (fit, preset best) chooses it on validation rows [default: 0.07; presets of the paper:
+    /// theirs].
+    #[arg(long, allow_negative_numbers = true)]
+    pub tau: Option<Tau>,
+    /// Weight of the positive inside the loss [default: sigmoid 1.5, others 1; presets of the paper: theirs, of clip].
     #[arg(long, allow_negative_numbers = true)]
     pub nu: Option<f64>,
     /// Margin of the triplet losses.
@@ -132,19 +133,25 @@ pub fn duration(s: &str) -> std::result::Result<Duration, String> {
 impl LossArgs {
     /// The loss, checked.
     pub fn build(&self) -> Result<Loss> {
-        match self.build_or_auto()? {
+        self.build_beside(Loss::default())
+    }
+
+    /// The loss, checked; what is not given is that of `usual`, whose kind it may not be.
+    pub fn build_beside(&self, usual: Loss) -> Result<Loss> {
+        match self.build_or_auto(usual)? {
             (loss, false) => Ok(loss),
             _ => Err(Error::invalid("--tau", "a number, or auto in fit with the preset best", "auto").into()),
         }
     }
 
     /// The loss, checked, and whether its temperature is to be chosen.
-    pub fn build_or_auto(&self) -> Result<(Loss, bool)> {
+    pub fn build_or_auto(&self, usual: Loss) -> Result<(Loss, bool)> {
         let (tau, auto) = match self.tau {
-            Tau::Fixed(tau) => (tau, false),
-            Tau::Auto => (Loss::default().tau, true),
+            Some(Tau::Fixed(tau)) => (tau, false),
+            Some(Tau::Auto) => (usual.tau, true),
+            None => (usual.tau, false),
         };
-        let usual = Loss::new(self.loss, tau);
+        let usual = if self.loss == usual.kind { Loss { tau, ..usual } } else { Loss::new(self.loss, tau) };
         let loss = Loss {
             nu: self.nu.unwrap_or(usual.nu),
             margin: self.margin,
@@ -249,7 +256,7 @@ pub struct KernelArgs {
     /// Of matern [default: 1; preset best: chosen].
     #[arg(long, allow_negative_numbers = true)]
     pub lengthscale: Option<f64>,
-    /// Cosines are clamped to +-(1 - C) [default: 0; preset paper 1e-5].
+    /// Cosines are clamped to +-(1 - C) [default: 0; presets of the paper 1e-5].
     #[arg(long, value_name = "C", allow_negative_numbers = true)]
     pub cos_clamp: Option<f64>,
 }

@@ -13,8 +13,8 @@ use std::str::FromStr;
 use std::time::Duration;
 use unicon::Error;
 use unicon::fit::{
-    Batches, Center, DampingOptions, Data, Factorization, FitOptions, Init, KernelOptions, Landmarks,
-    RefineOptions, fit,
+    BatchScore, Batches, Center, DampingOptions, Data, Factorization, FitOptions, Init, KernelOptions,
+    Landmarks, RefineOptions, fit,
 };
 use unicon::io::{AtomicFile, read_index_vector};
 use unicon::model::Model;
@@ -62,9 +62,10 @@ struct DataArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Solver")]
 pub struct SolverArgs {
-    /// Dimension of the shared space; with the preset best also auto, or energy:SHARE of the squared singular values.
+    /// Dimension of the shared space; with the preset best also auto, or energy:SHARE of the squared singular values; presets of the
+    /// paper bring their own.
     #[arg(long, value_name = "R")]
-    pub rank: RankChoice,
+    pub rank: Option<RankChoice>,
     /// Where defaults come from [default: best; global where options of the iteration are given].
     #[arg(long, value_enum)]
     preset: Option<Preset>,
@@ -84,46 +85,54 @@ pub struct SolverArgs {
     /// The updates F1^T F2 <- [F1^T F2 + eta C]_r with a line search: the loss never rises.
     #[arg(long)]
     damping: bool,
-    /// Spectral updates [default: 2; with --whiten 1, for a second, undamped, ruins a whitened fit at the default loss].
+    /// Spectral updates [default: 2, of which the second is kept where it lowers the loss; with --whiten 1, for a second, undamped,
+    /// ruins a whitened fit at the default loss; presets of the paper: theirs].
     #[arg(long, value_name = "N")]
     iters: Option<usize>,
-    /// Start: zeros, random, F1.npy,F2.npy or similarity:S.npy [default: zeros; preset paper random].
+    /// Start: zeros, random, F1.npy,F2.npy or similarity:S.npy [default: zeros; presets of the paper but paper-kernel random].
     #[arg(long, value_name = "INIT")]
     init: Option<InitChoice>,
-    /// Split of C = U diag(s) V^T: sqrt, orthonormal or power:P, F1 = s^P U^T [default: sqrt].
+    /// Split of C = U diag(s) V^T: sqrt, orthonormal or power:P, F1 = s^P U^T [default: sqrt; presets of the paper on
+    /// real data orthonormal].
     #[arg(long, value_name = "F", value_parser = factorization)]
     factorization: Option<Factorization>,
-    /// Added to the leading diagonal of F1^T F2 before its last SVD.
-    #[arg(long, value_name = "LAMBDA", default_value_t = usual().ridge, allow_negative_numbers = true)]
-    ridge: f64,
-    /// C = X^T S Y / rho.
-    #[arg(long, default_value_t = usual().rho, allow_negative_numbers = true)]
-    rho: f64,
-    /// Build C from x/|F1 x| and y/|F2 y|.
+    /// Added to the leading diagonal of F1^T F2 before its last SVD [default: 0; paper-coco-clip 10, paper-coco-resnet 1e-4].
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
+    ridge: Option<f64>,
+    /// C = X^T S Y / rho [default: 1; paper-coco-resnet 0.1].
+    #[arg(long, allow_negative_numbers = true)]
+    rho: Option<f64>,
+    /// Build C from x/|F1 x| and y/|F2 y| (paper-coco-clip and paper-coco-resnet do).
     #[arg(long)]
     scale_inputs: bool,
     /// full or randomized (randomized:OVERSAMPLE,POWER sets its parameters; 10,4).
     #[arg(long, value_name = "SVD", default_value = "full")]
     svd: SvdChoice,
-    /// Stop when |F1^T F2 - previous| falls below this; 0 never does.
-    #[arg(long, default_value_t = usual().tol, allow_negative_numbers = true)]
-    tol: f64,
+    /// Stop when |F1^T F2 - previous| falls below this; 0 never does [default: 0; paper-kernel 1e-3].
+    #[arg(long, allow_negative_numbers = true)]
+    tol: Option<f64>,
     /// Whiten both sides first with this shrinkage; folded into the encoders. The preset best chooses among several.
     #[arg(long, value_name = "LAMBDA,..", value_delimiter = ',', allow_negative_numbers = true)]
     pub whiten: Vec<f64>,
     /// Whether the mean of each side's features is taken out, and folded into its encoder as a bias: auto does where it is
-    /// over 30 times their spread, and the preset best judges it on validation rows [default: auto; preset paper off].
+    /// over 30 times their spread, and the preset best judges it on validation rows [default: auto; presets of the paper
+    /// off].
     #[arg(long, value_enum, value_name = "WHEN")]
     pub center: Option<CenterArg>,
-    /// Mini-batches of this many rows instead of the global batch [preset paper: 30].
+    /// Mini-batches of this many rows instead of the global batch [paper-linear, paper-kernel: 30; paper-coco-clip:
+    /// the first 1,000].
     #[arg(long, value_name = "B")]
     batch_size: Option<usize>,
     /// Use only the first N mini-batches.
     #[arg(long, value_name = "N")]
     batches: Option<usize>,
-    /// Drop a trailing partial batch (preset paper does) instead of spreading its rows over the others.
+    /// Drop a trailing partial batch (presets of the paper do) instead of spreading its rows over the others.
     #[arg(long)]
     drop_trailing: bool,
+    /// What weighs the solutions of mini-batches where there are validation rows: accuracy, equal, recall (mean R@1) or
+    /// reciprocal-rank [default: accuracy; paper-linear equal].
+    #[arg(long, value_name = "SCORE", value_parser = args::choice::<BatchScore>(&["accuracy", "equal", "recall", "reciprocal-rank"]))]
+    batch_score: Option<BatchScore>,
     /// Sample about this many negatives per row instead of all; sums are scaled up.
     #[arg(long, value_name = "N")]
     pub negatives: Option<usize>,
@@ -185,17 +194,33 @@ pub enum Preset {
     Best,
     /// The exact global batch, from zeros.
     Global,
-    /// The authors' schedule: mini-batches weighed by validation accuracy, random start, sqrt, 2 updates; a trailing
-    /// partial batch is dropped; kernels exact per batch with cosines clamped to 1 - 1e-5.
+    /// paper-kernel with --kernel, else paper-linear.
     Paper,
+    /// The paper's Section 4.1: r 10, tau 1, batches of 30 of equal weight, one update from random encoders.
+    PaperLinear,
+    /// The same for kernel encoders (angular unless given): at most 10 updates from zeros, fused by validation accuracy.
+    PaperKernel,
+    /// Table 1: r 128, tau 1, nu 2, orthonormal, two updates of one batch of all rows from random encoders.
+    PaperFlickr,
+    /// Table 2, features of CLIP: r 512, tau 0.07, nu 1.5, orthonormal, two updates of the first 1,000 rows, ridge 10, scaled inputs.
+    PaperCocoClip,
+    /// Table 2, features of ResNet-50: r 256, tau 0.07, nu 1.5, orthonormal, two updates of all rows, rho 0.1, ridge 1e-4, scaled
+    /// inputs.
+    PaperCocoResnet,
 }
 
 impl Preset {
-    /// The library's, for a fit that iterates.
-    fn of_the_library(self) -> unicon::fit::Preset {
+    /// The library's, for a fit that iterates, of kernel encoders or not.
+    pub fn schedule(self, kernel: bool) -> unicon::fit::Preset {
+        use unicon::fit::Preset as Of;
         match self {
-            Self::Paper => unicon::fit::Preset::Paper,
-            Self::Best | Self::Global => unicon::fit::Preset::Global,
+            Self::Best | Self::Global => Of::Global,
+            Self::Paper => Of::paper(kernel),
+            Self::PaperLinear => Of::PaperLinear,
+            Self::PaperKernel => Of::PaperKernel,
+            Self::PaperFlickr => Of::PaperFlickr,
+            Self::PaperCocoClip => Of::PaperCocoClip,
+            Self::PaperCocoResnet => Of::PaperCocoResnet,
         }
     }
 }
@@ -265,25 +290,33 @@ fn usual() -> FitOptions {
 }
 
 impl SolverArgs {
-    /// An option that only the iteration of the presets global and paper has, where one is given.
+    /// An option that only the iteration of the other presets than best has, where one is given.
     pub fn of_the_iteration(&self) -> Option<&'static str> {
         let usual = usual();
         let given = [
             ("--iters", self.iters.is_some()),
             ("--init", self.init.is_some()),
             ("--factorization", self.factorization.is_some()),
-            ("--ridge", self.ridge != usual.ridge),
-            ("--rho", self.rho != usual.rho),
+            ("--ridge", self.ridge.is_some()),
+            ("--rho", self.rho.is_some()),
             ("--scale-inputs", self.scale_inputs),
             ("--svd", self.svd.0 != usual.svd),
-            ("--tol", self.tol != usual.tol),
+            ("--tol", self.tol.is_some()),
             ("--batch-size", self.batch_size.is_some()),
             ("--batches", self.batches.is_some()),
             ("--drop-trailing", self.drop_trailing),
+            ("--batch-score", self.batch_score.is_some()),
             ("--damping", self.damping),
             ("--growth", self.growth != usual.growth),
         ];
         given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
+    }
+
+    /// The rank that is given, or `usual`.
+    pub fn rank_or(&self, usual: Option<usize>) -> Result<RankChoice> {
+        self.rank.or(usual.map(RankChoice::Fixed)).ok_or_else(|| {
+            Error::invalid("--rank", "the dimension of the shared space, such as --rank 128", "none").into()
+        })
     }
 
     /// The preset that was asked for or that the options imply; the exact kernel has no preset best.
@@ -307,26 +340,37 @@ impl SolverArgs {
 
     fn batches(&self, usual: Option<Batches>) -> Result<Option<Batches>> {
         let size = self.batch_size.or(usual.map(|b| b.size));
-        if size.is_none() && (self.batches.is_some() || self.drop_trailing) {
-            let name = if self.drop_trailing { "--drop-trailing" } else { "--batches" };
-            return Err(Error::invalid(name, "mini-batches (--batch-size)", "the global batch").into());
+        let parts = [
+            ("--batches", self.batches.is_some()),
+            ("--drop-trailing", self.drop_trailing),
+            ("--batch-score", self.batch_score.is_some()),
+        ];
+        if let (None, Some((name, _))) = (size, parts.iter().find(|(_, given)| *given)) {
+            return Err(Error::invalid(*name, "mini-batches (--batch-size)", "the global batch").into());
         }
         let count = self.batches.or(usual.and_then(|b| b.count));
         let drop_trailing = self.drop_trailing || usual.is_some_and(|b| b.drop_trailing);
-        Ok(size.map(|size| Batches { size, count, drop_trailing }))
+        let score = self.batch_score.or(usual.map(|b| b.score)).unwrap_or_default();
+        Ok(size.map(|size| Batches { size, count, drop_trailing, score }))
     }
 }
 
 impl KernelFitArgs {
+    /// Whether a kernel is asked for.
+    pub fn is_given(&self) -> bool {
+        self.kernel.kernel.is_some()
+    }
+
     /// Whether the kernel's width is given.
     pub fn has_own_width(&self) -> bool {
         self.kernel.gamma.is_some() || self.kernel.lengthscale.is_some()
     }
 
-    /// The kernel, where one is asked for.
-    pub fn build(&self, preset: Preset, batched: bool) -> Result<Option<KernelOptions>> {
-        let Some(kind) = self.kernel.kernel else { return Ok(None) };
-        let cos_clamp = preset.of_the_library().cos_clamp();
+    /// The kernel, where one is asked for or the preset has one.
+    pub fn build(&self, preset: unicon::fit::Preset, batched: bool) -> Result<Option<KernelOptions>> {
+        let usual = preset.options(1).kernel;
+        let Some(kind) = self.kernel.kernel.or(usual.map(|k| k.kernel.kind)) else { return Ok(None) };
+        let cos_clamp = preset.cos_clamp();
         let landmarks = match (&self.landmark_rows, self.landmarks) {
             (Some(path), _) => Landmarks::Rows(rows(path)?),
             (None, Some(m)) => Landmarks::Count(m),
@@ -349,7 +393,8 @@ fn rows(path: &std::path::Path) -> Result<Vec<usize>> {
 impl Args {
     fn options(&self, preset: Preset, seed: u64) -> Result<FitOptions> {
         let solver = &self.solver;
-        let RankChoice::Fixed(rank) = solver.rank else {
+        let preset = preset.schedule(self.kernel.is_given());
+        let RankChoice::Fixed(rank) = solver.rank_or(preset.rank())? else {
             return Err(Error::invalid("--rank", "a number, unless the preset is best", "a choice").into());
         };
         let whiten = match solver.whiten[..] {
@@ -360,19 +405,19 @@ impl Args {
                 return Err(Error::invalid("--whiten", "one value, unless the preset is best", got).into());
             }
         };
-        let defaults = preset.of_the_library().options(rank);
+        let defaults = preset.options(rank);
         let batches = solver.batches(defaults.batches)?;
         let negatives = match solver.negatives {
             Some(per_anchor) => NegativeSampling::Sampled { per_anchor, seed },
             None => defaults.negatives,
         };
         let options = FitOptions {
-            loss: self.loss.build()?,
+            loss: self.loss.build_beside(defaults.loss)?,
             n_iters: solver.iters.unwrap_or(defaults.n_iters),
-            rho: solver.rho,
+            rho: solver.rho.unwrap_or(defaults.rho),
             factorization: solver.factorization.unwrap_or(defaults.factorization),
-            ridge: solver.ridge,
-            scale_inputs: solver.scale_inputs,
+            ridge: solver.ridge.unwrap_or(defaults.ridge),
+            scale_inputs: solver.scale_inputs || defaults.scale_inputs,
             svd: match solver.svd.0 {
                 SvdMethod::Full => SvdMethod::Full,
                 SvdMethod::Randomized { oversample, power_iterations, .. } => {
@@ -380,7 +425,7 @@ impl Args {
                 }
             },
             init: solver.init(defaults.init.clone())?,
-            tol: solver.tol,
+            tol: solver.tol.unwrap_or(defaults.tol),
             batches,
             whiten,
             center: CenterArg::of(solver.center, defaults.center),
@@ -439,7 +484,8 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     }
     let Data { x, y, positives } = data;
     let shape = (x.rows(), y.rows(), x.cols(), y.cols());
-    let mut report = report(&args.out, preset, &model, &info, &device, shape, positives.nnz())?;
+    let kernel = args.kernel.is_given();
+    let mut report = report(&args.out, (preset, kernel), &model, &info, &device, shape, positives.nnz())?;
     pairs.tell(&mut report, Some(info.distinct))?;
     session.print(&report)
 }

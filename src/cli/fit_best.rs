@@ -7,6 +7,7 @@ use anyhow::Result;
 use std::path::Path;
 use unicon::Error;
 use unicon::fit::{Apart, BestOptions, Chosen, FitInfo, FitStatus, Landmarks, Rank, TracePoint, WIDTHS};
+use unicon::loss::Loss;
 use unicon::model::Model;
 
 /// Steps of the history that people see.
@@ -20,20 +21,20 @@ pub fn options(
     seed: u64,
 ) -> Result<BestOptions> {
     if let Some(name) = solver.of_the_iteration() {
-        let expected = "the preset global or paper: the preset best chooses its own iteration";
+        let expected = "the preset global or one of the paper's: the preset best chooses its own iteration";
         return Err(Error::invalid(name, expected, "the preset best").into());
     }
-    let rank = match solver.rank {
+    let rank = match solver.rank_or(None)? {
         RankChoice::Fixed(r) => Rank::Fixed(r),
         RankChoice::Energy(share) => Rank::Energy(share),
         RankChoice::Auto => Rank::Auto,
     };
-    let (loss, tau_auto) = loss.build_or_auto()?;
+    let (loss, tau_auto) = loss.build_or_auto(Loss::default())?;
     let defaults = BestOptions::new(rank);
     let mut refine = defaults.refine.clone();
     refine.max_steps = solver.refine.unwrap_or(refine.max_steps);
     let widths = if kernel.has_own_width() { Vec::new() } else { WIDTHS.to_vec() };
-    let kernel = kernel.build(Preset::Best, false)?;
+    let kernel = kernel.build(Preset::Best.schedule(false), false)?;
     if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
         return Err(Error::Unsupported("--exact with the preset best: use --landmarks".into()).into());
     }

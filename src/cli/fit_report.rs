@@ -12,7 +12,7 @@ use unicon::model::Model;
 /// The report of a fit whose model goes to `out`, of `n_x x d1` and `n_y x d2` features.
 pub(super) fn report(
     out: &Path,
-    preset: Preset,
+    (preset, kernel): (Preset, bool),
     model: &Model,
     info: &FitInfo,
     device: &str,
@@ -28,6 +28,8 @@ pub(super) fn report(
     report.value("d2", d2)?;
     report.value("pairs", pairs)?;
     report.value("rank", model.rank())?;
+    let name = if preset == Preset::Best { "best" } else { preset.schedule(kernel).name() };
+    report.value("preset", name)?;
     report.value("loss_def", model.loss)?;
     report.value("info", info)?;
     let whitened = model.notes.contains_key("whiten");
@@ -37,6 +39,7 @@ pub(super) fn report(
     let mut rows = vec![
         row("data", format!("{n_x} x {d1} and {n_y} x {d2}, {} of positives", output::count(pairs, "pair"))),
         row("device", device.to_string()),
+        row("preset", format!("{name}: rank {}, tau {}, nu {}", model.rank(), model.loss.tau, model.loss.nu)),
     ];
     if preset == Preset::Best {
         rows.extend(fit_best::describe(info, &mut report));
@@ -52,6 +55,10 @@ pub(super) fn report(
             None => String::new(),
         };
         rows.push(row(&format!("loss before update {}", k + 1), format!("{}{change}", output::loss(*loss))));
+    }
+    if let Some(loss) = info.rejected {
+        let what = format!("raised the loss to {}: the encoders before it are returned", output::loss(loss));
+        rows.push(row(&format!("update {}", info.iterations + 1), what));
     }
     if let Some(loss) = info.final_loss {
         rows.push(row(

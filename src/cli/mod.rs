@@ -26,6 +26,7 @@ mod pairs;
 mod plan;
 mod ranks;
 mod report;
+mod reproduce;
 mod search;
 mod selftest;
 mod session;
@@ -65,6 +66,7 @@ enum Command {
     Search(search::Args),
     Compare(Box<compare::Args>),
     Ablate(Box<ablate::Args>),
+    Reproduce(reproduce::Args),
     Eval(eval::Args),
     Report(report::Args),
     Weights(weights::Args),
@@ -112,6 +114,7 @@ impl Command {
             Self::Search(args) => search::run(session, args),
             Self::Compare(args) => compare::run(session, *args),
             Self::Ablate(args) => ablate::run(session, *args),
+            Self::Reproduce(args) => reproduce::run(session, args),
             Self::Eval(args) => eval::run(session, args),
             Self::Report(args) => report::run(session, args),
             Self::Weights(args) => weights::run(session, args),

@@ -14,7 +14,15 @@ use unicon::io::AtomicFile;
 #[derive(Clone, Default)]
 pub struct Report {
     json: Map<String, Value>,
-    text: Vec<String>,
+    parts: Vec<Part>,
+}
+
+/// What people see, in order.
+#[derive(Clone)]
+pub enum Part {
+    Line(String),
+    /// A header, which may be empty, and rows.
+    Table(Vec<String>, Vec<Vec<String>>),
 }
 
 impl Report {
@@ -34,33 +42,60 @@ impl Report {
 
     /// A line for people only.
     pub fn line(&mut self, line: impl Into<String>) {
-        self.text.push(line.into());
+        self.parts.push(Part::Line(line.into()));
+    }
+
+    /// What people see.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
     /// A table for people only: words on the left, numbers on the right.
     pub fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) {
+        self.parts.push(Part::Table(header.iter().map(|h| h.to_string()).collect(), rows));
+    }
+
+    /// Names and values, for people only.
+    pub fn list(&mut self, rows: Vec<(String, String)>) {
+        let rows = rows.into_iter().map(|(name, value)| vec![name, value]).collect();
+        self.parts.push(Part::Table(Vec::new(), rows));
+    }
+}
+
+/// Whether a cell begins like a number.
+fn is_number(cell: &String) -> bool {
+    cell.starts_with(|c: char| c.is_ascii_digit() || "-.".contains(c))
+}
+
+/// Which columns hold numbers alone.
+pub fn numbers(columns: usize, rows: &[Vec<String>]) -> Vec<bool> {
+    (0..columns).map(|k| rows.iter().all(|r| r.get(k).is_some_and(is_number))).collect()
+}
+
+impl Part {
+    /// For a terminal.
+    fn text(&self) -> String {
+        let (header, rows) = match self {
+            Self::Line(line) => return line.clone(),
+            Self::Table(header, rows) => (header, rows.clone()),
+        };
         let mut table = Table::new();
+        if header.is_empty() {
+            table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+            table.add_rows(rows);
+            return table.trim_fmt();
+        }
         table
             .load_preset(presets::UTF8_HORIZONTAL_ONLY)
             .remove_style(TableComponent::HorizontalLines)
             .remove_style(TableComponent::MiddleIntersections);
         table.set_content_arrangement(ContentArrangement::Disabled);
-        let number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || "-.".contains(c));
-        let right: Vec<bool> =
-            (0..header.len()).map(|k| rows.iter().all(|r| r.get(k).is_some_and(number))).collect();
+        let right = numbers(header.len(), &rows);
         table.set_header(header).add_rows(rows);
         for (column, _) in table.column_iter_mut().zip(right).filter(|(_, right)| *right) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        self.text.push(table.trim_fmt());
-    }
-
-    /// Names and values, for people only.
-    pub fn list(&mut self, rows: Vec<(String, String)>) {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.add_rows(rows.into_iter().map(|(name, value)| [name, value]));
-        self.text.push(table.trim_fmt());
+        table.trim_fmt()
     }
 }
 
@@ -69,7 +104,7 @@ pub fn print(report: &Report, json: bool) -> Result<()> {
     let mut text = if json {
         serde_json::to_string(&report.json).context("writing JSON")?
     } else {
-        report.text.join("\n")
+        report.parts.iter().map(Part::text).collect::<Vec<_>>().join("\n")
     };
     text.push('\n');
     if STDOUT_LEFT.load(Ordering::Relaxed) {

@@ -707,7 +707,17 @@ pub const UNICON_CENTER_OFF: unicon_center = 2;
 pub type unicon_center = ::core::ffi::c_uint;
 pub const UNICON_PRESET_DEFAULT: unicon_preset = 0;
 pub const UNICON_PRESET_PAPER: unicon_preset = 1;
+pub const UNICON_PRESET_PAPER_LINEAR: unicon_preset = 2;
+pub const UNICON_PRESET_PAPER_KERNEL: unicon_preset = 3;
+pub const UNICON_PRESET_PAPER_FLICKR: unicon_preset = 4;
+pub const UNICON_PRESET_PAPER_COCO_CLIP: unicon_preset = 5;
+pub const UNICON_PRESET_PAPER_COCO_RESNET: unicon_preset = 6;
 pub type unicon_preset = ::core::ffi::c_uint;
+pub const UNICON_BATCH_SCORE_ACCURACY: unicon_batch_score = 0;
+pub const UNICON_BATCH_SCORE_EQUAL: unicon_batch_score = 1;
+pub const UNICON_BATCH_SCORE_RECALL: unicon_batch_score = 2;
+pub const UNICON_BATCH_SCORE_RECIPROCAL_RANK: unicon_batch_score = 3;
+pub type unicon_batch_score = ::core::ffi::c_uint;
 pub const UNICON_PHASE_FEATURES: unicon_phase = 0;
 pub const UNICON_PHASE_STATISTICS: unicon_phase = 1;
 pub const UNICON_PHASE_WEIGHTS: unicon_phase = 2;
@@ -951,7 +961,7 @@ pub struct unicon_fit_options {
     pub progress: unicon_progress_fn,
     pub progress_user: *mut ::core::ffi::c_void,
     pub center: i32,
-    pub reserved2: i32,
+    pub batch_score: i32,
     pub cos_clamp: f64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -1065,8 +1075,8 @@ const _: () = {
         "Offset of field: unicon_fit_options::center",
     ][::core::mem::offset_of!(unicon_fit_options, center) - 232usize];
     [
-        "Offset of field: unicon_fit_options::reserved2",
-    ][::core::mem::offset_of!(unicon_fit_options, reserved2) - 236usize];
+        "Offset of field: unicon_fit_options::batch_score",
+    ][::core::mem::offset_of!(unicon_fit_options, batch_score) - 236usize];
     [
         "Offset of field: unicon_fit_options::cos_clamp",
     ][::core::mem::offset_of!(unicon_fit_options, cos_clamp) - 240usize];

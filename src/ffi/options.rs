@@ -7,8 +7,8 @@ use super::structs::{Versioned, boolean, count, init, path_of, read, read_or_def
 use super::{entry, model, problem};
 use crate::error::{Error, Result};
 use crate::fit::{
-    Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
-    MinibatchOptions, Preset, Rank, RefineOptions, host,
+    BatchScore, Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions,
+    Landmarks, MinibatchOptions, Preset, Rank, RefineOptions, host,
 };
 use crate::similarity::NegativeSampling;
 use crate::spectral::SvdMethod;
@@ -19,18 +19,24 @@ use std::time::Duration;
 pub(super) fn default_fit(raw: &mut unicon_fit_options) {
     let o = FitOptions::new(0);
     raw.kernel_ridge = KernelOptions::new(Default::default(), Landmarks::Exact).ridge;
-    (raw.tol, raw.rho, raw.ridge) = (o.tol, o.rho, o.ridge);
-    (raw.factorization, raw.power) = (UNICON_FACTORIZATION_SQRT as i32, o.factorization.power());
+    raw.power = o.factorization.power();
     raw.svd = UNICON_SVD_FULL as i32;
-    (raw.scale_inputs, raw.final_loss) = (i32::from(o.scale_inputs), i32::from(o.final_loss));
+    raw.final_loss = i32::from(o.final_loss);
     raw.seed = o.seed;
     (raw.growth, raw.exact_last) = (o.growth, i32::from(o.exact_last));
     schedule(raw, Preset::Global);
 }
 
-/// The fields that a preset is about.
+/// The fields that a preset is about, beside the dimension, the loss and the kernel.
 fn schedule(raw: &mut unicon_fit_options, preset: Preset) {
     let o = preset.options(0);
+    (raw.tol, raw.rho, raw.ridge) = (o.tol, o.rho, o.ridge);
+    raw.factorization = match o.factorization {
+        Factorization::Orthonormal => UNICON_FACTORIZATION_ORTHONORMAL as i32,
+        Factorization::Power(_) => UNICON_FACTORIZATION_POWER as i32,
+        Factorization::Sqrt => UNICON_FACTORIZATION_SQRT as i32,
+    };
+    raw.scale_inputs = i32::from(o.scale_inputs);
     raw.n_iters = updates(o.n_iters);
     raw.init = match o.init {
         Init::Random => UNICON_INIT_RANDOM as i32,
@@ -45,6 +51,12 @@ fn schedule(raw: &mut unicon_fit_options, preset: Preset) {
     raw.batch_size = o.batches.map_or(0, |b| size(b.size));
     raw.n_batches = o.batches.and_then(|b| b.count).map_or(0, size);
     raw.drop_trailing = i32::from(o.batches.is_some_and(|b| b.drop_trailing));
+    raw.batch_score = match o.batches.map_or_else(BatchScore::default, |b| b.score) {
+        BatchScore::Accuracy => UNICON_BATCH_SCORE_ACCURACY as i32,
+        BatchScore::Equal => UNICON_BATCH_SCORE_EQUAL as i32,
+        BatchScore::Recall => UNICON_BATCH_SCORE_RECALL as i32,
+        BatchScore::ReciprocalRank => UNICON_BATCH_SCORE_RECIPROCAL_RANK as i32,
+    };
     raw.cos_clamp = preset.cos_clamp();
 }
 
@@ -76,6 +88,30 @@ pub(super) fn default_best(raw: &mut unicon_best_options) {
     raw.n_negatives = size(o.sample.unwrap_or(0));
     (raw.tau_auto, raw.exact) = (i32::from(o.tau_auto), i32::from(o.exact));
     (raw.final_loss, raw.seed) = (i32::from(o.final_loss), o.seed);
+}
+
+/// The preset of the header's number; the paper's depends on whether there is a kernel.
+fn preset_of(preset: i32, kernel: bool) -> Result<Preset> {
+    Ok(match u32::try_from(preset) {
+        Ok(UNICON_PRESET_DEFAULT) => Preset::Global,
+        Ok(UNICON_PRESET_PAPER) => Preset::paper(kernel),
+        Ok(UNICON_PRESET_PAPER_LINEAR) => Preset::PaperLinear,
+        Ok(UNICON_PRESET_PAPER_KERNEL) => Preset::PaperKernel,
+        Ok(UNICON_PRESET_PAPER_FLICKR) => Preset::PaperFlickr,
+        Ok(UNICON_PRESET_PAPER_COCO_CLIP) => Preset::PaperCocoClip,
+        Ok(UNICON_PRESET_PAPER_COCO_RESNET) => Preset::PaperCocoResnet,
+        _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
+    })
+}
+
+fn batch_score(score: i32) -> Result<BatchScore> {
+    Ok(match u32::try_from(score) {
+        Ok(UNICON_BATCH_SCORE_ACCURACY) => BatchScore::Accuracy,
+        Ok(UNICON_BATCH_SCORE_EQUAL) => BatchScore::Equal,
+        Ok(UNICON_BATCH_SCORE_RECALL) => BatchScore::Recall,
+        Ok(UNICON_BATCH_SCORE_RECIPROCAL_RANK) => BatchScore::ReciprocalRank,
+        _ => return Err(Error::invalid("options.batch_score", "a value of unicon_batch_score", score)),
+    })
 }
 
 /// A number of updates, of which -1 says that the others decide.
@@ -271,7 +307,6 @@ pub(super) unsafe fn fit(
     warm_start: *const unicon_model_t,
 ) -> Result<FitOptions> {
     reserved("options", raw.reserved)?;
-    reserved("options", raw.reserved2)?;
     let rank = count("options.r", raw.r, 1)?;
     let svd = match u32::try_from(raw.svd) {
         Ok(UNICON_SVD_FULL) => SvdMethod::Full,
@@ -281,6 +316,7 @@ pub(super) unsafe fn fit(
     let n_batches = some("options.n_batches", raw.n_batches)?;
     let drop_trailing = boolean("options.drop_trailing", raw.drop_trailing)?;
     let batches = some("options.batch_size", raw.batch_size)?;
+    let score = batch_score(raw.batch_score)?;
     if batches.is_none() && n_batches.is_some() {
         return Err(Error::invalid("options.n_batches", "0 without a batch_size", raw.n_batches));
     }
@@ -308,7 +344,7 @@ pub(super) unsafe fn fit(
             svd,
             init: start(first(context, raw)?, warm_start)?,
             tol: raw.tol,
-            batches: batches.map(|size| Batches { size, count: n_batches, drop_trailing }),
+            batches: batches.map(|size| Batches { size, count: n_batches, drop_trailing, score }),
             // -1 is the header's "none"; every other negative value is out of range, as NaN is.
             whiten: Some(raw.whiten).filter(|&w| w != -1.0),
             center: center(raw.center)?,
@@ -438,27 +474,17 @@ entry!(
     fn unicon_fit_options_preset(options: *mut unicon_fit_options_t, preset: i32) {
         // SAFETY: as the header requires.
         let mut raw = unsafe { read(options.cast_const())? };
-        let preset = match u32::try_from(preset) {
-            Ok(UNICON_PRESET_DEFAULT) => Preset::Global,
-            Ok(UNICON_PRESET_PAPER) => Preset::Paper,
-            _ => return Err(Error::invalid("preset", "a value of unicon_preset", preset)),
-        };
-        let mut set = unicon_fit_options::defaults();
-        schedule(&mut set, preset);
-        let unicon_fit_options { n_iters, init, factorization, whiten, center, .. } = set;
-        let unicon_fit_options { batch_size, n_batches, drop_trailing, cos_clamp, .. } = set;
-        raw = unicon_fit_options {
-            n_iters,
-            init,
-            factorization,
-            whiten,
-            center,
-            batch_size,
-            n_batches,
-            drop_trailing,
-            cos_clamp,
-            ..raw
-        };
+        let preset = preset_of(preset, !raw.kernel.is_null())?;
+        schedule(&mut raw, preset);
+        if let (0, Some(rank)) = (raw.r, preset.rank()) {
+            raw.r = size(rank);
+        }
+        if raw.loss.is_null() && preset != Preset::Global {
+            raw.loss = problem::lasting_loss(preset);
+        }
+        if raw.kernel.is_null() && preset.options(0).kernel.is_some() {
+            raw.kernel = problem::lasting_kernel(preset);
+        }
         // SAFETY: read above.
         unsafe { write(options, &raw) };
         Ok(())

@@ -6,9 +6,11 @@ use super::matrix::values;
 use super::structs::{Versioned, count, init, read, read_or_default, reserved};
 use crate::distributed::Group;
 use crate::error::{Error, Result};
+use crate::fit::Preset;
 use crate::kernel::{Kernel, KernelKind};
 use crate::loss::{EpsBy, Loss, LossKind};
 use crate::positives::Positives;
+use std::sync::OnceLock;
 
 fn loss_kind(kind: i32) -> Result<LossKind> {
     match u32::try_from(kind) {
@@ -41,6 +43,42 @@ pub(super) fn default_kernel(raw: &mut unicon_kernel) {
     let kernel = Kernel::default();
     (raw.beta, raw.gamma, raw.lengthscale) = (kernel.beta, kernel.gamma, kernel.lengthscale);
     raw.cos_clamp = kernel.cos_clamp;
+}
+
+/// What C may keep a pointer to for as long as the process lives.
+struct Lasting<T>(T);
+
+// SAFETY: written once, by the cell that holds it, and only read afterwards.
+unsafe impl<T> Sync for Lasting<T> {}
+// SAFETY: as above; what it points to lives as long.
+unsafe impl<T> Send for Lasting<T> {}
+
+/// One a preset.
+type PerPreset<T> = [OnceLock<Lasting<T>>; Preset::ALL.len()];
+
+/// The loss of a preset.
+pub(super) fn lasting_loss(preset: Preset) -> *const unicon_loss_t {
+    static LOSSES: PerPreset<unicon_loss> = [const { OnceLock::new() }; Preset::ALL.len()];
+    let fill = || {
+        let (mut raw, loss) = (unicon_loss::defaults(), preset.loss());
+        set_loss(&mut raw, UNICON_LOSS_CLIP as i32, &loss);
+        raw.nu = loss.nu;
+        Lasting(raw)
+    };
+    &raw const LOSSES[preset as usize].get_or_init(fill).0
+}
+
+/// The kernel of a preset that has one.
+pub(super) fn lasting_kernel(preset: Preset) -> *const unicon_kernel_t {
+    static KERNELS: PerPreset<unicon_kernel> = [const { OnceLock::new() }; Preset::ALL.len()];
+    let fill = || {
+        let mut raw = unicon_kernel::defaults();
+        if let Some(k) = preset.options(0).kernel {
+            (raw.kind, raw.cos_clamp) = (kernel_number(k.kernel.kind), k.kernel.cos_clamp);
+        }
+        Lasting(raw)
+    };
+    &raw const KERNELS[preset as usize].get_or_init(fill).0
 }
 
 /// The loss that is asked for, validated; NULL is the default.

@@ -162,7 +162,7 @@ versioned!(
         progress,
         progress_user,
         center,
-        reserved2,
+        batch_score,
         cos_clamp
     ],
     super::options::default_fit

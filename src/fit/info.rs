@@ -107,6 +107,8 @@ pub struct FitInfo {
     pub loss_seconds: Vec<f64>,
     /// The loss of the returned encoders on the training data, where asked for.
     pub final_loss: Option<f64>,
+    /// The loss after a further update that was not kept, because it was higher: where the number of updates was left to the fit.
+    pub rejected: Option<f64>,
     /// `|F1^T F2 - previous|_F` from the second update on.
     pub change: Vec<f64>,
     /// Singular values of the last `C` (or of the batches' average): all that were computed, descending.

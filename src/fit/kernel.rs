@@ -16,15 +16,15 @@ use super::features::{EIGENVALUE_CUT, FeatureMap, Mapped, download, host_rows, u
 use super::info::FitInfo;
 use super::linear::batch_ranges;
 use super::monitor::{Clock, Iterate, Monitor};
-use super::options::{Batches, FitOptions, KernelOptions, Landmarks};
+use super::options::{BatchScore, Batches, FitOptions, KernelOptions, Landmarks};
+use super::validation::batch_score;
 use super::{Data, fit_one, timed};
-use crate::backend::{Backend, Similarity};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::io::{RowRange, RowSource};
 use crate::kernel::Kernel;
 use crate::model::{Component, KernelMap};
 use crate::plan::memory::exact_kernel;
-use crate::retrieval::matching_accuracy;
 use crate::spectral::psd_half_powers;
 use faer::{Mat, MatRef};
 use rand::SeedableRng;
@@ -127,7 +127,7 @@ fn check_exact_memory(n: usize) -> Result<()> {
 }
 
 /// Algorithm 2: a kernel solution per mini-batch, whose similarities are fused: `s = sum_b w_b s_b` with weights
-/// `w_b = max(validation accuracy, 0) / total`.
+/// `w_b = max(score, 0) / total` on the validation rows.
 pub(super) fn fit_batches<B: Backend>(
     backend: &B,
     (data, validation, sides): (Data<'_>, Option<Data<'_>>, &Sides),
@@ -150,11 +150,11 @@ pub(super) fn fit_batches<B: Backend>(
         let mut alone = Monitor::new(backend, Clock::new(begun, None), &mut part, &mut unwatched);
         let mut component = fit_one(backend, (batch, None, sides), &one, &mut alone)?;
         monitor.info.seconds = part.seconds;
-        if let Some(v) = validation {
+        if let Some(v) = validation.filter(|_| batches.score != BatchScore::Equal) {
             component.weight = timed(&mut monitor.info.seconds.validation, || {
                 let zx = component.x.apply(backend, &backend.load(v.x)?)?;
                 let zy = component.y.apply(backend, &backend.load(v.y)?)?;
-                matching_accuracy(backend, Similarity::Embeddings(&zx, &zy), v.positives)
+                batch_score(backend, batches.score, (&zx, &zy), v.positives)
             })?;
         }
         for (iteration, loss) in part.loss.iter().enumerate() {

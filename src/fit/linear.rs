@@ -10,15 +10,15 @@
 use super::features::{Mapped, upload};
 use super::info::{FitInfo, FitStatus};
 use super::monitor::Monitor;
-use super::options::{Batches, Factorization, FitOptions, Init};
+use super::options::{BatchScore, Batches, Factorization, FitOptions, Init};
 use super::sampling::sampled_cross;
+use super::validation::batch_score;
 use super::whole::Whole;
 use super::{thin, timed};
 use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::error::{Error, Result};
 use crate::plan::update_per_loss;
 use crate::positives::Positives;
-use crate::retrieval::matching_accuracy;
 use crate::similarity::NegativeSampling;
 use crate::spectral::{self, SvdMethod, TopR, low_rank_distance};
 use faer::{Mat, MatRef};
@@ -121,6 +121,9 @@ impl<B: Backend> Problem<'_, B> {
                 Some(batches) => now.batched(batches, &start, previous.is_some(), monitor)?,
             };
             let Some(update) = update else { break };
+            if self.chooses(iteration, monitor)? && now.rejects(&update, monitor)? {
+                break;
+            }
             let change = previous.as_ref().map(|p| self.change(&update.encoders, p));
             let info = &mut *monitor.info;
             info.iterations = iteration;
@@ -142,6 +145,28 @@ impl<B: Backend> Problem<'_, B> {
             }
         }
         previous.ok_or_else(|| Error::invalid("n_iters", "at least 1", 0))
+    }
+
+    /// Whether this update, the second, is only kept where it lowers the loss: as where their number is not given.
+    fn chooses(&self, iteration: usize, monitor: &mut Monitor<'_>) -> Result<bool> {
+        let o = self.options;
+        Ok(iteration > 1 && o.n_iters == FitOptions::AUTO && o.batches.is_none() && monitor.allows(0.0)?)
+    }
+
+    /// Whether an update raised the loss over the negatives that it saw. The undamped iteration is no descent method.
+    fn rejects(&self, update: &Update, monitor: &mut Monitor<'_>) -> Result<bool> {
+        let after = self.whole().value(&update.encoders, monitor.seconds())?;
+        let rejected = after > update.loss;
+        let info = &mut *monitor.info;
+        if rejected {
+            info.loss.push(update.loss);
+            info.rejected = Some(after);
+        }
+        // What a fit without refinement ends with.
+        if self.negatives == self.options.negatives {
+            info.final_loss = Some(after.min(update.loss));
+        }
+        Ok(rejected)
     }
 
     /// The loss on all the training data.
@@ -312,7 +337,7 @@ impl<B: Backend> Problem<'_, B> {
     }
 
     /// One iteration of the paper's mini-batches: every batch is solved from the same encoders, and the solutions are
-    /// averaged as `F1^T F2` with weights max(validation accuracy, 0): as many as the budget has room for, at least one.
+    /// averaged as `F1^T F2` with weights `max(score, 0)` on the validation rows ([`BatchScore`](super::BatchScore)): as many as the budget has room for, at least one.
     /// None where it has no room for all and an average over all is there (`refines`).
     fn batched(
         &self,
@@ -322,7 +347,7 @@ impl<B: Backend> Problem<'_, B> {
         monitor: &mut Monitor<'_>,
     ) -> Result<Option<Update>> {
         let ranges = batch_ranges(self.positives.n_x(), batches, monitor.info);
-        let weighed = self.validation.is_some() && ranges.len() > 1;
+        let weighed = ranges.len() > 1;
         let (mut sum, mut plain, mut weights, mut loss) = (None, None, Vec::new(), 0.0);
         let mut longest = 0f64;
         for range in &ranges {
@@ -337,7 +362,7 @@ impl<B: Backend> Problem<'_, B> {
             let side = |m| Side { cross: m, embed: m };
             let rows = Rows { x: side(&x), y: side(&y), positives: &positives };
             let update = self.update(&rows, start, monitor.info)?;
-            let weight = if weighed { self.validate(&update.encoders, monitor.info)? } else { 1.0 };
+            let weight = if weighed { self.batch_weight(&update.encoders, monitor.info)? } else { 1.0 };
             let g = update.encoders.f1.transpose() * &update.encoders.f2;
             add(&mut sum, weight, &g);
             add(&mut plain, 1.0, &g);
@@ -364,13 +389,15 @@ impl<B: Backend> Problem<'_, B> {
         Ok(Update { encoders, loss, singular_values })
     }
 
-    /// Matching accuracy of encoders on the validation rows.
-    pub(crate) fn validate(&self, encoders: &Encoders, info: &mut FitInfo) -> Result<f64> {
-        let Some((x, y, positives)) = self.validation else { return Ok(1.0) };
+    /// The weight of a batch's encoders: their score on the validation rows, 1 where there are none.
+    pub(crate) fn batch_weight(&self, encoders: &Encoders, info: &mut FitInfo) -> Result<f64> {
+        let score = self.options.batches.map_or_else(BatchScore::default, |b| b.score);
+        let judged = self.validation.filter(|_| score != BatchScore::Equal);
+        let Some((x, y, positives)) = judged else { return Ok(1.0) };
         timed(&mut info.seconds.validation, || {
             let zx = self.backend.encode(x, encoders.f1.as_ref())?.0;
             let zy = self.backend.encode(y, encoders.f2.as_ref())?.0;
-            matching_accuracy(self.backend, Similarity::Embeddings(&zx, &zy), positives)
+            batch_score(self.backend, score, (&zx, &zy), positives)
         })
     }
 }

@@ -39,8 +39,8 @@ pub(crate) use holdout::{Together, hold_out};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
 pub use monitor::{Iterate, Watch};
 pub use options::{
-    Batches, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks, MinibatchOptions,
-    Preset, RefineOptions,
+    BatchScore, Batches, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
+    MinibatchOptions, Preset, RefineOptions,
 };
 pub use partial::{Accumulate, PartialFit};
 pub use sampling::{SampledCross, sampled_cross};
@@ -249,6 +249,7 @@ fn fit_one<B: Backend>(
     if let Some(refinement) = &options.refine
         && monitor.goes_on(0.0)?
     {
+        monitor.info.final_loss = None;
         let alignment = Alignment {
             backend,
             x: x.embed(),
@@ -270,7 +271,9 @@ fn fit_one<B: Backend>(
             options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &fingerprint, &start));
         encoders = refine::refine(alignment, start, refinement, validation.as_ref(), monitor)?;
     }
-    if options.final_loss {
+    if !options.final_loss {
+        monitor.info.final_loss = None;
+    } else if monitor.info.final_loss.is_none() {
         problem.whole().record(&encoders, monitor)?;
     }
     Ok(component(&x, &y, &encoders, 1.0))

@@ -260,7 +260,7 @@ fn add_batch<B: Backend>(
         }
         SoFar::Solutions { weighed, weight, plain } => {
             let update = problem.update(rows, start, info)?;
-            let w = problem.validate(&update.encoders, info)?;
+            let w = problem.batch_weight(&update.encoders, info)?;
             let g = update.encoders.f1.transpose() * &update.encoders.f2;
             add(weighed, w, &g);
             add(plain, 1.0, &g);
@@ -330,7 +330,7 @@ mod tests {
         let validation = Data { x: &vx, y: &vy, positives: &held };
         let cpu = Cpu::<f64>::new(1).unwrap();
         let options = FitOptions { loss: Loss::clip(0.3), n_iters: 2, ridge: 0.1, ..FitOptions::new(4) };
-        let batches = Some(Batches { size, count: None, drop_trailing: false });
+        let batches = Some(Batches::new(size));
         let data = Data { x: &x, y: &y, positives: &all };
         let whole = FitOptions { batches, ..options.clone() };
         for validation in [None, Some(validation)] {

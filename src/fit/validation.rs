@@ -1,10 +1,12 @@
 //! Rows beside those that train: what they say of encoders, and which of several iterates is the best on them.
 
 use super::linear::Encoders;
+use super::options::BatchScore;
 use crate::backend::{Backend, Similarity, Standing, Ties};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::retrieval::matching_accuracy;
 use crate::similarity::NegativeSampling;
 
 /// Rows that encoders are scored on, as the solver sees features.
@@ -45,17 +47,42 @@ impl<M> Validation<'_, M> {
     }
 
     fn reciprocal_rank<B: Backend<Matrix = M>>(&self, backend: &B, zx: &M, zy: &M) -> Result<f64> {
-        let there = backend.standings(Similarity::Embeddings(zx, zy), self.positives, false)?;
-        let back = backend.standings(Similarity::Embeddings(zy, zx), &self.positives.transposed(), false)?;
-        Ok(0.5 * (mean_reciprocal(&there) + mean_reciprocal(&back)))
+        both_ways(backend, (zx, zy), self.positives, |s| s.reciprocal(Ties::Expected))
     }
 }
 
-/// Mean reciprocal rank of the queries that have a positive; equal items in any order.
-fn mean_reciprocal(standings: &[Standing]) -> f64 {
-    let found = standings.iter().filter(|s| s.is_found());
-    let (sum, count) = found.fold((0.0, 0usize), |(s, c), q| (s + q.reciprocal(Ties::Expected), c + 1));
-    if count == 0 { 0.0 } else { sum / count as f64 }
+/// The weight of a mini-batch's solution by the embeddings that it gives the validation rows; not below 0.
+pub(crate) fn batch_score<B: Backend>(
+    backend: &B,
+    score: BatchScore,
+    (zx, zy): (&B::Matrix, &B::Matrix),
+    positives: &Positives,
+) -> Result<f64> {
+    match score {
+        BatchScore::Equal => Ok(1.0),
+        BatchScore::Accuracy => matching_accuracy(backend, Similarity::Embeddings(zx, zy), positives),
+        BatchScore::Recall => both_ways(backend, (zx, zy), positives, |s| s.hit(1, Ties::Expected)),
+        BatchScore::ReciprocalRank => {
+            both_ways(backend, (zx, zy), positives, |s| s.reciprocal(Ties::Expected))
+        }
+    }
+}
+
+/// The mean of a number over the queries that have a positive, and of both directions; equal items in any order.
+fn both_ways<B: Backend>(
+    backend: &B,
+    (zx, zy): (&B::Matrix, &B::Matrix),
+    positives: &Positives,
+    of: impl Fn(&Standing) -> f64,
+) -> Result<f64> {
+    let mean = |standings: &[Standing]| {
+        let found = standings.iter().filter(|s| s.is_found());
+        let (sum, count) = found.fold((0.0, 0usize), |(sum, count), s| (sum + of(s), count + 1));
+        if count == 0 { 0.0 } else { sum / count as f64 }
+    };
+    let there = backend.standings(Similarity::Embeddings(zx, zy), positives, false)?;
+    let back = backend.standings(Similarity::Embeddings(zy, zx), &positives.transposed(), false)?;
+    Ok(0.5 * (mean(&there) + mean(&back)))
 }
 
 /// What validation rows say of encoders.

@@ -227,7 +227,7 @@ mod tests {
     fn the_answer_is_enough_and_the_limit_is_kept() {
         let plain = FitOptions { svd: SvdMethod::Full, ..FitOptions::new(3) };
         let kernel = |landmarks| Some(KernelOptions::new(Kernel::new(KernelKind::Rbf), landmarks));
-        let batches = |size| Some(Batches { size, count: None, drop_trailing: false });
+        let batches = |size| Some(Batches::new(size));
         let all = [
             plain.clone(),
             FitOptions { whiten: Some(0.1), scale_inputs: true, ..plain.clone() },

@@ -241,9 +241,20 @@ fn info_tells_what_there_is() {
     assert!(text.contains(env!("CARGO_PKG_VERSION")) && text.contains("device cpu"), "{text}");
     assert_eq!(lab.text("--version"), format!("unicon {}\n", env!("CARGO_PKG_VERSION")));
     let help = lab.text("--help");
-    for command in
-        ["demo", "fit", "encode", "search", "compare", "ablate", "eval", "report", "weights", "gram", "info"]
-    {
+    for command in [
+        "demo",
+        "fit",
+        "encode",
+        "search",
+        "compare",
+        "ablate",
+        "reproduce",
+        "eval",
+        "report",
+        "weights",
+        "gram",
+        "info",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         let of = lab.text(&format!("{command} --help"));
         assert!(of.contains("Usage:") && of.contains("--json"), "{of}");
@@ -259,12 +270,16 @@ fn demo_shows_digits_and_the_papers_experiment() {
     let recall = |k: usize| digits[k]["recall"]["x_to_y"][0].as_f64().unwrap();
     // Chance is 1/400; whitened encoders are far above it, plain ones above it less.
     assert!(recall(1) > 0.03 && recall(3) > 0.1 && recall(1) > recall(0), "{digits:?}");
-    let synthetic = json["synthetic"].as_array().unwrap();
-    assert_eq!(synthetic.len(), 11);
-    for row in synthetic {
-        let (mean, reference) = (row["mean"].as_f64().unwrap(), row["reference"][0].as_f64().unwrap());
-        // One draw of 100 test rows: five standard errors of a share.
-        assert!(mean > reference - 0.25, "{row}");
+    // One draw of 100 test rows: five standard errors of a share.
+    for (experiment, rows) in [("linear", 3), ("kernels", 6), ("losses", 3)] {
+        let experiment = json[experiment].as_array().unwrap();
+        assert_eq!(experiment.len(), rows);
+        for row in experiment {
+            let code = row["code"][0].as_f64().unwrap();
+            for ours in ["schedule", "best"] {
+                assert!(row[ours]["mean"].as_f64().unwrap() > code - 0.25, "{row}");
+            }
+        }
     }
     assert_eq!(json["report"], "unicon-demo.html");
     assert_eq!(lab.files().into_iter().collect::<Vec<_>>(), ["unicon-demo.html"]);
@@ -273,6 +288,24 @@ fn demo_shows_digits_and_the_papers_experiment() {
     assert!(other.files().is_empty());
     let text = other.text("demo --draws 1 --report page.html");
     assert!(text.contains("page.html") && other.path("page.html").exists(), "{text}");
+}
+
+#[test]
+fn experiments_of_the_paper_are_repeated_by_name() {
+    let lab = Lab::new();
+    let json = lab.json("reproduce losses --draws 2 --html page.html");
+    assert!(json["kernels"].is_null());
+    let rows = json["losses"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|r| r["loss"].as_str().unwrap()).collect();
+    assert_eq!(names, ["clip", "triplet-smooth", "sigmoid"]);
+    let paper: Vec<f64> = rows.iter().map(|r| r["paper"].as_f64().unwrap()).collect();
+    assert_eq!(paper, [0.86, 0.90, 0.876]);
+    assert_eq!(rows[0]["schedule"]["draws"].as_array().unwrap().len(), 2);
+    let page = std::fs::read_to_string(lab.path("page.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("angular kernel") && page.contains("0.876"));
+    let text = lab.text("reproduce section-4.1 --draws 1");
+    assert!(text.contains("Section 4.1") && text.contains("authors' code"), "{text}");
+    assert!(lab.fails(2, "reproduce nothing").contains("losses"));
 }
 
 #[test]

@@ -4,7 +4,10 @@ use crate::program::{Lab, distance};
 use std::path::Path;
 use unicon::backend::cpu::Cpu;
 use unicon::data::LatentFactor;
-use unicon::fit::{Batches, Data, Factorization, FitInfo, FitOptions, Init, KernelOptions, Landmarks, fit};
+use unicon::fit::{
+    BatchScore, Batches, Data, Factorization, FitInfo, FitOptions, Init, KernelOptions, Landmarks, Preset,
+    fit,
+};
 use unicon::io::{HostMatrix, RowSource, read_all};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::{Loss, LossKind};
@@ -161,7 +164,7 @@ fn losses() {
 #[test]
 fn batches_and_the_papers_preset() {
     let pairs = pairs();
-    let of = |size, count, drop_trailing| Some(Batches { size, count, drop_trailing });
+    let of = |size, count, drop_trailing| Some(Batches { count, drop_trailing, ..Batches::new(size) });
     let usual = FitOptions::new(RANK);
     let info =
         agree(&pairs, "--batch-size 20", &FitOptions { batches: of(20, None, false), ..usual.clone() });
@@ -173,15 +176,15 @@ fn batches_and_the_papers_preset() {
         "--batch-size 25 --batches 2",
         &FitOptions { batches: of(25, Some(2), false), ..usual.clone() },
     );
-    let paper = FitOptions { batches: of(30, None, true), init: Init::Random, seed: 2, ..usual };
-    agree(&pairs, "--preset paper --seed 2", &paper);
-    let kernel = Kernel { cos_clamp: 1e-5, ..Kernel::new(KernelKind::Angular) };
-    let kernel = Some(KernelOptions::new(kernel, Landmarks::Exact));
-    agree(
-        &pairs,
-        "--preset paper --kernel angular --init zeros",
-        &FitOptions { kernel, init: Init::Zeros, seed: 0, ..paper },
-    );
+    let weighed = Batches { score: BatchScore::Recall, ..Batches::new(20) };
+    agree(&pairs, "--batch-size 20 --batch-score recall", &FitOptions { batches: Some(weighed), ..usual });
+    agree(&pairs, "--preset paper --seed 2", &FitOptions { seed: 2, ..Preset::PaperLinear.options(RANK) });
+    let kernel = Some(KernelOptions::new(Preset::PaperKernel.kernel(KernelKind::Arccos), Landmarks::Exact));
+    let random = FitOptions { kernel, init: Init::Random, ..Preset::PaperKernel.options(RANK) };
+    agree(&pairs, "--preset paper --kernel arccos --init random", &random);
+    let flickr = FitOptions { rho: 0.5, ..Preset::PaperFlickr.options(RANK) };
+    agree(&pairs, "--preset paper-flickr --rho 0.5", &flickr);
+    agree(&pairs, "--preset paper-coco-resnet", &Preset::PaperCocoResnet.options(RANK));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use crate::program::Lab;
 use std::collections::BTreeMap;
 use std::process::Command;
 use unicon::fit::{
-    BestOptions, DampingOptions, FitOptions, KernelOptions, Landmarks, MinibatchOptions, Preset, Rank,
-    RefineOptions,
+    BatchScore, BestOptions, DampingOptions, FitOptions, KernelOptions, Landmarks, MinibatchOptions, Preset,
+    Rank, RefineOptions,
 };
 use unicon::kernel::Kernel;
 use unicon::loss::{Loss, LossKind};
@@ -18,6 +18,16 @@ type Values = BTreeMap<String, f64>;
 
 fn count(n: usize) -> f64 {
     n as f64
+}
+
+/// The header's number.
+fn score(score: BatchScore) -> f64 {
+    f64::from(match score {
+        BatchScore::Accuracy => UNICON_BATCH_SCORE_ACCURACY,
+        BatchScore::Equal => UNICON_BATCH_SCORE_EQUAL,
+        BatchScore::Recall => UNICON_BATCH_SCORE_RECALL,
+        BatchScore::ReciprocalRank => UNICON_BATCH_SCORE_RECIPROCAL_RANK,
+    })
 }
 
 /// The fields of `unicon_fit_options` in a preset.
@@ -34,6 +44,7 @@ fn of_fit(preset: Preset) -> Vec<(&'static str, f64)> {
         ("batch_size", o.batches.map_or(0.0, |b| count(b.size))),
         ("n_batches", o.batches.and_then(|b| b.count).map_or(0.0, count)),
         ("drop_trailing", f64::from(o.batches.is_some_and(|b| b.drop_trailing))),
+        ("batch_score", o.batches.map_or(0.0, |b| score(b.score))),
         ("whiten", o.whiten.unwrap_or(-1.0)),
         ("kernel_ridge", KernelOptions::new(Kernel::default(), Landmarks::Auto).ridge),
         ("cos_clamp", preset.cos_clamp()),
@@ -46,6 +57,15 @@ fn of_fit(preset: Preset) -> Vec<(&'static str, f64)> {
     ]
 }
 
+/// The schedules of the paper.
+const PAPER: [(&str, Preset); 5] = [
+    ("paper-linear", Preset::PaperLinear),
+    ("paper-kernel", Preset::PaperKernel),
+    ("paper-flickr", Preset::PaperFlickr),
+    ("paper-coco-clip", Preset::PaperCocoClip),
+    ("paper-coco-resnet", Preset::PaperCocoResnet),
+];
+
 /// The defaults of the library.
 fn library() -> Values {
     let mut all = Values::new();
@@ -53,7 +73,9 @@ fn library() -> Values {
         all.extend(values.iter().map(|(field, value)| (format!("{name}.{field}"), *value)));
     };
     put("fit", &of_fit(Preset::Global));
-    put("paper", &of_fit(Preset::Paper));
+    for (name, preset) in PAPER {
+        put(name, &of_fit(preset));
+    }
     let (o, ridge) =
         (BestOptions::new(Rank::Auto), KernelOptions::new(Kernel::default(), Landmarks::Auto).ridge);
     put(
@@ -130,11 +152,16 @@ fn those_of_c_are_the_librarys() {
     unsafe {
         let mut o: unicon_fit_options = std::mem::zeroed();
         assert_eq!(unicon_fit_options_init(&mut o, size_of_val(&o)), 0);
-        fields!(said, "fit", o: n_iters rho power ridge scale_inputs tol batch_size n_batches drop_trailing whiten
+        fields!(said, "fit", o: n_iters rho power ridge scale_inputs tol batch_size n_batches drop_trailing batch_score whiten
             kernel_ridge cos_clamp n_negatives growth exact_last seed budget final_loss);
-        assert_eq!(unicon_fit_options_preset(&mut o, UNICON_PRESET_PAPER as i32), 0);
-        fields!(said, "paper", o: n_iters rho power ridge scale_inputs tol batch_size n_batches drop_trailing whiten
-            kernel_ridge cos_clamp n_negatives growth exact_last seed budget final_loss);
+        for (preset, (name, _)) in (UNICON_PRESET_PAPER_LINEAR..).zip(PAPER) {
+            assert_eq!(unicon_fit_options_init(&mut o, size_of_val(&o)), 0);
+            assert_eq!(unicon_fit_options_preset(&mut o, preset as i32), 0);
+            let mut of_it = Values::new();
+            fields!(of_it, "paper", o: n_iters rho power ridge scale_inputs tol batch_size n_batches drop_trailing
+                batch_score whiten kernel_ridge cos_clamp n_negatives growth exact_last seed budget final_loss);
+            said.extend(of_it.into_iter().map(|(field, v)| (field.replace("paper", name), v)));
+        }
         let mut o: unicon_best_options = std::mem::zeroed();
         assert_eq!(unicon_best_options_init(&mut o, size_of_val(&o)), 0);
         fields!(said, "best", o: energy tau_auto kernel_ridge n_negatives exact final_loss budget seed);
@@ -187,7 +214,7 @@ fn those_of_the_program_are_the_librarys() {
         for (option, name) in options {
             let of_it = help.split(&format!("{option} <")).nth(1).unwrap_or_else(|| panic!("{option}"));
             let value = of_it.split("[default: ").nth(1).unwrap_or_else(|| panic!("{option}"));
-            said.insert((*name).into(), value.split(']').next().unwrap().parse().unwrap());
+            said.insert((*name).into(), value.split([']', ';']).next().unwrap().parse().unwrap());
         }
     }
     check("the program", &said, 12);

@@ -366,7 +366,7 @@ fn methods_are_compared_on_test_groups_and_kernels() {
     lab.npy("gx.npy", &[100], &(0..100i64).collect::<Vec<_>>());
     lab.npy("gy.npy", &[200], &(0..200i64).map(|i| i / 2).collect::<Vec<_>>());
     let args = "compare --x x.npy --y y.npy --test-x tx.npy --test-y ty.npy --test-groups-x gx.npy --test-groups-y gy.npy \
-                --rank 4 --lr 0.01 --batch 64 --epochs 1 --paper-iters 0";
+                --rank 4 --lr 0.01 --batch 64 --epochs 1 --paper none";
     let json = lab.json(&format!("{args} --kernel rbf --landmarks 60"));
     let curves = json["comparison"]["curves"].as_array().unwrap();
     let methods: Vec<&str> = curves.iter().map(|c| c["method"].as_str().unwrap()).collect();

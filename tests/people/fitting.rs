@@ -407,7 +407,7 @@ fn poor_data_gives_a_model_or_a_reason() {
                     FitOptions { ridge: 0.1, ..plain.clone() },
                     FitOptions { rank: 1, kernel: kernel(Landmarks::Auto), ..plain.clone() },
                     FitOptions { rank: 1, kernel: kernel(Landmarks::Exact), ..plain.clone() },
-                    FitOptions { loss, ..Preset::Paper.options(rank) },
+                    FitOptions { loss, ..Preset::PaperLinear.options(rank) },
                 ];
                 let mut outcome = |what: String, fitted: unicon::Result<(Model, FitInfo)>| match fitted {
                     Ok((model, info)) => {

@@ -1,5 +1,5 @@
-//! Every way to align the same data, timed in one run: raw features, PLS-SVD, regularised CCA, SGD-CLIP, the paper's
-//! iteration, and the preset `best`.
+//! Every way to align the same data, timed in one run: raw features, PLS-SVD, regularised CCA, SGD-CLIP, the schedules of the
+//! paper, and the preset `best`.
 
 use super::adam::{AdamOptions, sgd_clip};
 use faer::Mat;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::error::{Error, Result};
 use unicon::fit::{
-    BestOptions, Data, Factorization, FitOptions, KernelOptions, Landmarks, Rank, fit, fit_best,
+    BestOptions, Data, Factorization, FitOptions, KernelOptions, Landmarks, Preset, Rank, fit, fit_best,
     fit_best_watched, in_range,
 };
 use unicon::io::{Conditioned, Conditioning, RowSource};
@@ -30,8 +30,9 @@ pub struct CompareOptions {
     pub adam: Vec<AdamOptions>,
     /// Shrinkages of regularised CCA.
     pub cca: Vec<f64>,
-    /// Updates of the paper's iteration on the global batch; 0 leaves it out.
-    pub paper_iters: usize,
+    /// Schedules of the paper, each at its own loss but with `rank`; those of mini-batches are left out where there are fewer
+    /// rows, or not as many of y as of x.
+    pub paper: Vec<Preset>,
     /// The preset `best`.
     pub best: BestOptions,
     /// Also regularised CCA and `best` on these kernel features (landmarks, not exact). Default none.
@@ -68,7 +69,7 @@ impl CompareOptions {
             loss: Loss::default(),
             adam,
             cca: vec![0.1, 0.01],
-            paper_iters: 2,
+            paper: vec![Preset::PaperFlickr, Preset::PaperCocoClip, Preset::PaperCocoResnet],
             best: BestOptions::new(Rank::Fixed(rank)),
             kernel: None,
             widths: Vec::new(),
@@ -225,16 +226,20 @@ pub fn compare<B: Backend>(
         let track = linear(&FitOptions { whiten: Some(lambda), ..plain.clone() })?;
         curves.push(evaluator.curve("regularised CCA", &format!("lambda {lambda}"), &track)?);
     }
-    let mut paper = Track::default();
-    for n_iters in 1..=options.paper_iters {
-        note(&format!("the paper's iteration, {n_iters} updates"));
-        let o = FitOptions { n_iters, factorization: Factorization::Sqrt, ..plain.clone() };
-        let track = linear(&o)?;
-        paper.points.extend(track.points);
-        paper.offsets = track.offsets;
-    }
-    if !paper.points.is_empty() {
-        curves.push(evaluator.curve("paper", "global batch", &paper)?);
+    for preset in &options.paper {
+        let o = FitOptions { final_loss: false, seed: options.seed, ..preset.options(options.rank) };
+        if o.batches.is_some_and(|b| b.size > data.x.rows() || data.x.rows() != data.y.rows()) {
+            continue;
+        }
+        let mut paper = Track::default();
+        for n_iters in 1..=o.updates() {
+            note(&format!("the schedule {}, {n_iters} updates", preset.name()));
+            let track = linear(&FitOptions { n_iters, ..o.clone() })?;
+            paper.points.extend(track.points);
+            paper.offsets = track.offsets;
+        }
+        let Loss { tau, nu, .. } = o.loss;
+        curves.push(evaluator.curve("paper", &format!("{}, tau {tau}, nu {nu}", preset.name()), &paper)?);
     }
     for adam in &options.adam {
         let setting = format!("lr {}, batch {}, {} epochs", adam.learning_rate, adam.batch, adam.epochs);

@@ -6,7 +6,7 @@ mod plot;
 
 use crate::cli::args::{self, LossArgs, PositivesArgs, TestArgs, ValidationArgs};
 use crate::cli::evaluation;
-use crate::cli::fit::{KernelFitArgs, Preset};
+use crate::cli::fit::KernelFitArgs;
 use crate::cli::output::{self, Report};
 use crate::cli::pairs::Pairs;
 use crate::cli::session::{Session, on_backend};
@@ -18,11 +18,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 use unicon::Error;
 use unicon::backend::Ties;
-use unicon::fit::{BestOptions, Landmarks, Rank, WIDTHS};
+use unicon::fit::{BestOptions, Landmarks, Preset, Rank, WIDTHS};
 use unicon::io::AtomicFile;
 
 /// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam), the
-/// paper's iteration, and the preset best.
+/// schedules of the paper, and the preset best.
 ///
 /// All run on this machine, one after the other, with the same threads. Recall is that of the test rows.
 #[derive(clap::Args)]
@@ -53,9 +53,11 @@ pub struct Args {
     /// Numbers of epochs of the grid.
     #[arg(long, value_delimiter = ',', default_value = "1,3,10,20", value_name = "E,..")]
     epochs: Vec<usize>,
-    /// Updates of the paper's iteration on the global batch; 0 leaves it out.
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    paper_iters: usize,
+    /// Schedules of the paper, at their own loss but with --rank: paper-linear, paper-flickr, paper-coco-clip (from 1,000 rows on),
+    /// paper-coco-resnet; or none.
+    #[arg(long, value_delimiter = ',', default_value = "paper-flickr,paper-coco-clip,paper-coco-resnet", value_name = "PRESET,..",
+        value_parser = schedule)]
+    paper: Vec<Option<Preset>>,
     /// Wall time that the preset best may take, such as 2s or 500ms.
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     budget: Option<Duration>,
@@ -81,6 +83,18 @@ pub struct Args {
     plot: Option<PathBuf>,
 }
 
+/// A linear schedule of the paper, or none.
+fn schedule(name: &str) -> Result<Option<Preset>, String> {
+    let linear = [Preset::PaperLinear, Preset::PaperFlickr, Preset::PaperCocoClip, Preset::PaperCocoResnet];
+    match linear.into_iter().find(|p| p.name() == name) {
+        None if name != "none" => {
+            let names = linear.map(Preset::name).join(", ");
+            Err(format!("expected {names} or none"))
+        }
+        found => Ok(found),
+    }
+}
+
 impl Args {
     fn options(&self, seed: u64) -> Result<CompareOptions> {
         let mut adam = Vec::new();
@@ -93,7 +107,7 @@ impl Args {
                 }));
             }
         }
-        let kernel = self.kernel.build(Preset::Best, false)?;
+        let kernel = self.kernel.build(Preset::Global, false)?;
         if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
             return Err(Error::Unsupported("--exact in compare: use --landmarks".into()).into());
         }
@@ -103,7 +117,7 @@ impl Args {
             bootstrap: evaluation::bootstrap(self.resamples, seed)?,
             loss: self.loss.build()?,
             adam,
-            paper_iters: self.paper_iters,
+            paper: self.paper.iter().copied().flatten().collect(),
             best: BestOptions { budget: self.budget, seed, ..BestOptions::new(Rank::Fixed(self.rank)) },
             exact_loss: !self.no_exact_loss,
             ties: if self.shared_ties { Ties::Optimistic } else { self.ties },

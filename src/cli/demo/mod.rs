@@ -1,9 +1,9 @@
 //! `unicon demo`: real digits, then the paper's synthetic experiment.
 
 mod digits;
-mod synthetic;
 
 use super::output::{self, Report};
+use super::reproduce::Experiment;
 use super::session::{Session, on_backend};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -41,7 +41,9 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
             Some(html) => output::write(&args.report, &html).map(|()| Some(&args.report))?,
             None => None,
         };
-        synthetic::run(session, backend, args.draws, &mut report)?;
+        for experiment in Experiment::SYNTHETIC {
+            experiment.run(session, backend, args.draws, &mut report)?;
+        }
     });
     let seconds = begin.elapsed().as_secs_f64();
     report.value("seconds", seconds)?;

@@ -7,12 +7,14 @@ mod look;
 mod measure;
 mod page;
 pub mod svg;
+mod tables;
 
 pub use examples::{Confusion, Example, Examples, examples};
 pub use history::History;
 pub use look::{Look, look};
 pub use measure::{Measured, measure};
 pub use page::{Page, page};
+pub use tables::tables;
 
 use crate::cli::args::{PositivesArgs, ValidationArgs};
 use crate::cli::encoding::{check_widths, embeddings};

@@ -70,14 +70,16 @@ pub fn page(page: &Page<'_>) -> String {
         examples(page),
     ]
     .concat();
-    let (title, style) = (escape(page.title), svg::style());
+    document(page.title, &format!("{}{}<div class=\"cards\">{cards}</div>", heading(page), tiles(page)))
+}
+
+/// A page of a title and a body.
+pub fn document(title: &str, body: &str) -> String {
+    let (title, style) = (escape(title), svg::style());
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/><title>{title}</title>\
-         <style>{STYLE}{style}</style></head>\n<body><main><h1>{title}</h1>{}{}<div class=\"cards\">{cards}</div>\
-         </main></body></html>\n",
-        heading(page),
-        tiles(page)
+         <style>{STYLE}{style}</style></head>\n<body><main><h1>{title}</h1>{body}</main></body></html>\n"
     )
 }
 

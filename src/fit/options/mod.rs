@@ -89,6 +89,31 @@ pub struct Batches {
     /// Drop a trailing partial batch, as the authors do (the number of dropped rows is reported). Otherwise batches
     /// are made slightly larger so that every row is used.
     pub drop_trailing: bool,
+    /// What weighs the solutions where there are validation rows.
+    pub score: BatchScore,
+}
+
+impl Batches {
+    /// Batches of `size` rows that use every row, weighed by accuracy.
+    pub fn new(size: usize) -> Self {
+        Self { size, count: None, drop_trailing: false, score: BatchScore::default() }
+    }
+}
+
+/// What weighs the solutions of mini-batches where there are validation rows: each has the weight `max(score, 0)`, all the same
+/// where every score is 0. Without validation rows all weigh the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchScore {
+    /// Matching accuracy, x to y: the paper's, on synthetic data.
+    #[default]
+    Accuracy,
+    /// All the same, whatever validation rows say.
+    Equal,
+    /// The mean of Recall@1 of both directions: the authors', on real data.
+    Recall,
+    /// The mean reciprocal rank, the mean of both directions.
+    ReciprocalRank,
 }
 
 /// Which rows stand for the data in a kernel feature map.

@@ -19,6 +19,7 @@ static void fit(const char *name, const unicon_fit_options_t &o) {
     show("whiten", o.whiten);
     show("kernel_ridge", o.kernel_ridge);
     show("cos_clamp", o.cos_clamp);
+    show("batch_score", o.batch_score);
     show("n_negatives", static_cast<double>(o.n_negatives));
     show("growth", o.growth);
     show("exact_last", o.exact_last);
@@ -29,7 +30,11 @@ static void fit(const char *name, const unicon_fit_options_t &o) {
 
 int main() {
     fit("fit", unicon::FitOptions(1).get(nullptr));
-    fit("paper", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER).get(nullptr));
+    fit("paper-linear", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_LINEAR).get(nullptr));
+    fit("paper-kernel", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_KERNEL).get(nullptr));
+    fit("paper-flickr", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_FLICKR).get(nullptr));
+    fit("paper-coco-clip", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_COCO_CLIP).get(nullptr));
+    fit("paper-coco-resnet", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_COCO_RESNET).get(nullptr));
     const unicon_best_options_t b = unicon::BestOptions().get(nullptr);
     SHOW("best", b, energy)
     SHOW("best", b, tau_auto)

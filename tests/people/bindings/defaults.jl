@@ -13,7 +13,9 @@ function show_fields(name, raw, only = nothing)
 end
 
 show_fields("fit", UniCon.fit_options(LinearUniCon(1)))
-show_fields("paper", UniCon.fit_options(LinearUniCon(1; preset = :paper)))
+for preset in (:paper_linear, :paper_kernel, :paper_flickr, :paper_coco_clip, :paper_coco_resnet)
+    show_fields(replace(string(preset), "_" => "-"), UniCon.fit_options(LinearUniCon(1; preset = preset)))
+end
 show_fields("best", UniCon.fit_options(BestUniCon()))
 show_fields("loss", UniCon.Loss(:sigmoid).raw)
 show_fields("kernel", UniCon.Kernel(:rbf).raw)

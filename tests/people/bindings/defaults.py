@@ -15,7 +15,8 @@ def show(name, struct, skip=()):
 
 chosen = ("factorization", "svd", "init", "center", "r", "rank", "kind", "eps_by", "n_landmarks")
 show("fit", _fit.fit_options(1, {})[0], chosen)
-show("paper", _fit.fit_options(1, {"preset": "paper"})[0], chosen)
+for preset in ("paper-linear", "paper-kernel", "paper-flickr", "paper-coco-clip", "paper-coco-resnet"):
+    show(preset, _fit.fit_options(1, {"preset": preset})[0], chosen)
 show("best", _fit.best_options("auto", {})[0], (*chosen, "n_whiten", "n_powers", "n_widths"))
 show("loss", unicon.loss("sigmoid"), chosen)
 show("kernel", unicon.kernel("rbf"), chosen)

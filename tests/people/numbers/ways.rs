@@ -99,7 +99,7 @@ pub fn way(name: &str, loss: Loss, rank: usize, n: usize) -> Way {
             n_iters: 2,
             init: Init::Random,
             center: Center::Off,
-            batches: Some(Batches { size: 30.min(n), count: None, drop_trailing: true }),
+            batches: Some(Batches { drop_trailing: true, ..Batches::new(30.min(n)) }),
             ..plain
         }),
         "damping" => fit(FitOptions { damping: Some(DampingOptions::default()), n_iters: 3, ..plain }),

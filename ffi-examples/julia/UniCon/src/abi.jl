@@ -204,7 +204,7 @@ mutable struct FitOptions_t
     progress::Ptr{Cvoid}
     progress_user::Ptr{Cvoid}
     center::Int32
-    reserved2::Int32
+    batch_score::Int32
     cos_clamp::Float64
     FitOptions_t() = new()
 end

@@ -1,22 +1,26 @@
 """
-    LinearUniCon(r; loss = Loss(), preset = :default, options...)
+    LinearUniCon(r = nothing; loss = nothing, preset = :default, options...)
 
-The linear solver with `r`-dimensional embeddings. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
+The linear solver with `r`-dimensional embeddings. `preset` is `:default` or a schedule of the paper's experiments (`:paper_linear`, `:paper_kernel`,
+`:paper_flickr`, `:paper_coco_clip`, `:paper_coco_resnet`, or `:paper`: that of synthetic data, for linear or kernel encoders), which brings its `r` and its
+loss where these are not given; without one the loss is clip with its defaults. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
 `ridge`, `factorization` (`:sqrt`, `:orthonormal`, `:power` with `power`), `svd` (`:full`, `:randomized`), `init` (`:zeros`,
 `:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `growth`, `exact_last`, `damping`
 ([`Damping`](@ref)), `refine` ([`Refine`](@ref)), `checkpoint` (a file), `budget` (seconds), `seed`, `center` (`:auto`, `:on`, `:off`: whether
 the mean of the features is taken out).
 """
 struct LinearUniCon
-    r::Int
-    loss::Loss
+    r::Union{Nothing,Int}
+    loss::Union{Nothing,Loss}
     preset::Symbol
     options::Dict{Symbol,Any}
-    LinearUniCon(r; loss = Loss(), preset = :default, options...) = new(r, loss, preset, Dict{Symbol,Any}(options))
+    LinearUniCon(r = nothing; loss = nothing, preset = :default, options...) = new(r, loss, preset, Dict{Symbol,Any}(options))
 end
 
+const PRESETS = (default = 0, paper = 1, paper_linear = 2, paper_kernel = 3, paper_flickr = 4, paper_coco_clip = 5, paper_coco_resnet = 6)
+
 """
-    KernelUniCon(r, kernel; landmarks = nothing, loss = Loss(), options...)
+    KernelUniCon(r, kernel; landmarks = nothing, loss = nothing, options...)
 
 The kernel solver. `landmarks` is a number of Nystrom reference points, or a vector of sample numbers (from 1); `nothing` uses
 every sample. `options` as for [`LinearUniCon`](@ref), and `kernel_ridge`.
@@ -65,18 +69,20 @@ function set_landmarks!(raw, landmarks)
     return raw
 end
 
-function fit_options(solver::LinearUniCon)
+function fit_options(solver::LinearUniCon, kernel = nothing)
     raw = FitOptions_t()
     check(c_fit_options_init(raw))
-    check(c_fit_options_preset(raw, choose("preset", solver.preset, (default = 0, paper = 1))))
-    raw.r = solver.r
-    raw.loss = pointer_from_objref(solver.loss.raw)
+    # Before the preset, which sets what is not set, and of which the paper's depends on whether there is a kernel.
+    solver.r === nothing || (raw.r = solver.r)
+    solver.loss === nothing || (raw.loss = pointer_from_objref(solver.loss.raw))
+    kernel === nothing || (raw.kernel = pointer_from_objref(kernel.raw))
+    check(c_fit_options_preset(raw, choose("preset", solver.preset, PRESETS)))
+    raw.r > 0 || throw(ArgumentError("r: expected the dimension of the embeddings, which the preset $(solver.preset) does not bring"))
     return set!(raw, solver.options)
 end
 
 function fit_options(solver::KernelUniCon)
-    raw = fit_options(solver.linear)
-    raw.kernel = pointer_from_objref(solver.kernel.raw)
+    raw = fit_options(solver.linear, solver.kernel)
     return set_landmarks!(raw, solver.landmarks)
 end
 
