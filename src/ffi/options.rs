@@ -19,7 +19,6 @@ use std::time::Duration;
 pub(super) fn default_fit(raw: &mut unicon_fit_options) {
     let o = FitOptions::new(0);
     raw.kernel_ridge = KernelOptions::new(Default::default(), Landmarks::Exact).ridge;
-    raw.power = o.factorization.power();
     raw.svd = UNICON_SVD_FULL as i32;
     raw.final_loss = i32::from(o.final_loss);
     raw.seed = o.seed;
@@ -36,6 +35,7 @@ fn schedule(raw: &mut unicon_fit_options, preset: Preset) {
         Factorization::Power(_) => UNICON_FACTORIZATION_POWER as i32,
         Factorization::Sqrt => UNICON_FACTORIZATION_SQRT as i32,
     };
+    raw.power = o.factorization.power();
     raw.scale_inputs = i32::from(o.scale_inputs);
     raw.n_iters = updates(o.n_iters);
     raw.init = match o.init {

@@ -105,7 +105,10 @@ fn a_preset_is_the_same_in_the_library_the_program_and_c() {
         };
         assert!(relative(&fronts.c(number as i32, set), &ridged) < 1e-9, "{args}");
         // They are as many algorithms.
-        assert!(all.iter().all(|other| relative(other, &want) > 1e-3), "{args}");
+        assert!(
+            all.iter().all(|other| other.shape() != want.shape() || relative(other, &want) > 1e-3),
+            "{args}"
+        );
         all.push(want);
     }
     assert_eq!(all.len(), Preset::ALL.len());
@@ -172,9 +175,9 @@ fn a_preset_of_the_paper_brings_its_rank_and_loss() {
     assert_eq!(said("--preset paper-flickr --rank 2 --tau 0.2"), ("paper-flickr".into(), 2.0, 0.2, 2.0));
     assert_eq!(said("--preset paper-flickr --rank 2 --nu 1"), ("paper-flickr".into(), 2.0, 1.0, 1.0));
     assert_eq!(said("--preset global --rank 2"), ("global".into(), 2.0, 0.07, 1.0));
-    let out = fronts.lab.fails(2, "fit --x x.npy --y y.npy --out m.safetensors");
+    let out = fronts.lab.fails(1, "fit --x x.npy --y y.npy --out m.safetensors");
     assert!(out.contains("--rank") && out.contains("dimension"), "{out}");
-    let out = fronts.lab.fails(2, "fit --preset paper-flickr --x x.npy --y y.npy --out m.safetensors");
+    let out = fronts.lab.fails(1, "fit --preset paper-flickr --x x.npy --y y.npy --out m.safetensors");
     assert!(out.contains("min(d1, d2) = 7") && out.contains("128"), "{out}");
     // C: 0 and NULL are not set yet.
     // SAFETY: structs that the header's functions initialise.
@@ -298,7 +301,7 @@ fn the_papers_kernels_clamp_cosines_in_every_front() {
     let want = of(Preset::PaperKernel.cos_clamp());
     fronts.program("--preset paper --kernel angular");
     let program = Model::load(fronts.lab.path("m.safetensors")).unwrap();
-    fronts.c(UNICON_PRESET_PAPER as i32, |o| {
+    fronts.c(UNICON_PRESET_PAPER_KERNEL as i32, |o| {
         // SAFETY: a struct that its function initialises; it outlives the call.
         let kernel = Box::leak(Box::new(unsafe { std::mem::zeroed::<unicon_kernel>() }));
         // SAFETY: the same.
@@ -338,7 +341,7 @@ fn a_whitened_fit_makes_one_update_unless_told_otherwise() {
         ));
         (json["info"]["iterations"].as_u64().unwrap(), json["warning"].as_str().map(String::from))
     };
-    assert_eq!(iterations("").0, 2);
+    assert_eq!(iterations("--tau 1 --nu 2").0, 2);
     assert_eq!(iterations("--whiten 0.1").0, 1);
     let (two, warning) = iterations("--whiten 0.1 --iters 2 --tau 0.01");
     assert_eq!(two, 2);
