@@ -306,10 +306,11 @@ fn experiments_of_the_paper_are_repeated_by_name() {
     let text = lab.text("reproduce section-4.1 --draws 1");
     assert!(text.contains("Section 4.1") && text.contains("authors' code"), "{text}");
     assert!(lab.fails(2, "reproduce nothing").contains("losses"));
+    assert!(lab.fails(1, "reproduce table-1").contains("--test-x"));
 }
 
-#[test]
-fn compare_runs_every_method_on_the_same_rows() {
+/// Halves of digits to train on, to validate and to test with.
+fn split_digits_lab() -> Lab {
     let lab = digits_lab();
     let rows = |name: &str, from: usize, to: usize| {
         read_all::<f32>(&source(&lab, name)).unwrap()[32 * from..32 * to].to_vec()
@@ -318,6 +319,44 @@ fn compare_runs_every_method_on_the_same_rows() {
         lab.npy(&format!("{set}_x.npy"), &[to - from, 32], &rows("left.npy", from, to));
         lab.npy(&format!("{set}_y.npy"), &[to - from, 32], &rows("right.npy", from, to));
     }
+    lab
+}
+
+/// What `reproduce` says of the paper's schedule is what `fit` and `eval` say.
+#[test]
+fn tables_of_the_paper_are_repeated_on_given_features() {
+    let lab = split_digits_lab();
+    let data = "--x train_x.npy --y train_y.npy --val-x val_x.npy --val-y val_y.npy";
+    let test = "--test-x test_x.npy --test-y test_y.npy --rank 16";
+    let json = lab.json(&format!("reproduce flickr coco-resnet batches {data} {test} --seed 3"));
+    for (experiment, preset, published) in
+        [("flickr", "paper-flickr", 0.284), ("coco-resnet", "paper-coco-resnet", 0.105)]
+    {
+        let rows = json[experiment].as_array().unwrap();
+        let of = |word: &str| rows.iter().find(|r| r["method"].as_str().unwrap().contains(word)).unwrap();
+        let ours = of("schedule");
+        assert_eq!(ours["paper"]["x_to_y"][0], published);
+        assert!(of("raw")["ours"].is_object() && of("default")["ours"]["seconds"].as_f64().unwrap() > 0.0);
+        lab.json(&format!("fit {data} --preset {preset} --rank 16 --seed 3 --out m.safetensors"));
+        let eval = lab.json("eval --model m.safetensors --x test_x.npy --y test_y.npy --k 1,10");
+        assert_eq!(ours["ours"]["recall"]["x_to_y"], eval["recall"]["x_to_y"], "{experiment}");
+        assert_eq!(ours["ours"]["recall"]["y_to_x"], eval["recall"]["y_to_x"], "{experiment}");
+    }
+    assert!(
+        json["flickr"].as_array().unwrap().iter().any(|r| r["method"].as_str().unwrap().contains("Adam"))
+    );
+    let batches = json["batches"].as_array().unwrap();
+    // Of 400 rows.
+    assert_eq!(batches.iter().map(|b| b["rows"].as_u64().unwrap()).collect::<Vec<_>>(), [100]);
+    assert!(
+        lab.fails(1, &format!("reproduce coco-clip {data} {test}"))
+            .contains("at most the number of rows, 400")
+    );
+}
+
+#[test]
+fn compare_runs_every_method_on_the_same_rows() {
+    let lab = split_digits_lab();
     let json = lab.json(
         "compare --x train_x.npy --y train_y.npy --val-x val_x.npy --val-y val_y.npy --test-x test_x.npy --test-y \
          test_y.npy --rank 16 --lr 0.01 --batch 100 --epochs 1 --out c.json --plot c.svg",

@@ -10,7 +10,7 @@ use crate::cli::fit::KernelFitArgs;
 use crate::cli::output::{self, Report};
 use crate::cli::pairs::Pairs;
 use crate::cli::session::{Session, on_backend};
-use adam::AdamOptions;
+pub use adam::{AdamOptions, sgd_clip};
 use anyhow::Result;
 use methods::{CompareOptions, compare, ranked};
 use std::ffi::OsString;

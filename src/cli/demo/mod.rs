@@ -42,7 +42,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
             None => None,
         };
         for experiment in Experiment::SYNTHETIC {
-            experiment.run(session, backend, args.draws, &mut report)?;
+            experiment.synthetic(session, backend, args.draws, &mut report)?;
         }
     });
     let seconds = begin.elapsed().as_secs_f64();

@@ -213,8 +213,9 @@ fn default<B: Backend>(
 
 fn summary(case: &Case, [schedule, best]: [(Vec<f64>, f64); 2]) -> Row {
     let (schedule, best) = (Mean::new(schedule.0, schedule.1), Mean::new(best.0, best.1));
-    // Two standard errors of the difference between two means of n draws each.
-    let noise = 2.0 * (2.0 / schedule.draws.len() as f64).sqrt() * schedule.deviation;
+    // Two standard errors of the difference between two means of n draws each; a draw of 100 pairs has at least a binomial's.
+    let binomial = (schedule.mean * (1.0 - schedule.mean) / 100.0).sqrt();
+    let noise = 2.0 * (2.0 / schedule.draws.len() as f64).sqrt() * schedule.deviation.max(binomial);
     let below = schedule.mean + noise < case.code[0];
     Row { kernel: case.kernel, loss: case.loss, paper: case.paper, code: case.code, schedule, best, below }
 }
