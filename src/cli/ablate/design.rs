@@ -246,7 +246,7 @@ impl Design {
         FitOptions {
             loss: Loss::clip(tau).with_nu(nu),
             factorization: solver.0,
-            batches: solver.1.map(|size| Batches { size, count: None, drop_trailing: false }),
+            batches: solver.1.map(Batches::new),
             whiten,
             n_iters: 1,
             final_loss: false,
