@@ -63,13 +63,13 @@ impl Report {
 }
 
 /// Whether a cell begins like a number.
-fn is_number(cell: &String) -> bool {
+fn is_number(cell: &str) -> bool {
     cell.starts_with(|c: char| c.is_ascii_digit() || "-.".contains(c))
 }
 
 /// Which columns hold numbers alone.
 pub fn numbers(columns: usize, rows: &[Vec<String>]) -> Vec<bool> {
-    (0..columns).map(|k| rows.iter().all(|r| r.get(k).is_some_and(is_number))).collect()
+    (0..columns).map(|k| rows.iter().all(|r| r.get(k).is_some_and(|cell| is_number(cell)))).collect()
 }
 
 impl Part {
