@@ -24,6 +24,9 @@
 //! | kernels | `kernel.rs::of_product` | |
 //! | matching accuracy and retrieval | `retrieval/ranking.rs::matching_accuracy` | |
 //!
+//! `docs/method.md` has the mathematics in the same symbols, and what of it is exact: for fixed features `C` is minus the gradient
+//! of the loss in the bilinear form, and a spectral update the best step at its rank.
+//!
 //! What is ours: a line search along `C` (`fit/damping.rs::damped`), descent by `dL/dz_x = -S z_y` from the spectral start
 //! (`fit/refine.rs::refine`, `fit/minibatch.rs::run`), and the default preset (`fit/best/mod.rs::fit_best`).
 

@@ -17,6 +17,7 @@ mod standin;
 mod golden;
 mod operator;
 mod out_of_core;
+mod proposition;
 mod ranks;
 mod resume;
 

@@ -68,6 +68,87 @@ fn the_losses_of_open_clip_have_its_numbers() {
     python("torch", "open_clip.py");
 }
 
+/// Runs the example of neural encoders in small and reads what it wrote.
+fn neural_example(python: &str, dir: &Path, more: &[&str]) -> serde_json::Value {
+    let (json, plot) = (dir.join("neural.json"), dir.join("neural.svg"));
+    let mut command = python_script(python, "python/examples/neural");
+    command.args([
+        "--seconds",
+        "0.1",
+        "--seeds",
+        "2",
+        "--settings",
+        "1",
+        "--points",
+        "4",
+        "--gap-steps",
+        "5",
+    ]);
+    command.args(["--hidden", "32", "--width", "24", "--r", "8"]).args(more);
+    let text = run(command.arg("--json").arg(&json).arg("--plot").arg(&plot));
+    assert!(text.contains("| alternation |"), "{text}");
+    let plot = std::fs::read_to_string(plot).unwrap();
+    assert_eq!(plot.matches("<polyline").count(), 4, "{plot}");
+    serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap()
+}
+
+#[test]
+fn networks_are_trained_by_the_example() {
+    let Some(found) = python_with("torch") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let result = neural_example(found, dir.path(), &[]);
+    for (name, method) in result["methods"].as_object().unwrap() {
+        let seeds = method["r5"].as_array().unwrap();
+        assert!(
+            seeds.len() == 2 && method["steps"].as_array().unwrap().iter().all(|s| s.as_u64() >= Some(1))
+        );
+        for curve in seeds {
+            let curve: Vec<f64> = curve.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            assert!(curve.len() == 4 && curve.iter().all(|r| (0.0..=1.0).contains(r)), "{name}: {curve:?}");
+            // A spectral step on untrained networks finds three times what chance does (5 of 297).
+            let closed = name == "closed-form start" || name == "alternation";
+            assert!(!closed || curve[3] > 3.0 * 5.0 / 297.0, "{name}: {curve:?}");
+        }
+    }
+    let first = &result["spectral_steps"][0];
+    let score = |when: &str| first[format!("val_mrr_{when}")].as_f64().unwrap();
+    assert!(score("after") > 2.0 * score("before"), "{first}");
+    for (features, fits) in result["gap"].as_object().unwrap() {
+        let loss = |name: &str| {
+            let all = fits.as_array().unwrap();
+            let fit = all.iter().find(|f| f["fit"].as_str().unwrap().starts_with(name));
+            fit.unwrap_or_else(|| panic!("{features}: no {name}"))["loss"].as_f64().unwrap()
+        };
+        // `best` keeps its spectral step or descends from it, and L-BFGS descends from either.
+        assert!(loss("best") <= loss("spectral step of best") * (1.0 + 1e-6), "{features}");
+        assert!(loss("L-BFGS from best") <= loss("best") * (1.0 + 1e-6), "{features}");
+        assert!(loss("L-BFGS from the spectral step") < loss("spectral step, 1 update"), "{features}");
+    }
+}
+
+#[test]
+fn the_example_of_networks_takes_many_to_many_pairs_from_files() {
+    let Some(found) = python_with("torch") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    // Up to two rows of x and three of y of each of some latent points.
+    let script = "import numpy as np\nrng = np.random.default_rng(0)\na, b = rng.normal(size=(6, 12)), rng.normal(size=(6, 10))\n\
+                  for name, n in (('train', 90), ('val', 30), ('test', 30)):\n    z = rng.normal(size=(n, 6))\n    \
+                  for side, u, most in (('x', a, 3), ('y', b, 4)):\n        g = np.repeat(np.arange(n), rng.integers(1, most, n))\n        \
+                  np.save(f'{name}_{side}.npy', z[g] @ u + 0.1 * rng.normal(size=(len(g), u.shape[1])))\n        \
+                  np.save(f'{name}_g{side}.npy', g)\n";
+    run(Command::new(found).args(["-c", script]).current_dir(dir.path()));
+    let folder = dir.path().to_str().unwrap().to_string();
+    let result = neural_example(found, dir.path(), &["--data", &folder]);
+    assert_eq!(result["arguments"]["data"], folder);
+    let end = result["methods"]["closed-form start"]["r5"][0][3].as_f64().unwrap();
+    assert!(end > 0.5, "{end}");
+    // What is not there is named.
+    let mut command = python_script(found, "python/examples/neural");
+    let out = command.args(["--data", "/nowhere"]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("/nowhere/train_x.npy"), "{said}");
+}
+
 #[test]
 fn scikit_learn_searches_and_pipelines() {
     python("sklearn", "estimator.py");
@@ -86,7 +167,16 @@ fn python_is_typed() {
     print!("{}", run(&mut mypy(&root().join("python"))));
     // And a program of the caller's.
     let config = root().join("python/pyproject.toml");
-    print!("{}", run(mypy(&here("")).arg("--config-file").arg(config).arg("typed.py")));
+    print!("{}", run(mypy(&here("")).arg("--config-file").arg(&config).arg("typed.py")));
+    // And the larger example. Base classes and decorators of torch, which may not be installed, are of any type.
+    let mut example = mypy(&root().join("python/examples/neural"));
+    example.args([
+        "--allow-subclassing-any",
+        "--allow-untyped-decorators",
+        "--allow-untyped-calls",
+        "--no-warn-return-any",
+    ]);
+    print!("{}", run(example.arg("--config-file").arg(config).arg("__main__.py")));
 }
 
 #[test]

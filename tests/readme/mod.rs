@@ -27,6 +27,7 @@
 //! * `<!-- run: no, REASON -->` does not run it.
 
 mod data;
+mod links;
 mod page;
 
 use crate::ffi::python_with;
