@@ -96,7 +96,7 @@ def kernel(kind: str, **parameters: Any) -> _abi.Kernel:
     beta : float
         Of exp_cosine, exp(beta cos): -80 to 80, 1 by default.
     gamma : float
-        Of rbf, exp(-gamma |a - b|^2): 1 by default.
+        Of rbf, ``exp(-gamma |a - b|^2)``: 1 by default.
     lengthscale : float
         Of matern32, in units of the features: 1 by default.
     cos_clamp : float

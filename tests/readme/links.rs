@@ -3,12 +3,18 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// Markdown pages under a folder; what is hidden or built is left out.
+/// Markdown pages under a folder. What is hidden or built is left out, and so is the first page of the documentation site, which
+/// links to pages that are made with it: `scripts/site` follows those links.
 fn pages(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() && !path.is_symlink() && !name.starts_with('.') && name != "target" {
+        if path.is_dir()
+            && !path.is_symlink()
+            && !name.starts_with('.')
+            && name != "target"
+            && !path.ends_with("docs/site")
+        {
             pages(&path, found);
         } else if path.is_file() && name.ends_with(".md") {
             found.push(path);

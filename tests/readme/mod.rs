@@ -1,4 +1,5 @@
-//! Everything that README.md, ffi-examples/*/README.md, python/README.md, docs/python.md and docs/ablation.md show is run, in a temporary folder, on small data.
+//! Everything that README.md, ffi-examples/*/README.md, python/README.md, docs/python.md, docs/ablation.md and docs/tutorial.md show is
+//! run, in a temporary folder, on small data. Links of all pages are followed, and the documentation site is built.
 //!
 //! One folder a page; its blocks run in order and see each other's files. `unicon` is the program of this build,
 //! `libunicon` is installed (pkg-config, CMake and the loader find it), Python finds the package `unicon_align`. In the folder
@@ -30,10 +31,10 @@ mod data;
 mod links;
 mod page;
 
-use crate::ffi::python_with;
+use crate::ffi::{python_with, run};
 use crate::library::built;
 use crate::program::Lab;
-use crate::skip::skip;
+use crate::skip::{full, skip};
 use page::{Block, blocks};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -316,6 +317,42 @@ fn page_of_the_ablation() {
 #[test]
 fn page_of_python() {
     check(&root().join("docs/python.md"));
+}
+
+#[test]
+fn tutorial() {
+    let ran = check(&root().join("docs/tutorial.md"));
+    assert!(ran >= 6, "{ran} blocks");
+}
+
+#[test]
+fn pages_that_run_elsewhere() {
+    for page in ["docs/method.md", "docs/neural.md"] {
+        check(&root().join(page));
+    }
+}
+
+#[test]
+fn the_documentation_site_builds_without_a_warning() {
+    if !full() {
+        return;
+    }
+    let Some(python) = python_with("ensurepip") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut site = Command::new(root().join("scripts/site"));
+    site.arg("--out").arg(dir.path()).env("PYTHON", python);
+    site.env("UNICON_PROGRAM", env!("CARGO_BIN_EXE_unicon"));
+    println!("{}", run(site.env("UNICON_LIBRARY", built().join("libunicon.so"))));
+    for (page, holds) in [
+        ("index.html", "docs/index.html"),
+        ("docs/index.html", "tutorial.html"),
+        ("docs/reference/cli.html", "unicon fit"),
+        ("docs/reference/c.html", "unicon_fit_best"),
+        ("docs/reference/python.html", "unicon_align.Context.fit_best"),
+    ] {
+        let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
+        assert!(text.contains(holds), "{page}");
+    }
 }
 
 #[test]

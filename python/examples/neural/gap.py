@@ -56,14 +56,19 @@ def gap(split: Split, r: int, tau: float, context: unicon_align.Context, steps: 
 
 
 def exact(model: unicon_align.Model, part: Part, tau: float, context: unicon_align.Context) -> tuple[float, float]:
-    """The loss of a linear model on all pairs, in float64, and |dL/dF| |F| / L."""
+    """The loss of a linear model on all pairs, in float64, and |dL/dA| |A| / L, A the encoders of whitened features."""
     criterion = ContrastiveLoss("clip", context, tau=tau)
-    encoders = [torch.from_numpy(model.encoder(side)).requires_grad_() for side in ("x", "y")]
-    biases = [torch.from_numpy(model.bias(side)) for side in ("x", "y")]
-    value = criterion(*(rows @ f.T + b for rows, f, b in zip((part.x, part.y), encoders, biases)), part.groups)
-    slopes = torch.autograd.grad(value, encoders)
-    size = sum(float((g.norm() * f.norm()).detach()) ** 2 for g, f in zip(slopes, encoders)) ** 0.5
-    return value.item(), size / value.item()
+    rows = {"x": part.x, "y": part.y}
+    encoders = {side: torch.from_numpy(model.encoder(side)).requires_grad_() for side in rows}
+    value = criterion(*(rows[side] @ f.T + torch.from_numpy(model.bias(side)) for side, f in encoders.items()), part.groups)
+    size = 0.0
+    for side, slope in zip(encoders, torch.autograd.grad(value, list(encoders.values()))):
+        # F = A G^(-1/2), so that dL/dA = dL/dF G^(-1/2); what no row spans is left out.
+        values, basis = torch.linalg.eigh(rows[side].T @ rows[side] / len(rows[side]))
+        spanned = values > 1e-10 * values.max()
+        root, basis = values[spanned].sqrt(), basis[:, spanned]
+        size += float((slope @ basis / root).norm() * (encoders[side].detach() @ basis * root).norm()) ** 2
+    return value.item(), size**0.5 / value.item()
 
 
 def features(body_x: Any, body_y: Any, split: Split) -> Split:
