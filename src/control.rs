@@ -69,6 +69,11 @@ impl Control {
         *self.hook.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = hook;
     }
 
+    /// Whether there is a progress hook.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.hook.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+    }
+
     /// Reports progress and checks for cancellation.
     ///
     /// # Errors

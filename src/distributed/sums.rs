@@ -71,6 +71,19 @@ impl<A> Fold<A> {
         }
     }
 
+    /// Sums that have seen the same blocks as one, their values one after the other.
+    pub(crate) fn side_by_side<V>(folds: Vec<Self>) -> Self
+    where
+        A: Extend<V> + IntoIterator<Item = V>,
+    {
+        let mut folds = folds.into_iter();
+        let mut all = folds.next().unwrap_or_else(|| Self::new(0..usize::MAX));
+        for fold in folds {
+            all.stack.iter_mut().zip(fold.stack).for_each(|(part, other)| part.value.extend(other.value));
+        }
+        all
+    }
+
     /// What is left to be added to other ranks' parts, in order of blocks.
     pub(crate) fn parts(mut self, add: impl FnMut(&mut A, A)) -> Vec<Part<A>> {
         self.settle(None, add);
@@ -128,6 +141,21 @@ mod tests {
             // 70 terms below 1, each sum rounded once.
             prop_assert!((alone.unwrap_or(0.0) - plain).abs() < 70.0 * 70.0 * f64::EPSILON);
         }
+    }
+
+    #[test]
+    fn sums_side_by_side_are_those_of_longer_values() {
+        let add = |a: &mut Vec<f64>, b: Vec<f64>| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        let of = |values: std::ops::Range<usize>| {
+            let mut fold = Fold::new(3..9);
+            for block in [3, 4, 7, 8] {
+                let term = || values.clone().map(|v| (block * 10 + v) as f64).collect::<Vec<f64>>();
+                *fold.block(block, Vec::new, add) = term();
+            }
+            fold
+        };
+        let apart = vec![of(0..2), of(2..5)];
+        assert_eq!(Fold::side_by_side(apart).parts(add), of(0..5).parts(add));
     }
 
     #[test]

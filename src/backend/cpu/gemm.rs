@@ -8,11 +8,11 @@ use super::simd::TileOps;
 use super::simd::clip::check_tile;
 use super::simd::product::{Left, Right, multiply};
 
-/// Inner dimension and columns of a block of the right factor.
-const DEPTH: usize = 512;
-const COLUMNS: usize = 480;
+/// Inner dimension and columns of a block of the right factor: half a megabyte of float32, half of the second cache of Zen 4.
+const DEPTH: usize = 384;
+const COLUMNS: usize = 336;
 /// Rows of a transposed left factor that are copied side by side.
-const SLICE: usize = 8;
+const SLICE: usize = 16;
 
 /// `C <- A B^T` with `A` `m x k` and `B` `n x k`.
 #[allow(clippy::too_many_arguments)]
@@ -77,16 +77,33 @@ pub fn gemm_tn<T: TileOps>(
         packed.pack(&b[p * ldb + j..], ldb, depth, width);
     };
     blocks((m, n, k), add, c, ldc, pack, |c, p, packed, add| {
-        let depth = packed.k();
-        slices.resize(depth * SLICE, T::ZERO);
-        for i in (0..m).step_by(SLICE) {
-            let rows = SLICE.min(m - i);
-            for (l, slice) in slices.chunks_exact_mut(SLICE).enumerate() {
-                slice[..rows].copy_from_slice(&a[(p + l) * lda + i..][..rows]);
-            }
-            multiply(add, &mut c[i * ldc..], ldc, rows, Left::transposed(&slices, SLICE), packed);
-        }
+        multiply_tn(add, c, ldc, m, (&a[p * lda..], lda), std::slice::from_ref(packed), &mut slices);
     });
+}
+
+/// `C <- A^T B`, or `C <- C + A^T B` with `add`, with `B` packed in blocks of columns side by side: `A` is as long as `B`, `C` has
+/// `m` rows. `slices` are reused memory.
+pub(super) fn multiply_tn<T: TileOps>(
+    add: bool,
+    c: &mut [T],
+    ldc: usize,
+    m: usize,
+    (a, lda): (&[T], usize),
+    b: &[Right<T>],
+    slices: &mut Vec<T>,
+) {
+    slices.resize(b.first().map_or(0, Right::k) * SLICE, T::ZERO);
+    for i in (0..m).step_by(SLICE) {
+        let rows = SLICE.min(m - i);
+        for (l, slice) in slices.chunks_exact_mut(SLICE).enumerate() {
+            slice[..rows].copy_from_slice(&a[l * lda + i..][..rows]);
+        }
+        let mut j = 0;
+        for b in b {
+            multiply(add, &mut c[i * ldc + j..], ldc, rows, Left::transposed(slices, SLICE), b);
+            j += b.cols();
+        }
+    }
 }
 
 /// The products whose left factor is read by rows. `pack(packed, p, depth, j, width)` packs a block of the right factor.

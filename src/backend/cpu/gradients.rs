@@ -35,12 +35,13 @@ impl<T: Real> Cpu<T> {
         let owned = self.layout(schedule.n_y(), schedule.tile()).own();
         let mut gy = vec![T::default(); owned.len() * r];
         let state = &mut (&mut gx, TileSums::new(blocks.clone()), &mut gy);
+        let ready = self.ready(tiles, Some(zy), unit.part())?;
         self.columns(
             Phase::Weights,
             (0, 1),
             tiles,
             panels.clone(),
-            (&[zy], weights.passing.as_ref()),
+            (&[zy], weights.passing.as_ref(), ready.as_ref()),
             PIECE,
             state,
             |(gx, sums, _), columns, meter| {
@@ -152,7 +153,7 @@ impl<T: Real> Cpu<T> {
             (0, 1),
             tiles,
             panels.clone(),
-            (&items, weights.passing.as_ref()),
+            (&items, weights.passing.as_ref(), None),
             usize::MAX,
             &mut states,
             |states, columns, meter| {

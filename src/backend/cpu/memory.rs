@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::memory::available;
 use crate::real::Real;
+use std::alloc::{Layout, alloc_zeroed};
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -107,8 +108,7 @@ impl<T: Real> Values<T> {
         match &account.memory {
             Some(memory) => values.place = Place::Lent(memory.zeroed(bytes).ok_or_else(short)?),
             None => {
-                values.own.try_reserve_exact(len).map_err(|_| short())?;
-                values.own.resize(len, T::default());
+                values.own = zeroed(len).ok_or_else(short)?;
             }
         }
         Ok(values)
@@ -129,6 +129,21 @@ impl<T: Real> Values<T> {
             }
         }
     }
+}
+
+/// Zeros whose pages the system makes when they are first written, by whichever thread that is; `None` if there is no memory.
+fn zeroed<T: Real>(len: usize) -> Option<Vec<T>> {
+    let layout = Layout::array::<T>(len).ok()?;
+    if layout.size() == 0 {
+        return Some(Vec::new());
+    }
+    // SAFETY: the layout is not empty.
+    let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
+    if start.is_null() {
+        return None;
+    }
+    // SAFETY: `len` elements of this layout from the allocator of vectors; zero bytes are the number 0.
+    Some(unsafe { Vec::from_raw_parts(start, len, len) })
 }
 
 #[cfg(test)]

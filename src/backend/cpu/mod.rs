@@ -6,14 +6,15 @@
 
 mod backward;
 mod best;
+mod cross;
 pub mod gemm;
 mod gradients;
-mod gram;
 mod matrix;
 mod memory;
 mod panels;
 mod products;
 mod ranks;
+mod ready;
 mod search;
 pub mod simd;
 mod spill;
@@ -190,6 +191,12 @@ impl<T: Real> Cpu<T> {
         };
         let paged = self.spill.as_ref().and_then(|_| source.paged());
         self.install(|| check(paged.as_deref().unwrap_or(source), rows))
+    }
+
+    /// Runs `f`, an operation that hands work to the threads many times: as one of them, which need not be woken each time, where
+    /// nothing in it must be done by the calling thread (progress hooks and messages to other ranks).
+    fn inside<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        if self.group.is_single() && !self.control.is_watched() { self.install(f) } else { f() }
     }
 
     /// Runs `f` with this backend's threads as rayon's.
@@ -392,7 +399,8 @@ impl<T: Real> Backend for Cpu<T> {
         negatives: NegativeSampling,
     ) -> Result<Weights> {
         let mut hold = None;
-        pass1::weights(self, self.whole(s, &mut hold)?, loss, positives, negatives)
+        let s = self.whole(s, &mut hold)?;
+        self.inside(|| pass1::weights(self, s, loss, positives, negatives))
     }
 
     fn cross(
@@ -403,22 +411,25 @@ impl<T: Real> Backend for Cpu<T> {
         y: &Matrix<T>,
     ) -> Result<Mat<f64>> {
         let mut hold = None;
-        pass2::cross(self, self.whole(s, &mut hold)?, w, x, y)
+        let s = self.whole(s, &mut hold)?;
+        self.inside(|| pass2::cross(self, s, w, x, y))
     }
 
     fn apply(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, v: &Matrix<T>) -> Result<Matrix<T>> {
         let mut hold = None;
-        pass2::apply(self, self.whole(s, &mut hold)?, w, false, v)
+        let s = self.whole(s, &mut hold)?;
+        self.inside(|| pass2::apply(self, s, w, false, v))
     }
 
     fn apply_t(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, u: &Matrix<T>) -> Result<Matrix<T>> {
         let mut hold = None;
-        pass2::apply(self, self.whole(s, &mut hold)?, w, true, u)
+        let s = self.whole(s, &mut hold)?;
+        self.inside(|| pass2::apply(self, s, w, true, u))
     }
 
     fn gradients(&self, zx: &Matrix<T>, zy: &Matrix<T>, w: &Weights) -> Result<(Matrix<T>, Matrix<T>)> {
         let s = Similarity::Embeddings(zx, zy);
-        pass2::with_tiles(self, s, w, false, |tiles| self.both_gradients(tiles, zx, zy))
+        self.inside(|| pass2::with_tiles(self, s, w, false, |tiles| self.both_gradients(tiles, zx, zy)))
     }
 
     fn encode_backward(

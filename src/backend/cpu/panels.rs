@@ -31,6 +31,9 @@ impl Meter {
     }
 }
 
+/// Panels that few threads share.
+const PANELS: usize = 8;
+
 /// Adds the second sum to the first.
 // A `Fold` adds values of one type, here vectors.
 #[allow(clippy::ptr_arg)]
@@ -49,7 +52,12 @@ impl<T: Real> Cpu<T> {
         self.control.report(progress)
     }
 
-    /// Runs `work` on every panel and its state in parallel, a wave of one panel a thread at a time, and `fold`s the
+    /// Panels that are shared out together: one a thread, several where threads are few, so that none waits long for the last.
+    pub(super) fn together(&self) -> usize {
+        if self.threads() == 1 { 1 } else { self.threads().max(PANELS) }
+    }
+
+    /// Runs `work` on every panel and its state in parallel, a wave of some panels a thread at a time, and `fold`s the
     /// results in panel order on the calling thread. Reports progress and checks for cancellation between waves.
     pub(super) fn for_panels<S: Send, A: Send>(
         &self,
@@ -59,7 +67,7 @@ impl<T: Real> Cpu<T> {
         work: impl Fn(usize, &mut S) -> Result<A> + Sync,
         mut fold: impl FnMut(A) -> Result<()>,
     ) -> Result<()> {
-        let wave = self.threads();
+        let wave = self.together();
         let total = panels.len();
         for (k, states) in states.chunks_mut(wave).enumerate() {
             let first = panels.start + k * wave;
@@ -67,7 +75,8 @@ impl<T: Real> Cpu<T> {
                 states.iter_mut().map(|state| work(first, state)).collect()
             } else {
                 self.install(|| {
-                    states.par_iter_mut().enumerate().map(|(i, state)| work(first + i, state)).collect()
+                    let each = states.par_iter_mut().enumerate().with_max_len(1);
+                    each.map(|(i, state)| work(first + i, state)).collect()
                 })
             };
             for part in parts {

@@ -3,11 +3,11 @@
 //! Tiles hold `-S`, whose negatives are >= 0; the sign returns when rows are finished.
 
 use super::Cpu;
-use super::gemm::gemm_tn;
 use super::matrix::Matrix;
 
 use super::panels::{Meter, add};
 use super::ranks::Columns;
+use super::ready::Ready;
 use super::spill::bytes;
 use super::tiles::{Source, Tiles};
 use super::weight_tiles::{Coefficients as Narrow, MaskedRows, WeightTiles};
@@ -28,6 +28,8 @@ use std::ops::Range;
 
 /// Rows whose products with all columns are held at once where the columns do not stay.
 pub(crate) const HELD: usize = 65_536;
+/// Columns from which on a panel of rows takes so long that progress is reported after one a thread.
+const MANY: usize = 32_768;
 
 impl<T: Real> Cpu<T> {
     /// `sum_j v_j` and `sum_j beta_j v_j`, when all similarities are 0.
@@ -63,13 +65,19 @@ impl<T: Real> Cpu<T> {
         self.group.sum(fold, 2 * d).map(Some)
     }
 
-    /// The stages of a product of `d` columns: where all columns are here, a panel of rows a thread sees them all at once; where
-    /// they stream past, many rows must share a stream.
-    fn stages(&self, weights: &WeightTiles<'_, T>, values: &Values<'_, T>) -> impl Iterator<Item = Stage> {
+    /// The stages of a product of `d` columns: where all columns are here, some panels of rows see them all at once; where they
+    /// stream past, many rows must share a stream.
+    pub(super) fn stages(
+        &self,
+        weights: &WeightTiles<'_, T>,
+        values: &Values<'_, T>,
+    ) -> impl Iterator<Item = Stage> {
         let schedule = &weights.tiles.schedule;
         let tile = schedule.tile();
         let held = if self.columns_stay(schedule, &values.matrices) {
-            self.threads() * tile
+            // Several panels a thread, so that none waits long for the last one; few where a panel takes long.
+            let panels = if schedule.n_y() > MANY { self.threads() } else { self.together() };
+            panels * tile
         } else {
             self.held_rows(values.v.cols()).div_ceil(tile) * tile
         };
@@ -106,8 +114,17 @@ pub(crate) struct Values<'a, T: Real> {
     v: &'a Matrix<T>,
     /// The embeddings of the columns, where similarities come from any, and `v`.
     matrices: Vec<&'a Matrix<T>>,
+    /// Both packed for all stages, where that pays.
+    ready: Option<Ready<T>>,
     /// `sum_j v_j` and `sum_j beta_j v_j`, where all similarities are 0.
     flat: Option<Vec<f64>>,
+}
+
+impl<T: Real> Values<'_, T> {
+    /// Columns of `V`.
+    pub(super) fn cols(&self) -> usize {
+        self.v.cols()
+    }
 }
 
 /// A block of columns that is here, and where it stands in the whole.
@@ -118,13 +135,13 @@ pub(crate) struct Block<'a, T: Real> {
 
 /// Products on some panels of rows.
 pub(crate) struct Rows<T> {
-    panels: Range<usize>,
+    pub(super) panels: Range<usize>,
     /// `rows x d` of each panel.
-    sums: Vec<Vec<T>>,
+    pub(super) sums: Vec<Vec<T>>,
 }
 
 impl<T: Real> Rows<T> {
-    fn zeros(schedule: &TileSchedule, stage: &Stage, d: usize) -> Self {
+    pub(super) fn zeros(schedule: &TileSchedule, stage: &Stage, d: usize) -> Self {
         let panels = schedule.panels_of(&stage.rows);
         let sums = panels.clone().map(|p| vec![T::default(); schedule.panel(p).len() * d]).collect();
         Self { panels, sums }
@@ -200,7 +217,12 @@ impl<T: Real> Blocks for Cpu<T> {
     ) -> Result<Values<'a, T>> {
         let embeddings = weights.tiles.source.embeddings().map(|(_, zy)| zy);
         let matrices = embeddings.into_iter().chain([v]).collect();
-        Ok(Values { v, matrices, flat: self.flat_sums(weights, v)? })
+        let flat = self.flat_sums(weights, v)?;
+        let ready = match flat {
+            Some(_) => None,
+            None => self.ready(weights.tiles, Some(v), weights.tiles.unit.part())?,
+        };
+        Ok(Values { v, matrices, ready, flat })
     }
 
     fn for_columns<S: Send>(
@@ -217,7 +239,7 @@ impl<T: Real> Blocks for Cpu<T> {
             (stage.index, stage.of),
             weights.tiles,
             schedule.panels_of(&stage.rows),
-            (&values.matrices, weights.passing.as_ref()),
+            (&values.matrices, weights.passing.as_ref(), values.ready.as_ref()),
             usize::MAX,
             state,
             |state, columns, meter| visit(state, &Block { columns, meter }),
@@ -321,29 +343,8 @@ impl<T: Real> Blocks for Cpu<T> {
         weights: &WeightTiles<'_, T>,
         values: &Values<'_, T>,
         x: &Matrix<T>,
-        mut fill: impl FnMut(&Stage, &mut Rows<T>) -> Result<()>,
+        fill: impl FnMut(&Stage, &mut Rows<T>) -> Result<()>,
     ) -> Result<Mat<f64>> {
-        let (schedule, d1, d2) = (&weights.tiles.schedule, x.cols(), values.v.cols());
-        let layout = self.rows_of(schedule);
-        let window = self.row_window(schedule, x)?;
-        let mut c = Fold::new(layout.own_blocks());
-        for stage in self.stages(weights, values) {
-            let mut rows = Rows::zeros(schedule, &stage, d2);
-            fill(&stage, &mut rows)?;
-            let work = |p: usize, sy: &mut Vec<T>| {
-                let (mut gathered, rows) = (Vec::new(), schedule.panel(p));
-                let x = window.get(&rows, &mut gathered)?;
-                let mut part = vec![T::default(); d1 * d2];
-                gemm_tn(d1, d2, rows.len(), false, &mut part, d2, x, d1, sy, d2);
-                Ok((p, part))
-            };
-            self.for_rows(&Meter::quiet(Phase::Weights), &mut rows, work, |(p, part)| {
-                let sum = c.block(schedule.panel(p).start / layout.block(), || vec![0.0; d1 * d2], add);
-                sum.iter_mut().zip(&part).for_each(|(c, v)| *c += v.as_f64());
-                Ok(())
-            })?;
-        }
-        let c = self.group.sum(c, d1 * d2)?;
-        Ok(Mat::from_fn(d1, d2, |i, j| c[i * d2 + j]))
+        self.cross_product(weights, values, x, fill)
     }
 }

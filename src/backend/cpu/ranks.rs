@@ -3,6 +3,7 @@
 use super::Cpu;
 use super::matrix::Matrix;
 use super::panels::Meter;
+use super::ready::Ready;
 use super::spill::bytes;
 use super::tiles::Tiles;
 use crate::backend::Similarity;
@@ -57,6 +58,8 @@ impl<T: Real> Window<'_, T> {
 pub(super) struct Columns<'a, T: Real> {
     /// Their positions.
     pub(super) range: Range<usize>,
+    /// All columns packed, where that pays.
+    pub(super) ready: Option<&'a Ready<T>>,
     windows: Vec<Window<'a, T>>,
     /// Whether the first are embeddings.
     embedded: bool,
@@ -304,7 +307,8 @@ impl<T: Real> Cpu<T> {
     }
 
     /// Shows this rank all columns that its `panels` visit, in ascending order of positions, in pieces of at most `width`:
-    /// `compute` with the rows of `matrices` there (and coefficients, where they are shared out), then `after` (which may call collectives). The next piece is fetched
+    /// `compute` with the rows of `matrices` there (and coefficients, where they are shared out, and all columns packed, where they
+    /// are), then `after` (which may call collectives). The next piece is fetched
     /// while `compute` runs on the pool. `stage` of `stages` such visits make up the whole, for progress.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn columns<S: Send>(
@@ -313,7 +317,7 @@ impl<T: Real> Cpu<T> {
         (stage, stages): (usize, usize),
         tiles: &Tiles<'_, T>,
         panels: Range<usize>,
-        (matrices, coefficients): (&[&Matrix<T>], Option<&Matrix<T>>),
+        (matrices, coefficients, ready): (&[&Matrix<T>], Option<&Matrix<T>>, Option<&Ready<T>>),
         width: usize,
         state: &mut S,
         compute: impl Fn(&mut S, &Columns<'_, T>, &Meter) -> Result<()> + Sync + Send,
@@ -327,7 +331,8 @@ impl<T: Real> Cpu<T> {
         if schedule.is_sampled() && !self.group.is_single() {
             let windows: Result<_> =
                 matrices.iter().map(|m| self.halo(schedule, panels.clone(), m)).collect();
-            let piece = Columns { range: 0..schedule.n_y(), windows: windows?, embedded, passing };
+            let piece =
+                Columns { range: 0..schedule.n_y(), ready: None, windows: windows?, embedded, passing };
             let meter = Meter::quiet(phase);
             compute(state, &piece, &meter)?;
             self.report(phase, stage + 1, stages)?;
@@ -338,7 +343,7 @@ impl<T: Real> Cpu<T> {
             for k in 0..pieces {
                 let range = k * width..((k + 1) * width).min(schedule.n_y());
                 let windows = matrices.iter().map(|m| Window::Matrix(m, schedule.y_ids())).collect();
-                let piece = Columns { range, windows, embedded, passing };
+                let piece = Columns { range, ready, windows, embedded, passing };
                 let meter = Meter {
                     phase,
                     done: stage * pieces + k,
@@ -364,7 +369,7 @@ impl<T: Real> Cpu<T> {
                     Window::Piece { start: range.start, cols: m.cols(), data: data.into() }
                 });
             }
-            let piece = Columns { range: range.clone(), windows, embedded, passing };
+            let piece = Columns { range: range.clone(), ready: None, windows, embedded, passing };
             let meter = Meter::quiet(phase);
             let mut done = Ok(0.0);
             let mut brought = Ok(Vec::new());

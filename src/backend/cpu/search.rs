@@ -117,7 +117,7 @@ impl<T: Real> Cpu<T> {
             (0, 1),
             &tiles,
             panels.clone(),
-            (&[items], None),
+            (&[items], None, None),
             usize::MAX,
             &mut best,
             |best, columns, meter| {

@@ -45,7 +45,7 @@ impl<T: Real> Cpu<T> {
                 (stage, if at_once { 1 } else { 2 }),
                 &tiles,
                 panels.clone(),
-                (&items, None),
+                (&items, None, None),
                 usize::MAX,
                 &mut states,
                 |states, columns, meter| {
@@ -84,7 +84,7 @@ fn best_positives<T: Real>(
         if panel.rows.clone().all(|i| tiles.positives.row_in(i, &range).is_empty()) {
             continue;
         }
-        tiles.take_columns(columns.z(), &range, scratch)?;
+        tiles.take_columns(columns, &range, scratch)?;
         for strip in panel.strips(tiles.unit.strip()) {
             tiles.fill_negatives(panel, &strip, &range, scratch)?;
             for &(li, lj, s) in &scratch.masked {
@@ -117,7 +117,7 @@ fn count_before<T: Real>(
     state: &mut [State<T>],
 ) -> Result<()> {
     for range in tiles.schedule.tiles_in(p, &columns.range) {
-        tiles.take_columns(columns.z(), &range, scratch)?;
+        tiles.take_columns(columns, &range, scratch)?;
         for strip in panel.strips(tiles.unit.strip()) {
             // Positives are masked to -inf: only wrong items count.
             tiles.fill_negatives(panel, &strip, &range, scratch)?;

@@ -4,7 +4,7 @@ use super::Cpu;
 use super::ranks::PIECE;
 use super::simd::AdditiveKind;
 use super::tile_sums::TileSums;
-use super::tiles::{Scratch, Tiles, product};
+use super::tiles::{Scratch, Tiles, cuts, product};
 use super::weight_tiles::additive_kind;
 use crate::control::Phase;
 use crate::error::Result;
@@ -26,6 +26,10 @@ trait Sums<T>: Sync {
     /// Rows of a tile that are visited together, at most; `unit` of them where it does not matter.
     fn strip(&self, unit: usize) -> usize {
         unit
+    }
+    /// Columns that are visited together, at most: so few that a strip's similarities stay in the nearest cache.
+    fn part(&self, unit: usize) -> usize {
+        unit.max(256)
     }
     /// The row position's sum before any tile.
     fn row(&self, position: usize) -> Self::Row;
@@ -91,6 +95,11 @@ impl<T: Real> Sums<T> for ByMaxima<T> {
 
     /// Maxima of columns are raised strip by strip, at some cost each.
     fn strip(&self, _: usize) -> usize {
+        TILE
+    }
+
+    /// As for the maxima of rows.
+    fn part(&self, _: usize) -> usize {
         TILE
     }
 
@@ -257,6 +266,8 @@ impl<T: Real> Cpu<T> {
         let zx = zx.as_ref();
         let mut states: Vec<Vec<S::Row>> =
             panels.clone().map(|p| schedule.panel(p).map(|i| sums.row(i)).collect()).collect();
+        let width = sums.part(tiles.unit.part());
+        let ready = self.ready(tiles, None, width)?;
         let mut y = Vec::new();
         let state = &mut (&mut states, TileSums::new(blocks.clone()), &mut y);
         self.columns(
@@ -264,7 +275,7 @@ impl<T: Real> Cpu<T> {
             (0, 1),
             tiles,
             panels.clone(),
-            (&items, None),
+            (&items, None, ready.as_ref()),
             PIECE,
             state,
             |(states, totals, _), columns, meter| {
@@ -276,15 +287,18 @@ impl<T: Real> Cpu<T> {
                     let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
                     let panel = tiles.panel(p, zx, &mut rows_z)?;
                     for range in schedule.tiles_in(p, &columns.range) {
-                        tiles.take_columns(columns.z(), &range, &mut scratch)?;
-                        let mut part = sums.columns(&range);
-                        for strip in panel.strips(sums.strip(tiles.unit.strip())) {
-                            tiles.fill_negatives(&panel, &strip, &range, &mut scratch)?;
-                            let rows = panel.rows.start + strip.start..panel.rows.start + strip.end;
-                            sums.visit(&scratch.tile, rows, &mut row[strip], &mut part);
+                        let mut finished = Vec::new();
+                        for cut in cuts(range.clone(), width) {
+                            tiles.take_columns(columns, &cut, &mut scratch)?;
+                            let mut part = sums.columns(&cut);
+                            for strip in panel.strips(sums.strip(tiles.unit.strip())) {
+                                tiles.fill_negatives(&panel, &strip, &cut, &mut scratch)?;
+                                let rows = panel.rows.start + strip.start..panel.rows.start + strip.end;
+                                sums.visit(&scratch.tile, rows, &mut row[strip], &mut part);
+                            }
+                            finished.extend(sums.finish(&cut, part));
                         }
-                        let part = sums.finish(&range, part);
-                        parts.push((range, part));
+                        parts.push((range, finished));
                     }
                     Ok((p, parts))
                 };

@@ -1,7 +1,7 @@
 //! Tiles of similarities: made from embeddings by a matrix product, or copied from a given matrix.
 
 use super::matrix::Matrix;
-use super::ranks::Window;
+use super::ranks::{Columns, Window};
 use super::unit::{Factor, Rows, Unit};
 use crate::backend::Similarity;
 use crate::error::Result;
@@ -11,6 +11,7 @@ use crate::real::Real;
 use crate::similarity::masked::for_masked_in;
 use crate::similarity::schedule::TileSchedule;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Where the tiles' values come from, with its orientation.
 pub(super) enum Source<'a, T: Real> {
@@ -92,19 +93,35 @@ impl<T> Panel<'_, T> {
     }
 }
 
+/// A range, cut into parts of at most `width`.
+pub(super) fn cuts(range: Range<usize>, width: usize) -> impl Iterator<Item = Range<usize>> {
+    let Range { start, end } = range;
+    (start..end).step_by(width.max(1)).map(move |start| start..(start + width).min(end))
+}
+
+/// Packs a factor anew, in its own memory if nobody shares it.
+pub(super) fn packed_anew<T>(factor: &mut Arc<Factor<T>>, pack: impl FnOnce(&mut Factor<T>)) {
+    if let Some(own) = Arc::get_mut(factor) {
+        return pack(own);
+    }
+    let mut new = Factor::default();
+    pack(&mut new);
+    *factor = Arc::new(new);
+}
+
 /// Buffers of one worker.
 pub(super) struct Scratch<T> {
     /// The tile's similarities or weights, `rows x cols`, row-major.
     pub(super) tile: Vec<T>,
     pub(super) masked: Vec<Masked<T>>,
     gathered: Vec<T>,
-    columns: Factor<T>,
+    columns: Arc<Factor<T>>,
 }
 
 impl<T> Default for Scratch<T> {
     fn default() -> Self {
         let (tile, masked, gathered) = (Vec::new(), Vec::new(), Vec::new());
-        Self { tile, masked, gathered, columns: Factor::default() }
+        Self { tile, masked, gathered, columns: Arc::default() }
     }
 }
 
@@ -137,17 +154,19 @@ impl<'a, T: Real> Tiles<'a, T> {
         Ok(Panel { rows, z, packed })
     }
 
-    /// Makes `cols` the columns that [`fill`](Self::fill) makes tiles of; their embeddings are found in `zy`.
+    /// Makes `cols` the columns that [`fill`](Self::fill) makes tiles of.
     pub(super) fn take_columns(
         &self,
-        zy: Option<&Window<'_, T>>,
+        columns: &Columns<'_, T>,
         cols: &Range<usize>,
         scratch: &mut Scratch<T>,
     ) -> Result<()> {
-        if let Some(zy) = zy {
+        if let Some(ready) = columns.ready.and_then(|ready| ready.z(cols)) {
+            scratch.columns = ready;
+        } else if let Some(zy) = columns.z() {
             let z = zy.get(cols, &mut scratch.gathered)?;
             let r = z.len() / cols.len().max(1);
-            self.unit.pack_transposed(&mut scratch.columns, z, cols.len(), r);
+            packed_anew(&mut scratch.columns, |out| self.unit.pack_transposed(out, z, cols.len(), r));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What multiplies tiles: vector registers in the number type itself, or a matrix unit on bfloat16 halves.
 
+use super::gemm::multiply_tn;
 use super::simd;
 use super::simd::halves::{self, Engine, Order, Packed, Products};
 use super::simd::product::{Left, Right, multiply};
@@ -123,6 +124,38 @@ impl Unit {
     pub(super) fn pack_rows<T: Real>(self, out: &mut Rows, values: &[T], rows: usize, k: usize) {
         if let (Self::Halves(_, products), Some(values)) = (self, T::as_f32(values)) {
             out.halves.left(values, k, Order::OuterFirst, rows, k, products);
+        }
+    }
+
+    /// `C <- A^T B`, or `C <- C + A^T B` with `add`, where `values` begins with the first of the `rows` columns of `A`, a row-major
+    /// matrix as long as `b` with leading dimension `lda`; `C` is row-major with leading dimension `ldc`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn multiply_transposed<T: Real>(
+        self,
+        add: bool,
+        c: &mut [T],
+        ldc: usize,
+        (values, lda): (&[T], usize),
+        rows: usize,
+        b: &Factor<T>,
+        (packed, slices): &mut (Rows, Vec<T>),
+    ) {
+        if let (Self::Halves(engine, products), Some(values)) = (self, T::as_f32(values))
+            && let Some(c) = T::as_f32_mut(c)
+        {
+            packed.halves.left(values, lda, Order::InnerFirst, rows, b.halves.k(), products);
+            halves::multiply(engine, add, c, ldc, (0, rows), &packed.halves, &b.halves);
+        } else {
+            multiply_tn(add, c, ldc, rows, (values, lda), std::slice::from_ref(&b.vectors), slices);
+        }
+    }
+
+    /// Bytes of a packed number.
+    pub(super) fn bytes<T>(self) -> usize {
+        match self {
+            Self::Vectors => size_of::<T>(),
+            Self::Halves(_, Products::One) => 2,
+            Self::Halves(_, Products::Three) => 4,
         }
     }
 

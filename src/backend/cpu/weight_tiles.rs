@@ -5,7 +5,7 @@ use super::matrix::Matrix;
 use super::ranks::{Columns, Lookup, Window};
 use super::simd::AdditiveKind;
 use super::sums::column_layers;
-use super::tiles::{Panel, Scratch, Tiles, product};
+use super::tiles::{Panel, Scratch, Tiles, cuts, packed_anew, product};
 use super::unit::{Factor, Rows};
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
@@ -14,6 +14,7 @@ use crate::similarity::Weights;
 use crate::similarity::coefficients::Coefficients as Wide;
 use crate::similarity::masked::masked_of_row;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The additive member as the micro-kernels take it.
 pub(super) fn additive_kind(loss: &Loss) -> AdditiveKind {
@@ -56,14 +57,14 @@ pub(super) struct WeightScratch<T> {
     sums: Vec<T>,
     /// The weights and the columns' values, packed, and the values before.
     pub(super) weights: Rows,
-    values: Factor<T>,
+    values: Arc<Factor<T>>,
     gathered: Vec<T>,
 }
 
 impl<T> Default for WeightScratch<T> {
     fn default() -> Self {
         let (columns, layers, sums, gathered) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (weights, values) = (Rows::default(), Factor::default());
+        let (weights, values) = (Rows::default(), Arc::default());
         Self { tiles: Scratch::default(), columns, layers, sums, weights, values, gathered }
     }
 }
@@ -149,8 +150,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
 
     /// Parts of a tile's columns whose weights are multiplied together: they stay in the second cache with their values.
     pub(super) fn parts(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
-        let (Range { start, end }, part) = (range, self.tiles.unit.part());
-        (start..end).step_by(part).map(move |start| start..(start + part).min(end))
+        cuts(range, self.tiles.unit.part())
     }
 
     /// Makes the column positions `range` those that [`fill`](Self::fill) makes weights of.
@@ -160,7 +160,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         range: &Range<usize>,
         scratch: &mut WeightScratch<T>,
     ) -> Result<()> {
-        self.tiles.take_columns(columns.z(), range, &mut scratch.tiles)?;
+        self.tiles.take_columns(columns, range, &mut scratch.tiles)?;
         let mut passed = Vec::new();
         let mut of_columns = |held: &[T]| -> Result<Vec<T>> {
             Ok(match &self.passing {
@@ -268,7 +268,13 @@ impl<'a, T: Real> WeightTiles<'a, T> {
     ) -> Result<()> {
         let (unit, n, d) = (self.tiles.unit, range.len(), out.len() / panel.rows.len().max(1));
         self.take_columns(columns, range, scratch)?;
-        unit.pack(&mut scratch.values, columns.values(range, &mut scratch.gathered)?, n, d);
+        match columns.ready.and_then(|ready| ready.values(range)) {
+            Some(ready) => scratch.values = ready,
+            None => {
+                let values = columns.values(range, &mut scratch.gathered)?;
+                packed_anew(&mut scratch.values, |out| unit.pack(out, values, n, d));
+            }
+        }
         for strip in panel.strips(unit.strip()) {
             self.fill(panel, &strip, range, scratch)?;
             let weights = &scratch.tiles.tile[..strip.len() * n];

@@ -191,6 +191,11 @@ impl Packed {
         f32::dispatch(level(), Pack { out: self, values, ld, from, to });
     }
 
+    /// The inner dimension.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
     /// Squares along the inner dimension.
     fn depth(&self) -> usize {
         self.k.div_ceil(2 * SIDE)
@@ -244,9 +249,21 @@ impl Kernel<f32> for Pack<'_> {
     fn run<V: Lanes<T = f32>>(self) {
         let Self { out, values, ld, from, to } = self;
         let (depth, halves, k, outer) = (out.depth(), out.halves, out.k, out.outer);
+        #[cfg(target_arch = "x86_64")]
+        let by_instruction = level() == super::SimdLevel::Avx512 && super::avx512bf16::rounds();
         for (index, squares) in out.squares.chunks_exact_mut((depth * halves).max(1)).enumerate() {
             let first = index * SIDE;
             let n = outer.saturating_sub(first).min(SIDE);
+            #[cfg(target_arch = "x86_64")]
+            if halves == 1 && by_instruction {
+                let values = match from {
+                    Order::OuterFirst => &values[(first * ld).min(values.len())..],
+                    Order::InnerFirst => &values[first.min(values.len())..],
+                };
+                // SAFETY: the features are there, and the factor lies in `values` (`pack` has checked it).
+                unsafe { super::avx512bf16::squares(squares, values, ld, (n, k), from, to) };
+                continue;
+            }
             for (p, squares) in squares.chunks_exact_mut(halves).enumerate() {
                 let p = 2 * SIDE * p;
                 for (half, square) in squares.iter_mut().enumerate() {
@@ -475,6 +492,76 @@ mod tests {
         for bits in [0x7fff_ffff, 0xffff_ffff, 0x7f80_0001, 0xffc0_0000] {
             assert!(f32::from_bits(high(f32::from_bits(bits))).is_nan(), "{bits:x}");
         }
+    }
+
+    /// High halves by the processor's instruction are those of the loops, edges and numbers too large for any included.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_instruction_rounds_as_the_loops_do() {
+        use super::super::avx512bf16;
+        if level() != super::super::SimdLevel::Avx512 || !avx512bf16::rounds() {
+            println!("skipped: this processor has no AVX512-BF16");
+            return;
+        }
+        let special = [
+            f32::MAX,
+            -f32::MAX,
+            f32::from_bits(0x7f7f_8000),
+            f32::from_bits(0x7f7f_7fff),
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            -0.0,
+            f32::MIN_POSITIVE,
+            1.0 + 2f32.powi(-8),
+            1.0 + 3.0 * 2f32.powi(-8),
+        ];
+        let value = |i: usize| match i % 7 {
+            0 => special[i / 7 % special.len()],
+            _ => (i as f32 * 0.37).sin() * 2f32.powi((i % 61) as i32 - 30),
+        };
+        for (outer, k) in [(16, 32), (16, 64), (5, 31), (1, 1), (15, 33), (16, 7)] {
+            for from in [Order::OuterFirst, Order::InnerFirst] {
+                for to in [Order::OuterFirst, Order::InnerFirst] {
+                    let ld = if from == Order::OuterFirst { k + 3 } else { outer + 1 };
+                    let values: Vec<f32> =
+                        (0..ld * if from == Order::OuterFirst { outer } else { k }).map(value).collect();
+                    // What was there before does not show.
+                    let mut out = vec![Square([[0x1234_5678; SIDE]; SIDE]); k.div_ceil(2 * SIDE)];
+                    // SAFETY: the features are there; the factor fills `values`.
+                    unsafe { avx512bf16::squares(&mut out, &values, ld, (outer, k), from, to) };
+                    for r in 0..SIDE {
+                        for p in 0..2 * SIDE * out.len() {
+                            let word = match to {
+                                Order::OuterFirst => out[p / 32].0[r][p % 32 / 2],
+                                Order::InnerFirst => out[p / 32].0[p % 32 / 2][r],
+                            };
+                            let found = if p % 2 == 0 { word << 16 } else { word & 0xffff_0000 };
+                            let wanted = match r < outer && p < k {
+                                true if from == Order::OuterFirst => high(values[r * ld + p]),
+                                true => high(values[p * ld + r]),
+                                false => 0,
+                            };
+                            assert_eq!(found, wanted, "{outer} x {k}, {from:?} to {to:?}, at {r} {p}");
+                        }
+                    }
+                }
+            }
+        }
+        // NaN stays NaN; subnormal numbers become zeros.
+        let mut out = [ZERO];
+        // SAFETY: as above.
+        unsafe {
+            avx512bf16::squares(
+                &mut out,
+                &[f32::NAN, 1e-40],
+                2,
+                (1, 2),
+                Order::OuterFirst,
+                Order::OuterFirst,
+            );
+        }
+        assert!(f32::from_bits(out[0].0[0][0] << 16).is_nan());
+        assert_eq!(out[0].0[0][0] >> 16, 0);
     }
 
     #[test]

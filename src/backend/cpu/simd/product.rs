@@ -47,6 +47,11 @@ impl<T: Dispatch> Right<T> {
         self.k
     }
 
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
     /// Packs a row-major `k x cols` matrix with leading dimension `ld`, reusing this value's memory.
     pub fn pack(&mut self, b: &[T], ld: usize, k: usize, cols: usize) {
         check_tile(b.len(), ld, k, cols);
@@ -59,10 +64,14 @@ impl<T: Dispatch> Right<T> {
         T::dispatch(level(), Pack { out: self, b, ld, k, cols, transposed: true });
     }
 
-    fn resize(&mut self, k: usize, cols: usize, lanes: usize) {
+    /// Makes room for so much, forgets what was there and returns the number of lines: zeros would be written over at once.
+    fn make_room(&mut self, k: usize, cols: usize, lanes: usize) -> usize {
         let elements = k * cols.div_ceil(lanes) * lanes;
+        let lines = (elements * size_of::<T>()).div_ceil(64);
         (self.k, self.cols) = (k, cols);
-        self.lines.resize((elements * size_of::<T>()).div_ceil(64), Line([0; 64]));
+        self.lines.clear();
+        self.lines.reserve_exact(lines);
+        lines
     }
 }
 
@@ -108,6 +117,20 @@ pub fn multiply<T: Dispatch>(add: bool, c: &mut [T], ldc: usize, rows: usize, a:
     }
 }
 
+/// Asks for the cache line at an address, which may be any.
+#[inline(always)]
+pub(super) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing that the program could see.
+    #[allow(unused_unsafe)]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 struct Pack<'a, T> {
     out: &'a mut Right<T>,
     b: &'a [T],
@@ -122,12 +145,12 @@ impl<T: Dispatch> Kernel<T> for Pack<'_, T> {
     #[inline(always)]
     fn run<V: Lanes<T = T>>(self) {
         let Self { out, b, ld, k, cols, transposed } = self;
-        out.resize(k, cols, V::N);
+        let lines = out.make_room(k, cols, V::N);
         let (to, from) = (out.lines.as_mut_ptr().cast::<T>(), b.as_ptr());
         for first in (0..cols).step_by(WIDTH * V::N) {
             let width = (cols - first).min(WIDTH * V::N);
             let padded = width.div_ceil(V::N) * V::N;
-            // SAFETY: groups lie one after the other in the memory that was just made, `padded` elements a row; what is read
+            // SAFETY: groups lie one after the other in the memory that was just reserved, `padded` elements a row; what is read
             // lies in the checked matrix.
             unsafe {
                 let group = to.add(first * k);
@@ -143,6 +166,13 @@ impl<T: Dispatch> Kernel<T> for Pack<'_, T> {
                     }
                 }
             }
+        }
+        // What is left of the last line, which nobody reads.
+        let written = k * cols.div_ceil(V::N) * V::N * size_of::<T>();
+        // SAFETY: the lines have been reserved, and up to here written: rows of all groups, registers at a time.
+        unsafe {
+            to.cast::<u8>().add(written).write_bytes(0, lines * 64 - written);
+            out.lines.set_len(lines);
         }
     }
 }
@@ -241,6 +271,12 @@ impl<T: Dispatch, const TRANSPOSED: bool> Multiply<'_, T, TRANSPOSED> {
         let (k, lda) = (self.b.k, self.a.ld);
         let b = self.b.lines.as_ptr().cast::<T>().wrapping_add(j * k);
         let a = self.a.values.as_ptr().wrapping_add(if TRANSPOSED { i } else { i * lda });
+        // What the sums are added to comes while they are made.
+        for r in 0..R {
+            for w in 0..W {
+                prefetch(self.c.as_ptr().wrapping_add((i + r) * self.ldc + j + w * V::N));
+            }
+        }
         let mut sums = [[V::splat(T::ZERO); W]; R];
         for p in 0..k {
             // SAFETY: p < k and i + R <= rows: inside the checked left factor; a packed group has `k` rows of `W` registers.

@@ -224,7 +224,7 @@ register! {
 /// # Safety
 /// AVX-512F must be there.
 #[inline(always)]
-unsafe fn transposed_ps(rows: [__m512; 16]) -> [__m512; 16] {
+pub(super) unsafe fn transposed_ps(rows: [__m512; 16]) -> [__m512; 16] {
     // SAFETY: registers only.
     unsafe {
         // Pairs of neighbouring rows, then fours, within quarters of 128 bits; then the quarters change places.
