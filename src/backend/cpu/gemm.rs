@@ -95,8 +95,12 @@ pub(super) fn multiply_tn<T: TileOps>(
     slices.resize(b.first().map_or(0, Right::k) * SLICE, T::ZERO);
     for i in (0..m).step_by(SLICE) {
         let rows = SLICE.min(m - i);
-        for (l, slice) in slices.chunks_exact_mut(SLICE).enumerate() {
-            slice[..rows].copy_from_slice(&a[l * lda + i..][..rows]);
+        for (l, slice) in slices.as_chunks_mut::<SLICE>().0.iter_mut().enumerate() {
+            // A whole slice is a copy of known length, no call.
+            match a[l * lda + i..].first_chunk::<SLICE>().filter(|_| rows == SLICE) {
+                Some(row) => *slice = *row,
+                None => slice[..rows].copy_from_slice(&a[l * lda + i..][..rows]),
+            }
         }
         let mut j = 0;
         for b in b {

@@ -4,6 +4,7 @@ use super::halves::{Order, SIDE, Square, pairs_of};
 use super::product::prefetch;
 use super::x86::transposed_ps;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Rows whose sums, two registers each, are in flight: enough to hide the latency of the instruction.
 const ROWS: usize = 8;
@@ -72,15 +73,15 @@ pub fn rounds() -> bool {
         && is_x86_feature_detected!("avx512bf16")
 }
 
-/// Packs 16 rows or columns of a factor, of which `n` are there, and `k` along the inner dimension: `out` are the squares of their
-/// high halves. `values` begins with the first of them; the other arguments are those of
+/// Packs 16 rows or columns of a factor, of which `n` are there, and `k` along the inner dimension: `out` become the squares of their
+/// high halves, all of them written. `values` begins with the first of them; the other arguments are those of
 /// [`Packed`](super::halves::Packed)'s packing. Numbers are rounded by the processor's instruction, which takes subnormal ones for
 /// zero; numbers too large for any bfloat16 are cut as everywhere.
 /// # Safety
 /// The processor must have AVX-512F, AVX-512BW and AVX512-BF16; the `n` by `k` elements must lie in `values`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn squares(
-    out: &mut [Square],
+    out: &mut [MaybeUninit<Square>],
     values: &[f32],
     ld: usize,
     (n, k): (usize, usize),
@@ -91,7 +92,7 @@ pub unsafe fn squares(
     for (q, square) in out.iter_mut().enumerate() {
         let p = 2 * SIDE * q;
         let left = k.saturating_sub(p);
-        let rows = square.0.as_mut_ptr().cast::<__m512i>();
+        let rows = square.as_mut_ptr().cast::<__m512i>();
         let here = match from {
             Order::OuterFirst => {
                 let (lower, upper) = (first(left), first(left.saturating_sub(SIDE)));

@@ -10,6 +10,7 @@
 use super::clip::check_tile;
 use super::lanes::{Dispatch, Kernel, Lanes};
 use super::{amx, level};
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 /// Rows or columns of `C` of a square, and its pairs along the inner dimension.
@@ -187,7 +188,8 @@ impl Packed {
         (self.outer, self.k, self.halves) = (outer, k, products.halves());
         // Whole blocks, filled up with zeros.
         let squares = outer.div_ceil(BLOCK) * 2 * self.depth() * self.halves;
-        self.squares.resize(squares, ZERO);
+        self.squares.clear();
+        self.squares.reserve_exact(squares);
         f32::dispatch(level(), Pack { out: self, values, ld, from, to });
     }
 
@@ -251,7 +253,9 @@ impl Kernel<f32> for Pack<'_> {
         let (depth, halves, k, outer) = (out.depth(), out.halves, out.k, out.outer);
         #[cfg(target_arch = "x86_64")]
         let by_instruction = level() == super::SimdLevel::Avx512 && super::avx512bf16::rounds();
-        for (index, squares) in out.squares.chunks_exact_mut((depth * halves).max(1)).enumerate() {
+        let count = outer.div_ceil(BLOCK) * 2 * depth * halves;
+        let room = &mut out.squares.spare_capacity_mut()[..count];
+        for (index, squares) in room.chunks_exact_mut((depth * halves).max(1)).enumerate() {
             let first = index * SIDE;
             let n = outer.saturating_sub(first).min(SIDE);
             #[cfg(target_arch = "x86_64")]
@@ -290,10 +294,12 @@ impl Kernel<f32> for Pack<'_> {
                             }
                         }
                     }
-                    *square = if from == to { words } else { transposed::<V>(&words) };
+                    square.write(if from == to { words } else { transposed::<V>(&words) });
                 }
             }
         }
+        // SAFETY: all of them have been written.
+        unsafe { out.squares.set_len(count) };
     }
 }
 
@@ -526,9 +532,12 @@ mod tests {
                     let values: Vec<f32> =
                         (0..ld * if from == Order::OuterFirst { outer } else { k }).map(value).collect();
                     // What was there before does not show.
-                    let mut out = vec![Square([[0x1234_5678; SIDE]; SIDE]); k.div_ceil(2 * SIDE)];
+                    let before = MaybeUninit::new(Square([[0x1234_5678; SIDE]; SIDE]));
+                    let mut out = vec![before; k.div_ceil(2 * SIDE)];
                     // SAFETY: the features are there; the factor fills `values`.
                     unsafe { avx512bf16::squares(&mut out, &values, ld, (outer, k), from, to) };
+                    // SAFETY: they were squares before.
+                    let out: Vec<Square> = out.iter().map(|square| unsafe { square.assume_init() }).collect();
                     for r in 0..SIDE {
                         for p in 0..2 * SIDE * out.len() {
                             let word = match to {
@@ -548,20 +557,14 @@ mod tests {
             }
         }
         // NaN stays NaN; subnormal numbers become zeros.
-        let mut out = [ZERO];
+        let (mut out, order) = ([MaybeUninit::new(ZERO)], Order::OuterFirst);
         // SAFETY: as above.
-        unsafe {
-            avx512bf16::squares(
-                &mut out,
-                &[f32::NAN, 1e-40],
-                2,
-                (1, 2),
-                Order::OuterFirst,
-                Order::OuterFirst,
-            );
-        }
-        assert!(f32::from_bits(out[0].0[0][0] << 16).is_nan());
-        assert_eq!(out[0].0[0][0] >> 16, 0);
+        let words = unsafe {
+            avx512bf16::squares(&mut out, &[f32::NAN, 1e-40], 2, (1, 2), order, order);
+            out[0].assume_init().0
+        };
+        assert!(f32::from_bits(words[0][0] << 16).is_nan());
+        assert_eq!(words[0][0] >> 16, 0);
     }
 
     #[test]
