@@ -389,7 +389,8 @@ enum unicon_loss_kind {
     UNICON_LOSS_CLIP = 0,          /**< psi = exp(t/tau), phi = tau log: InfoNCE, CLIP; SupCon when many-to-many. */
     UNICON_LOSS_SIGMOID = 1,       /**< psi = softplus(t/tau), phi = id: SigLIP-style. */
     UNICON_LOSS_TRIPLET_HARD = 2,  /**< psi = max(t + margin, 0), phi = id. */
-    UNICON_LOSS_TRIPLET_SMOOTH = 3 /**< psi' = tau sigmoid((margin - t)/tau), phi = id. */
+    UNICON_LOSS_TRIPLET_SMOOTH = 3, /**< psi' = tau sigmoid((margin - t)/tau), phi = id. */
+    UNICON_LOSS_CUSTOM = 4          /**< The psi and phi of ::unicon_loss_t::family. */
 };
 
 /** Which pairs `eps_pos` weighs. */
@@ -400,6 +401,36 @@ enum unicon_eps_by {
 
 /** The value of ::unicon_loss_t::nu that stands for the usual one of the kind: 1, or 1.5 for sigmoid. It is -DBL_MAX. */
 #define UNICON_NU_USUAL (-1.7976931348623157e+308)
+
+/**
+ * psi or phi of a loss of one's own, on an array.
+ *
+ * Called from threads of the library, see unicon_family_t::concurrent, with at most 32,768 arguments. It must not call the library
+ * with the context that is calling it.
+ * @param t `count` arguments: of psi `s_ij - nu s_ik` and `(1 - nu) s_ik`, of phi `u_ik`.
+ * @param[out] value `count` values, all finite.
+ * @param[out] derivative `count` derivatives with respect to the argument, all finite.
+ * @param count at least 1.
+ * @param user unicon_family_t::user.
+ * @return 0, or any other number, which ends the call in progress with ::UNICON_NUMERICAL. So does a value or a derivative that is
+ *         not finite; the text then names the function and the argument.
+ */
+typedef int32_t (*unicon_family_fn)(const double *t, double *value, double *derivative, int64_t count, void *user);
+
+/** The functions of a loss of one's own. */
+typedef struct unicon_family {
+    size_t struct_size;   /**< Set by unicon_family_init(). */
+    const char *name;     /**< What models record, UTF-8, copied. NULL (default): "custom". */
+    unicon_family_fn psi; /**< psi. No default. */
+    unicon_family_fn phi; /**< phi. No default. */
+    void *user;           /**< Passed to both, default NULL. */
+    int32_t concurrent;   /**< Boolean, default 0: one call at a time, of both functions together, from any thread of the library. 1: several
+                               threads may be within the functions at once, as many as the context has. */
+    int32_t reserved;     /**< 0. */
+} unicon_family_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_family_init(unicon_family_t *family, size_t struct_size);
 
 /**
  * A member of the loss
@@ -414,13 +445,17 @@ typedef struct unicon_loss {
     size_t struct_size; /**< Set by unicon_loss_init(). */
     int32_t kind;       /**< ::unicon_loss_kind. */
     int32_t eps_by;     /**< ::unicon_eps_by, default ::UNICON_EPS_BY_POSITIVES. */
-    double tau;         /**< Temperature, at least 0.001, default 0.07. Not used by triplet_hard. */
+    double tau;         /**< Temperature, at least 0.001, default 0.07. Not used by triplet_hard and custom. */
     double nu;          /**< Weight of the positive, finite. Default ::UNICON_NU_USUAL: that of `kind` at the time of use, 1, or 1.5 for
                              sigmoid. */
     double margin;      /**< Margin of the triplet members, any finite value, default 0.5. */
     double eps_pos;     /**< >= 0, default 1. 0 gives the decoupled loss. */
     double eps_neg;     /**< >= 0, default 1. */
     double log_eps;     /**< Added inside clip's logarithm, >= 0, default 0 (which the other kinds need). The authors' 1e-8 spoils small tau. */
+    const unicon_family_t *family; /**< ::UNICON_LOSS_CUSTOM: psi and phi, else NULL (default). The struct is read during the call that
+                                        takes the loss; its functions and `user` must stay until that call returns, or until the
+                                        weights or the stream that it made are destroyed. Models record the name alone. On the CPU;
+                                        a CUDA context answers ::UNICON_UNSUPPORTED. */
 } unicon_loss_t;
 
 /**
@@ -722,7 +757,8 @@ enum unicon_svd {
 enum unicon_init {
     UNICON_INIT_ZEROS = 0, /**< s = 0: the first C is the centred cross-covariance. Deterministic, and the better default. */
     UNICON_INIT_RANDOM = 1,/**< Random encoders, uniform in +-1/sqrt(d), from `seed`. */
-    UNICON_INIT_SIMILARITY = 2 /**< The matrix `similarity`. */
+    UNICON_INIT_SIMILARITY = 2,/**< The matrix `similarity`. */
+    UNICON_INIT_GAUSSIAN = 3   /**< Independent standard normal similarities from `seed`, of each batch its own. For small n or small batches. */
 };
 
 /** Whether the mean of each side's features is taken out of them, and folded into its encoder as a bias. */
@@ -861,7 +897,7 @@ typedef struct unicon_fit_options {
     int32_t drop_trailing;          /**< Boolean, default 0: drop rows beyond the last whole batch, as the authors do, instead of
                                          making the batches slightly larger. */
     double power;                   /**< Power p >= 0 for ::UNICON_FACTORIZATION_POWER, default 0.5; not used otherwise. */
-    const unicon_matrix_t *similarity; /**< n_x by n_y cosines for ::UNICON_INIT_SIMILARITY, else NULL (default). For small n. */
+    const unicon_matrix_t *similarity; /**< n_x by n_y for ::UNICON_INIT_SIMILARITY, any finite values, else NULL (default). For small n. */
     double whiten;                  /**< Shrinkage lambda >= 0 of the whitening, or -1 (default): none. */
     int64_t batch_size;             /**< 0 (default): the exact global batch. Else 2 to n: one solution per batch, averaged. */
     int64_t n_batches;              /**< Use only the first so many batches; 0 (default): all. */

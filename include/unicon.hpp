@@ -162,7 +162,8 @@ enum class LossKind : int32_t {
     clip = UNICON_LOSS_CLIP,
     sigmoid = UNICON_LOSS_SIGMOID,
     triplet_hard = UNICON_LOSS_TRIPLET_HARD,
-    triplet_smooth = UNICON_LOSS_TRIPLET_SMOOTH
+    triplet_smooth = UNICON_LOSS_TRIPLET_SMOOTH,
+    custom = UNICON_LOSS_CUSTOM
 };
 
 enum class KernelKind : int32_t {
@@ -186,6 +187,8 @@ struct Loss : unicon_loss_t {
         detail::check(unicon_loss_init(this, sizeof(unicon_loss_t), static_cast<int32_t>(kind)), nullptr);
     }
     Loss(LossKind kind, double temperature) : Loss(kind) { tau = temperature; }
+    /** A psi and a phi of one's own; the struct and what it points to must outlive the loss, and weights and streams made of it. */
+    explicit Loss(const unicon_family_t &functions) : Loss(LossKind::custom) { family = &functions; }
 };
 
 /** ::unicon_kernel_t with the defaults of a kind. */

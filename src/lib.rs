@@ -16,6 +16,7 @@
 //! | clip in `O(n^2)`: the loss and `gamma` | `similarity/clip.rs::anchor`, `similarity/clip.rs::gamma_positive` | `backend/cpu/simd/clip.rs::exp_sums`, `cuda/clip_stats.cu` |
 //! | clip: `S` of negatives | `similarity/coefficients.rs::new` | `backend/cpu/simd/clip.rs::exp_weights`, `cuda/weights.cuh` |
 //! | sigmoid and triplets in `O(nnz(P) n)` | `similarity/additive.rs::anchors`, `similarity/additive.rs::gamma_positive` | `backend/cpu/simd/additive.rs::sums`, `cuda/additive.cu` |
+//! | any psi and phi in `O(nnz(P) n)` | `similarity/family.rs::anchors` | `backend/cpu/family.rs::fill` |
 //! | `C(gamma) = X^T S Y` | `similarity/pass1.rs::weights`, `similarity/pass2.rs::cross` | |
 //! | Algorithm 1, the linear solver | `fit/linear.rs::solve`, `fit/linear.rs::contrast`, `fit/linear.rs::update` | |
 //! | its mini-batches | `fit/linear.rs::batched` | |

@@ -9,6 +9,11 @@
 //!
 //! with `L_y` the same on columns (arXiv 2604.16678, the unified loss).
 
+mod family;
+
+pub(crate) use family::Values;
+pub use family::{Answer, BLOCK, Custom, Family};
+
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +33,8 @@ pub enum LossKind {
     TripletHard,
     /// The authors' smooth triplet: `psi = -tau^2 softplus((margin - t)/tau)`, `phi = u`.
     TripletSmooth,
+    /// A psi and a phi of one's own: [`Loss::family`].
+    Custom,
 }
 
 /// Where `eps_pos` applies.
@@ -42,12 +49,13 @@ pub enum EpsBy {
 }
 
 /// A member of the loss family with its parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Loss {
     /// Which member.
     pub kind: LossKind,
-    /// Temperature, between 0.001 and 1e6. Unused by [`LossKind::TripletHard`].
+    /// Temperature, between 0.001 and 1e6. Unused by [`LossKind::TripletHard`] and by
+    /// [`LossKind::Custom`], whose functions have their own.
     pub tau: f64,
     /// Weight of the positive inside the loss, at most 1e6 in magnitude, like everything below; 1 is the textbook loss, more up-weights positives.
     pub nu: f64,
@@ -59,8 +67,11 @@ pub struct Loss {
     pub eps_neg: f64,
     /// Added inside clip's logarithm, >= 0. The authors use 1e-8, which destroys S at small tau: compatibility only.
     pub log_eps: f64,
-    /// Where `eps_pos` applies.
+    /// Where `eps_pos` applies. With [`LossKind::Custom`] on the positives.
     pub eps_by: EpsBy,
+    /// psi and phi of [`LossKind::Custom`], else none. The CPU backends take them; files record the name alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Custom>,
 }
 
 impl Default for Loss {
@@ -74,7 +85,12 @@ impl Loss {
     pub fn new(kind: LossKind, tau: f64) -> Self {
         let nu = if kind == LossKind::Sigmoid { 1.5 } else { 1.0 };
         let eps_by = EpsBy::Positives;
-        Self { kind, tau, nu, margin: 0.5, eps_pos: 1.0, eps_neg: 1.0, log_eps: 0.0, eps_by }
+        Self { kind, tau, nu, margin: 0.5, eps_pos: 1.0, eps_neg: 1.0, log_eps: 0.0, eps_by, family: None }
+    }
+
+    /// A loss of any psi and phi, with `nu = 1` and both eps 1.
+    pub fn custom(family: Custom) -> Self {
+        Self { family: Some(family), ..Self::new(LossKind::Custom, 1.0) }
     }
 
     /// Clip with temperature `tau` and `nu = 1`.
@@ -87,11 +103,61 @@ impl Loss {
         Self { nu, ..self }
     }
 
-    /// Checks every parameter's range.
+    /// Checks every parameter's range, and that functions are here where the loss needs any.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] naming the first parameter outside its range.
     pub fn validate(&self) -> Result<()> {
+        self.check_numbers()?;
+        self.own().map(|_| ())
+    }
+
+    /// The functions of [`LossKind::Custom`]; none for the other kinds.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where the kind and the functions do not go together.
+    pub(crate) fn own(&self) -> Result<Option<&Custom>> {
+        match (self.kind, &self.family) {
+            (LossKind::Custom, None) => Err(self.without_family()),
+            (LossKind::Custom, Some(custom)) if !custom.has_functions() => Err(custom.absent()),
+            (LossKind::Custom, Some(custom)) => Ok(Some(custom)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The kind is the custom one, but no functions came with it.
+    pub(crate) fn without_family(&self) -> Error {
+        Error::invalid("loss", "a family with the custom kind", "none")
+    }
+
+    /// What files record: everything but the functions of one's own.
+    pub(crate) fn recorded(&self) -> Self {
+        Self { family: self.family.as_ref().map(Custom::recorded), ..self.clone() }
+    }
+
+    /// Refuses a loss of one's own where only the built-in ones can be computed.
+    pub(crate) fn check_built_in(&self, place: &str) -> Result<()> {
+        match self.kind {
+            LossKind::Custom => Err(Error::Unsupported(format!(
+                "psi and phi of one's own on {place}: they run on the CPU (the device cpu), or take a built-in loss"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks every parameter's range, as of a loss in a file.
+    pub(crate) fn check_numbers(&self) -> Result<()> {
+        match (self.kind, &self.family) {
+            (LossKind::Custom, None) => return Err(self.without_family()),
+            (LossKind::Custom, Some(_)) | (_, None) => {}
+            (kind, Some(_)) => {
+                return Err(Error::invalid(
+                    "loss",
+                    "a family only with the custom kind",
+                    format!("{kind:?}"),
+                ));
+            }
+        }
         if !(self.tau.is_finite() && self.tau > 0.0) {
             return Err(Error::invalid("tau", "a finite temperature > 0", self.tau));
         }
@@ -124,12 +190,20 @@ impl Loss {
         if self.log_eps > 0.0 && self.kind != LossKind::Clip {
             return Err(Error::invalid("log_eps", "0 unless the loss is clip", self.log_eps));
         }
+        if self.kind == LossKind::Custom && self.eps_by != EpsBy::Positives {
+            return Err(Error::invalid(
+                "eps_by",
+                "the positives with a psi and phi of one's own",
+                "the diagonal",
+            ));
+        }
         Ok(())
     }
 
-    /// `psi(t)` of the additive members (`phi = id`); clip's `exp(t/tau)` never leaves the log domain.
+    /// `psi(t)`; NaN where a psi of one's own has no finite answer.
     pub fn psi(&self, t: f64) -> f64 {
         match self.kind {
+            LossKind::Custom => self.family.as_ref().map_or(f64::NAN, |f| f.psi_of_one(t)[0]),
             LossKind::Clip => (t / self.tau).exp(),
             LossKind::Sigmoid => softplus(t / self.tau),
             LossKind::TripletHard => (t + self.margin).max(0.0),
@@ -140,11 +214,41 @@ impl Loss {
     /// `psi'(t)`; the hinge's derivative at its kink is 0.
     pub fn dpsi(&self, t: f64) -> f64 {
         match self.kind {
+            LossKind::Custom => self.family.as_ref().map_or(f64::NAN, |f| f.psi_of_one(t)[1]),
             LossKind::Clip => (t / self.tau).exp() / self.tau,
             LossKind::Sigmoid => logistic(t / self.tau) / self.tau,
             LossKind::TripletHard => f64::from(t + self.margin > 0.0),
             LossKind::TripletSmooth => self.tau * logistic((self.margin - t) / self.tau),
         }
+    }
+
+    /// `phi(u)`: `tau log(u + log_eps)` for clip, `u` for the other built-in members.
+    pub fn phi(&self, u: f64) -> f64 {
+        match self.kind {
+            LossKind::Clip => self.tau * (u + self.log_eps).ln(),
+            LossKind::Custom => self.family.as_ref().map_or(f64::NAN, |f| f.phi_of_one(u)[0]),
+            LossKind::Sigmoid | LossKind::TripletHard | LossKind::TripletSmooth => u,
+        }
+    }
+
+    /// `phi'(u)`.
+    pub fn dphi(&self, u: f64) -> f64 {
+        match self.kind {
+            LossKind::Clip => self.tau / (u + self.log_eps),
+            LossKind::Custom => self.family.as_ref().map_or(f64::NAN, |f| f.phi_of_one(u)[1]),
+            LossKind::Sigmoid | LossKind::TripletHard | LossKind::TripletSmooth => 1.0,
+        }
+    }
+
+    /// `psi(0)` and `psi'(0)`.
+    ///
+    /// # Errors
+    /// Those of a psi of one's own.
+    pub(crate) fn at_zero(&self) -> Result<[f64; 2]> {
+        let Some(custom) = self.own()? else { return Ok([self.psi(0.0), self.dpsi(0.0)]) };
+        let mut out = Values::default();
+        custom.psi(&[0.0], &mut out)?;
+        Ok([out.value[0], out.derivative[0]])
     }
 
     /// The weight of the pair `(i, j)`: eps of method section 1.

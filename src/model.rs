@@ -61,7 +61,7 @@ pub struct Component {
 pub struct Model {
     /// The components.
     pub components: Vec<Component>,
-    /// The loss it was fitted with.
+    /// The loss it was fitted with; of psi and phi of one's own the name alone.
     pub loss: Loss,
     /// Everything else worth knowing about its making, by name.
     pub notes: HashMap<String, String>,
@@ -82,7 +82,7 @@ impl Model {
         if let Some(lambda) = options.whiten {
             note("whiten", lambda.to_string());
         }
-        Self { components, loss: options.loss, notes }
+        Self { components, loss: options.loss.recorded(), notes }
     }
 
     /// Width of the raw features of a side.

@@ -425,6 +425,29 @@ fn cancelling_stops_between_panels() {
 }
 
 #[test]
+fn losses_of_ones_own_are_for_the_cpu() {
+    if !on_a_device("cuda_backend::losses_of_ones_own_are_for_the_cpu") {
+        return;
+    }
+    let gpu = open(Mode::Fp16);
+    let line = |t: &[f64], value: &mut [f64], derivative: &mut [f64]| {
+        value.copy_from_slice(t);
+        derivative.fill(1.0);
+    };
+    let loss = Loss::custom(unicon::loss::Custom::of_functions("line", line, line));
+    let (zx, zy) = (embeddings(&gpu, 140, 6, 1), embeddings(&gpu, 140, 6, 2));
+    let positives = Positives::diagonal(140);
+    for s in [Similarity::Embeddings(&zx, &zy), Similarity::Zeros(140, 140)] {
+        let refused = gpu.weights(s, &loss, &positives, NegativeSampling::All);
+        assert!(matches!(&refused, Err(Error::Unsupported(text)) if text.contains("CPU")), "{refused:?}");
+    }
+    let (x, y) = (source(&random(140, 6, 3)), source(&random(140, 5, 4)));
+    let data = unicon::fit::Data { x: &x, y: &y, positives: &positives };
+    let options = unicon::fit::FitOptions { loss, ..unicon::fit::FitOptions::new(3) };
+    assert!(matches!(unicon::fit::fit(&gpu, data, None, &options), Err(Error::Unsupported(_))));
+}
+
+#[test]
 fn numbers_that_are_not_numbers_are_not_hidden() {
     if !on_a_device("cuda_backend::numbers_that_are_not_numbers_are_not_hidden") {
         return;

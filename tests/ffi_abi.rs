@@ -160,7 +160,7 @@ fn kind(ty: &str) -> String {
             || ty.starts_with("Ref{")
             || ty == "Cstring"
             || ty.starts_with("::core::option::Option<")
-            || ty == "unicon_progress_fn" =>
+            || ["unicon_progress_fn", "unicon_family_fn"].contains(&ty) =>
         {
             "ptr"
         }

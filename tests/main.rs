@@ -14,6 +14,7 @@ mod skip;
 mod standin;
 
 // The method.
+mod family;
 mod golden;
 mod operator;
 mod out_of_core;

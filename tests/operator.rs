@@ -15,22 +15,22 @@ use unicon::real::Real;
 use unicon::similarity::definition::definition;
 use unicon::similarity::{NegativeSampling, Weights};
 
-const KINDS: [LossKind; 4] =
+pub const KINDS: [LossKind; 4] =
     [LossKind::Clip, LossKind::Sigmoid, LossKind::TripletHard, LossKind::TripletSmooth];
 
-type Rows<T> = <Cpu<T> as Backend>::Matrix;
+pub type Rows<T> = <Cpu<T> as Backend>::Matrix;
 
-fn random(rows: usize, cols: usize, seed: u64) -> Mat<f64> {
+pub fn random(rows: usize, cols: usize, seed: u64) -> Mat<f64> {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     Mat::from_fn(rows, cols, |_, _| rng.random_range(-1.0..1.0))
 }
 
-fn load<T: Real>(cpu: &Cpu<T>, m: &Mat<f64>) -> Rows<T> {
+pub fn load<T: Real>(cpu: &Cpu<T>, m: &Mat<f64>) -> Rows<T> {
     let values = (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect();
     cpu.load(&HostMatrix::from_f64("m", m.nrows(), m.ncols(), values).unwrap()).unwrap()
 }
 
-fn host<T: Real>(cpu: &Cpu<T>, m: &Rows<T>) -> Mat<f64> {
+pub fn host<T: Real>(cpu: &Cpu<T>, m: &Rows<T>) -> Mat<f64> {
     let (rows, cols) = cpu.shape(m);
     let mut out = Mat::zeros(rows, cols);
     cpu.store(m, &mut |first, panel| {
@@ -42,13 +42,13 @@ fn host<T: Real>(cpu: &Cpu<T>, m: &Rows<T>) -> Mat<f64> {
 }
 
 /// Unit-norm embeddings.
-fn embeddings<T: Real>(cpu: &Cpu<T>, n: usize, r: usize, seed: u64) -> Rows<T> {
+pub fn embeddings<T: Real>(cpu: &Cpu<T>, n: usize, r: usize, seed: u64) -> Rows<T> {
     let identity = Mat::<f64>::identity(r, r);
     cpu.encode(&load(cpu, &random(n, r, seed)), identity.as_ref()).unwrap().0
 }
 
 /// Ragged positives: some rows have none, one has many.
-fn ragged(n_x: usize, n_y: usize, seed: u64) -> Positives {
+pub fn ragged(n_x: usize, n_y: usize, seed: u64) -> Positives {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let (mut ptr, mut idx) = (vec![0i64], Vec::new());
     for i in 0..n_x {
@@ -61,7 +61,7 @@ fn ragged(n_x: usize, n_y: usize, seed: u64) -> Positives {
     Positives::from_csr(&ptr, &idx, n_y).unwrap()
 }
 
-fn max_abs(m: &Mat<f64>) -> f64 {
+pub fn max_abs(m: &Mat<f64>) -> f64 {
     assert!(!m.has_nan());
     m.norm_max()
 }
@@ -154,7 +154,7 @@ fn embedding_gradients_are_derivatives_of_the_loss() {
 }
 
 /// Twice the unit roundoff of the products of tiles: that of the number type, or what products of halves leave out.
-fn epsilon<T: Real>(cpu: &Cpu<T>) -> f64 {
+pub fn epsilon<T: Real>(cpu: &Cpu<T>) -> f64 {
     match cpu.arithmetic() {
         Arithmetic::Bf16Halves => 2f64.powi(-15),
         _ => T::EPSILON,
@@ -162,7 +162,7 @@ fn epsilon<T: Real>(cpu: &Cpu<T>) -> f64 {
 }
 
 /// The loss and the explicit matrix of a backend, against the triple sums of the definition.
-fn backend_matches_definition<T: Real>(loss: &Loss, positives: &Positives, r: usize, seed: u64) {
+pub fn backend_matches_definition<T: Real>(loss: &Loss, positives: &Positives, r: usize, seed: u64) {
     let cpu = Cpu::<T>::new(2).unwrap();
     let (zx, zy) =
         (embeddings(&cpu, positives.n_x(), r, seed), embeddings(&cpu, positives.n_y(), r, seed + 1));
@@ -183,7 +183,7 @@ fn backend_matches_definition<T: Real>(loss: &Loss, positives: &Positives, r: us
 }
 
 /// Everything the operator does, against products with its explicit matrix.
-fn operator_matches_matrix<T: Real>(
+pub fn operator_matches_matrix<T: Real>(
     loss: &Loss,
     positives: &Positives,
     r: usize,

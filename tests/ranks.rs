@@ -95,7 +95,8 @@ fn everything(
     put("loss", vec![w.loss_rows.to_bits(), w.loss_cols.to_bits()]);
     let whole = w.clone().complete(cpu.group()).unwrap();
     for (name, side) in [("rows", &whole.rows), ("cols", &whole.cols)] {
-        for values in [&side.log_neg, &side.coeff, &side.s_pos, &side.dpsi, &side.sampling_weight] {
+        let pairs = [&side.s_pos, &side.dpsi, &side.dphi, &side.gamma];
+        for values in [&side.log_neg, &side.coeff, &side.sampling_weight].into_iter().chain(pairs) {
             put(name, values.iter().map(|v| v.to_bits()).collect());
         }
     }
@@ -166,12 +167,27 @@ fn losses() -> Vec<Loss> {
     ]
 }
 
+/// A psi and a phi of one's own: the root of a sum of exponentials.
+fn own() -> Loss {
+    let psi = |t: &[f64], value: &mut [f64], derivative: &mut [f64]| {
+        for (k, t) in t.iter().enumerate() {
+            (value[k], derivative[k]) = ((5.0 * t).exp(), 5.0 * (5.0 * t).exp());
+        }
+    };
+    let phi = |u: &[f64], value: &mut [f64], derivative: &mut [f64]| {
+        for (k, u) in u.iter().enumerate() {
+            (value[k], derivative[k]) = (u.sqrt(), 0.5 / u.sqrt());
+        }
+    };
+    Loss::custom(unicon::loss::Custom::of_functions("root", psi, phi))
+}
+
 const SAMPLED: NegativeSampling = NegativeSampling::Sampled { per_anchor: 200, seed: 3 };
 
 #[test]
 fn one_to_one() {
     let n = 1300;
-    for loss in losses() {
+    for loss in losses().into_iter().chain([own()]) {
         same_on_ranks((n, n), &Positives::diagonal(n), &loss, NegativeSampling::All, "embeddings");
         same_on_ranks((n, n), &Positives::diagonal(n), &loss, SAMPLED, "embeddings");
     }
@@ -181,7 +197,7 @@ fn one_to_one() {
 fn many_to_many() {
     let shape = (1100, 1600);
     let diagonal = Loss { eps_by: EpsBy::Diagonal, eps_pos: 0.5, ..Loss::default() };
-    for loss in losses().into_iter().take(3).chain([diagonal]) {
+    for loss in losses().into_iter().take(3).chain([diagonal, own()]) {
         for positives in [ragged(shape.0, shape.1), grouped(shape.0, shape.1)] {
             same_on_ranks(shape, &positives, &loss, NegativeSampling::All, "embeddings");
             same_on_ranks(shape, &positives, &loss, SAMPLED, "embeddings");
@@ -192,7 +208,7 @@ fn many_to_many() {
 #[test]
 fn starts_without_embeddings() {
     let shape = (1100, 700);
-    for loss in losses().into_iter().take(3) {
+    for loss in losses().into_iter().take(3).chain([own()]) {
         let positives = ragged(shape.0, shape.1);
         same_on_ranks(shape, &positives, &loss, NegativeSampling::All, "zeros");
         same_on_ranks(shape, &positives, &loss, SAMPLED, "zeros");

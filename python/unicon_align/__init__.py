@@ -24,6 +24,7 @@ from ._abi import Damping, Kernel, Loss, Minibatch, Refine
 from ._asked import damping, kernel, loss, minibatch, refine
 from ._context import Context
 from ._digits import Digits, digits
+from ._family import Family
 from ._fit import FitInfo
 from ._library import Cancelled, Error, check, lib, pick
 from ._model import Model, load
@@ -32,7 +33,7 @@ from ._retrieval import Items
 from ._weights import PartialFit, Weights
 
 __all__ = [
-    "Cancelled", "Context", "Damping", "Digits", "Error", "FitInfo", "Items", "Kernel", "Loss", "Minibatch", "Model", "PartialFit",
+    "Cancelled", "Context", "Damping", "Digits", "Error", "Family", "FitInfo", "Items", "Kernel", "Loss", "Minibatch", "Model", "PartialFit",
     "Positives", "Refine", "Weights", "damping", "device_count", "digits", "kernel", "load", "loss", "minibatch", "refine", "version",
 ]
 

@@ -77,8 +77,23 @@ class ContextOptions(Structure):
     ]
 
 
+FamilyFn = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_void_p, c_int64, c_void_p)
+
+
+class Family(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("name", c_char_p),
+        ("psi", FamilyFn),
+        ("phi", FamilyFn),
+        ("user", c_void_p),
+        ("concurrent", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
 class Loss(Options):
-    _kinds_ = ("clip", "sigmoid", "triplet_hard", "triplet_smooth")
+    _kinds_ = ("clip", "sigmoid", "triplet_hard", "triplet_smooth", "custom")
     _fields_ = [
         ("struct_size", c_size_t),
         ("kind", c_int32),
@@ -89,6 +104,8 @@ class Loss(Options):
         ("eps_pos", c_double),
         ("eps_neg", c_double),
         ("log_eps", c_double),
+        # An address: ctypes pickles no struct with pointers, and losses without functions of one's own are pickled.
+        ("family", c_size_t),
     ]
 
 
@@ -355,6 +372,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "unicon_cancel": (c_int32, [_handle]),
     "unicon_context_device_type": (c_int32, [_handle]),
     "unicon_loss_init": (c_int32, [_loss, c_size_t, c_int32]),
+    "unicon_family_init": (c_int32, [POINTER(Family), c_size_t]),
     "unicon_positives_init": (c_int32, [_positives, c_size_t]),
     "unicon_kernel_init": (c_int32, [POINTER(Kernel), c_size_t, c_int32]),
     "unicon_weights_create": (c_int32, [_handle, _loss, _matrix, _matrix, _positives, POINTER(_handle)]),
@@ -463,6 +481,7 @@ STRUCTS: dict[str, type[Structure]] = {
     "unicon_communicator": Communicator,
     "unicon_context_options": ContextOptions,
     "unicon_loss": Loss,
+    "unicon_family": Family,
     "unicon_positives": Positives,
     "unicon_kernel": Kernel,
     "unicon_model_description": ModelDescription,

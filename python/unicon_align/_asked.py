@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import operator
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, Union
 
 import numpy.typing as npt
 
 from . import _abi
 from ._arrays import index_array
+from ._family import Family
 from ._library import check, lib, pick
 
-_LOSSES = {name: code for code, name in enumerate(_abi.Loss._kinds_)}
+_LOSSES = {name: code for code, name in enumerate(_abi.Loss._kinds_) if name != "custom"}
 _KERNELS = {name: code for code, name in enumerate(_abi.Kernel._kinds_)}
 _EPS_BY = {"positives": 0, "diagonal": 1}
 _RANGES = {
@@ -47,7 +48,7 @@ def assign(struct: ctypes.Structure, name: str, value: Any) -> None:
 
 
 def _set(struct: S, parameters: dict[str, Any]) -> S:
-    hidden = ("struct_size", "kind", "reserved", "stages", "n_stages")
+    hidden = ("struct_size", "kind", "reserved", "stages", "n_stages", "family")
     names = [f[0] for f in struct._fields_ if f[0] not in hidden]
     for name, value in parameters.items():
         if name not in names:
@@ -63,16 +64,17 @@ def _made(struct: S, init: Any, *arguments: Any) -> S:
     return struct
 
 
-def loss(kind: str = "clip", **parameters: Any) -> _abi.Loss:
+def loss(kind: Union[str, Family] = "clip", **parameters: Any) -> _abi.Loss:
     """A loss of the contrastive family (the paper's generalised loss).
 
     The value and the gradients of clip are tau times those of open_clip (the mean of two cross-entropies of logits s / tau).
 
     Parameters
     ----------
-    kind : {"clip", "sigmoid", "triplet_hard", "triplet_smooth"}
+    kind : {"clip", "sigmoid", "triplet_hard", "triplet_smooth"} or Family
+        A ``Family`` has a psi and a phi of one's own.
     tau : float, at least 0.001
-        Temperature, 0.07 by default. Not used by triplet_hard.
+        Temperature, 0.07 by default. Not used by triplet_hard and by a Family.
     nu : float
         Weight of the positive, 1 by default, 1.5 for sigmoid.
     margin : float
@@ -84,6 +86,11 @@ def loss(kind: str = "clip", **parameters: Any) -> _abi.Loss:
     eps_by : {"positives", "diagonal"}
         Which pairs eps_pos weighs.
     """
+    if isinstance(kind, Family):
+        out = _made(_abi.Loss(), lib.unicon_loss_init, _abi.Loss._kinds_.index("custom"))
+        out.family = ctypes.addressof(kind._raw)
+        out.own_family = kind  # kept by the struct's instance, and asked for what its functions raised
+        return _set(out, parameters)
     return _set(_made(_abi.Loss(), lib.unicon_loss_init, pick("loss", kind, _LOSSES)), parameters)
 
 

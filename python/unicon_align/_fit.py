@@ -17,7 +17,7 @@ from ._library import check, file_name, lib, pick
 _CHOICES: dict[str, dict[str, int]] = {
     "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
     "svd": {"full": 0, "randomized": 1},
-    "init": {"zeros": 0, "random": 1, "similarity": 2},
+    "init": {"zeros": 0, "random": 1, "similarity": 2, "gaussian": 3},
     "center": {"auto": 0, "on": 1, "off": 2},
     "batch_score": {"accuracy": 0, "equal": 1, "recall": 2, "reciprocal-rank": 3},
 }
@@ -40,6 +40,8 @@ def _common(raw: Any, options: dict[str, Any], keep: list[Any]) -> None:
                 raise TypeError(f"{name}: not an option of this fit")
             keep.append(value)
             setattr(raw, name, ctypes.pointer(value))
+            if name == "loss":
+                raw.own_family = getattr(value, "own_family", None)
     value = options.pop("landmarks", None)
     if value is not None:
         value = index_array(value, "landmarks")

@@ -10,6 +10,7 @@ import weakref
 from typing import Any, Callable, Optional
 
 from . import _abi
+from ._family import family_of
 from ._library import Error, Handle, check, lib
 
 # Contexts are made for threads that call at once, each with threads of its own: not more than this; then calls wait.
@@ -52,7 +53,13 @@ class Slot:
             status = function(*arguments)
             if relay:
                 relay.end()
-        check(status, self.handle.pointer)
+        try:
+            check(status, self.handle.pointer)
+        except Error as e:
+            family = family_of(arguments)
+            if family is not None:
+                family._raise(e)
+            raise
 
     def bound(self, function: Any, arguments: tuple[Any, ...], work: float = 0.0) -> None:
         """Calls a function of a handle that lives on this context, after those that are at work on it."""

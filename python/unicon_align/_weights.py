@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _abi
 from ._arrays import Array, Features, matrix_of, output_of
+from ._family import family_of
 from ._fit import fit_options
 from ._library import Handle, check, lib, pick
 from ._model import Model
@@ -49,7 +50,9 @@ class Weights:
               work: float) -> None:
         self._context, self.shape = context, shape
         self._dtype: Any = np.float64 if any(v.dtype == 2 for v in views) else np.float32
-        pointer = ctypes.c_void_p()
+        pointer: Any = ctypes.c_void_p()
+        # The functions that the handle calls, kept as long as it.
+        pointer.own_family = family_of(arguments)
         self._slot = context._slots.call(function, (*arguments, pointer), work)
         self._handle = Handle(pointer, lib.unicon_weights_destroy)
 
@@ -107,7 +110,8 @@ class PartialFit:
         self._context, self._work = context, 4.0 * d1 * d2
         raw, keep = fit_options(r, options)
         held_out, keep_held = validation_of(validation, validation_positives)
-        pointer = ctypes.c_void_p()
+        pointer: Any = ctypes.c_void_p()
+        pointer.own_family = family_of((raw,))
         start = warm_start._pointer if warm_start is not None else None
         code = pick("dtype", getattr(np.dtype(dtype), "name", dtype), {"float32": 1, "float64": 2})
         kind = pick("stream", stream, {"sums": 0, "solutions": 1})

@@ -180,6 +180,13 @@ pub trait Backend: Send + Sync {
     /// `X^T X` (`d x d`).
     fn gram(&self, x: &Self::Matrix) -> Result<Mat<f64>>;
 
+    /// Whether this backend computes a loss: all of them compute the built-in members.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for psi and phi of one's own on a CUDA device.
+    fn check_loss(&self, _loss: &Loss) -> Result<()> {
+        Ok(())
+    }
     /// Pass 1: the loss and the coefficients of `S(gamma)`.
     fn weights(
         &self,

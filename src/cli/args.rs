@@ -31,6 +31,7 @@ where
     })
 }
 
+/// Psi and phi of one's own are functions, which a command line does not hold.
 fn loss_kind() -> impl TypedValueParser<Value = LossKind> {
     choice(&["clip", "sigmoid", "triplet-hard|triplet_hard", "triplet-smooth|triplet_smooth"])
 }

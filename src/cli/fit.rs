@@ -89,7 +89,8 @@ pub struct SolverArgs {
     /// ruins a whitened fit at the default loss; presets of the paper: theirs].
     #[arg(long, value_name = "N")]
     iters: Option<usize>,
-    /// Start: zeros, random, F1.npy,F2.npy or similarity:S.npy [default: zeros; presets of the paper but paper-kernel random].
+    /// Start: zeros, random, gaussian (standard normal similarities), F1.npy,F2.npy or similarity:S.npy (any numbers)
+    /// [default: zeros; presets of the paper but paper-kernel random].
     #[arg(long, value_name = "INIT")]
     init: Option<InitChoice>,
     /// Split of C = U diag(s) V^T: sqrt, orthonormal or power:P, F1 = s^P U^T [default: sqrt; presets of the paper on
@@ -229,6 +230,7 @@ impl Preset {
 enum InitChoice {
     Zeros,
     Random,
+    Gaussian,
     Files(String, String),
     Similarity(String),
 }
@@ -240,10 +242,13 @@ impl FromStr for InitChoice {
         match s {
             "zeros" => Ok(Self::Zeros),
             "random" => Ok(Self::Random),
+            "gaussian" => Ok(Self::Gaussian),
             _ => match (s.strip_prefix("similarity:"), s.split_once(',')) {
                 (Some(path), _) => Ok(Self::Similarity(path.into())),
                 (None, Some((f1, f2))) => Ok(Self::Files(f1.into(), f2.into())),
-                (None, None) => Err("expected zeros, random, F1.npy,F2.npy or similarity:S.npy".into()),
+                (None, None) => {
+                    Err("expected zeros, random, gaussian, F1.npy,F2.npy or similarity:S.npy".into())
+                }
             },
         }
     }
@@ -333,6 +338,7 @@ impl SolverArgs {
             None => usual,
             Some(InitChoice::Zeros) => Init::Zeros,
             Some(InitChoice::Random) => Init::Random,
+            Some(InitChoice::Gaussian) => Init::Gaussian,
             Some(InitChoice::Files(f1, f2)) => Init::Given(args::read_matrix(f1)?, args::read_matrix(f2)?),
             Some(InitChoice::Similarity(s)) => Init::Similarity(args::read_matrix(s)?),
         })

@@ -30,7 +30,7 @@ pub(super) fn report(
     report.value("rank", model.rank())?;
     let name = if preset == Preset::Best { "best" } else { preset.schedule(kernel).name() };
     report.value("preset", name)?;
-    report.value("loss_def", model.loss)?;
+    report.value("loss_def", &model.loss)?;
     report.value("info", info)?;
     let whitened = model.notes.contains_key("whiten");
     let warning = if info.trace.is_empty() { rising_loss(info, whitened) } else { None };

@@ -302,10 +302,64 @@ pub const UNICON_LOSS_CLIP: unicon_loss_kind = 0;
 pub const UNICON_LOSS_SIGMOID: unicon_loss_kind = 1;
 pub const UNICON_LOSS_TRIPLET_HARD: unicon_loss_kind = 2;
 pub const UNICON_LOSS_TRIPLET_SMOOTH: unicon_loss_kind = 3;
+pub const UNICON_LOSS_CUSTOM: unicon_loss_kind = 4;
 pub type unicon_loss_kind = ::core::ffi::c_uint;
 pub const UNICON_EPS_BY_POSITIVES: unicon_eps_by = 0;
 pub const UNICON_EPS_BY_DIAGONAL: unicon_eps_by = 1;
 pub type unicon_eps_by = ::core::ffi::c_uint;
+pub type unicon_family_fn = ::core::option::Option<
+    unsafe extern "C" fn(
+        t: *const f64,
+        value: *mut f64,
+        derivative: *mut f64,
+        count: i64,
+        user: *mut ::core::ffi::c_void,
+    ) -> i32,
+>;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct unicon_family {
+    pub struct_size: usize,
+    pub name: *const ::core::ffi::c_char,
+    pub psi: unicon_family_fn,
+    pub phi: unicon_family_fn,
+    pub user: *mut ::core::ffi::c_void,
+    pub concurrent: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of unicon_family"][::core::mem::size_of::<unicon_family>() - 48usize];
+    ["Alignment of unicon_family"][::core::mem::align_of::<unicon_family>() - 8usize];
+    [
+        "Offset of field: unicon_family::struct_size",
+    ][::core::mem::offset_of!(unicon_family, struct_size) - 0usize];
+    [
+        "Offset of field: unicon_family::name",
+    ][::core::mem::offset_of!(unicon_family, name) - 8usize];
+    [
+        "Offset of field: unicon_family::psi",
+    ][::core::mem::offset_of!(unicon_family, psi) - 16usize];
+    [
+        "Offset of field: unicon_family::phi",
+    ][::core::mem::offset_of!(unicon_family, phi) - 24usize];
+    [
+        "Offset of field: unicon_family::user",
+    ][::core::mem::offset_of!(unicon_family, user) - 32usize];
+    [
+        "Offset of field: unicon_family::concurrent",
+    ][::core::mem::offset_of!(unicon_family, concurrent) - 40usize];
+    [
+        "Offset of field: unicon_family::reserved",
+    ][::core::mem::offset_of!(unicon_family, reserved) - 44usize];
+};
+pub type unicon_family_t = unicon_family;
+unsafe extern "C" {
+    pub fn unicon_family_init(
+        family: *mut unicon_family_t,
+        struct_size: usize,
+    ) -> unicon_status_t;
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct unicon_loss {
@@ -318,10 +372,11 @@ pub struct unicon_loss {
     pub eps_pos: f64,
     pub eps_neg: f64,
     pub log_eps: f64,
+    pub family: *const unicon_family_t,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of unicon_loss"][::core::mem::size_of::<unicon_loss>() - 64usize];
+    ["Size of unicon_loss"][::core::mem::size_of::<unicon_loss>() - 72usize];
     ["Alignment of unicon_loss"][::core::mem::align_of::<unicon_loss>() - 8usize];
     [
         "Offset of field: unicon_loss::struct_size",
@@ -350,6 +405,9 @@ const _: () = {
     [
         "Offset of field: unicon_loss::log_eps",
     ][::core::mem::offset_of!(unicon_loss, log_eps) - 56usize];
+    [
+        "Offset of field: unicon_loss::family",
+    ][::core::mem::offset_of!(unicon_loss, family) - 64usize];
 };
 pub type unicon_loss_t = unicon_loss;
 unsafe extern "C" {
@@ -700,6 +758,7 @@ pub type unicon_svd = ::core::ffi::c_uint;
 pub const UNICON_INIT_ZEROS: unicon_init = 0;
 pub const UNICON_INIT_RANDOM: unicon_init = 1;
 pub const UNICON_INIT_SIMILARITY: unicon_init = 2;
+pub const UNICON_INIT_GAUSSIAN: unicon_init = 3;
 pub type unicon_init = ::core::ffi::c_uint;
 pub const UNICON_CENTER_AUTO: unicon_center = 0;
 pub const UNICON_CENTER_ON: unicon_center = 1;

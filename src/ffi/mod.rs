@@ -11,7 +11,7 @@
 //! | [`matrix`] | borrowed matrices in and out |
 //! | [`memory`] | the caller's allocator |
 //! | [`context`] | the context and its options |
-//! | [`problem`] | losses, positives, kernels |
+//! | [`problem`], [`family`] | losses, positives, kernels |
 //! | [`options`], [`report`] | what a fit is told and tells |
 //! | [`weights`], [`fit`], [`partial`], [`model`] (with [`few`]) | the calls |
 //! | [`retrieval`], [`evaluation`], [`items`], [`workspace`] | the calls |
@@ -23,6 +23,7 @@ mod bindings;
 mod callbacks;
 mod context;
 mod evaluation;
+mod family;
 mod few;
 mod fit;
 mod guard;

@@ -278,6 +278,7 @@ unsafe fn first(context: &Context, raw: &unicon_fit_options) -> Result<Init> {
     match u32::try_from(raw.init) {
         Ok(UNICON_INIT_ZEROS) => Ok(Init::Zeros),
         Ok(UNICON_INIT_RANDOM) => Ok(Init::Random),
+        Ok(UNICON_INIT_GAUSSIAN) => Ok(Init::Gaussian),
         Ok(UNICON_INIT_SIMILARITY) => {
             // SAFETY: passed on.
             let s = unsafe { input(context, "options.similarity", raw.similarity)? };

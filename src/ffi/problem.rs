@@ -1,9 +1,9 @@
 //! Losses, positives and kernels as the header has them.
 
 use super::bindings::*;
-use super::entry;
 use super::matrix::values;
 use super::structs::{Versioned, count, init, read, read_or_default, reserved};
+use super::{entry, family};
 use crate::distributed::Group;
 use crate::error::{Error, Result};
 use crate::fit::Preset;
@@ -18,6 +18,7 @@ fn loss_kind(kind: i32) -> Result<LossKind> {
         Ok(UNICON_LOSS_SIGMOID) => Ok(LossKind::Sigmoid),
         Ok(UNICON_LOSS_TRIPLET_HARD) => Ok(LossKind::TripletHard),
         Ok(UNICON_LOSS_TRIPLET_SMOOTH) => Ok(LossKind::TripletSmooth),
+        Ok(UNICON_LOSS_CUSTOM) => Ok(LossKind::Custom),
         _ => Err(Error::invalid("loss.kind", "a value of unicon_loss_kind", kind)),
     }
 }
@@ -96,7 +97,12 @@ pub(super) unsafe fn loss(pointer: *const unicon_loss_t) -> Result<Loss> {
     let kind = loss_kind(raw.kind)?;
     let unicon_loss { tau, nu, margin, eps_pos, eps_neg, log_eps, .. } = raw;
     let nu = if nu == NU_USUAL { Loss::new(kind, tau).nu } else { nu };
-    let loss = Loss { kind, tau, nu, margin, eps_pos, eps_neg, log_eps, eps_by };
+    let family = match raw.family.is_null() {
+        true => None,
+        // SAFETY: a caller's struct.
+        false => Some(unsafe { family::read(raw.family)? }),
+    };
+    let loss = Loss { kind, tau, nu, margin, eps_pos, eps_neg, log_eps, eps_by, family };
     loss.validate()?;
     Ok(loss)
 }

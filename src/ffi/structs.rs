@@ -61,9 +61,10 @@ versioned!(
 versioned!(
     unicon_loss,
     "loss",
-    [struct_size, kind, eps_by, tau, nu, margin, eps_pos, eps_neg, log_eps],
+    [struct_size, kind, eps_by, tau, nu, margin, eps_pos, eps_neg, log_eps, family],
     super::problem::default_loss
 );
+versioned!(unicon_family, "loss.family", [struct_size, name, psi, phi, user, concurrent, reserved], |_| ());
 versioned!(
     unicon_positives,
     "positives",

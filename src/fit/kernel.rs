@@ -14,9 +14,9 @@
 use super::condition::Sides;
 use super::features::{EIGENVALUE_CUT, FeatureMap, Mapped, download, host_rows, upload, whitened};
 use super::info::FitInfo;
-use super::linear::batch_ranges;
+use super::linear::{batch_ranges, batch_seed};
 use super::monitor::{Clock, Iterate, Monitor};
-use super::options::{BatchScore, Batches, FitOptions, KernelOptions, Landmarks};
+use super::options::{BatchScore, Batches, FitOptions, Init, KernelOptions, Landmarks};
 use super::validation::batch_score;
 use super::{Data, fit_one, timed};
 use crate::backend::Backend;
@@ -143,6 +143,11 @@ pub(super) fn fit_batches<B: Backend>(
         let x = RowRange::new(data.x, range.clone())?;
         let y = RowRange::new(data.y, range.clone())?;
         let positives = data.positives.restricted(range.clone(), range.clone())?;
+        let seed = match one.init {
+            Init::Gaussian => batch_seed(options.seed, range),
+            _ => options.seed,
+        };
+        let one = FitOptions { seed, ..one.clone() };
         let mut part = FitInfo { seconds: monitor.info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
         let begun = Instant::now();

@@ -17,12 +17,14 @@ use super::whole::Whole;
 use super::{thin, timed};
 use crate::backend::{Backend, Similarity, inverse_lengths};
 use crate::error::{Error, Result};
+use crate::memory::room;
 use crate::plan::update_per_loss;
 use crate::positives::Positives;
 use crate::similarity::NegativeSampling;
 use crate::spectral::{self, SvdMethod, TopR, low_rank_distance};
 use faer::{Mat, MatRef};
 use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -53,10 +55,32 @@ impl Encoders {
     }
 }
 
+/// No given similarity is larger: beyond it float32 ends.
+const LARGEST_SIMILARITY: f64 = 1e30;
+
+/// The seed of what is drawn for a batch of these rows: the fit's own where they begin with the first.
+pub(super) fn batch_seed(seed: u64, rows: &Range<usize>) -> u64 {
+    seed.wrapping_add(rows.start as u64)
+}
+
+/// Independent standard normal similarities.
+fn normal<B: Backend>(backend: &B, (n_x, n_y): (usize, usize), seed: u64) -> Result<B::Matrix> {
+    drop(room::<f64>(n_x.saturating_mul(n_y), || "the similarities of init gaussian".into())?);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    let mut s = Mat::zeros(n_x, n_y);
+    // Row by row: a batch of the first rows has the first numbers.
+    for i in 0..n_x {
+        (0..n_y).for_each(|j| s[(i, j)] = StandardNormal.sample(&mut rng));
+    }
+    upload(backend, s.as_ref())
+}
+
 /// Where similarities come from at the start of an update.
 pub(crate) enum Start<M> {
     Zeros,
     Similarity(M),
+    /// Standard normal, for a seed.
+    Gaussian(u64),
     Encoders(Encoders),
 }
 
@@ -238,6 +262,7 @@ impl<B: Backend> Problem<'_, B> {
                 let (f1, f2) = (self.x.in_basis(f1.clone()), self.y.in_basis(f2.clone()));
                 Start::Encoders(Encoders { f1, f2 })
             }
+            Init::Gaussian => Start::Gaussian(self.options.seed),
             Init::Similarity(s) => {
                 let (n_x, n_y) = (self.positives.n_x(), self.positives.n_y());
                 if (s.nrows(), s.ncols()) != (n_x, n_y) {
@@ -245,8 +270,9 @@ impl<B: Backend> Problem<'_, B> {
                     return Err(Error::invalid("init similarity", format!("{n_x} x {n_y}"), got));
                 }
                 // Written so that NaN fails too.
-                if !s.norm_max().is_finite() || s.norm_max() > 1.0 + 1e-6 {
-                    return Err(Error::invalid("init similarity", "cosines in [-1, 1]", s.norm_max()));
+                if !s.is_all_finite() || s.norm_max() > LARGEST_SIMILARITY {
+                    let expected = format!("finite numbers of magnitude at most {LARGEST_SIMILARITY:e}");
+                    return Err(Error::invalid("init similarity", expected, s.norm_max()));
                 }
                 Start::Similarity(upload(self.backend, s.as_ref())?)
             }
@@ -268,9 +294,13 @@ impl<B: Backend> Problem<'_, B> {
             })?),
             _ => None,
         };
-        let s = match (start, &embedded) {
-            (_, Some(((zx, _), (zy, _)))) => Similarity::Embeddings(zx, zy),
-            (Start::Similarity(s), _) => Similarity::Dense(s),
+        let drawn = match start {
+            Start::Gaussian(seed) => Some(normal(backend, (positives.n_x(), positives.n_y()), *seed)?),
+            _ => None,
+        };
+        let s = match (start, &embedded, &drawn) {
+            (_, Some(((zx, _), (zy, _))), _) => Similarity::Embeddings(zx, zy),
+            (Start::Similarity(s), ..) | (_, _, Some(s)) => Similarity::Dense(s),
             _ => Similarity::Zeros(positives.n_x(), positives.n_y()),
         };
         let inverse = |lengths: &[f64]| inverse_lengths(backend.group(), lengths);
@@ -361,7 +391,11 @@ impl<B: Backend> Problem<'_, B> {
             let positives = self.positives.restricted(range.clone(), range.clone())?;
             let side = |m| Side { cross: m, embed: m };
             let rows = Rows { x: side(&x), y: side(&y), positives: &positives };
-            let update = self.update(&rows, start, monitor.info)?;
+            let own = match start {
+                Start::Gaussian(seed) => Some(Start::Gaussian(batch_seed(*seed, range))),
+                _ => None,
+            };
+            let update = self.update(&rows, own.as_ref().unwrap_or(start), monitor.info)?;
             let weight = if weighed { self.batch_weight(&update.encoders, monitor.info)? } else { 1.0 };
             let g = update.encoders.f1.transpose() * &update.encoders.f2;
             add(&mut sum, weight, &g);

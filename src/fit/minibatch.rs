@@ -117,13 +117,13 @@ impl<B: Backend> Descent<'_, B> {
         let negatives = |p: &Positives| p.n_x() as f64 * p.n_y() as f64 - p.nnz() as f64;
         let (all, seen) = (negatives(self.positives), negatives(batch));
         if !(all > 0.0 && seen > 0.0) {
-            return self.loss;
+            return self.loss.clone();
         }
         let rows = batch.n_x() as f64 / self.positives.n_x() as f64;
         let cols = batch.n_y() as f64 / self.positives.n_y() as f64;
         // Rows and columns may want a different factor: the mean of both.
         let factor = all / seen * (rows * cols).sqrt();
-        Loss { eps_neg: self.loss.eps_neg * factor, ..self.loss }
+        Loss { eps_neg: self.loss.eps_neg * factor, ..self.loss.clone() }
     }
 
     /// One step of `rate` times the encoders' norm; the batch's loss, or none at a stationary point.

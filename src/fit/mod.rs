@@ -100,6 +100,7 @@ pub fn fit<B: Backend>(
 ) -> Result<(Model, FitInfo)> {
     let begin = Instant::now();
     check_fit(data, validation, options)?;
+    backend.check_loss(&options.loss)?;
     let kernel = options.kernel.as_ref().map(|k| k.kernel);
     let (mut info, sides, _) =
         screened(backend, data, validation, &Wanted::new(options.center, kernel, &options.init))?;
@@ -255,7 +256,7 @@ fn fit_one<B: Backend>(
             x: x.embed(),
             y: y.embed(),
             positives,
-            loss: options.loss,
+            loss: options.loss.clone(),
             negatives,
             maps: None,
             rank: options.rank,
@@ -265,7 +266,7 @@ fn fit_one<B: Backend>(
             validation.map(|(x, y, positives)| Validation { x, y, positives, loss: &options.loss });
         let start = alignment.variables(&encoders);
         let shape = (backend.shape(x.embed()), backend.shape(y.embed()), positives.nnz());
-        let (rank, loss, seed, sides) = (options.rank, options.loss, options.seed, sides.fingerprint());
+        let (rank, loss, seed, sides) = (options.rank, &options.loss, options.seed, sides.fingerprint());
         let fingerprint = format!("fit {rank} {loss:?} {refinement:?} {shape:?} {seed}{sides}");
         monitor.checkpoint =
             options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &fingerprint, &start));

@@ -79,10 +79,11 @@ impl<B: Backend> PartialFit<B> {
         options: FitOptions,
     ) -> Result<Self> {
         options.validate()?;
+        backend.check_loss(&options.loss)?;
         let refused = [
             ("a kernel", options.kernel.is_some()),
             ("a batch size", options.batches.is_some()),
-            ("a given similarity", matches!(options.init, Init::Similarity(_))),
+            ("a given similarity", matches!(options.init, Init::Similarity(_) | Init::Gaussian)),
             ("damping", options.damping.is_some()),
             ("refinement", options.refine.is_some()),
             ("a checkpoint", options.checkpoint.is_some()),

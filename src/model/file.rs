@@ -150,7 +150,7 @@ impl Model {
 
     /// Checks that components fit together and that no number can make encoding overflow.
     fn check(&self) -> Checked<()> {
-        self.loss.validate().map_err(|e| e.to_string())?;
+        self.loss.check_numbers().map_err(|e| e.to_string())?;
         let Some(first) = self.components.first() else { return Err("it has no components".into()) };
         for (k, c) in self.components.iter().enumerate() {
             if !(c.weight > 0.0 && c.weight <= 1.0) {

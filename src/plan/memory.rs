@@ -86,7 +86,11 @@ pub(crate) fn of_fit(o: &FitOptions, sizes: Sizes, element: u64) -> u64 {
     let copies = copies * (cut(rows.0) * x.width + cut(rows.1) * y.width);
     // A line search holds the embeddings of two points, refinement those of one and their gradients.
     let embeddings = embeddings(rows, r, o.damping.is_some() || o.refine.is_some());
-    let similarity = if matches!(o.init, Init::Similarity(_)) { n_x * n_y } else { 0.0 };
+    let similarity = match o.init {
+        Init::Similarity(_) => n_x * n_y,
+        Init::Gaussian => cut(n_x) * cut(n_y),
+        _ => 0.0,
+    };
     let validation = match o.batches.is_some() || o.refine.is_some() {
         true => validation(m_x, d1, x.width, r) + validation(m_y, d2, y.width, r),
         false => 0.0,

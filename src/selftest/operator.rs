@@ -78,7 +78,7 @@ pub(super) fn check<B: Backend>(
                     samples.push(NegativeSampling::Sampled { per_anchor: 40, seed: 5 });
                 }
                 for negatives in samples {
-                    let case = Case { p, relation, loss, negatives };
+                    let case = Case { p, relation, loss: loss.clone(), negatives };
                     products(device, oracle, &sides, &positives, &case, record)?;
                 }
             }

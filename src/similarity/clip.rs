@@ -15,19 +15,21 @@
 //!
 //! # Range
 //!
-//! |s| <= 1, so that `e^{(s - 1)/tau}` cannot overflow: one shift serves all sums and weights, and a tile costs one
-//! exponential an entry. Where a sum of them is below `e^-limit` ([`lost_range`]) too many of its terms may have underflowed,
+//! |s| <= 1 of embeddings, so that `e^{(s - 1)/tau}` cannot overflow: one shift serves all sums and weights, and a tile costs
+//! one exponential an entry. Where a sum of them is below `e^-limit` ([`lost_range`]) too many of its terms may have underflowed,
 //! and pass 1 sums once more with running maxima. Where `a_i + 1/tau` is above the limit ([`one_exponential`]) the weights
-//! take both exponentials as they stand.
+//! take both exponentials as they stand. Given similarities may exceed 1: where they take a sum above `e^limit` both happen, too.
 
 use super::masked::pair_scale;
 use crate::loss::{Loss, log_add_exp};
 use crate::positives::Positives;
 
 /// Whether the logarithm of a sum of `e^{s/tau}` that was taken with the constant shift has lost too much of the number
-/// type's range: `limit` is the largest magnitude of exponents that a backend's exponentials keep exact.
+/// type's range, or left it because given similarities exceed 1: `limit` is the largest magnitude of exponents that a backend's
+/// exponentials keep exact.
 pub(crate) fn lost_range(log_sum: f64, tau: f64, limit: f64) -> bool {
-    log_sum - 1.0 / tau < -limit
+    // Written so that NaN is lost, too.
+    !(-limit..=limit).contains(&(log_sum - 1.0 / tau))
 }
 
 /// Whether weights with the logarithmic coefficient `a` may be computed as `e^{(s - 1)/tau} e^{a + 1/tau}`.

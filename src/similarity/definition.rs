@@ -12,7 +12,8 @@
 //! S_ij     = -1/2 [ gamma_ij / (n_x |P_x(i)|)  +  gammabar_ji / (n_y |P_y(j)|) ]
 //! ```
 //!
-//! `gammabar` is `gamma` of the transposed similarities; `eps_ij` is `eps_pos` for positives and `eps_neg` for negatives.
+//! `gammabar` is `gamma` of the transposed similarities; psi and phi are those of the loss, built in or one's own; `eps_ij` is
+//! `eps_pos` for positives and `eps_neg` for negatives.
 
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossKind};
@@ -55,8 +56,8 @@ pub fn definition(s: MatRef<'_, f64>, loss: &Loss, positives: &Positives) -> Res
     // S_ij = -1/2 [ gamma_ij / (n_x |P_x(i)|) + gammabar_ji / (n_y |P_y(j)|) ]; the divisions stand in `reductions`.
     let weights = Mat::from_fn(s.nrows(), s.ncols(), |i, j| -0.5 * (gamma[(i, j)] + gamma_bar[(j, i)]));
     if !(loss_rows.is_finite() && loss_cols.is_finite() && weights.is_all_finite()) {
-        let what =
-            "a term of the definition leaves the range of float64: tau is too small for these similarities";
+        let what = "a term of the definition leaves the range of float64: tau is too small for these similarities, or psi \
+             or phi of one's own is not finite at them";
         return Err(Error::Numerical(what.into()));
     }
     Ok(Definition { loss_rows, loss_cols, weights })
@@ -85,14 +86,18 @@ impl Direction<'_> {
                 own + negatives.iter().map(|&j| eps(i, j) * loss.psi(s[(i, j)] - nu * s[(i, k)])).sum::<f64>()
             };
             let u: Vec<f64> = p.iter().map(|&k| u(k)).collect();
-            // The logarithm of nothing (no negatives and eps_pos = 0): such an anchor contributes nothing.
-            if u.iter().any(|&u| loss.kind == LossKind::Clip && u + loss.log_eps == 0.0) {
+            // Nothing inside phi (no negatives and eps_pos = 0): such an anchor contributes nothing.
+            let nothing = match loss.kind {
+                LossKind::Clip => u.iter().any(|&u| u + loss.log_eps == 0.0),
+                _ => loss.eps_pos == 0.0 && (loss.eps_neg == 0.0 || negatives.is_empty()),
+            };
+            if nothing {
                 continue;
             }
             let share = 1.0 / (n * p.len() as f64);
             for (&k, &u_ik) in p.iter().zip(&u) {
-                value += 0.5 * share * phi(loss, u_ik);
-                let dphi = share * dphi(loss, u_ik);
+                value += 0.5 * share * loss.phi(u_ik);
+                let dphi = share * loss.dphi(u_ik);
                 let mut pull = eps(i, k) * (1.0 - nu) * loss.dpsi((1.0 - nu) * s[(i, k)]);
                 for &j in &negatives {
                     let push = eps(i, j) * loss.dpsi(s[(i, j)] - nu * s[(i, k)]);
@@ -104,16 +109,6 @@ impl Direction<'_> {
         }
         (value, gamma)
     }
-}
-
-/// `phi(u)`: `tau log(u + log_eps)` for clip, else `u`.
-fn phi(loss: &Loss, u: f64) -> f64 {
-    if loss.kind == LossKind::Clip { loss.tau * (u + loss.log_eps).ln() } else { u }
-}
-
-/// `phi'(u)`.
-fn dphi(loss: &Loss, u: f64) -> f64 {
-    if loss.kind == LossKind::Clip { loss.tau / (u + loss.log_eps) } else { 1.0 }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! | the loss and `S(gamma)` term by term, `O(n^3)` | [`definition`] |
 //! | clip: from sums over negatives to the loss, `gamma` and weights | `clip.rs` |
 //! | sigmoid and triplets: the same | `additive.rs` |
+//! | a psi and a phi of one's own: the same | `family.rs` |
 //! | which entries dense tiles leave out | `masked.rs` |
 //! | which tiles are visited, and what a sample of them stands for | `schedule.rs`, `sampling.rs` |
 //! | pass 1: sums over negatives, the loss, the coefficients of `S` | `pass1.rs` |
@@ -18,6 +19,7 @@ pub(crate) mod blocks;
 pub(crate) mod clip;
 pub(crate) mod coefficients;
 pub mod definition;
+pub(crate) mod family;
 pub(crate) mod masked;
 pub(crate) mod pass1;
 pub(crate) mod pass2;

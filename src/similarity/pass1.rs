@@ -5,7 +5,7 @@ use super::masked::diagonal_apart;
 use super::sampling::{NegativeSampling, Seen};
 use super::schedule::{TILE, TileSchedule};
 use super::weights::{AnchorStats, Weights};
-use super::{additive, clip};
+use super::{additive, clip, family};
 use crate::backend::Similarity;
 use crate::distributed::Fold;
 use crate::error::Result;
@@ -31,12 +31,12 @@ pub(crate) fn weights<B: Blocks>(
         Pass { backend, problem, loss, sides: [positives, &back], schedule: &schedule, seen: &seen, zeros };
     let [(rows, loss_rows), (cols, loss_cols)] = match loss.kind {
         LossKind::Clip => pass.clip()?,
-        _ => pass.additive()?,
+        _ => pass.by_pairs()?,
     };
     drop(pass);
     let [weight_x, weight_y] = seen.map(|seen| seen.weight);
     Weights {
-        loss: *loss,
+        loss: loss.clone(),
         positives: positives.clone(),
         negatives,
         loss_rows,
@@ -131,30 +131,36 @@ impl<B: Blocks> Pass<'_, B> {
         Ok((AnchorStats { first, log_neg, coeff, ..AnchorStats::default() }, value))
     }
 
-    fn additive(&self) -> Result<[(AnchorStats, f64); 2]> {
+    /// Every member but clip: from sums over the negatives of every pair.
+    fn by_pairs(&self) -> Result<[(AnchorStats, f64); 2]> {
         let s = [self.positive_similarities(0)?, self.positive_similarities(1)?];
         let sums = if self.zeros {
-            [self.sums_at_zero(0), self.sums_at_zero(1)]
+            [self.sums_at_zero(0)?, self.sums_at_zero(1)?]
         } else {
             self.backend.additive_sums(&self.problem, s.each_ref().map(|s| &s[..]))?
         };
         let ([sums_x, sums_y], [s_x, s_y]) = (sums, s);
-        Ok([self.additive_anchors(0, s_x, sums_x)?, self.additive_anchors(1, s_y, sums_y)?])
+        Ok([self.anchors_of_pairs(0, s_x, sums_x)?, self.anchors_of_pairs(1, s_y, sums_y)?])
     }
 
-    fn additive_anchors(&self, side: usize, s: Vec<f64>, sums: PairSums) -> Result<(AnchorStats, f64)> {
+    fn anchors_of_pairs(&self, side: usize, s: Vec<f64>, sums: PairSums) -> Result<(AnchorStats, f64)> {
+        let seen = &self.seen[side];
+        if let Some(custom) = self.loss.own()? {
+            let loss = (self.loss, custom);
+            return family::anchors(loss, self.sides[side], s, sums, &seen.weight, |i| seen.of(i));
+        }
         let mut diagonal = self.diagonal_similarities(side)?.into_iter();
         let next = |_| diagonal.next().unwrap_or(0.0);
-        Ok(additive::anchors(self.loss, self.sides[side], s, sums, &self.seen[side].weight, next))
+        Ok(additive::anchors(self.loss, self.sides[side], s, sums, &seen.weight, next))
     }
 
     /// Sums of psi and psi' where all similarities are 0.
-    fn sums_at_zero(&self, side: usize) -> PairSums {
+    fn sums_at_zero(&self, side: usize) -> Result<PairSums> {
         let p = self.sides[side];
-        [self.loss.psi(0.0), self.loss.dpsi(0.0)].map(|value| {
+        Ok(self.loss.at_zero()?.map(|value| {
             let of_anchor = |i: usize| std::iter::repeat_n(value * self.seen[side].of(i), p.row(i).len());
             (0..p.n_x()).flat_map(of_anchor).collect()
-        })
+        }))
     }
 
     /// `s_ik` of all pairs, anchor by anchor, on every rank.

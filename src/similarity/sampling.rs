@@ -57,7 +57,8 @@ pub(crate) struct Seen {
 impl Seen {
     /// Of the rows of a schedule.
     pub(crate) fn new(schedule: &TileSchedule, loss: &Loss, positives: &Positives) -> Self {
-        let mut out = Self { loss: *loss, positives: positives.clone(), counted: None, weight: Vec::new() };
+        let mut out =
+            Self { loss: loss.clone(), positives: positives.clone(), counted: None, weight: Vec::new() };
         if schedule.is_sampled() {
             let seen = count(schedule, loss, positives);
             let of = |(i, s): (usize, &f64)| if *s > 0.0 { out.negatives(i) / s } else { 1.0 };

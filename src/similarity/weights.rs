@@ -40,10 +40,14 @@ pub struct AnchorStats {
     pub log_neg: Vec<f64>,
     /// Clip: `a_i = log( sum_k e^{-T_ik} / (2 n |P|) )`, without eps. -inf where the anchor pushes nothing.
     pub coeff: Vec<f64>,
-    /// Additive members: `s_ik` of every pair, anchor by anchor.
+    /// Additive members and losses of one's own: `s_ik` of every pair, anchor by anchor.
     pub s_pos: Vec<f64>,
     /// Additive members: `sum_neg eps psi'(s_ij - nu s_ik)` of every pair.
     pub dpsi: Vec<f64>,
+    /// A loss of one's own: `phi'(u_ik)` of every pair.
+    pub dphi: Vec<f64>,
+    /// A loss of one's own: `gamma_ik` of every pair.
+    pub gamma: Vec<f64>,
     /// Sampled negatives: all negatives / seen negatives of each anchor. Empty: 1.
     pub sampling_weight: Vec<f64>,
 }
@@ -86,7 +90,8 @@ impl Weights {
             if let Some(i) = logs {
                 return fails(format!("the weights of {name} {} are not finite", side.first + i));
             }
-            if side.s_pos.iter().chain(&side.dpsi).any(|v| !v.is_finite()) {
+            let pairs = [&side.s_pos, &side.dpsi, &side.dphi, &side.gamma];
+            if pairs.into_iter().flatten().any(|v| !v.is_finite()) {
                 return fails(format!("the weights of {name}s are not finite"));
             }
         }
@@ -113,7 +118,7 @@ impl Weights {
     pub fn transposed(&self) -> Self {
         Self {
             share: self.share,
-            loss: self.loss,
+            loss: self.loss.clone(),
             positives: self.positives.transposed(),
             negatives: self.negatives,
             loss_rows: self.loss_cols,
@@ -153,6 +158,11 @@ impl Weights {
                 let t = s / loss.tau;
                 -eps * ((t + a_row).exp() + (t + a_col).exp())
             }
+            (LossKind::Custom, true) => {
+                let row = self.rows.gamma[p.row_offset(i) + position(p.row(i), j)];
+                let col = self.cols.gamma[p.col_offset(j) + position(p.col(j), i)];
+                -(self.row_scale(i) * row + self.col_scale(j) * col)
+            }
             (_, true) => {
                 let row_sum = self.rows.dpsi[p.row_offset(i) + position(p.row(i), j)];
                 let col_sum = self.cols.dpsi[p.col_offset(j) + position(p.col(j), i)];
@@ -176,16 +186,28 @@ impl Weights {
 
     /// When every similarity is 0, all negatives of row `i` and column `j` weigh `-eps_neg (alpha_i + beta_j)`: of the
     /// anchors that are here.
-    pub fn at_zero(&self) -> (Vec<f64>, Vec<f64>) {
+    ///
+    /// # Errors
+    /// Those of a psi of one's own.
+    pub fn at_zero(&self) -> Result<(Vec<f64>, Vec<f64>)> {
+        let p = &self.positives;
+        let slope = self.loss.at_zero()?[1];
         let of = |n: usize, side: &AnchorStats, push: &dyn Fn(usize) -> f64| -> Vec<f64> {
             match self.loss.kind {
                 LossKind::Clip => side.coeff.iter().map(|a| a.exp()).collect(),
                 _ => (0..n).map(push).collect(),
             }
         };
-        let alpha = of(self.positives.n_x(), &self.rows, &|i| self.additive_row(i, 0.0));
-        let beta = of(self.positives.n_y(), &self.cols, &|j| self.additive_col(j, 0.0));
-        (alpha, beta)
+        // sum_k phi'_k psi'(0) of an anchor's pairs.
+        let pushes = |side: &AnchorStats, pairs: std::ops::Range<usize>| -> f64 {
+            match side.dphi.is_empty() {
+                true => slope * pairs.len() as f64,
+                false => slope * side.dphi[pairs].iter().sum::<f64>(),
+            }
+        };
+        let row = |i: usize| self.row_scale(i) * pushes(&self.rows, p.row_offset(i)..p.row_offset(i + 1));
+        let col = |j: usize| self.col_scale(j) * pushes(&self.cols, p.col_offset(j)..p.col_offset(j + 1));
+        Ok((of(p.n_x(), &self.rows, &row), of(p.n_y(), &self.cols, &col)))
     }
 }
 

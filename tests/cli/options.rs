@@ -122,6 +122,8 @@ fn linear() {
         },
     );
     agree(&pairs, "--init random --seed 5", &FitOptions { init: Init::Random, seed: 5, ..usual.clone() });
+    let gaussian = FitOptions { init: Init::Gaussian, seed: 5, ..usual.clone() };
+    agree(&pairs, "--init gaussian --seed 5", &gaussian);
     let seeds = [5, 6].map(|seed| {
         agree(
             &pairs,

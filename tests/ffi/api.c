@@ -34,6 +34,99 @@ static void library(void)
     CHECK(count >= 0);
 }
 
+/* Clip as functions of one's own, at the temperature that `user` points to. */
+static int32_t own_psi(const double *t, double *value, double *derivative, int64_t count, void *user)
+{
+    double tau = *(const double *)user;
+    int64_t k;
+    CHECK(count >= 1 && count <= 32768);
+    for (k = 0; k < count; k++) {
+        value[k] = exp(t[k] / tau);
+        derivative[k] = value[k] / tau;
+    }
+    return 0;
+}
+
+static int32_t own_phi(const double *u, double *value, double *derivative, int64_t count, void *user)
+{
+    double tau = *(const double *)user;
+    int64_t k;
+    for (k = 0; k < count; k++) {
+        value[k] = tau * log(u[k]);
+        derivative[k] = tau / u[k];
+    }
+    return 0;
+}
+
+static int32_t no_psi(const double *t, double *value, double *derivative, int64_t count, void *user)
+{
+    (void)t, (void)value, (void)derivative, (void)count;
+    return *(const int32_t *)user;
+}
+
+/* Any psi and phi: as clip they give clip's numbers, in one thread at a time and in several; what fails is said. */
+static void family(unicon_context_t *context, const char *directory)
+{
+    enum { n = 300, r = 5 };
+    static double zx[n * r], zy[n * r], s_ref[n * n], s[n * n], dzx[n * r], dzy[n * r], want[n * r];
+    double tau = 0.2, loss_ref, value = 0;
+    int32_t code = 17;
+    char path[600];
+    unicon_matrix_t zxm, zym, sm, gx, gy, wm;
+    unicon_family_t own;
+    unicon_loss_t loss, clip;
+    unicon_weights_t *w = NULL;
+    unicon_fit_options_t options;
+    unicon_model_t *model = NULL, *again = NULL;
+    unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2);
+    make_unit(zx, n, r, 5);
+    make_unit(zy, n, r, 6);
+    zxm = unicon_matrix_f64(zx, n, r), zym = unicon_matrix_f64(zy, n, r), sm = unicon_matrix_f64(s, n, n);
+    gx = unicon_matrix_f64(dzx, n, r), gy = unicon_matrix_f64(dzy, n, r), wm = unicon_matrix_f64(want, n, r);
+    loss_ref = clip_reference(zx, zy, n, r, tau, s_ref);
+    OK(NULL, unicon_family_init(&own, sizeof own));
+    CHECK(own.struct_size == sizeof own && !own.name && !own.psi && !own.phi && !own.user && !own.concurrent);
+    OK(NULL, unicon_loss_init(&loss, sizeof loss, UNICON_LOSS_CUSTOM));
+    CHECK(!loss.family);
+    EXPECT(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w), UNICON_INVALID_ARGUMENT, "family");
+    loss.family = &own;
+    EXPECT(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w), UNICON_INVALID_ARGUMENT, "loss.family");
+    own.psi = own_psi, own.phi = own_phi, own.user = &tau, own.name = "my clip";
+    for (own.concurrent = 0; own.concurrent < 2; own.concurrent++) {
+        OK(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w));
+        OK(context, unicon_weights_loss(w, &value, NULL, NULL));
+        CHECK(fabs(value - loss_ref) < 1e-12);
+        OK(context, unicon_weights_dense(w, &sm));
+        CHECK(distance(s, s_ref, n * n) < 1e-14);
+        unicon_weights_destroy(w);
+    }
+    own.concurrent = 2;
+    EXPECT(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w), UNICON_INVALID_ARGUMENT, "concurrent");
+    own.concurrent = 0;
+    OK(NULL, unicon_loss_init(&clip, sizeof clip, UNICON_LOSS_CLIP));
+    clip.tau = tau;
+    OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, &value, &gx, &gy));
+    OK(context, unicon_contrastive_grad(context, &clip, &zxm, &zym, NULL, NULL, &wm, NULL));
+    CHECK(fabs(value - loss_ref) < 1e-12 && distance(dzx, want, n * r) < 1e-14);
+    clip.family = &own;
+    EXPECT(context, unicon_contrastive_grad(context, &clip, &zxm, &zym, NULL, &value, NULL, NULL), UNICON_INVALID_ARGUMENT, "custom");
+    /* A fit records the name, and its model needs no functions. */
+    OK(NULL, unicon_fit_options_init(&options, sizeof options));
+    options.r = R, options.loss = &loss;
+    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    snprintf(path, sizeof path, "%s/family.safetensors", directory);
+    OK(context, unicon_model_save(context, model, path));
+    own.psi = no_psi, own.user = &code;
+    OK(context, unicon_model_load(context, path, &again));
+    unicon_model_destroy(model);
+    unicon_model_destroy(again);
+    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL), UNICON_NUMERICAL,
+           "psi of the loss \"my clip\" failed: the function returned 17");
+    code = 0; /* Answers nothing, and says that it has. */
+    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL), UNICON_NUMERICAL,
+           "psi of the loss \"my clip\" is NaN at t = 0");
+}
+
 /* Ranks among items of which most are equal, against the formulas, and the same items resident. */
 static void evaluation(unicon_context_t *context)
 {
@@ -691,6 +784,7 @@ int main(int argc, char **argv)
     OK(context, unicon_cancel(context));
     weights(context);
     evaluation(context);
+    family(context, argv[1]);
     layouts(context);
     fit(context, argv[1]);
     refined(context, argv[1]);

@@ -33,6 +33,11 @@ fn python_positives_are_read_by_shape_and_type() {
 }
 
 #[test]
+fn python_losses_of_ones_own() {
+    python("numpy", "family.py");
+}
+
+#[test]
 fn python_features_outputs_and_files_are_right_or_refused() {
     python("numpy", "arrays.py");
 }

@@ -385,9 +385,9 @@ fn poor_data_gives_a_model_or_a_reason() {
         let (x, y) = (matrix("x", n, &x), matrix("y", n, &y));
         let positives = positives.unwrap_or_else(|| Positives::diagonal(n));
         let data = Data { x: &x, y: &y, positives: &positives };
-        for loss in losses {
+        for loss in &losses {
             for rank in [1, d1.min(d2)] {
-                let plain = FitOptions { loss, ..FitOptions::new(rank) };
+                let plain = FitOptions { loss: loss.clone(), ..FitOptions::new(rank) };
                 let kernel = |landmarks| {
                     let kernel = Kernel::new(KernelKind::Angular);
                     Some(KernelOptions::new(kernel, landmarks))
@@ -407,7 +407,7 @@ fn poor_data_gives_a_model_or_a_reason() {
                     FitOptions { ridge: 0.1, ..plain.clone() },
                     FitOptions { rank: 1, kernel: kernel(Landmarks::Auto), ..plain.clone() },
                     FitOptions { rank: 1, kernel: kernel(Landmarks::Exact), ..plain.clone() },
-                    FitOptions { loss, ..Preset::PaperLinear.options(rank) },
+                    FitOptions { loss: loss.clone(), ..Preset::PaperLinear.options(rank) },
                 ];
                 let mut outcome = |what: String, fitted: unicon::Result<(Model, FitInfo)>| match fitted {
                     Ok((model, info)) => {
@@ -424,6 +424,7 @@ fn poor_data_gives_a_model_or_a_reason() {
                 for o in &iterations {
                     outcome(format!("{name}: {o:?}"), fit(&oracle(), data, None, o));
                 }
+                let loss = loss.clone();
                 let best = BestOptions { loss, final_loss: true, ..BestOptions::new(Rank::Fixed(rank)) };
                 let batch = MinibatchOptions { batch: 8, min_steps: 9, ..MinibatchOptions::default() };
                 let minibatch = Some(batch);

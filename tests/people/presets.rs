@@ -267,7 +267,7 @@ fn a_second_update_that_raises_the_loss_is_not_kept() {
     for tau in [1.0, 0.2, 0.07, 0.02, 0.01] {
         for nu in [1.0, 2.0] {
             let loss = Loss::clip(tau).with_nu(nu);
-            let ((one, first), (two, second)) = (of(loss, 1), of(loss, 2));
+            let ((one, first), (two, second)) = (of(loss.clone(), 1), of(loss.clone(), 2));
             let (auto, info) = of(loss, FitOptions::AUTO);
             let (before, after) = (first.final_loss.unwrap(), second.final_loss.unwrap());
             assert_eq!(info.final_loss.unwrap(), before.min(after));

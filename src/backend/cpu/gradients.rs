@@ -162,7 +162,7 @@ impl<T: Real> Cpu<T> {
                     let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
                     for range in schedule.tiles_in(p, &columns.range) {
                         weights.take_columns(columns, &range, &mut scratch)?;
-                        for strip in panel.strips(tiles.unit.strip()) {
+                        for strip in panel.strips(weights.strip()) {
                             weights.fill(&panel, &strip, &range, &mut scratch)?;
                             let tile = scratch.tiles.tile.chunks_exact(range.len());
                             for (out, tile) in out.chunks_exact_mut(n_y).skip(strip.start).zip(tile) {

@@ -7,6 +7,7 @@
 mod backward;
 mod best;
 mod cross;
+mod family;
 pub mod gemm;
 mod gradients;
 mod matrix;

@@ -1,6 +1,7 @@
 //! Pass 1's sums over negatives of every row and column, and the similarities of masked entries.
 
 use super::Cpu;
+use super::family::OfFamily;
 use super::ranks::PIECE;
 use super::simd::AdditiveKind;
 use super::tile_sums::TileSums;
@@ -17,7 +18,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// What a visit of tiles does: sums over the rows of tiles and over their columns.
-trait Sums<T>: Sync {
+pub(super) trait Sums<T>: Sync {
     /// The sum of a row on its way.
     type Row: Send;
     /// The sums of the columns of a tile on their way.
@@ -36,7 +37,13 @@ trait Sums<T>: Sync {
     /// The sums of the column positions before any row.
     fn columns(&self, positions: &Range<usize>) -> Self::Columns;
     /// Adds the tile of these row positions and the columns.
-    fn visit(&self, tile: &[T], rows: Range<usize>, sums: &mut [Self::Row], columns: &mut Self::Columns);
+    fn visit(
+        &self,
+        tile: &[T],
+        rows: Range<usize>,
+        sums: &mut [Self::Row],
+        columns: &mut Self::Columns,
+    ) -> Result<()>;
     /// What the columns have come to.
     fn finish(&self, positions: &Range<usize>, columns: Self::Columns) -> Vec<f64>;
     /// Adds what two visits of the same column have come to.
@@ -63,11 +70,12 @@ impl<T: Real> Sums<T> for Shifted<T> {
         vec![T::default(); positions.len()]
     }
 
-    fn visit(&self, tile: &[T], rows: Range<usize>, sums: &mut [f64], columns: &mut Vec<T>) {
+    fn visit(&self, tile: &[T], rows: Range<usize>, sums: &mut [f64], columns: &mut Vec<T>) -> Result<()> {
         let (m, n) = (rows.len(), columns.len());
         let mut row = vec![T::default(); m];
         T::exp_sums(tile, n, m, n, self.scale, self.scale, &mut row, columns);
         sums.iter_mut().zip(&row).for_each(|(sum, t)| *sum += t.as_f64());
+        Ok(())
     }
 
     fn finish(&self, _: &Range<usize>, columns: Vec<T>) -> Vec<f64> {
@@ -117,11 +125,12 @@ impl<T: Real> Sums<T> for ByMaxima<T> {
         rows: Range<usize>,
         sums: &mut [(T, f64)],
         (max, sum): &mut (Vec<T>, Vec<f64>),
-    ) {
+    ) -> Result<()> {
         let (m, n) = (rows.len(), max.len());
         let (mut row_max, mut row_sum): (Vec<T>, Vec<f64>) = sums.iter().copied().unzip();
         T::log_sums(tile, n, m, n, self.scale, &mut row_max, &mut row_sum, max, sum);
         sums.iter_mut().zip(row_max.into_iter().zip(row_sum)).for_each(|(r, new)| *r = new);
+        Ok(())
     }
 
     fn finish(&self, _: &Range<usize>, (max, sum): (Vec<T>, Vec<f64>)) -> Vec<f64> {
@@ -164,12 +173,18 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
 
     fn columns(&self, positions: &Range<usize>) -> Vec<Layer<T>> {
         let zeros = || vec![T::default(); positions.len()];
-        column_layers(self.tiles, positions, self.s[1])
+        column_layers(self.tiles, positions, self.s[1], T::default())
             .map(|offsets| Layer { offsets, psi: zeros(), dpsi: zeros() })
             .collect()
     }
 
-    fn visit(&self, tile: &[T], rows: Range<usize>, sums: &mut [Self::Row], columns: &mut Vec<Layer<T>>) {
+    fn visit(
+        &self,
+        tile: &[T],
+        rows: Range<usize>,
+        sums: &mut [Self::Row],
+        columns: &mut Vec<Layer<T>>,
+    ) -> Result<()> {
         let (m, n) = (rows.len(), tile.len() / rows.len().max(1));
         for ((position, sums), s_row) in rows.zip(sums).zip(tile.chunks_exact(n.max(1))) {
             for (out, e) in sums.iter_mut().zip(self.pairs_of_row(position)) {
@@ -181,6 +196,7 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
         for Layer { offsets, psi, dpsi } in columns {
             T::additive_col_sums(self.kind, tile, n, m, n, offsets, psi, dpsi);
         }
+        Ok(())
     }
 
     /// Of every pair of the columns in turn: psi, psi'.
@@ -198,20 +214,21 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
     }
 }
 
-/// The positives of a tile's columns, one layer after the other: layer `t` holds `-nu s` of every column's `t`-th positive, 0
-/// where a column has fewer.
-pub(super) fn column_layers<'a, T: Real>(
+/// The positives of a tile's columns, one layer after the other: layer `t` holds `-nu s` of every column's `t`-th positive,
+/// `none` where a column has fewer.
+pub(super) fn column_layers<'a, T: Real, U: Real>(
     tiles: &'a Tiles<'_, T>,
     positions: &Range<usize>,
     s_cols: &'a [f64],
-) -> impl Iterator<Item = Vec<T>> + 'a {
+    none: U,
+) -> impl Iterator<Item = Vec<U>> + 'a {
     let (p, nu, positions) = (&tiles.positives, tiles.loss.nu, positions.clone());
     let ids = move || positions.clone().map(|j| tiles.schedule.col_id(j));
     let layers = ids().map(|j| p.col(j).len()).max().unwrap_or(0);
     (0..layers).map(move |layer| {
         let offset = |j: usize| match layer < p.col(j).len() {
-            true => T::of(-nu * s_cols[p.col_offset(j) + layer]),
-            false => T::default(),
+            true => U::of(-nu * s_cols[p.col_offset(j) + layer]),
+            false => none,
         };
         ids().map(offset).collect()
     })
@@ -294,7 +311,7 @@ impl<T: Real> Cpu<T> {
                             for strip in panel.strips(sums.strip(tiles.unit.strip())) {
                                 tiles.fill_negatives(&panel, &strip, &cut, &mut scratch)?;
                                 let rows = panel.rows.start + strip.start..panel.rows.start + strip.end;
-                                sums.visit(&scratch.tile, rows, &mut row[strip], &mut part);
+                                sums.visit(&scratch.tile, rows, &mut row[strip], &mut part)?;
                             }
                             finished.extend(sums.finish(&cut, part));
                         }
@@ -373,21 +390,33 @@ impl<T: Real> Cpu<T> {
         tiles: &Tiles<'_, T>,
         s: BothSums<&[f64]>,
     ) -> Result<BothSums<PairSums>> {
+        match tiles.loss.own()? {
+            Some(custom) => self.spread_sums(tiles, s, &OfFamily { tiles, s, custom }),
+            None => self.spread_sums(tiles, s, &OfPairs { tiles, s, kind: additive_kind(tiles.loss) }),
+        }
+    }
+
+    /// The sums of a visit from positions to samples.
+    fn spread_sums<S: Sums<T, Row = Vec<(f64, f64)>>>(
+        &self,
+        tiles: &Tiles<'_, T>,
+        s: BothSums<&[f64]>,
+        sums: &S,
+    ) -> Result<BothSums<PairSums>> {
         let (p, schedule) = (&tiles.positives, &tiles.schedule);
         let mut x = [vec![0.0; s[0].len()], vec![0.0; s[0].len()]];
         let mut y = [vec![0.0; s[1].len()], vec![0.0; s[1].len()]];
-        let sums = OfPairs { tiles, s, kind: additive_kind(tiles.loss) };
-        let (rows, by_position) = self.visit_sums(tiles, &sums)?;
+        let (rows, by_position) = self.visit_sums(tiles, sums)?;
         let rows = rows.into_iter().flatten().flatten().flat_map(|(psi, dpsi)| [psi, dpsi]).collect();
         let (rows, by_position) = (self.group.concat(rows)?, self.group.concat(by_position)?);
-        // From positions to samples.
         let spread = |values: &[f64], ids: &dyn Fn(usize) -> Range<usize>, n: usize, out: &mut PairSums| {
             let mut values = values.chunks_exact(2);
             for (e, v) in (0..n).flat_map(ids).zip(&mut values) {
                 (out[0][e], out[1][e]) = (v[0], v[1]);
             }
         };
-        spread(&rows, &|position| sums.pairs_of_row(position), p.n_x(), &mut x);
+        let of_row = |i: usize| p.row_offset(i)..p.row_offset(i + 1);
+        spread(&rows, &|position| of_row(schedule.row_id(position)), p.n_x(), &mut x);
         let of_col = |j: usize| p.col_offset(j)..p.col_offset(j + 1);
         spread(&by_position, &|position| of_col(schedule.col_id(position)), p.n_y(), &mut y);
         Ok([x, y])

@@ -1,6 +1,7 @@
 //! `-S` a tile at a time: similarities made again and turned into weights, and the masked entries that tiles leave out.
 
 use super::Cpu;
+use super::family::{self, Asked, STRIP};
 use super::matrix::Matrix;
 use super::ranks::{Columns, Lookup, Window};
 use super::simd::AdditiveKind;
@@ -22,8 +23,8 @@ pub(super) fn additive_kind(loss: &Loss) -> AdditiveKind {
     match loss.kind {
         LossKind::TripletHard => AdditiveKind::TripletHard { margin },
         LossKind::TripletSmooth => AdditiveKind::TripletSmooth { tau, margin },
-        // Clip never gets here; its exponential has its own kernels.
-        LossKind::Sigmoid | LossKind::Clip => AdditiveKind::Sigmoid { tau },
+        // Clip never gets here, its exponential has its own kernels; nor does a psi of one's own.
+        LossKind::Sigmoid | LossKind::Clip | LossKind::Custom => AdditiveKind::Sigmoid { tau },
     }
 }
 
@@ -32,6 +33,7 @@ pub(super) enum Coefficients<T> {
     ClipShifted { alpha: Vec<T>, beta: Vec<T> },
     ClipLog { a: Vec<T>, b: Vec<T> },
     Additive { c: Vec<T>, d: Vec<T> },
+    Family { c: Vec<f64>, d: Vec<f64> },
     Flat { alpha: Vec<T>, beta: Vec<T> },
 }
 
@@ -42,6 +44,7 @@ impl<T: Real> Coefficients<T> {
             Wide::ClipShifted { alpha, beta } => Self::ClipShifted { alpha: cast(alpha), beta: cast(beta) },
             Wide::ClipLog { a, b } => Self::ClipLog { a: cast(a), b: cast(b) },
             Wide::Additive { c, d } => Self::Additive { c: cast(c), d: cast(d) },
+            Wide::Family { c, d } => Self::Family { c, d },
             Wide::Flat { alpha, beta } => Self::Flat { alpha: cast(alpha), beta: cast(beta) },
         }
     }
@@ -53,8 +56,12 @@ pub(super) struct WeightScratch<T> {
     /// The columns' coefficients; of additive losses layer by layer, with the offsets.
     columns: Vec<T>,
     layers: Vec<(Vec<T>, Vec<T>)>,
+    /// The same of a psi of one's own.
+    family_layers: Vec<family::Layer>,
     /// Sums of weights on their way.
     sums: Vec<T>,
+    wide_sums: Vec<f64>,
+    asked: Asked,
     /// The weights and the columns' values, packed, and the values before.
     pub(super) weights: Rows,
     values: Arc<Factor<T>>,
@@ -65,7 +72,9 @@ impl<T> Default for WeightScratch<T> {
     fn default() -> Self {
         let (columns, layers, sums, gathered) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (weights, values) = (Rows::default(), Arc::default());
-        Self { tiles: Scratch::default(), columns, layers, sums, weights, values, gathered }
+        let (family_layers, wide_sums, asked) = (Vec::new(), Vec::new(), Asked::default());
+        let tiles = Scratch::default();
+        Self { tiles, columns, layers, family_layers, sums, wide_sums, asked, weights, values, gathered }
     }
 }
 
@@ -111,12 +120,16 @@ impl<'a, T: Real> WeightTiles<'a, T> {
 
     /// The columns' coefficients of this rank as rows of a matrix.
     fn columns_matrix(&self, cpu: &Cpu<T>) -> Result<Matrix<T>> {
-        let (Coefficients::ClipShifted { beta, .. }
-        | Coefficients::ClipLog { b: beta, .. }
-        | Coefficients::Additive { d: beta, .. }
-        | Coefficients::Flat { beta, .. }) = &self.coefficients;
         let mut out = cpu.zeros(self.tiles.positives.n_y(), 1)?;
-        out.data_mut().copy_from_slice(beta);
+        match &self.coefficients {
+            Coefficients::ClipShifted { beta, .. }
+            | Coefficients::ClipLog { b: beta, .. }
+            | Coefficients::Additive { d: beta, .. }
+            | Coefficients::Flat { beta, .. } => out.data_mut().copy_from_slice(beta),
+            Coefficients::Family { d, .. } => {
+                out.data_mut().iter_mut().zip(d).for_each(|(o, d)| *o = T::of(*d));
+            }
+        }
         Ok(out)
     }
 
@@ -148,9 +161,20 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         !self.tiles.schedule.is_sampled()
     }
 
+    /// Whether psi is the user's own: it is asked about as many entries at once as a tile has.
+    fn is_family(&self) -> bool {
+        matches!(self.coefficients, Coefficients::Family { .. })
+    }
+
+    /// Rows whose weights are made together.
+    pub(super) fn strip(&self) -> usize {
+        if self.is_family() { STRIP } else { self.tiles.unit.strip() }
+    }
+
     /// Parts of a tile's columns whose weights are multiplied together: they stay in the second cache with their values.
     pub(super) fn parts(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
-        cuts(range, self.tiles.unit.part())
+        let Range { start, end } = range;
+        cuts(range, if self.is_family() { (end - start).max(1) } else { self.tiles.unit.part() })
     }
 
     /// Makes the column positions `range` those that [`fill`](Self::fill) makes weights of.
@@ -173,9 +197,12 @@ impl<'a, T: Real> WeightTiles<'a, T> {
                 scratch.columns = of_columns(beta)?;
             }
             Coefficients::ClipLog { b, .. } => scratch.columns = of_columns(b)?,
+            Coefficients::Family { d, .. } => {
+                scratch.family_layers = family::layers(self.tiles, self.w, range, d);
+            }
             Coefficients::Additive { d, .. } => {
                 let schedule = &self.tiles.schedule;
-                let layers = column_layers(self.tiles, range, &self.w.cols.s_pos).enumerate();
+                let layers = column_layers(self.tiles, range, &self.w.cols.s_pos, T::default()).enumerate();
                 let coefficient = |layer: usize, position: usize| {
                     let has = layer < self.w.positives.col(schedule.col_id(position)).len();
                     if has { d[position] } else { T::default() }
@@ -199,7 +226,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
     ) -> Result<()> {
         let (loss, schedule, w) = (self.tiles.loss, &self.tiles.schedule, self.w);
         let (m, n) = (strip.len(), range.len());
-        let WeightScratch { tiles, columns, layers, sums, .. } = scratch;
+        let WeightScratch { tiles, columns, layers, family_layers, sums, wide_sums, asked, .. } = scratch;
         self.tiles.fill_negatives(panel, strip, range, tiles)?;
         let positions = panel.rows.start + strip.start..panel.rows.start + strip.end;
         let rows = positions.start - self.first.0..positions.end - self.first.0;
@@ -218,6 +245,11 @@ impl<'a, T: Real> WeightTiles<'a, T> {
                 for &(li, lj, _) in &tiles.masked {
                     tile[li * n + lj] = T::default();
                 }
+            }
+            Coefficients::Family { c, .. } => {
+                let custom = loss.own()?.ok_or_else(|| loss.without_family())?;
+                let buffers = (wide_sums, asked);
+                family::fill(custom, self.tiles, w, (&positions, c), family_layers, tile, buffers)?;
             }
             Coefficients::Additive { c, .. } => {
                 let kind = additive_kind(loss);
@@ -275,7 +307,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
                 packed_anew(&mut scratch.values, |out| unit.pack(out, values, n, d));
             }
         }
-        for strip in panel.strips(unit.strip()) {
+        for strip in panel.strips(self.strip()) {
             self.fill(panel, &strip, range, scratch)?;
             let weights = &scratch.tiles.tile[..strip.len() * n];
             seen(weights);

@@ -321,6 +321,10 @@ impl Backend for Cuda {
         self.gram_of(x)
     }
 
+    fn check_loss(&self, loss: &Loss) -> Result<()> {
+        loss.check_built_in("a CUDA device")
+    }
+
     fn weights(
         &self,
         s: Similarity<'_, Matrix>,
@@ -328,6 +332,7 @@ impl Backend for Cuda {
         positives: &Positives,
         negatives: NegativeSampling,
     ) -> Result<Weights> {
+        self.check_loss(loss)?;
         self.device.enter()?;
         match s {
             // Coefficients of all rows and columns on every rank: the sweeps take them from the device's memory.

@@ -213,7 +213,11 @@ impl Device {
             LossKind::Sigmoid => narrow.pick("sigmoid_sums_f16", "sigmoid_sums_bf16"),
             LossKind::TripletHard => narrow.pick("triplet_hard_sums_f16", "triplet_hard_sums_bf16"),
             LossKind::TripletSmooth => narrow.pick("triplet_smooth_sums_f16", "triplet_smooth_sums_bf16"),
-            LossKind::Clip => return Err(Error::Cuda("internal: clip has no additive sums".into())),
+            LossKind::Clip | LossKind::Custom => {
+                return Err(Error::Cuda(
+                    "internal: clip and losses of one's own have no additive sums".into(),
+                ));
+            }
         };
         // SAFETY: by this function's contract.
         unsafe { self.sweep("additive", kernel, l, p) }
@@ -240,7 +244,11 @@ impl Device {
             (LossKind::TripletSmooth, Mode::Fp16) => "triplet_smooth_weights_f16",
             (LossKind::TripletSmooth, Mode::Bf16) => "triplet_smooth_weights_bf16",
             (LossKind::TripletSmooth, Mode::Fp32) => "triplet_smooth_weights_f32",
-            (LossKind::Clip, _) => return Err(Error::Cuda("internal: clip has no additive weights".into())),
+            (LossKind::Clip | LossKind::Custom, _) => {
+                return Err(Error::Cuda(
+                    "internal: clip and losses of one's own have no additive weights".into(),
+                ));
+            }
         };
         // SAFETY: by this function's contract.
         unsafe { self.sweep("additive", kernel, l, p) }

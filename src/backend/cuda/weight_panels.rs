@@ -70,6 +70,8 @@ fn largest_weight(w: &Weights) -> f64 {
         LossKind::Sigmoid => 1.0 / w.loss.tau,
         LossKind::TripletSmooth => w.loss.tau,
         LossKind::TripletHard => 1.0,
+        // Not computed here.
+        LossKind::Custom => return f64::INFINITY,
     };
     (x * most(&w.rows.sampling_weight) + y * most(&w.cols.sampling_weight)) * steepest * w.loss.eps_neg
 }
@@ -88,6 +90,7 @@ impl<'a> WeightPanels<'a> {
         let logarithm = |v: f64| v * LOG2_E + f64::from(power);
         let coefficients = match coefficients {
             Coefficients::Flat { .. } => return Ok(None),
+            Coefficients::Family { .. } => return w.loss.check_built_in("a CUDA device").map(|()| None),
             Coefficients::ClipShifted { alpha, beta } => {
                 OnDevice::Clip { log: false, row: upload(alpha, &scaled)?, col: upload(beta, &scaled)? }
             }

@@ -125,7 +125,7 @@ pub fn run(session: &Session, args: &Args) -> Result<()> {
     report.value("rank", args.rank)?;
     report.value("d1", args.d1)?;
     report.value("d2", args.d2)?;
-    report.value("loss", loss)?;
+    report.value("loss", &loss)?;
     report.value("rows", &rows)?;
     let tera = |rate: Option<f64>| rate.map_or_else(String::new, |r| format!("{:.3}", r / 1e12));
     report.line(format!("{device}; unicon {}", env!("CARGO_PKG_VERSION")));

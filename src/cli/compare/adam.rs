@@ -123,6 +123,6 @@ pub fn sgd_clip<B: Backend>(
     let component = Component { weight: 1.0, x: Encoder::linear(hx.f), y: Encoder::linear(hy.f) };
     Ok(Model::new(
         vec![component],
-        &unicon::fit::FitOptions { loss: *loss, ..unicon::fit::FitOptions::new(rank) },
+        &unicon::fit::FitOptions { loss: loss.clone(), ..unicon::fit::FitOptions::new(rank) },
     ))
 }

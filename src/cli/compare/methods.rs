@@ -199,7 +199,7 @@ pub fn compare<B: Backend>(
     let mut evaluator = Evaluator::new(backend, data, test, options)?;
     let mut curves = Vec::new();
     let plain = FitOptions {
-        loss: options.loss,
+        loss: options.loss.clone(),
         n_iters: 1,
         factorization: Factorization::Orthonormal,
         final_loss: false,
@@ -267,7 +267,7 @@ pub fn compare<B: Backend>(
         note(&format!("best on {name}"));
         let best = BestOptions {
             rank: Rank::Fixed(options.rank),
-            loss: options.loss,
+            loss: options.loss.clone(),
             kernel: Some(kernel.clone()),
             widths: options.widths.clone(),
             ..options.best.clone()
@@ -279,7 +279,8 @@ pub fn compare<B: Backend>(
     }
     note("best");
     let mut track = Track::default();
-    let best = BestOptions { rank: Rank::Fixed(options.rank), loss: options.loss, ..options.best.clone() };
+    let best =
+        BestOptions { rank: Rank::Fixed(options.rank), loss: options.loss.clone(), ..options.best.clone() };
     let (model, info) = fit_best_watched(backend, data, validation, &best, &mut |i| {
         track.push(i.seconds, i.x, i.y);
         Ok(())

@@ -99,7 +99,11 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     let options = args.evaluation.options(session.seed())?;
     // Better to know now that the page cannot be written.
     drop(AtomicFile::create(&args.out)?);
-    let loss = model.map_or_else(Loss::default, |m| m.loss);
+    let loss = match model {
+        Some(m) if m.loss.validate().is_ok() => m.loss.clone(),
+        // Files do not hold psi and phi of one's own: clip's loss is shown as where there is no model.
+        _ => Loss::default(),
+    };
     let mut measured: Vec<(&str, Measured)> = Vec::new();
     let looked = on_backend!(session, |backend| {
         let mut looked = None;
@@ -138,6 +142,9 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
     report.value("examples", &examples)?;
     report.value("normalised", model.is_none())?;
     let seconds = begin.elapsed().as_secs_f64();
+    if model.is_some_and(|m| m.loss != loss) {
+        report.line("the loss shown is clip's: files do not hold the model's own psi and phi");
+    }
     report.value("seconds", seconds)?;
     let size = output::bytes(html.len() as u64);
     report.line(format!("{}: {size}, {seconds:.2} s; open it in a browser", args.out.display()));

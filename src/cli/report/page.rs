@@ -447,7 +447,10 @@ fn making(model: &Model) -> String {
     };
     let l = &model.loss;
     let mut loss = name(l.kind);
-    if l.kind != LossKind::TripletHard {
+    if let Some(family) = &l.family {
+        let _ = write!(loss, ", psi and phi of \"{}\"", family.name());
+    }
+    if !matches!(l.kind, LossKind::TripletHard | LossKind::Custom) {
         let _ = write!(loss, ", τ = {}", l.tau);
     }
     let _ = write!(loss, ", ν = {}", l.nu);

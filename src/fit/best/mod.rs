@@ -146,7 +146,7 @@ fn run<B: Backend>(
     }
     let loss = match options.tau_auto {
         true => solver.temperature(&start, &validation, monitor)?,
-        false => options.loss,
+        false => options.loss.clone(),
     };
     let whole = Whole {
         backend,
@@ -162,10 +162,10 @@ fn run<B: Backend>(
     if options.refine.max_steps > 0 && monitor.goes_on(0.0)? {
         let (descent, sides) = (solver.fingerprint(), sides.fingerprint());
         let fingerprint = format!("best {rank} {loss:?} {lambda} {power} {descent:?}{sides}");
-        let variables = solver.alignment(loss).variables(&start);
+        let variables = solver.alignment(&loss).variables(&start);
         monitor.checkpoint =
             options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &fingerprint, &variables));
-        encoders = solver.descend(start, loss, given.then_some(&validation), monitor)?;
+        encoders = solver.descend(start, &loss, given.then_some(&validation), monitor)?;
     }
     if options.final_loss {
         whole.record(&encoders, monitor)?;

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::fit::Data;
 use crate::fit::condition::Center;
 use crate::fit::options::{KernelOptions, Landmarks, MinibatchOptions, RefineOptions};
-use crate::loss::{EpsBy, Loss};
+use crate::loss::{EpsBy, Loss, LossKind};
 use crate::model::Model;
 use crate::positives::Positives;
 use crate::similarity::NegativeSampling;
@@ -97,6 +97,10 @@ impl BestOptions {
 
     pub(crate) fn validate(&self) -> Result<()> {
         self.loss.validate()?;
+        if self.tau_auto && self.loss.kind == LossKind::Custom {
+            let expected = "a temperature that is given, with psi and phi of one's own";
+            return Err(Error::invalid("tau", expected, "auto"));
+        }
         self.refine.validate()?;
         if let Some(minibatch) = &self.minibatch {
             minibatch.validate()?;

@@ -50,13 +50,13 @@ impl<B: Backend> Solver<'_, B> {
         format!("{minibatch:?} {refine:?} {stages:?} {} {} {} {}", p.n_x(), p.n_y(), p.nnz(), o.seed)
     }
 
-    pub(super) fn alignment(&self, loss: Loss) -> Alignment<'_, B> {
+    pub(super) fn alignment(&self, loss: &Loss) -> Alignment<'_, B> {
         Alignment {
             backend: self.backend,
             x: self.x,
             y: self.y,
             positives: self.data.positives,
-            loss,
+            loss: loss.clone(),
             negatives: NegativeSampling::All,
             maps: Some((&self.maps.0, &self.maps.1)),
             rank: self.rank,
@@ -71,7 +71,7 @@ impl<B: Backend> Solver<'_, B> {
         validation: &Validation<'_, B::Matrix>,
         monitor: &mut Monitor<'_>,
     ) -> Result<Loss> {
-        let (mut best, mut chosen) = (f64::NEG_INFINITY, self.options.loss);
+        let (mut best, mut chosen) = (f64::NEG_INFINITY, self.options.loss.clone());
         let minibatch = self.options.minibatch.map(|m| MinibatchOptions {
             epochs: 1,
             min_steps: 0,
@@ -83,10 +83,10 @@ impl<B: Backend> Solver<'_, B> {
         let short = Solver { options: &options, ..*self };
         for tau in TAUS {
             let begun = Instant::now();
-            let loss = Loss { tau, ..self.options.loss };
+            let loss = Loss { tau, ..self.options.loss.clone() };
             let (mut part, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
             let mut alone = Monitor::new(self.backend, monitor.clock, &mut part, &mut unwatched);
-            let e = short.descend(start.clone(), loss, None, &mut alone)?;
+            let e = short.descend(start.clone(), &loss, None, &mut alone)?;
             let score = validation.score(self.backend, &e)?;
             monitor.info.evaluations += part.evaluations;
             if score > best {
@@ -104,7 +104,7 @@ impl<B: Backend> Solver<'_, B> {
     pub(super) fn descend(
         &self,
         mut start: Encoders,
-        loss: Loss,
+        loss: &Loss,
         validation: Option<&Validation<'_, B::Matrix>>,
         monitor: &mut Monitor<'_>,
     ) -> Result<Encoders> {
@@ -123,7 +123,7 @@ impl<B: Backend> Solver<'_, B> {
                 x: self.x,
                 y: self.y,
                 positives,
-                loss,
+                loss: loss.clone(),
                 metric: (&metric.0, &metric.1),
                 options,
                 seed: o.seed,

@@ -53,8 +53,11 @@ pub enum Init {
     Given(Mat<f64>, Mat<f64>),
     /// The linear encoders of a model. Unless centring is off, what they take out of raw features is taken out in the fit.
     Model(Box<Component>),
-    /// A similarity matrix `n_x x n_y` for the first `S`. Small n only.
+    /// A matrix `n_x x n_y` of any finite similarities for the first `S`. Small n only.
     Similarity(Mat<f64>),
+    /// Independent standard normal similarities for the first `S`, from the fit's seed, as the authors' kernel solver starts. In
+    /// mini-batches each has its own. Small n, or small batches, only.
+    Gaussian,
 }
 
 impl Init {

@@ -48,7 +48,7 @@ fn same(a: &Model, b: &Model) -> bool {
 
 /// The exact loss before and after a descent on mini-batches without validation rows, and after L-BFGS on all pairs,
 /// from random encoders in the coordinates of the features.
-fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
+fn descents(s: &Sample, loss: &Loss, rank: usize) -> [f64; 3] {
     let backend = oracle();
     let (x, y) = (backend.load(&s.x).unwrap(), backend.load(&s.y).unwrap());
     let (d1, d2) = (backend.shape(&x).1, backend.shape(&y).1);
@@ -60,7 +60,7 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
         x: &x,
         y: &y,
         positives: &s.positives,
-        loss,
+        loss: loss.clone(),
         negatives: NegativeSampling::All,
         maps: None,
         rank,
@@ -76,7 +76,16 @@ fn descents(s: &Sample, loss: Loss, rank: usize) -> [f64; 3] {
     let (mx, my) = (identity(d1), identity(d2));
     let options = MinibatchOptions { batch: 100, epochs: 30, ..MinibatchOptions::default() };
     let (backend, positives) = (&backend, &s.positives);
-    let descent = Descent { backend, x: &x, y: &y, positives, loss, metric: (&mx, &my), options, seed: 5 };
+    let descent = Descent {
+        backend,
+        x: &x,
+        y: &y,
+        positives,
+        loss: loss.clone(),
+        metric: (&mx, &my),
+        options,
+        seed: 5,
+    };
     let sizes = (start.f1.norm_l2().powi(2), start.f2.norm_l2().powi(2));
     let (mut info, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
     let mut monitor = Monitor::new(backend, clock, &mut info, &mut unwatched);
@@ -102,7 +111,7 @@ fn mini_batches_come_close_to_the_exact_minimum() {
             Loss::new(LossKind::TripletHard, 1.0),
             Loss::new(LossKind::TripletSmooth, 0.2),
         ] {
-            let [start, reached, exact] = descents(&s, loss, 5);
+            let [start, reached, exact] = descents(&s, &loss, 5);
             assert!(start - reached > 0.8 * (start - exact), "{name} {loss:?}: {start} {reached} {exact}");
         }
     }

@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 /// 1/tau^2 this stays below 1e-6 of the gradient's norm for tau >= 0.07.
 const TOLERANCE: f64 = 1e-6;
 
-fn check(data: &Sample, loss: Loss, mapped: bool, negatives: NegativeSampling) {
+fn check(data: &Sample, loss: &Loss, mapped: bool, negatives: NegativeSampling) {
     let backend = oracle();
     let (x, y) = (backend.load(&data.x).unwrap(), backend.load(&data.y).unwrap());
     let (d1, d2, r) = (backend.shape(&x).1, backend.shape(&y).1, 4);
@@ -29,7 +29,7 @@ fn check(data: &Sample, loss: Loss, mapped: bool, negatives: NegativeSampling) {
         x: &x,
         y: &y,
         positives: &data.positives,
-        loss,
+        loss: loss.clone(),
         negatives,
         maps: mapped.then_some((&maps.0, &maps.1)),
         rank: r,
@@ -65,8 +65,8 @@ fn every_member_one_to_one_and_many_to_many() {
         Loss::new(LossKind::TripletSmooth, 0.2),
     ] {
         for data in [&one, &two] {
-            check(data, loss, false, NegativeSampling::All);
-            check(data, loss, true, NegativeSampling::All);
+            check(data, &loss, false, NegativeSampling::All);
+            check(data, &loss, true, NegativeSampling::All);
         }
     }
 }
@@ -75,7 +75,7 @@ fn every_member_one_to_one_and_many_to_many() {
 fn sampled_negatives_have_the_gradient_of_their_own_loss() {
     let negatives = NegativeSampling::Sampled { per_anchor: 12, seed: 4 };
     for data in [pairs(61, 6, 5, 4, 0.4, 3), many(41, 6, 5, 4, 0.4, 3)] {
-        check(&data, Loss::clip(0.1), true, negatives);
-        check(&data, Loss::new(LossKind::Sigmoid, 0.3), false, negatives);
+        check(&data, &Loss::clip(0.1), true, negatives);
+        check(&data, &Loss::new(LossKind::Sigmoid, 0.3), false, negatives);
     }
 }

@@ -40,7 +40,7 @@ fn falls(info: &FitInfo) {
 fn damping_and_refinement_descend_for_every_member() {
     for s in [pairs(150, 9, 8, 5, 0.3, 1), many(80, 9, 8, 5, 0.3, 2)] {
         for loss in losses() {
-            let base = FitOptions { loss, whiten: Some(0.1), ..FitOptions::new(4) };
+            let base = FitOptions { loss: loss.clone(), whiten: Some(0.1), ..FitOptions::new(4) };
             let damped = FitOptions { damping: Some(DampingOptions::default()), n_iters: 8, ..base.clone() };
             let info = run::<f64>(&s, &damped);
             falls(&info);
@@ -64,7 +64,12 @@ fn nystrom_encoders_and_samples_descend_too() {
     for s in [pairs(150, 9, 8, 5, 0.3, 1), many(80, 9, 8, 5, 0.3, 2)] {
         for loss in losses() {
             let kernel = KernelOptions::new(Kernel::new(KernelKind::Angular), Landmarks::Count(24));
-            let base = FitOptions { loss, kernel: Some(kernel), whiten: Some(0.1), ..FitOptions::new(4) };
+            let base = FitOptions {
+                loss: loss.clone(),
+                kernel: Some(kernel),
+                whiten: Some(0.1),
+                ..FitOptions::new(4)
+            };
             let damped = FitOptions { damping: Some(DampingOptions::default()), n_iters: 5, ..base.clone() };
             falls(&run::<f64>(&s, &damped));
             let refined = FitOptions { refine: Some(RefineOptions::default()), n_iters: 1, ..base.clone() };

@@ -86,7 +86,7 @@ pub enum Way {
 }
 
 pub fn way(name: &str, loss: Loss, rank: usize, n: usize) -> Way {
-    let plain = FitOptions { loss, n_iters: 1, ..FitOptions::new(rank) };
+    let plain = FitOptions { loss: loss.clone(), n_iters: 1, ..FitOptions::new(rank) };
     let kernel = |kind, landmarks| Some(KernelOptions::new(Kernel::new(kind), landmarks));
     let some = Landmarks::Count(40.min(n));
     let best = BestOptions { loss, ..BestOptions::new(Rank::Fixed(rank)) };

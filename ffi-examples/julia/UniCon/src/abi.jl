@@ -33,6 +33,17 @@ mutable struct ContextOptions_t
     ContextOptions_t() = new()
 end
 
+mutable struct Family_t
+    struct_size::Csize_t
+    name::Cstring
+    psi::Ptr{Cvoid}
+    phi::Ptr{Cvoid}
+    user::Ptr{Cvoid}
+    concurrent::Int32
+    reserved::Int32
+    Family_t() = new()
+end
+
 mutable struct Loss_t
     struct_size::Csize_t
     kind::Int32
@@ -43,6 +54,7 @@ mutable struct Loss_t
     eps_pos::Float64
     eps_neg::Float64
     log_eps::Float64
+    family::Ptr{Family_t}
     Loss_t() = new()
 end
 
@@ -290,6 +302,7 @@ c_context_create(o, out) = @ccall $(symbol(:unicon_context_create))(o::Ref{Conte
 c_context_destroy(h) = @ccall $(symbol(:unicon_context_destroy))(h::Ptr{Cvoid})::Cvoid
 c_last_error(h, buffer, capacity) = @ccall $(symbol(:unicon_last_error))(h::Ptr{Cvoid}, buffer::Ptr{UInt8}, capacity::Csize_t)::Csize_t
 c_cancel(h) = @ccall $(symbol(:unicon_cancel))(h::Ptr{Cvoid})::Int32
+c_family_init(o) = @ccall $(symbol(:unicon_family_init))(o::Ref{Family_t}, sizeof(Family_t)::Csize_t)::Int32
 c_loss_init(o, kind) = @ccall $(symbol(:unicon_loss_init))(o::Ref{Loss_t}, sizeof(Loss_t)::Csize_t, kind::Int32)::Int32
 c_positives_init(o) = @ccall $(symbol(:unicon_positives_init))(o::Ref{Positives_t}, sizeof(Positives_t)::Csize_t)::Int32
 c_kernel_init(o, kind) = @ccall $(symbol(:unicon_kernel_init))(o::Ref{Kernel_t}, sizeof(Kernel_t)::Csize_t, kind::Int32)::Int32

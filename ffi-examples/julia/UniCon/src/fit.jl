@@ -5,7 +5,7 @@ The linear solver with `r`-dimensional embeddings. `preset` is `:default` or a s
 `:paper_flickr`, `:paper_coco_clip`, `:paper_coco_resnet`, or `:paper`: that of synthetic data, for linear or kernel encoders), which brings its `r` and its
 loss where these are not given; without one the loss is clip with its defaults. `options` are the fields of `unicon_fit_options_t`: `n_iters`, `tol`, `rho`,
 `ridge`, `factorization` (`:sqrt`, `:orthonormal`, `:power` with `power`), `svd` (`:full`, `:randomized`), `init` (`:zeros`,
-`:random`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `growth`, `exact_last`, `damping`
+`:random`, `:gaussian`), `scale_inputs`, `final_loss`, `drop_trailing`, `whiten`, `batch_size`, `n_batches`, `n_negatives`, `growth`, `exact_last`, `damping`
 ([`Damping`](@ref)), `refine` ([`Refine`](@ref)), `checkpoint` (a file), `budget` (seconds), `seed`, `center` (`:auto`, `:on`, `:off`: whether
 the mean of the features is taken out).
 """

@@ -1,13 +1,13 @@
 const choices = Dict(
     :factorization => (sqrt = 0, orthonormal = 1, power = 2),
     :svd => (full = 0, randomized = 1),
-    :init => (zeros = 0, random = 1),
+    :init => (zeros = 0, random = 1, gaussian = 3),
     :center => (auto = 0, on = 1, off = 2),
 )
 # Fields that are set from something else.
 const own = (
     :struct_size, :reserved, :reserved2, :kind, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :n_landmarks, :similarity, :stages, :n_stages,
-    :n_whiten, :n_powers, :n_widths, :progress, :progress_user,
+    :n_whiten, :n_powers, :n_widths, :family, :progress, :progress_user,
 )
 
 # A value of a field's type, or an error that names the field.
