@@ -65,7 +65,7 @@ impl Problem {
         factorization: Factorization,
     ) -> (Mat<f64>, Mat<f64>) {
         let options = FitOptions {
-            loss: self.loss,
+            loss: self.loss.clone(),
             rho,
             factorization,
             center: Center::Off,
@@ -111,7 +111,7 @@ fn problems() -> Vec<(Problem, Mat<f64>)> {
             Positives::from_groups(&[0, 1, 2, 3, 4, 1, 2, 5, 6, 6], &[6, 5, 4, 3, 2, 1, 0, 1]).unwrap(),
         ] {
             let (n_x, n_y) = (positives.n_x(), positives.n_y());
-            let problem = Problem::new(random(n_x, 6, 1), random(n_y, 5, 2), positives, loss);
+            let problem = Problem::new(random(n_x, 6, 1), random(n_y, 5, 2), positives, loss.clone());
             let m = random(6, 5, 3);
             let scale = 0.9 / problem.similarity(&m).norm_max();
             all.push((problem, m * faer::Scale(scale)));
