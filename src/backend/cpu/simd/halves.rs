@@ -10,7 +10,6 @@
 use super::clip::check_tile;
 use super::lanes::{Dispatch, Kernel, Lanes};
 use super::{amx, level};
-use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 /// Rows or columns of `C` of a square, and its pairs along the inner dimension.
@@ -505,6 +504,7 @@ mod tests {
     #[test]
     fn the_instruction_rounds_as_the_loops_do() {
         use super::super::avx512bf16;
+        use std::mem::MaybeUninit;
         if level() != super::super::SimdLevel::Avx512 || !avx512bf16::rounds() {
             println!("skipped: this processor has no AVX512-BF16");
             return;
