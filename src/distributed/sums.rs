@@ -149,8 +149,8 @@ mod tests {
         let of = |values: std::ops::Range<usize>| {
             let mut fold = Fold::new(3..9);
             for block in [3, 4, 7, 8] {
-                let term = || values.clone().map(|v| (block * 10 + v) as f64).collect::<Vec<f64>>();
-                *fold.block(block, Vec::new, add) = term();
+                let term: Vec<f64> = values.clone().map(|v| (block * 10 + v) as f64).collect();
+                *fold.block(block, Vec::new, add) = term;
             }
             fold
         };

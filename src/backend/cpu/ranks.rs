@@ -108,6 +108,9 @@ impl<T: Real> Lookup<'_, T> {
     }
 }
 
+/// Matrices whose rows at the columns are shown, coefficients where they are shared out, and all columns packed where they are.
+pub(super) type Visited<'a, T> = (&'a [&'a Matrix<T>], Option<&'a Matrix<T>>, Option<&'a Ready<T>>);
+
 impl<T: Real> Cpu<T> {
     /// How `n` samples are shared out, in panels of `panel` rows.
     pub(super) fn layout(&self, n: usize, panel: usize) -> Layout {
@@ -317,7 +320,7 @@ impl<T: Real> Cpu<T> {
         (stage, stages): (usize, usize),
         tiles: &Tiles<'_, T>,
         panels: Range<usize>,
-        (matrices, coefficients, ready): (&[&Matrix<T>], Option<&Matrix<T>>, Option<&Ready<T>>),
+        (matrices, coefficients, ready): Visited<'_, T>,
         width: usize,
         state: &mut S,
         compute: impl Fn(&mut S, &Columns<'_, T>, &Meter) -> Result<()> + Sync + Send,
