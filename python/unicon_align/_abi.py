@@ -22,7 +22,7 @@ class Options(Structure):
 
     def __repr__(self) -> str:
         plain = (c_int32, c_int64, c_uint64, c_double)
-        values = {f[0]: getattr(self, f[0]) for f in self._fields_ if f[1] in plain and f[0] not in ("struct_size", "reserved", "reserved2")}
+        values = {f[0]: getattr(self, f[0]) for f in self._fields_ if f[1] in plain and f[0] not in ("struct_size", "reserved", "reserved2", "family")}
         if self._kinds_:
             # A kind of other software's may be beyond those.
             values["kind"] = dict(enumerate(self._kinds_)).get(values["kind"], values["kind"])

@@ -18,7 +18,7 @@ show("fit", _fit.fit_options(1, {})[0], chosen)
 for preset in ("paper-linear", "paper-kernel", "paper-flickr", "paper-coco-clip", "paper-coco-resnet"):
     show(preset, _fit.fit_options(1, {"preset": preset})[0], chosen)
 show("best", _fit.best_options("auto", {})[0], (*chosen, "n_whiten", "n_powers", "n_widths"))
-show("loss", unicon.loss("sigmoid"), chosen)
+show("loss", unicon.loss("sigmoid"), (*chosen, "family"))
 show("kernel", unicon.kernel("rbf"), chosen)
 show("damping", unicon.damping())
 show("refine", unicon.refine(), ("n_stages",))
