@@ -81,8 +81,27 @@ fn fill<T: Copy>(wall: &mut Walled, bytes: &mut Bytes<'_>, defaults: impl FnOnce
     wall.fill(&raw);
 }
 
+/// The identity, as psi and as phi.
+unsafe extern "C" fn own(
+    at: *const f64,
+    value: *mut f64,
+    derivative: *mut f64,
+    count: i64,
+    _: *mut std::ffi::c_void,
+) -> i32 {
+    for k in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: `count` numbers each.
+        unsafe {
+            *value.add(k) = *at.add(k);
+            *derivative.add(k) = 1.0;
+        }
+    }
+    0
+}
+
 #[derive(Default)]
 struct Walls {
+    family: Walled,
     loss: Walled,
     kernel: Walled,
     positives: Walled,
@@ -136,6 +155,19 @@ fuzz_target!(|input: &[u8]| {
             }; 2],
         );
         let mut left = PATIENCE;
+        // From the end of the input: what begins it is read as before there were losses of one's own.
+        let mut last = Bytes(&input[input.len().saturating_sub(32)..]);
+        fill(&mut w.family, &mut last, init!(unicon_family_init));
+        if let Some(f) = w.family.get::<unicon_family>() {
+            // Names end with a zero; functions are there or are not.
+            f.name = if chosen(17) { c"own".as_ptr() } else { std::ptr::null() };
+            (f.psi, f.phi) = (chosen(18).then_some(own as _), chosen(19).then_some(own as _));
+            f.user = std::ptr::null_mut();
+        }
+        if let Some(l) = w.loss.get::<unicon_loss>() {
+            let whole = w.family.get::<unicon_family>().is_some();
+            l.family = if whole { given(chosen(20), &w.family) } else { std::ptr::null() };
+        }
         if let Some(p) = w.positives.get::<unicon_positives>() {
             let mut array = |bit| if chosen(bit) { ids.as_mut_ptr() } else { std::ptr::null_mut() };
             (p.x_groups, p.y_groups) = (array(0), array(1));

@@ -288,6 +288,10 @@ fn demo_shows_digits_and_the_papers_experiment() {
     assert!(other.files().is_empty());
     let text = other.text("demo --draws 1 --report page.html");
     assert!(text.contains("page.html") && other.path("page.html").exists(), "{text}");
+    // It ends with commands that are there.
+    for command in ["fit", "eval", "report", "ablate"] {
+        assert!(text.contains(&format!("\n  unicon {command} --")), "{text}");
+    }
 }
 
 #[test]

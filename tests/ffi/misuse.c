@@ -305,7 +305,8 @@ static void structs(void)
     OPTION(drop_trailing, 5, UNICON_INVALID_ARGUMENT, "options.drop_trailing");
     OPTION(center, 3, UNICON_INVALID_ARGUMENT, "options.center");
     OPTION(center, -1, UNICON_INVALID_ARGUMENT, "options.center");
-    OPTION(reserved2, 1, UNICON_UNSUPPORTED, "reserved");
+    OPTION(batch_score, 4, UNICON_INVALID_ARGUMENT, "options.batch_score");
+    OPTION(batch_score, -1, UNICON_INVALID_ARGUMENT, "options.batch_score");
     OPTION(whiten, -0.5, UNICON_INVALID_ARGUMENT, "whiten");
     OPTION(whiten, NAN, UNICON_INVALID_ARGUMENT, "whiten");
     OPTION(batch_size, 1, UNICON_INVALID_ARGUMENT, "batch_size");

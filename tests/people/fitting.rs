@@ -270,7 +270,7 @@ fn a_budget_that_is_used_up_says_so() {
     }
     // The paper's mini-batches: those that there is time for, and one at least.
     let batches = |budget: &str| {
-        let json = lab.json(&format!("fit --preset paper {budget} {tail}"));
+        let json = lab.json(&format!("fit --preset paper --iters 2 {budget} {tail}"));
         let weights: Vec<usize> = json["info"]["batch_weights"]
             .as_array()
             .unwrap()

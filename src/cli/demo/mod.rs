@@ -14,8 +14,8 @@ use unicon::io::AtomicFile;
 /// Aligns halves of handwritten digits and repeats the paper's synthetic experiment; needs no files.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Draws of the synthetic data; published means are over 10.
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    /// Draws of the synthetic data; published means are over 10, as in `unicon reproduce`.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     draws: u64,
     /// Where to write a page that shows the best alignment of the digits.
     #[arg(long, value_name = "HTML", default_value = "unicon-demo.html")]
@@ -24,6 +24,14 @@ pub struct Args {
     #[arg(long, conflicts_with = "report")]
     no_report: bool,
 }
+
+/// What to do after it.
+const NEXT: &str = "
+next, on your own paired features (.npy, .npz or .safetensors; row i of one file matches row i of the other):
+  unicon fit --x X.npy --y Y.npy --rank 64 --out model.safetensors
+  unicon eval --model model.safetensors --x X_TEST.npy --y Y_TEST.npy
+  unicon report --model model.safetensors --x X_TEST.npy --y Y_TEST.npy --out report.html
+  unicon ablate --x X.npy --y Y.npy --rank 64     does S(gamma) help here, or the whitening?";
 
 pub fn run(session: &Session, args: Args) -> Result<()> {
     let begin = Instant::now();
@@ -52,5 +60,6 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         report.line(format!("\nThe best alignment of the digits as a page: {}", path.display()));
     }
     report.line(format!("\n{seconds:.1} s"));
+    report.line(NEXT);
     session.print(&report)
 }

@@ -23,7 +23,7 @@ assert unicon_align.__version__ == unicon_align.version()
 
 # Things show what they are.
 context = unicon_align.Context(n_threads=1)
-fitted, info = context.fit(x, y, 4)
+fitted, info = context.fit(x, y, 4, n_iters=2)
 z = fitted.encode(x, "x")
 shown = {
     context: "unicon_align.Context(n_threads=1)", fitted: "unicon_align.Model(16 and 12 -> 4)", context.items(z): "unicon_align.Items(400 x 4)",
