@@ -53,7 +53,7 @@ fn cpu_rates() -> Rates {
 
 #[test]
 fn bytes_between_ranks_are_those_of_the_plan() {
-    let plain = || FitOptions { final_loss: false, ..FitOptions::new(8) };
+    let plain = || FitOptions { n_iters: 2, final_loss: false, ..FitOptions::new(8) };
     let sampled = |m| NegativeSampling::Sampled { per_anchor: m, seed: 3 };
     let refine = RefineOptions { max_steps: 3, ..RefineOptions::default() };
     // A name, rows, columns, options, and how much more than planned may be measured: lengths of messages and names of
@@ -104,7 +104,7 @@ fn bytes_between_cuda_ranks_are_those_of_the_plan() {
     if !standin::on_a_device("plan::bytes_between_cuda_ranks_are_those_of_the_plan") {
         return;
     }
-    let plain = || FitOptions { final_loss: false, ..FitOptions::new(8) };
+    let plain = || FitOptions { n_iters: 2, final_loss: false, ..FitOptions::new(8) };
     let sampled = NegativeSampling::Sampled { per_anchor: 64, seed: 3 };
     let refine = RefineOptions { max_steps: 1, ..RefineOptions::default() };
     // A name, the mode, whether features are stored as fp16, options, and how far from the plan measured bytes may be:

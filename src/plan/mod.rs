@@ -111,7 +111,8 @@ pub struct Job {
     pub rank: f64,
     /// Negatives per row; none: all.
     pub negatives: Option<f64>,
-    /// Spectral updates. The first, from zeros, costs `O(n)`.
+    /// Spectral updates, a given number. The first, from zeros, costs `O(n)`. Where the number is left to the fit and no final loss is asked
+    /// for, it evaluates the loss once more than counted here.
     pub updates: f64,
     /// Evaluations of loss and gradient (`refine`).
     pub gradients: f64,

@@ -250,7 +250,7 @@ static void structs(void)
     wide.loss.struct_size = 0;
     EXPECT(context, unicon_contrastive_grad(context, &wide.loss, &zxm, &zym, NULL, &value, NULL, NULL), UNICON_INVALID_ARGUMENT, "struct_size");
     EXPECT(NULL, unicon_loss_init(&loss, 3, UNICON_LOSS_CLIP), UNICON_INVALID_ARGUMENT, "loss");
-    EXPECT(NULL, unicon_loss_init(&loss, sizeof loss, 4), UNICON_INVALID_ARGUMENT, "loss.kind");
+    EXPECT(NULL, unicon_loss_init(&loss, sizeof loss, 5), UNICON_INVALID_ARGUMENT, "loss.kind");
     EXPECT(NULL, unicon_loss_init(&loss, sizeof loss, -1), UNICON_INVALID_ARGUMENT, "loss.kind");
     EXPECT(NULL, unicon_kernel_init(&kernel, sizeof kernel, 7), UNICON_INVALID_ARGUMENT, "kernel.kind");
 
@@ -434,7 +434,7 @@ static void structs(void)
     EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &m, NULL), UNICON_UNSUPPORTED, "kernel");
     kernel.reserved = 0;
     EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, model, &m, NULL), UNICON_UNSUPPORTED, "warm_start");
-    EXPECT(NULL, unicon_fit_options_preset(&options, 2), UNICON_INVALID_ARGUMENT, "preset");
+    EXPECT(NULL, unicon_fit_options_preset(&options, 7), UNICON_INVALID_ARGUMENT, "preset");
     OK(NULL, unicon_fit_info_init(&info, sizeof info));
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     options.r = R;
