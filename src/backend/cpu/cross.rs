@@ -112,7 +112,7 @@ impl<T: Real> Cpu<T> {
         x: &Matrix<T>,
         mut fill: impl FnMut(&Stage, &mut Rows<T>) -> Result<()>,
     ) -> Result<Mat<f64>> {
-        let (schedule, unit) = (&weights.tiles.schedule, weights.tiles.unit);
+        let (schedule, unit) = (&weights.tiles.schedule, weights.tiles.unit.of_long_sums());
         let (d1, d2) = (x.cols(), values.cols());
         let layout = self.rows_of(schedule);
         let window = self.row_window(schedule, x)?;

@@ -3,7 +3,7 @@
 use super::Cpu;
 use super::matrix::Matrix;
 use super::tiles::Tiles;
-use super::unit::Factor;
+use super::unit::{Factor, Unit};
 use crate::error::Result;
 use crate::real::Real;
 use rayon::prelude::*;
@@ -57,6 +57,8 @@ impl<T: Real> Cpu<T> {
         let matrices: Vec<_> = z.into_iter().chain(values).collect();
         let (n, cols) = (schedule.n_y(), matrices.iter().map(|m| m.cols()).sum::<usize>());
         let few = n.saturating_mul(cols).saturating_mul(unit.bytes::<T>()) <= MOST;
+        // Vectors read what the same core has just packed sooner than what comes from the last cache.
+        let few = few && unit != Unit::Vectors;
         if !few || schedule.is_sampled() || schedule.panels() < 2 || !self.all_here(&matrices) {
             return Ok(None);
         }

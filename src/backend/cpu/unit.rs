@@ -150,6 +150,15 @@ impl Unit {
         }
     }
 
+    /// What computes `X^T M` over all samples: numbers that are rounded anyway are there as well, but the errors of three products of
+    /// halves would show in what is made of sums that cancel.
+    pub(super) fn of_long_sums(self) -> Self {
+        match self {
+            Self::Halves(_, Products::Three) => Self::Vectors,
+            unit => unit,
+        }
+    }
+
     /// Bytes of a packed number.
     pub(super) fn bytes<T>(self) -> usize {
         match self {
