@@ -927,7 +927,8 @@ UNICON_API unicon_status_t unicon_fit_options_init(unicon_fit_options_t *options
 
 /**
  * Sets the fields that a schedule is about, and leaves what it is not about (seed, progress, budget) alone. Where they are not set yet, it
- * also sets `r` (0), `loss` (NULL) and `kernel` (NULL), to structs inside the library that live as long as the process.
+ * also sets `r` (0), `loss` (NULL) and `kernel` (NULL), to structs inside the library that live as long as the process; so what one preset
+ * has set another leaves alone: begin with unicon_fit_options_init().
  * @param options initialised before.
  * @param preset ::unicon_preset.
  */

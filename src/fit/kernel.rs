@@ -135,8 +135,14 @@ pub(super) fn fit_batches<B: Backend>(
     monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Component>> {
     let ranges = batch_ranges(data.x.rows(), batches, monitor.info);
-    let one =
-        FitOptions { batches: None, kernel: Some(kernel.clone()), final_loss: false, ..options.clone() };
+    // As with linear mini-batches, no batch leaves an update out.
+    let one = FitOptions {
+        batches: None,
+        kernel: Some(kernel.clone()),
+        n_iters: options.updates(),
+        final_loss: false,
+        ..options.clone()
+    };
     let mut components = Vec::new();
     let mut losses: Vec<(f64, usize)> = Vec::new();
     for range in &ranges {

@@ -179,7 +179,8 @@ impl<B: Backend> Problem<'_, B> {
 
     /// Whether an update raised the loss over the negatives that it saw. The undamped iteration is no descent method.
     fn rejects(&self, update: &Update, monitor: &mut Monitor<'_>) -> Result<bool> {
-        let after = self.whole().value(&update.encoders, monitor.seconds())?;
+        let over = Whole { negatives: self.negatives, ..self.whole() };
+        let after = over.value(&update.encoders, monitor.seconds())?;
         let rejected = after > update.loss;
         let info = &mut *monitor.info;
         if rejected {
@@ -188,7 +189,7 @@ impl<B: Backend> Problem<'_, B> {
         }
         // What a fit without refinement ends with.
         if self.negatives == self.options.negatives {
-            info.final_loss = Some(after.min(update.loss));
+            info.final_loss = Some(if rejected { update.loss } else { after });
         }
         Ok(rejected)
     }

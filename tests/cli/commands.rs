@@ -311,6 +311,8 @@ fn experiments_of_the_paper_are_repeated_by_name() {
     assert!(text.contains("Section 4.1") && text.contains("authors' code"), "{text}");
     assert!(lab.fails(2, "reproduce nothing").contains("losses"));
     assert!(lab.fails(1, "reproduce table-1").contains("--test-x"));
+    // Nothing that is given is left aside.
+    assert!(lab.fails(1, "reproduce losses --rank 3").contains("--x, --y"));
 }
 
 /// Halves of digits to train on, to validate and to test with.
@@ -356,6 +358,7 @@ fn tables_of_the_paper_are_repeated_on_given_features() {
         lab.fails(1, &format!("reproduce coco-clip {data} {test}"))
             .contains("at most the number of rows, 400")
     );
+    assert!(lab.fails(1, &format!("reproduce losses {data} {test}")).contains("synthetic"));
 }
 
 #[test]
@@ -370,6 +373,10 @@ fn compare_runs_every_method_on_the_same_rows() {
     for method in ["raw features", "PLS-SVD", "regularised CCA", "SGD-CLIP", "paper", "best"] {
         assert!(methods.contains(&method), "{methods:?}");
     }
+    // What these rows do not suffice for is said.
+    let without = curves.iter().find(|c| c["setting"].as_str().unwrap().contains("paper-coco-clip")).unwrap();
+    assert!(without["setting"].as_str().unwrap().contains("needs 1000 rows"), "{without}");
+    assert!(without["points"].as_array().unwrap().is_empty());
     for point in curves.iter().flat_map(|c| c["points"].as_array().unwrap()) {
         let shares = numbers(&point["x_to_y"]);
         assert!(shares.iter().all(|v| (0.0..=1.0).contains(v)) && point["seconds"].as_f64().unwrap() >= 0.0);

@@ -5,11 +5,13 @@ use super::models::abi::*;
 use crate::program::Lab;
 use faer::Mat;
 use std::ptr::{null, null_mut};
+use unicon::backend::{Backend, Similarity};
 use unicon::fit::*;
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::loss::Loss;
 use unicon::model::Model;
 use unicon::positives::Positives;
+use unicon::similarity::NegativeSampling;
 
 /// The same data for the library, the program and the C ABI.
 struct Fronts {
@@ -250,6 +252,40 @@ fn batches_are_weighed_by_the_score_that_is_asked_for() {
             );
         }
     }
+}
+
+/// The losses that are compared are over the same negatives, those of the second update, also where the first saw others.
+#[test]
+fn updates_are_compared_over_the_negatives_of_the_second() {
+    let (x, y) = views(400, DIMS, 5, 0.4, 23);
+    let (x, y) = (matrix("x", 400, &x), matrix("y", 400, &y));
+    let positives = Positives::diagonal(400);
+    let cpu = oracle();
+    let (mut kept, mut rejected) = (0, 0);
+    for (k, tau) in [1.0, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02].into_iter().enumerate() {
+        let negatives = NegativeSampling::Sampled { per_anchor: 40, seed: k as u64 };
+        let loss = Loss::clip(tau).with_nu(1.5);
+        let o = FitOptions { loss: loss.clone(), negatives, exact_last: true, ..FitOptions::new(RANK) };
+        let (model, info) = fit(&cpu, Data { x: &x, y: &y, positives: &positives }, None, &o).unwrap();
+        let encode = |side, m| model.encode(&cpu, side, m).unwrap();
+        let (zx, zy) = (encode(unicon::model::Side::X, &x), encode(unicon::model::Side::Y, &y));
+        let s = Similarity::Embeddings(&zx, &zy);
+        // All of them, as the last update has.
+        let exact = cpu.weights(s, &loss, &positives, NegativeSampling::All).unwrap().value();
+        // Sums of 400 terms in two orders.
+        let limit = 1e-10 * info.loss[1].abs();
+        match info.rejected {
+            Some(after) => {
+                rejected += 1;
+                assert!(after > info.loss[1] && (exact - info.loss[1]).abs() < limit);
+            }
+            None => {
+                kept += 1;
+                assert!(exact <= info.loss[1] + limit, "tau {tau}: {exact} after {}", info.loss[1]);
+            }
+        }
+    }
+    assert!(kept > 0 && rejected > 0, "{kept} {rejected}");
 }
 
 /// Where the number of updates is left to the fit, the second is kept only where it lowers the loss.

@@ -10,6 +10,7 @@ use crate::loss::{BLOCK, Custom, Values};
 use crate::real::Real;
 use crate::similarity::Weights;
 use crate::similarity::blocks::BothSums;
+use crate::similarity::schedule::TILE;
 use std::ops::Range;
 
 /// Rows of a tile that are visited together: enough for a good part of a block.
@@ -108,6 +109,11 @@ impl<T: Real> Sums<T> for OfFamily<'_, T> {
 
     fn strip(&self, _: usize) -> usize {
         STRIP
+    }
+
+    /// All columns of a tile: the more arguments a call has, the fewer calls.
+    fn part(&self, _: usize) -> usize {
+        TILE
     }
 
     fn row(&self, position: usize) -> Vec<(f64, f64)> {

@@ -219,9 +219,10 @@ fn s_words(e: &Effect, more: bool) -> String {
         Verdict::Gains => format!("gains {}{}", if more.is_empty() { "" } else { "another " }, size(d)),
         Verdict::Loses => format!("loses at least {}", size(d)),
         Verdict::Undecided if d.mean > 0.0 => {
-            format!("at most {:.3}{more} ({:.3} to {:.3})", d.mean, d.interval[0], d.interval[1])
+            let gains = if more.is_empty() { "gains " } else { "" };
+            format!("{gains}at most {:.3}{more} ({:.3} to {:.3})", d.mean, d.interval[0], d.interval[1])
         }
-        Verdict::Undecided => format!("nothing ({})", evaluation::gain(d.mean, d.interval)),
+        Verdict::Undecided => format!("gains nothing ({})", evaluation::gain(d.mean, d.interval)),
     }
 }
 
@@ -280,7 +281,7 @@ mod tests {
             ),
             (
                 [loss(), effect(-0.001, none), None, None],
-                "On this data whitening loses at least 0.150 (-0.200 to -0.100) and S(gamma) nothing (-0.001 (-0.002 to \
+                "On this data whitening loses at least 0.150 (-0.200 to -0.100) and S(gamma) gains nothing (-0.001 (-0.002 to \
                  +0.008)): use --whiten 0.01 --iters 1",
             ),
             (
@@ -295,7 +296,7 @@ mod tests {
             ),
             (
                 [None, even(), None, None],
-                "On this data S(gamma) at most 0.003 (-0.002 to 0.008): use --whiten 0.01 --iters 1",
+                "On this data S(gamma) gains at most 0.003 (-0.002 to 0.008): use --whiten 0.01 --iters 1",
             ),
             (
                 [None, None, None, None],

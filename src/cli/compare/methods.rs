@@ -30,8 +30,8 @@ pub struct CompareOptions {
     pub adam: Vec<AdamOptions>,
     /// Shrinkages of regularised CCA.
     pub cca: Vec<f64>,
-    /// Schedules of the paper, each at its own loss but with `rank`; those of mini-batches are left out where there are fewer
-    /// rows, or not as many of y as of x.
+    /// Schedules of the paper, each at its own loss but with `rank`; those of mini-batches have no point where
+    /// there are fewer rows, or not as many of y as of x.
     pub paper: Vec<Preset>,
     /// The preset `best`.
     pub best: BestOptions,
@@ -228,10 +228,14 @@ pub fn compare<B: Backend>(
     }
     for preset in &options.paper {
         let o = FitOptions { final_loss: false, seed: options.seed, ..preset.options(options.rank) };
-        if o.batches.is_some_and(|b| b.size > data.x.rows() || data.x.rows() != data.y.rows()) {
+        let mut paper = Track::default();
+        if let Some(b) = o.batches
+            && (b.size > data.x.rows() || data.x.rows() != data.y.rows())
+        {
+            let why = format!("{}: needs {} rows of x and as many of y as of x", preset.name(), b.size);
+            curves.push(evaluator.curve("paper", &why, &paper)?);
             continue;
         }
-        let mut paper = Track::default();
         for n_iters in 1..=o.updates() {
             note(&format!("the schedule {}, {n_iters} updates", preset.name()));
             let track = linear(&FitOptions { n_iters, ..o.clone() })?;

@@ -53,7 +53,7 @@ pub struct Args {
     /// Numbers of epochs of the grid.
     #[arg(long, value_delimiter = ',', default_value = "1,3,10,20", value_name = "E,..")]
     epochs: Vec<usize>,
-    /// Schedules of the paper, at their own loss but with --rank: paper-linear, paper-flickr, paper-coco-clip (from 1,000 rows on),
+    /// Schedules of the paper, at their own loss but with --rank: paper-linear, paper-flickr, paper-coco-clip (1,000 rows or more),
     /// paper-coco-resnet; or none.
     #[arg(long, value_delimiter = ',', default_value = "paper-flickr,paper-coco-clip,paper-coco-resnet", value_name = "PRESET,..",
         value_parser = schedule)]

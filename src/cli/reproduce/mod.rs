@@ -131,6 +131,14 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         (true, Some(_)) => Experiment::REAL.to_vec(),
         _ => args.experiments,
     };
+    if train.is_none() && (validation.is_some() || test.is_some() || args.rank.is_some()) {
+        let expected = "beside features to train on (--x, --y)";
+        return Err(Error::invalid("--val-x, --test-x or --rank", expected, "none").into());
+    }
+    if train.is_some() && !experiments.iter().any(|e| Experiment::REAL.contains(e)) {
+        let expected = "an experiment on features: flickr, coco-clip, coco-resnet or batches";
+        return Err(Error::invalid("--x", expected, "those on synthetic data alone").into());
+    }
     let features = train.as_ref().zip(test.as_ref()).map(|(train, test)| Features {
         train: train.data(),
         validation: validation.as_ref().map(Pairs::data),
