@@ -16,8 +16,9 @@
  * unicon_fit_options_init(&options, sizeof options);
  * options.r = 128;
  *
+ * unicon_pairs_t pairs = unicon_pairs(&x, &y, NULL);
  * unicon_model_t *model = NULL;
- * if (unicon_fit(ctx, &options, &x, &y, NULL, NULL, NULL, &model, NULL) != UNICON_OK) {
+ * if (unicon_fit(ctx, &options, &pairs, &model, NULL) != UNICON_OK) {
  *     char text[256];
  *     unicon_last_error(ctx, text, sizeof text);
  *     fprintf(stderr, "%s\n", text);
@@ -30,37 +31,38 @@
  * These hold for every function and are not repeated below.
  *
  * - **Status.** Functions that can fail return ::unicon_status_t, and 0 is success. The text of the last
- *   failure is kept on the context (unicon_last_error()); for a call without a context, or with a NULL one, it
- *   is kept per thread and read with a NULL context. It names the argument, what was expected and what came.
+ *   failure is kept twice (unicon_last_error()): on the context of the call, where any thread can read it, and for
+ *   the thread that called, also where there is no context or it is gone. It names the argument, what was expected
+ *   and what came.
  * - **Outputs on failure.** Nothing that an output argument points to is written unless the call succeeds. The
- *   one exception is ::unicon_fit_info_t after ::UNICON_CANCELLED, which says so.
- * - **Panics.** No panic or exception leaves the library; an internal fault is ::UNICON_PANIC with its message.
+ *   one exception is the report of a fit that ends with ::UNICON_ERROR_CANCELLED.
+ * - **Panics.** No panic or exception leaves the library; an internal fault is ::UNICON_ERROR_PANIC with its message.
  *   Callbacks must return normally: an exception or longjmp through the library is undefined behaviour.
  * - **Handles** (context, weights, partial fit, model) are opaque. Each has a `_destroy` function that accepts
  *   NULL. Destroying a handle twice, or using it afterwards, is undefined behaviour. A handle keeps what it
  *   needs of its context alive, so the order of destruction is free.
  * - **Threads.** Contexts are independent of each other and may be created, moved to and used from any thread,
- *   one call at a time: a second call that meets a context at work returns ::UNICON_BUSY at once and changes
+ *   one call at a time: a second call that meets a context at work returns ::UNICON_ERROR_BUSY at once and changes
  *   nothing. That includes calls out of a callback of the same context. unicon_cancel() and
  *   unicon_last_error() may be called at any time from any thread. Models are immutable: any number of
  *   threads may use one model at once, each with its own context.
  * - **fork().** In a child of fork() a CPU context works: it starts its threads anew there, for the parent's do not
  *   live on. So it is with everything else that uses no CUDA. A context that was at work for another thread when the
- *   process forked stays ::UNICON_BUSY in the child. On a CUDA context, and for making one after CUDA was used in the
- *   parent, calls return ::UNICON_UNSUPPORTED at once: start a new process (spawn, exec), or fork first.
+ *   process forked stays ::UNICON_ERROR_BUSY in the child. On a CUDA context, and for making one after CUDA was used in the
+ *   parent, calls return ::UNICON_ERROR_UNSUPPORTED at once: start a new process (spawn, exec), or fork first.
  * - **Stacks.** Calls may come from threads with small stacks, down to 32 KiB: where less than 512 KiB are left, a call
  *   runs, callbacks included, on a stack of 4 MiB that it takes for its duration. Threads of the library have 2 MiB each.
  * - **Signals.** The library installs no signal handlers and changes no signal's action. Files that it reads are mapped:
  *   one that another process shortens while it is read raises SIGBUS, of which the process ends unless it handles it.
  *   Replace model and feature files by renaming, as the library does, never in place. A file-size limit (RLIMIT_FSIZE)
- *   is ::UNICON_IO only in processes that ignore SIGXFSZ; others end by it.
+ *   is ::UNICON_ERROR_IO only in processes that ignore SIGXFSZ; others end by it.
  * - **Matrices** are borrowed for the duration of the call (::unicon_matrix_t). Strides count elements and one
- *   of the two must be 1 (rows or columns contiguous); any other layout is ::UNICON_UNSUPPORTED. Inputs are
+ *   of the two must be 1 (rows or columns contiguous); any other layout is ::UNICON_ERROR_UNSUPPORTED. Inputs are
  *   never written. An output must not overlap an input or another output. The memory must be aligned to its
  *   element. Feature values must be finite.
  * - **Structs** that grow begin with `struct_size`, set to `sizeof` the struct by the `_init` function, to which
  *   the caller passes that size. Fields that an older caller's struct lacks take their defaults; fields that
- *   an older library does not know must be zero bytes, or the call returns ::UNICON_UNSUPPORTED. Reserved
+ *   an older library does not know must be zero bytes, or the call returns ::UNICON_ERROR_UNSUPPORTED. Reserved
  *   fields are zero. Structs without `struct_size` are frozen. Nested pointers are borrowed for the call.
  * - **Enumerations** travel as int32_t and are checked. Booleans are int32_t, 0 or 1.
  * - **Validation** comes first: a bad argument is reported before any work is done.
@@ -75,7 +77,7 @@
  *   context, unless a function says otherwise; device memory must be of the context's device, and float32, float16
  *   or bfloat16. It is read and written in the order of the stream: what fills an input must have been enqueued on
  *   it, or have ended. Device matrices whose columns are contiguous in a row do not pass through the host; those
- *   with contiguous columns do. A CPU context cannot read device memory (::UNICON_UNSUPPORTED).
+ *   with contiguous columns do. A CPU context cannot read device memory (::UNICON_ERROR_UNSUPPORTED).
  *
  * @par Binary compatibility
  * The shared library is `libunicon.so.1`, 1 being ::UNICON_ABI_VERSION. Within one ABI version functions and
@@ -88,7 +90,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
+/* Define UNICON_STATIC before the header where the static library is linked. */
+#if defined(UNICON_STATIC)
+#define UNICON_API
+#elif defined(_WIN32)
 #define UNICON_API __declspec(dllimport)
 #elif defined(__GNUC__)
 #define UNICON_API __attribute__((visibility("default")))
@@ -107,8 +112,16 @@
 extern "C" {
 #endif
 
+/** @name Version of the library that this header came with; that of the loaded one: unicon_version() */
+/** @{ */
+#define UNICON_VERSION_MAJOR 0 /**< First part. */
+#define UNICON_VERSION_MINOR 1 /**< Second part. */
+#define UNICON_VERSION_PATCH 0 /**< Third part. */
+/** `major * 1000000 + minor * 1000 + patch`, to be compared in the preprocessor and with unicon_version_number(). */
+#define UNICON_VERSION_NUMBER (UNICON_VERSION_MAJOR * 1000000 + UNICON_VERSION_MINOR * 1000 + UNICON_VERSION_PATCH)
 /** The ABI that this header describes; unicon_abi_version() of the loaded library must be equal. */
 #define UNICON_ABI_VERSION 1
+/** @} */
 
 /** @name Status */
 /** @{ */
@@ -118,19 +131,20 @@ typedef int32_t unicon_status_t;
 
 /** Values of ::unicon_status_t. They are never renumbered or reused. */
 enum unicon_status {
-    UNICON_OK = 0,               /**< Success. */
-    UNICON_INVALID_ARGUMENT = 1, /**< An argument is outside what its documentation allows. */
-    UNICON_UNSUPPORTED = 2,      /**< Valid, but not what this library or this build does. */
-    UNICON_OUT_OF_MEMORY = 3,    /**< An allocation failed, or `workspace_limit` does not suffice. */
-    UNICON_NO_DEVICE = 4,        /**< The device asked for is not there, or its driver is missing or too old. */
-    UNICON_CUDA = 5,             /**< A CUDA, cuBLAS, cuSOLVER or NCCL call failed. */
-    UNICON_NUMERICAL = 6,        /**< A decomposition did not converge or a result is not finite. */
-    UNICON_CANCELLED = 7,        /**< unicon_cancel() or a progress callback stopped the call. */
-    UNICON_COMM = 8,             /**< A communicator callback returned non-zero, or the ranks disagree. */
-    UNICON_IO = 9,               /**< A file could not be read or written. */
-    UNICON_BAD_FILE = 10,        /**< A file was read, and its contents are not a valid model. */
-    UNICON_BUSY = 11,            /**< The context is at work for another call. */
-    UNICON_PANIC = 12            /**< A fault inside the library; the text says where. Please report it. */
+    UNICON_OK = 0,                     /**< Success. */
+    UNICON_ERROR_INVALID_ARGUMENT = 1, /**< An argument is outside what its documentation allows. */
+    UNICON_ERROR_UNSUPPORTED = 2,      /**< Valid, but not what this library or this build does. */
+    UNICON_ERROR_OUT_OF_MEMORY = 3,    /**< An allocation failed, or `workspace_limit` does not suffice. */
+    UNICON_ERROR_NO_DEVICE = 4,        /**< The device asked for is not there, or its driver is missing or too old. */
+    UNICON_ERROR_CUDA = 5,             /**< A CUDA, cuBLAS, cuSOLVER or NCCL call failed. */
+    UNICON_ERROR_NUMERICAL = 6,        /**< A decomposition did not converge or a result is not finite. */
+    UNICON_ERROR_CANCELLED = 7,        /**< unicon_cancel() or a progress callback stopped the call. */
+    UNICON_ERROR_COMM = 8,             /**< A communicator callback returned non-zero, or the ranks disagree. */
+    UNICON_ERROR_IO = 9,               /**< A file could not be read or written. */
+    UNICON_ERROR_BAD_FILE = 10,        /**< A file was read, and its contents are not a valid model. */
+    UNICON_ERROR_BUSY = 11,            /**< The context is at work for another call. */
+    UNICON_ERROR_PANIC = 12,           /**< A fault inside the library; the text says where. Please report it. */
+    UNICON_ERROR_NO_VALUE = 13         /**< The report has no such value; see unicon_report_real(). */
 };
 
 /**
@@ -146,6 +160,9 @@ UNICON_API const char *unicon_status_string(unicon_status_t status);
 
 /** The version of the library as "major.minor.patch": a static string. */
 UNICON_API const char *unicon_version(void);
+
+/** The version of the loaded library, as ::UNICON_VERSION_NUMBER counts. */
+UNICON_API int32_t unicon_version_number(void);
 
 /** The ABI version of the loaded library, to be compared with ::UNICON_ABI_VERSION. */
 UNICON_API int32_t unicon_abi_version(void);
@@ -169,7 +186,7 @@ UNICON_API uint64_t unicon_capabilities(void);
  * The number of usable devices of a kind.
  * @param device_type ::UNICON_DEVICE_CPU (always 1) or ::UNICON_DEVICE_CUDA (0 where there is no driver).
  * @param[out] count set to the number.
- * @return ::UNICON_OK, or ::UNICON_INVALID_ARGUMENT for another type or a NULL pointer. Text: per thread.
+ * @return ::UNICON_OK, or ::UNICON_ERROR_INVALID_ARGUMENT for another type or a NULL pointer. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_device_count(int32_t device_type, int32_t *count);
 
@@ -203,8 +220,8 @@ enum unicon_device_type {
  * where its extent is 1. This struct is frozen.
  */
 typedef struct unicon_matrix {
-    void *data;          /**< First element. Not written if the matrix is an input. Not NULL. */
-    int64_t rows;        /**< Number of rows (samples). At least 1. */
+    void *data;          /**< First element. Not written if the matrix is an input. Not NULL unless `rows` is 0. */
+    int64_t rows;        /**< Number of rows (samples). At least 1; 0, with any `data`, where a function says so. */
     int64_t cols;        /**< Number of columns (features). At least 1. */
     int64_t row_stride;  /**< Elements from one row to the next. */
     int64_t col_stride;  /**< Elements from one column to the next. */
@@ -262,7 +279,7 @@ typedef struct unicon_context unicon_context_t;
  */
 typedef struct unicon_allocator {
     /** `size` bytes (at least 1) aligned to `alignment` (a power of two), or NULL: the call then returns
-     *  ::UNICON_OUT_OF_MEMORY. */
+     *  ::UNICON_ERROR_OUT_OF_MEMORY. */
     void *(*allocate)(void *user, size_t size, size_t alignment);
     /** Takes back what `allocate` gave, with the same size and alignment. Never called with NULL. */
     void (*deallocate)(void *user, void *data, size_t size, size_t alignment);
@@ -276,33 +293,33 @@ typedef struct unicon_allocator {
  * hold a part of the samples (at least one; not necessarily of the same size on all ranks), in rank order, and so do `x_groups`,
  * `y_groups`, and `indptr` with `indices`, whose columns count over all ranks. Validation pairs and a warm start are whole and the
  * same everywhere, as is the model that every rank gets; it does not depend on the number of ranks, not even in its last bit. A rank
- * that fails takes the others along: they return ::UNICON_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
+ * that fails takes the others along: they return ::UNICON_ERROR_COMM, with its number and its reason. Progress, `budget` and unicon_cancel() of any
  * rank count for all. Every other function works on what it is given, on one rank. On a CUDA context the
  * model depends on the number of ranks by rounding only, and is the same to the bit on all ranks and from run to run. Data moves from device
  * to device through NCCL where every rank can load it (the callbacks hand its id around; UNICON_NCCL=off in the environment: not), else
  * through the callbacks, which are given host memory, except those of unicon_communicator_nccl().
  *
- * `send_recv` and `allgather` must not wait for ever for a rank that is gone. `allreduce_sum` is not called in this version: sums are made of the
- * other two in a fixed order.
+ * The callbacks must not wait for ever for a rank that is gone. Sums are made of these two, in a fixed order.
  *
- * Every callback returns 0 on success; anything else makes the call ::UNICON_COMM. They are called on the thread
+ * Every callback returns 0 on success; anything else makes the call ::UNICON_ERROR_COMM. They are called on the thread
  * that called the library, in the same order on every rank. For device memory (`device_type`
  * ::UNICON_DEVICE_CUDA) they enqueue on `stream`; for host memory they have finished when they return, and
- * `stream` is NULL. This struct is frozen.
+ * `stream` is NULL.
  */
 typedef struct unicon_communicator {
+    size_t struct_size; /**< Set by unicon_communicator_init(). */
     int32_t rank; /**< This rank, 0 <= rank < size. */
     int32_t size; /**< Number of ranks, at least 1. */
-    /** Replaces `count` elements at `data` by their sum over the ranks. `dtype` is ::UNICON_F32 or
-     *  ::UNICON_F64. The result must be bitwise equal on all ranks. */
-    int32_t (*allreduce_sum)(void *user, void *data, int64_t count, int32_t dtype, int32_t device_type, void *stream);
     /** Gathers `bytes` bytes of every rank, in rank order, into `received` (size * bytes) on all ranks. */
     int32_t (*allgather)(void *user, const void *sent, void *received, int64_t bytes, int32_t device_type, void *stream);
     /** Sends `send_bytes` to rank `to` while receiving `receive_bytes` from rank `from`; either may be 0. */
     int32_t (*send_recv)(void *user, const void *sent, int64_t send_bytes, int32_t to, void *received,
                          int64_t receive_bytes, int32_t from, int32_t device_type, void *stream);
-    void *user; /**< Passed to all three. */
+    void *user; /**< Passed to both. */
 } unicon_communicator_t;
+
+/** Sets every field to its default: a single rank without callbacks. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_communicator_init(unicon_communicator_t *communicator, size_t struct_size);
 
 /**
  * Fills a communicator whose callbacks are NCCL's, over the caller's communicator.
@@ -311,10 +328,18 @@ typedef struct unicon_communicator {
  * must have to own an `ncclComm_t`. The NCCL communicator is borrowed and must outlive every context that uses
  * it. The callbacks serve device memory only, so that the context must be a CUDA one.
  * @param nccl_comm an `ncclComm_t`.
- * @param[out] communicator filled in.
- * @return ::UNICON_UNSUPPORTED if no NCCL is loaded, ::UNICON_CUDA if NCCL refuses. Text: per thread.
+ * @param[in,out] communicator filled in; initialised before.
+ * @return ::UNICON_ERROR_UNSUPPORTED if no NCCL is loaded, ::UNICON_ERROR_CUDA if NCCL refuses. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_communicator_nccl(void *nccl_comm, unicon_communicator_t *communicator);
+
+/**
+ * Told what a call that succeeds noticed and a person may want to know: rows that repeat, that are zero or that match nothing, an update
+ * that was not kept, time that ran out.
+ * @param text one sentence, UTF-8, valid during the callback.
+ * @param user unicon_context_options_t::warning_user.
+ */
+typedef void (*unicon_warning_fn)(const char *text, void *user);
 
 /** What a context is made of. Fill with unicon_context_options_init(). */
 typedef struct unicon_context_options {
@@ -329,7 +354,7 @@ typedef struct unicon_context_options {
                                    wider): ::UNICON_F32, ::UNICON_BF16 (on CPUs with AVX512-BF16) or, on CUDA, ::UNICON_F16. 0 (default): float32 on
                                    the CPU, float16 on CUDA. */
     uint64_t workspace_limit; /**< Bytes of sample-sized matrices that the context may hold at once, those of its weights handles
-                                   included; a call that needs more is ::UNICON_OUT_OF_MEMORY. 0 (default): no limit. */
+                                   included; a call that needs more is ::UNICON_ERROR_OUT_OF_MEMORY. 0 (default): no limit. */
     const unicon_allocator_t *allocator;       /**< Copied. NULL (default): the process's. */
     const unicon_communicator_t *communicator; /**< Copied. NULL (default): a single rank. */
     const int32_t *devices;   /**< Copied: the numbers of `n_devices` different CUDA devices of this machine, over which unicon_fit() and
@@ -337,16 +362,18 @@ typedef struct unicon_context_options {
                                    load it (else through host memory; the same bits). The model depends on the number of devices by
                                    rounding only. Every other function works on the first of them. All matrices are in host memory;
                                    `device_type` is ::UNICON_DEVICE_CUDA, `device_id` 0, `stream` and `communicator` NULL;
-                                   `workspace_limit` is that of each device, unicon_fit_info_t::peak_bytes that of the first. NULL
+                                   `workspace_limit` is that of each device, ::UNICON_REPORT_PEAK_BYTES that of the first. NULL
                                    (default): `device_id`. */
     int64_t n_devices;        /**< Length of `devices`, default 0. */
+    unicon_warning_fn warning; /**< Called by the thread that called the library, before a call returns. NULL (default): none. */
+    void *warning_user;       /**< Passed to it. */
 } unicon_context_options_t;
 
 /**
  * Sets every field to its default.
  * @param[out] options the struct.
  * @param struct_size `sizeof *options`.
- * @return ::UNICON_INVALID_ARGUMENT for NULL or an impossible size. Text: per thread.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT for NULL or an impossible size. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_context_options_init(unicon_context_options_t *options, size_t struct_size);
 
@@ -354,7 +381,7 @@ UNICON_API unicon_status_t unicon_context_options_init(unicon_context_options_t 
  * Makes a context.
  * @param options NULL for the defaults.
  * @param[out] context the new handle, for unicon_context_destroy().
- * @return ::UNICON_NO_DEVICE or ::UNICON_UNSUPPORTED if the device cannot be had. Text: per thread.
+ * @return ::UNICON_ERROR_NO_DEVICE or ::UNICON_ERROR_UNSUPPORTED if the device cannot be had. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_context_create(const unicon_context_options_t *options, unicon_context_t **context);
 
@@ -363,7 +390,7 @@ UNICON_API void unicon_context_destroy(unicon_context_t *context);
 
 /**
  * The text of the last failure on this context, empty if there was none; a success does not clear it.
- * @param context NULL: the last failure on this thread of a call without a context.
+ * @param context NULL: the last failure of any call on this thread, of handles whose context is gone too.
  * @param[out] buffer receives at most `capacity` bytes with the terminating NUL; may be NULL if capacity is 0.
  * @param capacity size of the buffer. A longer text is cut at a character boundary.
  * @return the length of the whole text without its NUL.
@@ -371,11 +398,18 @@ UNICON_API void unicon_context_destroy(unicon_context_t *context);
 UNICON_API size_t unicon_last_error(const unicon_context_t *context, char *buffer, size_t capacity);
 
 /**
- * Asks the call in progress on this context to stop. It returns ::UNICON_CANCELLED at the next panel of rows.
- * Without a call in progress nothing happens. May be called from any thread and from a signal handler.
- * @return ::UNICON_INVALID_ARGUMENT if context is NULL.
+ * Ends one call on this context with ::UNICON_ERROR_CANCELLED: the one in progress, at its next panel of rows, or where none is, the
+ * next one at once, so that no cancellation is lost to a call that is just about to begin. A call that comes to its end all the
+ * same uses it up. May be called from any thread and from a signal handler.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT if context is NULL.
  */
 UNICON_API unicon_status_t unicon_cancel(unicon_context_t *context);
+
+/**
+ * Takes back a cancellation that has ended no call yet. May be called from any thread and from a signal handler.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT if context is NULL.
+ */
+UNICON_API unicon_status_t unicon_cancel_clear(unicon_context_t *context);
 
 /** The kind of device that the context computes on: ::UNICON_DEVICE_CPU or ::UNICON_DEVICE_CUDA; 0 for NULL. */
 UNICON_API int32_t unicon_context_device_type(const unicon_context_t *context);
@@ -412,7 +446,7 @@ enum unicon_eps_by {
  * @param[out] derivative `count` derivatives with respect to the argument, all finite.
  * @param count at least 1.
  * @param user unicon_family_t::user.
- * @return 0, or any other number, which ends the call in progress with ::UNICON_NUMERICAL. So does a value or a derivative that is
+ * @return 0, or any other number, which ends the call in progress with ::UNICON_ERROR_NUMERICAL. So does a value or a derivative that is
  *         not finite; the text then names the function and the argument.
  */
 typedef int32_t (*unicon_family_fn)(const double *t, double *value, double *derivative, int64_t count, void *user);
@@ -455,12 +489,12 @@ typedef struct unicon_loss {
     const unicon_family_t *family; /**< ::UNICON_LOSS_CUSTOM: psi and phi, else NULL (default). The struct is read during the call that
                                         takes the loss; its functions and `user` must stay until that call returns, or until the
                                         weights or the stream that it made are destroyed. Models record the name alone. On the CPU;
-                                        a CUDA context answers ::UNICON_UNSUPPORTED. */
+                                        a CUDA context answers ::UNICON_ERROR_UNSUPPORTED. */
 } unicon_loss_t;
 
 /**
  * Sets every field to the defaults of a kind.
- * @return ::UNICON_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_loss_init(unicon_loss_t *loss, size_t struct_size, int32_t kind);
 
@@ -489,6 +523,29 @@ typedef struct unicon_positives {
 /** Sets every field to its default, the diagonal. @return as unicon_context_options_init(). */
 UNICON_API unicon_status_t unicon_positives_init(unicon_positives_t *positives, size_t struct_size);
 
+/**
+ * Two matrices and which of their rows match: what a fit trains on or is judged by, embeddings whose weights, gradients or recall are
+ * asked for. Made by unicon_pairs().
+ */
+typedef struct unicon_pairs {
+    size_t struct_size;                  /**< Set by unicon_pairs(). */
+    const unicon_matrix_t *x;            /**< n_x by d1: features, or embeddings (n_x by r, called `zx` in messages). */
+    const unicon_matrix_t *y;            /**< n_y by d2: features, or embeddings (n_y by r, called `zy`). */
+    const unicon_positives_t *positives; /**< NULL for the diagonal (n_x = n_y). */
+} unicon_pairs_t;
+
+/** Pairs of two matrices; `positives` NULL for the diagonal. */
+static inline unicon_pairs_t unicon_pairs(const unicon_matrix_t *x, const unicon_matrix_t *y,
+                                          const unicon_positives_t *positives)
+{
+    unicon_pairs_t pairs;
+    pairs.struct_size = sizeof pairs;
+    pairs.x = x;
+    pairs.y = y;
+    pairs.positives = positives;
+    return pairs;
+}
+
 /** Kernels k(a, b); theta is the angle between a and b. */
 enum unicon_kernel_kind {
     UNICON_KERNEL_LINEAR = 0,     /**< a . b */
@@ -499,6 +556,9 @@ enum unicon_kernel_kind {
     UNICON_KERNEL_RBF = 5,        /**< exp(-gamma |a - b|^2) */
     UNICON_KERNEL_MATERN32 = 6    /**< (1 + t) exp(-t), t = sqrt(3) |a - b| / lengthscale */
 };
+
+/** In ::unicon_model_description_t: a linear model, which has no kernel. */
+#define UNICON_KERNEL_NONE (-1)
 
 /** A kernel and its parameters. */
 typedef struct unicon_kernel {
@@ -513,7 +573,7 @@ typedef struct unicon_kernel {
 
 /**
  * Sets every field to the defaults of a kind.
- * @return ::UNICON_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_kernel_init(unicon_kernel_t *kernel, size_t struct_size, int32_t kind);
 
@@ -524,28 +584,39 @@ UNICON_API unicon_status_t unicon_kernel_init(unicon_kernel_t *kernel, size_t st
 /** S(gamma) = -dL/ds of a batch, as an operator: it holds the embeddings and O(n) statistics, never n by n. */
 typedef struct unicon_weights unicon_weights_t;
 
+/** Which weights are asked for. */
+typedef struct unicon_weights_options {
+    size_t struct_size;        /**< Set by unicon_weights_options_init(). */
+    const unicon_loss_t *loss; /**< NULL (default): clip with its defaults. */
+    int64_t n_negatives;       /**< Negatives sampled per row and column, which stand for all; 0 (default): all of them, exact. */
+    uint64_t seed;             /**< Of the samples, default 0. */
+} unicon_weights_options_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_weights_options_init(unicon_weights_options_t *options, size_t struct_size);
+
 /**
  * Computes the statistics of S(gamma) and the loss of a batch of embeddings.
  * @param context the context; the handle computes on it from now on.
- * @param loss NULL for clip with its defaults.
- * @param zx embeddings, n_x by r, rows of norm at most 1 (within rounding): s_ij = zx_i . zy_j. Copied.
- * @param zy embeddings, n_y by r. Copied.
- * @param positives NULL for the diagonal.
+ * @param options NULL for the defaults.
+ * @param pairs embeddings, n_x by r and n_y by r, rows of norm at most 1 (within rounding): s_ij = zx_i . zy_j. Copied.
  * @param[out] weights the new handle, for unicon_weights_destroy().
  * @return any status. Synchronous.
  */
-UNICON_API unicon_status_t unicon_weights_create(unicon_context_t *context, const unicon_loss_t *loss,
-                                                 const unicon_matrix_t *zx, const unicon_matrix_t *zy,
-                                                 const unicon_positives_t *positives, unicon_weights_t **weights);
+UNICON_API unicon_status_t unicon_weights_create(unicon_context_t *context, const unicon_weights_options_t *options,
+                                                 const unicon_pairs_t *pairs, unicon_weights_t **weights);
 
 /**
  * As unicon_weights_create(), of similarities that are given: S of any n_x by n_y matrix, for small n.
+ * @param context as there.
+ * @param options NULL for the defaults.
  * @param similarity n_x by n_y, values in [-1, 1] (within rounding). Copied.
  * @param positives NULL for the diagonal.
  * @param[out] weights the new handle, for unicon_weights_destroy().
  * @return any status. Synchronous.
  */
-UNICON_API unicon_status_t unicon_weights_create_similarity(unicon_context_t *context, const unicon_loss_t *loss,
+UNICON_API unicon_status_t unicon_weights_create_similarity(unicon_context_t *context,
+                                                            const unicon_weights_options_t *options,
                                                             const unicon_matrix_t *similarity,
                                                             const unicon_positives_t *positives,
                                                             unicon_weights_t **weights);
@@ -586,7 +657,7 @@ UNICON_API unicon_status_t unicon_weights_apply(unicon_weights_t *weights, const
  * @param u n_x by c.
  * @param[out] stu n_y by c, float32 or float64.
  */
-UNICON_API unicon_status_t unicon_weights_apply_t(unicon_weights_t *weights, const unicon_matrix_t *u, const unicon_matrix_t *stu);
+UNICON_API unicon_status_t unicon_weights_apply_transpose(unicon_weights_t *weights, const unicon_matrix_t *u, const unicon_matrix_t *stu);
 
 /**
  * The contrastive cross-covariance C = X^T S Y.
@@ -605,18 +676,16 @@ UNICON_API unicon_status_t unicon_weights_cross(unicon_weights_t *weights, const
  * The value and gradients of clip are `tau` times those of open_clip, see ::unicon_loss_t. The derivative with respect to the
  * temperature needs no further call: for clip with dL/dtau = (L - sum_ij zx_ij dzx_ij) / tau, for sigmoid with
  * dL/dtau = -sum_ij zx_ij dzx_ij / tau; and d(L/tau)/d(1/tau) of clip, open_clip's loss by its logit scale, is sum_ij zx_ij dzx_ij.
- * @param loss NULL for clip with its defaults.
- * @param zx n_x by r, rows of norm at most 1 (within rounding).
- * @param zy n_y by r.
- * @param positives NULL for the diagonal.
+ * @param context the context.
+ * @param options NULL for the defaults.
+ * @param pairs embeddings, n_x by r and n_y by r, rows of norm at most 1 (within rounding).
  * @param[out] value the loss, in host memory. May be NULL.
  * @param[out] dzx dL/dzx = -S zy, n_x by r, any dtype. May be NULL.
  * @param[out] dzy dL/dzy = -S^T zx, n_y by r, any dtype. May be NULL.
  * @return any status.
  */
-UNICON_API unicon_status_t unicon_contrastive_grad(unicon_context_t *context, const unicon_loss_t *loss,
-                                                   const unicon_matrix_t *zx, const unicon_matrix_t *zy,
-                                                   const unicon_positives_t *positives, double *value,
+UNICON_API unicon_status_t unicon_contrastive_grad(unicon_context_t *context, const unicon_weights_options_t *options,
+                                                   const unicon_pairs_t *pairs, double *value,
                                                    const unicon_matrix_t *dzx, const unicon_matrix_t *dzy);
 
 /**
@@ -646,7 +715,7 @@ typedef struct unicon_model_description {
     int64_t d1;         /**< Dimension of X. */
     int64_t d2;         /**< Dimension of Y. */
     int64_t r;          /**< Dimension of the embeddings, of all members together. */
-    int32_t kernel_x;   /**< ::unicon_kernel_kind of the feature map of X, -1 for a linear model. */
+    int32_t kernel_x;   /**< ::unicon_kernel_kind of the feature map of X, ::UNICON_KERNEL_NONE for a linear model. */
     int32_t kernel_y;   /**< The same of Y. */
     int64_t members;    /**< Number of solutions whose similarities are averaged: 1, or the batches of a batched kernel fit. */
 } unicon_model_description_t;
@@ -670,7 +739,7 @@ UNICON_API unicon_status_t unicon_model_describe(const unicon_model_t *model, un
  * The encoder matrix F of a linear model, with any whitening folded in: embeddings are F x + b, divided by its length.
  * @param side ::unicon_side.
  * @param[out] f r by d1 (or d2), float32 or float64.
- * @return ::UNICON_UNSUPPORTED for a kernel model or one of several members.
+ * @return ::UNICON_ERROR_UNSUPPORTED for a kernel model or one of several members.
  */
 UNICON_API unicon_status_t unicon_model_encoder(unicon_context_t *context, const unicon_model_t *model, int32_t side,
                                                 const unicon_matrix_t *f);
@@ -687,7 +756,7 @@ UNICON_API unicon_status_t unicon_model_bias(unicon_context_t *context, const un
 /**
  * Embeds features: unit rows, or zero where the encoder gives exactly zero, whatever the scale of the features.
  * @param side ::unicon_side.
- * @param in n by d1 (or d2).
+ * @param in n by d1 (or d2); n may be 0.
  * @param[out] out n by r, any dtype.
  */
 UNICON_API unicon_status_t unicon_model_encode(unicon_context_t *context, const unicon_model_t *model, int32_t side,
@@ -695,7 +764,8 @@ UNICON_API unicon_status_t unicon_model_encode(unicon_context_t *context, const 
 
 /**
  * Cosine similarities of all pairs.
- * @param x n_x by d1. @param y n_y by d2.
+ * @param x n_x by d1; n_x may be 0.
+ * @param y n_y by d2; n_y may not be 0.
  * @param[out] out n_x by n_y, float32 or float64.
  */
 UNICON_API unicon_status_t unicon_model_similarity(unicon_context_t *context, const unicon_model_t *model,
@@ -704,13 +774,13 @@ UNICON_API unicon_status_t unicon_model_similarity(unicon_context_t *context, co
 
 /**
  * Writes a model as a safetensors file: written aside and renamed, so that `path` is never half a file.
- * @return ::UNICON_IO if it cannot be written.
+ * @return ::UNICON_ERROR_IO if it cannot be written.
  */
 UNICON_API unicon_status_t unicon_model_save(unicon_context_t *context, const unicon_model_t *model, const char *path);
 
 /**
  * Reads a model that unicon_model_save() or the `unicon` program wrote.
- * @return ::UNICON_IO if it cannot be read, ::UNICON_BAD_FILE if it is not a model.
+ * @return ::UNICON_ERROR_IO if it cannot be read, ::UNICON_ERROR_BAD_FILE if it is not a model.
  */
 UNICON_API unicon_status_t unicon_model_load(unicon_context_t *context, const char *path, unicon_model_t **model);
 
@@ -722,7 +792,7 @@ UNICON_API unicon_status_t unicon_model_load(unicon_context_t *context, const ch
  * @param[out] buffer receives the bytes. May be NULL if `capacity` is 0.
  * @param capacity bytes of the buffer: 0, or at least the size.
  * @param[out] size the number of bytes. Not NULL.
- * @return ::UNICON_INVALID_ARGUMENT if the buffer is too small, with the size in its text.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT if the buffer is too small, with the size in its text.
  */
 UNICON_API unicon_status_t unicon_model_to_bytes(const unicon_model_t *model, void *buffer, int64_t capacity, int64_t *size);
 
@@ -732,7 +802,7 @@ UNICON_API unicon_status_t unicon_model_to_bytes(const unicon_model_t *model, vo
  * @param data the bytes, in host memory. Not needed afterwards.
  * @param size their number, at least 1.
  * @param[out] model the new handle, for unicon_model_destroy().
- * @return ::UNICON_BAD_FILE if they are not a model.
+ * @return ::UNICON_ERROR_BAD_FILE if they are not a model.
  */
 UNICON_API unicon_status_t unicon_model_from_bytes(const void *data, int64_t size, unicon_model_t **model);
 
@@ -867,12 +937,12 @@ typedef struct unicon_minibatch {
 /** Sets every field to its default. @return as unicon_context_options_init(). */
 UNICON_API unicon_status_t unicon_minibatch_init(unicon_minibatch_t *minibatch, size_t struct_size);
 
-/** Held-out pairs. A NULL pointer to this struct means none. This struct is frozen. */
-typedef struct unicon_validation {
-    const unicon_matrix_t *x;            /**< m_x by d1. */
-    const unicon_matrix_t *y;            /**< m_y by d2. */
-    const unicon_positives_t *positives; /**< NULL for the diagonal. */
-} unicon_validation_t;
+/** unicon_fit_options_t::n_iters: the fit decides. */
+#define UNICON_UPDATES_AUTO (-1)
+/** unicon_fit_options_t::n_landmarks, unicon_best_options_t::n_landmarks: every sample, exact, O(n^2) memory. */
+#define UNICON_LANDMARKS_ALL (-1)
+/** unicon_fit_options_t::whiten: not whitened. */
+#define UNICON_WHITEN_NONE (-1.0)
 
 /** Everything a fit can be told. Fill with unicon_fit_options_init() and set at least `r`. */
 typedef struct unicon_fit_options {
@@ -880,11 +950,11 @@ typedef struct unicon_fit_options {
     int64_t r;                      /**< Dimension of the embeddings, 1 to min(d1, d2) (of the feature maps for kernels). No default. */
     const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
     const unicon_kernel_t *kernel;  /**< Of both sides; NULL (default): the linear solver. */
-    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): every sample (exact, O(n^2) memory), where the program
-                                         takes 512 and unicon_fit_best() does. */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): 512, at most n; or ::UNICON_LANDMARKS_ALL. Without a
+                                         kernel 0. */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
-    int64_t n_iters;                /**< Spectral updates; -1 (default): 2, of which the second is kept where it lowers the loss (one more
+    int64_t n_iters;                /**< Spectral updates; ::UNICON_UPDATES_AUTO (default): 2, of which the second is kept where it lowers the loss (one more
                                          pass), and 1 with `whiten` (a second one ruins a whitened fit); 2 where damped. 0, only with `refine`: a warm or random start is refined as it is. */
     double tol;                     /**< Stop when F1^T F2 moves less (Frobenius norm), >= 0, default 0: never. */
     double rho;                     /**< Divides C, > 0, default 1. */
@@ -898,26 +968,29 @@ typedef struct unicon_fit_options {
                                          making the batches slightly larger. */
     double power;                   /**< Power p >= 0 for ::UNICON_FACTORIZATION_POWER, default 0.5; not used otherwise. */
     const unicon_matrix_t *similarity; /**< n_x by n_y for ::UNICON_INIT_SIMILARITY, any finite values, else NULL (default). For small n. */
-    double whiten;                  /**< Shrinkage lambda >= 0 of the whitening, or -1 (default): none. */
+    double whiten;                  /**< Shrinkage lambda >= 0 of the whitening, or ::UNICON_WHITEN_NONE (default). */
     int64_t batch_size;             /**< 0 (default): the exact global batch. Else 2 to n: one solution per batch, averaged. */
     int64_t n_batches;              /**< Use only the first so many batches; 0 (default): all. */
     int64_t n_negatives;            /**< Negatives sampled per row, with `seed`; 0 (default): all of them, exact. */
     uint64_t seed;                  /**< Of everything random, default 0. */
     double growth;                  /**< Sampled negatives of an update as a multiple of those of the update before, >= 1, default 1. */
     int32_t exact_last;             /**< Boolean, default 0: the last update sees all negatives whatever is sampled before. */
-    int32_t reserved;               /**< 0. */
+    int32_t center;                 /**< ::unicon_center, default auto. A warm start's encoders come with what they take out. */
+    const unicon_pairs_t *validation; /**< Held-out pairs that weigh the solutions of batches and end a refinement; NULL (default): none. */
+    const unicon_model_t *warm_start; /**< A linear model of the same dimensions to begin from (not with a kernel or whitening); NULL
+                                         (default): none. */
     const unicon_damping_t *damping;/**< NULL (default): plain updates. Else one plain update, then at most `n_iters` damped ones. Not
                                          with batches or `ridge`. */
     const unicon_refine_t *refine;  /**< NULL (default): none. Else the result is refined; validation pairs choose the best step. Not
                                          with batches. */
     const char *checkpoint;         /**< File that holds the state of the refinement after every step, and from which an interrupted one
-                                         continues; NULL (default): none. A file of another fit is ::UNICON_BAD_FILE. */
+                                         continues; NULL (default): none. A file of another fit is ::UNICON_ERROR_BAD_FILE. */
     double budget;                  /**< Seconds that the call may take, > 0; 0 (default): no limit. No update or step begins that is not
                                          expected to end in time, with the final loss after it. */
     unicon_progress_fn progress;    /**< NULL (default): none. */
     void *progress_user;            /**< Passed to it. */
-    int32_t center;                 /**< ::unicon_center, default auto. A warm start's encoders come with what they take out. */
     int32_t batch_score;            /**< ::unicon_batch_score, default accuracy. */
+    int32_t reserved;               /**< 0. */
     double cos_clamp;               /**< Kernel: cosines are clamped to +-(1 - this) where the kernel's own `cos_clamp` is smaller; >= 0,
                                          default 0. The presets of the paper set it to 1e-5. */
 } unicon_fit_options_t;
@@ -938,128 +1011,175 @@ UNICON_API unicon_status_t unicon_fit_options_preset(unicon_fit_options_t *optio
 enum unicon_outcome {
     UNICON_OUTCOME_COMPLETED = 0, /**< All updates, or steps, were made. */
     UNICON_OUTCOME_CONVERGED = 1, /**< `tol` was met, or nothing was left to gain. */
-    UNICON_OUTCOME_CANCELLED = 2, /**< The call returned ::UNICON_CANCELLED; no model was made. */
+    UNICON_OUTCOME_CANCELLED = 2, /**< The call returned ::UNICON_ERROR_CANCELLED; no model was made. */
     UNICON_OUTCOME_OUT_OF_TIME = 3 /**< Steps were left, but `budget` had no room for another and what comes after it. */
 };
 
-/** One point of the history of damping and refinement. This struct is frozen. */
-typedef struct unicon_trace_point {
-    double seconds;      /**< Since the call began. */
-    double loss;         /**< The loss over the negatives that it saw: an estimate where these were sampled, and on mini-batches the mean over
-                              the batches since the point before, each taken before its step. */
-    double score;        /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
-    int64_t negatives;   /**< Negatives per row that the loss saw; 0: all. */
-    int64_t evaluations; /**< Evaluations of loss and gradient so far. */
-    double sampling_error; /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two half
-                                samples; NaN where it was not. */
-} unicon_trace_point_t;
+/** What a fit did, or an evaluation found: values by their key. Immutable; needs no context. */
+typedef struct unicon_report unicon_report_t;
+
+/** The values of a report: reals below 1000, integers from 1000 on, series from 2000 on. */
+enum unicon_report_key {
+    /* Reals of a fit. */
+    UNICON_REPORT_FINAL_LOSS = 1,         /**< Loss of the fitted encoders on all rows. Not there unless asked for, and where the budget was used up before. */
+    UNICON_REPORT_SAMPLING_ERROR = 2,     /**< |C - C_exact| / |C_exact| of the last update with sampled negatives, estimated from two half samples. Not there without one. */
+    UNICON_REPORT_WHITEN = 3,             /**< Shrinkage of the whitening, chosen or asked for. Not there where there is none. */
+    UNICON_REPORT_POWER = 4,              /**< Power of the singular values in each encoder, chosen or asked for. */
+    UNICON_REPORT_TAU = 5,                /**< Temperature, chosen or asked for. */
+    UNICON_REPORT_SECONDS = 6,            /**< The whole call. */
+    UNICON_REPORT_SECONDS_LOAD = 7,       /**< Reading and checking features. */
+    UNICON_REPORT_SECONDS_FEATURES = 8,   /**< Feature maps and whitening. */
+    UNICON_REPORT_SECONDS_ENCODE = 9,     /**< Embeddings. */
+    UNICON_REPORT_SECONDS_STATISTICS = 10, /**< First pass over the similarities. */
+    UNICON_REPORT_SECONDS_WEIGHTS = 11,   /**< Second pass. */
+    UNICON_REPORT_SECONDS_SPECTRAL = 12,  /**< Decompositions. */
+    UNICON_REPORT_SECONDS_VALIDATION = 13, /**< Validation scores. */
+    /* Reals of an evaluation. "x2y" is of the rows of x as queries, "y2x" of those of y. */
+    UNICON_REPORT_MATCHING_ACCURACY = 101, /**< Share of rows of x whose most similar row of y is a match. */
+    UNICON_REPORT_MRR_X2Y = 102,          /**< Mean reciprocal rank of the best match; a query without a match adds 0. */
+    UNICON_REPORT_MRR_Y2X = 103,          /**< The same of y. */
+    UNICON_REPORT_MRR_X2Y_LOW = 104,      /**< Low end of its interval. Not there without resamples, as the three below. */
+    UNICON_REPORT_MRR_X2Y_HIGH = 105,     /**< High end. */
+    UNICON_REPORT_MRR_Y2X_LOW = 106,      /**< Low end. */
+    UNICON_REPORT_MRR_Y2X_HIGH = 107,     /**< High end. */
+    UNICON_REPORT_MEDIAN_RANK_X2Y = 108,  /**< Median rank, from 1, of the queries that have a match. Not there if none has. */
+    UNICON_REPORT_MEDIAN_RANK_Y2X = 109,  /**< The same of y. */
+    UNICON_REPORT_MEAN_RANK_X2Y = 110,    /**< Mean rank of the same queries. */
+    UNICON_REPORT_MEAN_RANK_Y2X = 111,    /**< The same of y. */
+    /* Integers of a fit. */
+    UNICON_REPORT_OUTCOME = 1001,         /**< ::unicon_outcome. */
+    UNICON_REPORT_N_ITERS = 1002,         /**< Spectral updates made, and steps of damping and refinement. */
+    UNICON_REPORT_REJECTED_UPDATE = 1003, /**< Boolean: the last update was made and not kept, for it raised the loss (::UNICON_UPDATES_AUTO). */
+    UNICON_REPORT_ROWS_WITHOUT_POSITIVES = 1004, /**< Rows of X that match nothing. */
+    UNICON_REPORT_COLS_WITHOUT_POSITIVES = 1005, /**< Rows of Y that match nothing. */
+    UNICON_REPORT_ZERO_ROWS_X = 1006,     /**< Rows of X that are all zero; they embed to 0. */
+    UNICON_REPORT_ZERO_ROWS_Y = 1007,     /**< Rows of Y that are all zero. */
+    UNICON_REPORT_ROWS_DROPPED = 1008,    /**< Rows that no batch used. */
+    UNICON_REPORT_WORKSPACE_BYTES = 1009, /**< What unicon_fit_workspace() answers for this call. */
+    UNICON_REPORT_PEAK_BYTES = 1010,      /**< The most bytes of sample-sized data (features, embeddings) that the context has held. Matrices as large as the square of a width, which pass, are not counted. */
+    UNICON_REPORT_EVALUATIONS = 1011,     /**< Evaluations of loss and gradient by damping and refinement. */
+    UNICON_REPORT_R = 1012,               /**< Dimension of the embeddings, chosen or asked for. */
+    UNICON_REPORT_ROWS_HELD_BACK = 1013,  /**< Rows of X that unicon_fit_best() held back to choose on. */
+    UNICON_REPORT_COLS_HELD_BACK = 1014,  /**< Rows of Y. */
+    UNICON_REPORT_HELD_APART = 1015,      /**< What rows that were held back have in common with none that trained: 1 matches (a group, the captions of an image) + 2 copies of their x + 4 copies of their y; less than 7 only where these are too many. Not there where none were held back. */
+    UNICON_REPORT_DISTINCT_X = 1016,      /**< Distinct rows of X. Not there where they were not compared (device memory). Rows that repeat are their own negatives unless groups make them one. */
+    UNICON_REPORT_DISTINCT_Y = 1017,      /**< Distinct rows of Y. */
+    UNICON_REPORT_CENTRED_X = 1018,       /**< Boolean: the mean of X was taken out. */
+    UNICON_REPORT_CENTRED_Y = 1019,       /**< Boolean: that of Y. */
+    UNICON_REPORT_RETURNED = 1020,        /**< The point of the trace series, from 0, whose encoders the model has. Not there where they are those that the history started from. */
+    /* Integers of an evaluation. */
+    UNICON_REPORT_TIED_X2Y = 1101,        /**< Queries whose best match is exactly as similar as an item that is none. */
+    UNICON_REPORT_TIED_Y2X = 1102,        /**< The same of y. */
+    /* Series of a fit. The trace is the history of damping and refinement, all its series equally long. */
+    UNICON_REPORT_LOSS = 2001,            /**< The loss that every update started from (a mean over batches), followed by those of the trace. */
+    UNICON_REPORT_CHANGE = 2002,          /**< |F1^T F2 - previous|_F of every update from the second on. */
+    UNICON_REPORT_SINGULAR_VALUES = 2003, /**< Singular values of the last C (or average), falling. */
+    UNICON_REPORT_TRACE_SECONDS = 2004,   /**< Since the call began. */
+    UNICON_REPORT_TRACE_LOSS = 2005,      /**< The loss over the negatives that it saw: an estimate where these were sampled, and on mini-batches the mean over the batches since the point before, each taken before its step. */
+    UNICON_REPORT_TRACE_SCORE = 2006,     /**< Mean reciprocal rank on the validation pairs, of both directions; NaN without them. */
+    UNICON_REPORT_TRACE_NEGATIVES = 2007, /**< Negatives per row that the loss saw; 0: all. */
+    UNICON_REPORT_TRACE_EVALUATIONS = 2008, /**< Evaluations of loss and gradient so far. */
+    UNICON_REPORT_TRACE_SAMPLING_ERROR = 2009, /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two half samples; NaN where it was not. */
+    /* Series of an evaluation: a value for each of the ks. */
+    UNICON_REPORT_RECALL_X2Y = 2101,      /**< Recall@k: the share of queries with a match among their k nearest. */
+    UNICON_REPORT_RECALL_Y2X = 2102,      /**< The same of y. */
+    UNICON_REPORT_RECALL_X2Y_LOW = 2103,  /**< Low ends of its intervals. Not there without resamples, as the three below. */
+    UNICON_REPORT_RECALL_X2Y_HIGH = 2104, /**< High ends. */
+    UNICON_REPORT_RECALL_Y2X_LOW = 2105,  /**< Low ends. */
+    UNICON_REPORT_RECALL_Y2X_HIGH = 2106  /**< High ends. */
+};
 
 /**
- * What a fit did. The caller sets `struct_size`, the array pointers and their capacities (unicon_fit_info_init()
- * zeroes all); the library fills the arrays up to their capacities and sets the rest.
+ * A real number of a report.
+ * @param report not NULL.
+ * @param key a real of ::unicon_report_key.
+ * @param[out] value set to it.
+ * @return ::UNICON_ERROR_NO_VALUE where this report has none (as the key says, and for keys of the other kind of report),
+ *         ::UNICON_ERROR_INVALID_ARGUMENT for what is no key of a real. Text: per thread.
  */
-typedef struct unicon_fit_info {
-    size_t struct_size;           /**< Set by unicon_fit_info_init(). */
-    int32_t outcome;              /**< Out: ::unicon_outcome. */
-    int32_t reserved;             /**< 0. */
-    int64_t n_iters;              /**< Out: spectral updates made, and steps of damping and refinement. */
-    double *loss;                 /**< In: room for the loss that every update started from (a mean over batches), followed by those of
-                                       damping and refinement as in `trace`. May be NULL. */
-    double *change;               /**< In: room for |F1^T F2 - previous|_F of every update from the second on. May be NULL. */
-    int64_t history_capacity;     /**< In: elements of `loss` and of `change`, each. */
-    int64_t n_loss;               /**< Out: losses that there are, also beyond the capacity. */
-    int64_t n_change;             /**< Out: changes that there are. */
-    double *singular_values;      /**< In: room for the singular values of the last C (or average), falling. May be NULL. */
-    int64_t singular_capacity;    /**< In: elements of `singular_values`. */
-    int64_t n_singular_values;    /**< Out: singular values that there are. */
-    double final_loss;            /**< Out: loss of the fitted encoders on all rows; NaN if not asked for, and where the budget was
-                                       used up before. */
-    int64_t rows_without_positives; /**< Out: rows of X that match nothing. */
-    int64_t cols_without_positives; /**< Out: rows of Y that match nothing. */
-    int64_t zero_rows_x;          /**< Out: rows of X that are all zero; they embed to 0. */
-    int64_t zero_rows_y;          /**< Out: rows of Y that are all zero. */
-    int64_t rows_dropped;         /**< Out: rows that no batch used. */
-    double seconds;               /**< Out: the whole call. */
-    double seconds_load;          /**< Out: reading and checking features. */
-    double seconds_features;      /**< Out: feature maps and whitening. */
-    double seconds_encode;        /**< Out: embeddings. */
-    double seconds_statistics;    /**< Out: first pass over the similarities. */
-    double seconds_weights;       /**< Out: second pass. */
-    double seconds_spectral;      /**< Out: decompositions. */
-    double seconds_validation;    /**< Out: validation scores. */
-    uint64_t workspace_bytes;     /**< Out: what unicon_fit_workspace() answers for this call, with the validation pairs. */
-    uint64_t peak_bytes;          /**< Out: the most bytes of sample-sized data (features, embeddings) that the context has held. Matrices
-                                       as large as the square of a width, which pass, are not counted. */
-    unicon_trace_point_t *trace;  /**< In: room for the history of damping and refinement. May be NULL. */
-    int64_t trace_capacity;       /**< In: elements of `trace`. */
-    int64_t n_trace;              /**< Out: points that there are. */
-    int64_t evaluations;          /**< Out: evaluations of loss and gradient by damping and refinement. */
-    double sampling_error;        /**< Out: |C - C_exact| / |C_exact| of the last update with sampled negatives, estimated from two
-                                       half samples; NaN without one. */
-    double whiten;                /**< Out: the shrinkage that unicon_fit_best() chose; else the one asked for, -1 for none. */
-    double power;                 /**< Out: the power of the singular values in each encoder, chosen or asked for. */
-    double tau;                   /**< Out: the temperature, chosen or asked for. */
-    int64_t r;                    /**< Out: the dimension of the embeddings, chosen or asked for. */
-    int64_t rows_held_back;       /**< Out: rows of X that unicon_fit_best() held back to choose on. */
-    int64_t cols_held_back;       /**< Out: rows of Y. */
-    int64_t distinct_x;           /**< Out: distinct rows of X; 0 where they were not compared (device memory).
-                                       Rows that repeat are their own negatives unless groups make them one. */
-    int64_t distinct_y;           /**< Out: distinct rows of Y. */
-    int32_t centred_x;            /**< Out: boolean, whether the mean of X was taken out. */
-    int32_t centred_y;            /**< Out: that of Y. */
-    int64_t returned;             /**< Out: the point of `trace`, counted from 0, whose encoders the model has; -1: those that it started
-                                       from, and where there is no history. */
-    int64_t held_apart;           /**< Out: what rows that were held back have in common with none that trained: 1 matches (a group, the
-                                       captions of an image) + 2 copies of their x + 4 copies of their y; less than 7 only where these are
-                                       too many, and 0 where none were held back. */
-} unicon_fit_info_t;
+UNICON_API unicon_status_t unicon_report_real(const unicon_report_t *report, int32_t key, double *value);
 
-/** Zeroes every field and sets `struct_size`. @return as unicon_context_options_init(). */
-UNICON_API unicon_status_t unicon_fit_info_init(unicon_fit_info_t *info, size_t struct_size);
+/**
+ * An integer of a report.
+ * @param report not NULL.
+ * @param key an integer of ::unicon_report_key.
+ * @param[out] value set to it.
+ * @return as unicon_report_real().
+ */
+UNICON_API unicon_status_t unicon_report_integer(const unicon_report_t *report, int32_t key, int64_t *value);
+
+/**
+ * A series of a report.
+ * @param report not NULL.
+ * @param key a series of ::unicon_report_key.
+ * @param[out] values receives the first `capacity` values at most. May be NULL if `capacity` is 0.
+ * @param capacity values that there is room for, at least 0.
+ * @param[out] count how many there are, also beyond the capacity. Not NULL.
+ * @return as unicon_report_real(). A series of a fit that has no points is there, with a count of 0.
+ */
+UNICON_API unicon_status_t unicon_report_series(const unicon_report_t *report, int32_t key, double *values, int64_t capacity,
+                                                int64_t *count);
+
+/** Destroys a report. NULL is accepted. */
+UNICON_API void unicon_report_destroy(unicon_report_t *report);
 
 /**
  * Fits encoders in closed form: similarity, weights S, C = X^T S Y, top-r SVD, repeated.
+ * @param context the context.
  * @param options not NULL.
- * @param x n_x by d1. @param y n_y by d2.
- * @param positives NULL for the diagonal (n_x = n_y).
- * @param validation NULL, or pairs that weigh the solutions of batches and end a refinement.
- * @param warm_start NULL, or a linear model of the same dimensions to begin from (not with a kernel or whitening).
+ * @param pairs features, n_x by d1 and n_y by d2.
  * @param[out] model the new handle, for unicon_model_destroy().
- * @param[in,out] info NULL, or an initialised struct. When the call is cancelled, `outcome`, `seconds` and the byte
- *        counts are set too.
+ * @param[out] report the new handle, for unicon_report_destroy(). May be NULL. Made also where the call is cancelled once it has
+ *        begun: then with the outcome, the seconds and the bytes alone.
  * @return any status. Synchronous.
  */
 UNICON_API unicon_status_t unicon_fit(unicon_context_t *context, const unicon_fit_options_t *options,
-                                      const unicon_matrix_t *x, const unicon_matrix_t *y,
-                                      const unicon_positives_t *positives, const unicon_validation_t *validation,
-                                      const unicon_model_t *warm_start, unicon_model_t **model, unicon_fit_info_t *info);
+                                      const unicon_pairs_t *pairs, unicon_model_t **model, unicon_report_t **report);
+
+/** The sizes of a problem, for the workspace queries. */
+typedef struct unicon_sizes {
+    size_t struct_size; /**< Set by unicon_sizes_init(). */
+    int64_t n_x;        /**< Rows of X, at least 1. No default. */
+    int64_t n_y;        /**< Rows of Y, at least 1. No default. */
+    int64_t d1;         /**< Columns of X, at least 1. No default. */
+    int64_t d2;         /**< Columns of Y, at least 1. No default. */
+    int64_t m_x;        /**< Rows of X of the validation pairs, default 0: none. */
+    int64_t m_y;        /**< Rows of Y of the validation pairs, default 0. */
+    int32_t dtype;      /**< ::unicon_dtype of the features, default ::UNICON_F32. */
+    int32_t reserved;   /**< 0. */
+} unicon_sizes_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_sizes_init(unicon_sizes_t *sizes, size_t struct_size);
 
 /**
  * Bytes of sample-sized matrices that unicon_fit() holds at most for a problem: a `workspace_limit` of so much suffices.
- * @param dtype of the features.
- * @param[out] bytes set to the number. Nothing is allocated. A validation set comes on top: info.workspace_bytes.
+ * @param context the context that would compute.
+ * @param options as for unicon_fit(); `validation` and `warm_start` are not looked at.
+ * @param sizes not NULL.
+ * @param[out] bytes set to the number. Nothing is allocated.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_fit_workspace(unicon_context_t *context, const unicon_fit_options_t *options,
-                                                int64_t n_x, int64_t n_y, int64_t d1, int64_t d2, int32_t dtype,
-                                                uint64_t *bytes);
+                                                const unicon_sizes_t *sizes, uint64_t *bytes);
 
 /** How unicon_fit_best() finds the dimension of the embeddings. */
-enum unicon_rank {
-    UNICON_RANK_FIXED = 0,  /**< It is `r`. */
-    UNICON_RANK_ENERGY = 1, /**< The smallest whose squared singular values make up the share `energy` of all. */
-    UNICON_RANK_AUTO = 2    /**< The smallest power of two that scores within 0.005 of the best on the validation pairs. */
+enum unicon_dimension {
+    UNICON_DIMENSION_FIXED = 0,  /**< It is `r`. */
+    UNICON_DIMENSION_ENERGY = 1, /**< The smallest whose squared singular values make up the share `energy` of all. */
+    UNICON_DIMENSION_AUTO = 2    /**< The smallest power of two that scores within 0.005 of the best on the validation pairs. */
 };
 
-/** Everything unicon_fit_best() can be told. Fill with unicon_best_options_init() and set `r` (or `rank`). */
+/** Everything unicon_fit_best() can be told. Fill with unicon_best_options_init() and set `r` (or `dimension`). */
 typedef struct unicon_best_options {
     size_t struct_size;             /**< Set by unicon_best_options_init(). */
-    int32_t rank;                   /**< ::unicon_rank, default fixed. */
+    int32_t dimension;              /**< ::unicon_dimension, default fixed. */
     int32_t tau_auto;               /**< Boolean, default 0: choose the temperature on the validation pairs. */
-    int64_t r;                      /**< Dimension of the embeddings for ::UNICON_RANK_FIXED, 1 to min(d1, d2). No default. Else 0. */
-    double energy;                  /**< Share in (0, 1] for ::UNICON_RANK_ENERGY, default 0.95; not used otherwise. */
+    int64_t r;                      /**< Dimension of the embeddings for ::UNICON_DIMENSION_FIXED, 1 to min(d1, d2). No default. Else 0. */
+    double energy;                  /**< Share in (0, 1] for ::UNICON_DIMENSION_ENERGY, default 0.95; not used otherwise. */
     const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
     const unicon_kernel_t *kernel;  /**< Of both sides, with landmarks; NULL (default): linear encoders. */
-    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): 512, at most n. Without a kernel 0. */
+    int64_t n_landmarks;            /**< As in ::unicon_fit_options_t. */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows to use; NULL (default): drawn with `seed`. Rows are counted among
                                          those that are not held back. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
@@ -1085,7 +1205,11 @@ typedef struct unicon_best_options {
                                          kernel's own parameter. */
     int64_t n_widths;               /**< Length of `widths`; 0 for NULL. */
     int32_t center;                 /**< As in ::unicon_fit_options_t. */
-    int32_t reserved2;              /**< 0. */
+    int32_t reserved;               /**< 0. */
+    const unicon_pairs_t *validation; /**< Pairs to choose on. NULL (default): a tenth of the rows (1,000 at most) is held back and does not
+                                         train; with fewer than 20 rows everything is chosen on the rows that train. */
+    const unicon_model_t *warm_start; /**< A linear model of dimension `r`: the refinement begins there if it scores better than the
+                                         spectral solution. Not with a kernel. NULL (default): none. */
 } unicon_best_options_t;
 
 /** Sets every field to its default. @return as unicon_context_options_init(). */
@@ -1094,40 +1218,37 @@ UNICON_API unicon_status_t unicon_best_options_init(unicon_best_options_t *optio
 /**
  * The fit that needs no tuning: whitening, one spectral update, and descent on the loss from there (on mini-batches where data is large,
  * else by L-BFGS), with shrinkage, power and (on request) dimension and temperature chosen on validation pairs.
+ * @param context the context.
  * @param options not NULL.
- * @param x n_x by d1. @param y n_y by d2.
- * @param positives NULL for the diagonal (n_x = n_y).
- * @param validation NULL: a tenth of the rows (1,000 at most) is held back and does not train; with fewer than 20 rows
- *        everything is chosen on the rows that train.
- * @param warm_start NULL, or a linear model of dimension `r`: the refinement begins there if it scores better than the spectral
- *        solution. Not with a kernel.
+ * @param pairs features, n_x by d1 and n_y by d2.
  * @param[out] model the new handle, for unicon_model_destroy().
- * @param[in,out] info as for unicon_fit().
+ * @param[out] report as for unicon_fit().
  * @return any status. Synchronous.
  */
 UNICON_API unicon_status_t unicon_fit_best(unicon_context_t *context, const unicon_best_options_t *options,
-                                           const unicon_matrix_t *x, const unicon_matrix_t *y,
-                                           const unicon_positives_t *positives, const unicon_validation_t *validation,
-                                           const unicon_model_t *warm_start, unicon_model_t **model, unicon_fit_info_t *info);
+                                           const unicon_pairs_t *pairs, unicon_model_t **model, unicon_report_t **report);
 
 /**
  * Bytes of sample-sized matrices that unicon_fit_best() holds at most for a problem, as unicon_fit_workspace() for unicon_fit().
- * @param m_x,m_y rows of the validation pairs; 0 and 0 without them.
+ * @param context the context that would compute.
+ * @param options as for unicon_fit_best(); `validation` and `warm_start` are not looked at.
+ * @param sizes not NULL.
+ * @param[out] bytes set to the number. Nothing is allocated.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_fit_best_workspace(unicon_context_t *context, const unicon_best_options_t *options,
-                                                     int64_t n_x, int64_t n_y, int64_t m_x, int64_t m_y, int64_t d1,
-                                                     int64_t d2, int32_t dtype, uint64_t *bytes);
+                                                     const unicon_sizes_t *sizes, uint64_t *bytes);
 
 /** A fit whose batches arrive one by one. */
 typedef struct unicon_partial_fit unicon_partial_fit_t;
 
 /** What a stream of batches is summed up in. */
-enum unicon_stream {
+enum unicon_accumulate {
     /** The Gram matrices of both sides and C, each summed over the batches: one solution of all of them, also with
      *  whitening. Memory O(d^2). The better default. */
-    UNICON_STREAM_SUMS = 0,
+    UNICON_ACCUMULATE_MOMENTS = 0,
     /** A solution per batch, averaged as F1^T F2, weighted by the score on the validation pairs: the batched mode of the paper. */
-    UNICON_STREAM_SOLUTIONS = 1
+    UNICON_ACCUMULATE_SOLUTIONS = 1
 };
 
 /**
@@ -1136,40 +1257,40 @@ enum unicon_stream {
  * Every batch is one update from the encoders that the pass began with (its similarities, S and C are its own), and every pass
  * over the data, ended by unicon_partial_fit_finish(), is one iteration.
  * @param options as for unicon_fit(), without what needs all the data (`kernel`, `batch_size`, `similarity`, `damping`, `refine`,
- *        `checkpoint`, `budget`; `whiten` with ::UNICON_STREAM_SOLUTIONS) and `progress`. `n_iters`, `tol` and `final_loss` are not used.
- * @param stream ::unicon_stream.
- * @param d1,d2 dimensions of the features.
+ *        `checkpoint`, `budget`; `whiten` with ::UNICON_ACCUMULATE_SOLUTIONS) and `progress`. `n_iters`, `tol` and `final_loss` are not used.
+ *        `validation`: pairs that weigh the solutions (::UNICON_ACCUMULATE_SOLUTIONS only). Copied.
+ * @param context the context; the handle computes on it from now on.
+ * @param accumulate ::unicon_accumulate.
+ * @param d1 columns of X.
+ * @param d2 columns of Y.
  * @param dtype of the features: ::UNICON_F64 computes in float64, the others in float32.
- * @param validation NULL, or pairs that weigh the solutions (::UNICON_STREAM_SOLUTIONS only). Copied.
- * @param warm_start NULL, or a linear model to begin from.
  * @param[out] partial the new handle, for unicon_partial_fit_destroy().
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_partial_fit_create(unicon_context_t *context, const unicon_fit_options_t *options,
-                                                     int32_t stream, int64_t d1, int64_t d2, int32_t dtype,
-                                                     const unicon_validation_t *validation,
-                                                     const unicon_model_t *warm_start, unicon_partial_fit_t **partial);
+                                                     int32_t accumulate, int64_t d1, int64_t d2, int32_t dtype,
+                                                     unicon_partial_fit_t **partial);
 
 /**
  * Adds one batch. A batch that fails changes nothing.
- * @param x b_x by d1. @param y b_y by d2.
- * @param positives of this batch; NULL for the diagonal.
+ * @param partial the stream.
+ * @param pairs features, b_x by d1 and b_y by d2.
  * @param[out] loss the loss of the batch before its update. May be NULL.
+ * @return any status.
  */
-UNICON_API unicon_status_t unicon_partial_fit_add(unicon_partial_fit_t *partial, const unicon_matrix_t *x,
-                                                  const unicon_matrix_t *y, const unicon_positives_t *positives,
-                                                  double *loss);
+UNICON_API unicon_status_t unicon_partial_fit_add(unicon_partial_fit_t *partial, const unicon_pairs_t *pairs, double *loss);
 
 /**
  * The model of the batches of this pass so far; more may follow.
  * @param[out] model the new handle, for unicon_model_destroy().
- * @return ::UNICON_INVALID_ARGUMENT if nothing was added since the last pass.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT if nothing was added since the last pass.
  */
 UNICON_API unicon_status_t unicon_partial_fit_model(unicon_partial_fit_t *partial, unicon_model_t **model);
 
 /**
  * Ends a pass: its model, from which the next pass begins.
  * @param[out] model the new handle, for unicon_model_destroy().
- * @return ::UNICON_INVALID_ARGUMENT if nothing was added since the last pass.
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT if nothing was added since the last pass.
  */
 UNICON_API unicon_status_t unicon_partial_fit_finish(unicon_partial_fit_t *partial, unicon_model_t **model);
 
@@ -1182,7 +1303,8 @@ UNICON_API void unicon_partial_fit_destroy(unicon_partial_fit_t *partial);
 
 /**
  * The k items nearest to every query by inner product, falling; ties go to the lower index.
- * @param queries n_q by r. @param items n_i by r, both unit rows for cosines.
+ * @param queries n_q by r; n_q may be 0.
+ * @param items n_i by r, both unit rows for cosines.
  * @param k at least 1. With fewer items than k the rest is index -1 and score -infinity.
  * @param[out] scores n_q by k, float32 or float64. May be NULL.
  * @param[out] indices n_q * k values in host memory, query by query. Not NULL.
@@ -1190,19 +1312,6 @@ UNICON_API void unicon_partial_fit_destroy(unicon_partial_fit_t *partial);
 UNICON_API unicon_status_t unicon_search(unicon_context_t *context, const unicon_matrix_t *queries,
                                          const unicon_matrix_t *items, int64_t k, const unicon_matrix_t *scores,
                                          int64_t *indices);
-
-/**
- * Recall@k in both directions: the fraction of queries with a true match among their k nearest, the lower index first
- * of equal ones. unicon_evaluate() offers other rules.
- * @param zx n_x by r. @param zy n_y by r.
- * @param truth NULL for the diagonal. A query without a match is a miss.
- * @param ks `n_ks` values, each at least 1.
- * @param n_ks at least 1.
- * @param[out] recall 2 * n_ks values in host memory: x to y for every k, then y to x.
- */
-UNICON_API unicon_status_t unicon_recall(unicon_context_t *context, const unicon_matrix_t *zx,
-                                         const unicon_matrix_t *zy, const unicon_positives_t *truth,
-                                         const int64_t *ks, int64_t n_ks, double *recall);
 
 /** What items that are exactly as similar as a query's best match do to its rank. */
 enum unicon_ties {
@@ -1212,49 +1321,47 @@ enum unicon_ties {
     UNICON_TIES_PESSIMISTIC = 3  /**< The match stands last. */
 };
 
-/** How retrieval is judged, and figures beside Recall@k. Fields `_x2y` are of the rows of x, `_y2x` of those of y. */
-typedef struct unicon_evaluation {
-    size_t struct_size;       /**< Set by unicon_evaluation_init(). */
-    int32_t ties;             /**< ::unicon_ties, default ::UNICON_TIES_EXPECTED. */
-    int32_t exclude_self;     /**< 1: row i never finds row i, for a set against itself (n_x = n_y). Default 0. */
-    int64_t resamples;        /**< Bootstrap resamples of the queries for intervals, at least 40, default 1000; 0: none. */
-    double level;             /**< Probability that an interval covers, in (0, 1), default 0.95. */
-    uint64_t seed;            /**< Of the resamples. One draw serves all figures, so differences are paired by query. */
-    double matching_accuracy; /**< Out: share of rows of x whose most similar row of y is a match. */
-    double mrr_x2y;           /**< Out: mean reciprocal rank of the best match; a query without a match adds 0. */
-    double mrr_y2x;           /**< Out. */
-    double mrr_x2y_low;       /**< Out: its interval; NaN without resamples. */
-    double mrr_x2y_high;      /**< Out. */
-    double mrr_y2x_low;       /**< Out. */
-    double mrr_y2x_high;      /**< Out. */
-    double median_rank_x2y;   /**< Out: median rank, from 1, of the queries that have a match; NaN if none has. */
-    double median_rank_y2x;   /**< Out. */
-    double mean_rank_x2y;     /**< Out: mean rank of the same. */
-    double mean_rank_y2x;     /**< Out. */
-    int64_t tied_x2y;         /**< Out: queries whose best match is exactly as similar as an item that is none. */
-    int64_t tied_y2x;         /**< Out. */
-} unicon_evaluation_t;
-
 /**
- * Sets every field to its default.
- * @return ::UNICON_INVALID_ARGUMENT for NULL or an impossible size. Text: per thread.
- */
-UNICON_API unicon_status_t unicon_evaluation_init(unicon_evaluation_t *evaluation, size_t struct_size);
-
-/**
- * Recall@k and ranks in both directions, with intervals and a rule for ties.
- * @param zx n_x by r. @param zy n_y by r, both unit rows for cosines.
- * @param truth NULL for the diagonal. A query without a match is a miss.
+ * Recall@k in both directions: the fraction of queries with a true match among their k nearest. unicon_evaluate() finds more.
+ * @param context the context.
+ * @param pairs embeddings, n_x by r and n_y by r, both unit rows for cosines, and the true matches. A query without one is a miss.
+ * @param ties ::unicon_ties.
  * @param ks `n_ks` values, each at least 1.
  * @param n_ks at least 1.
- * @param[in,out] evaluation what is asked and what is found. NULL for the defaults.
  * @param[out] recall 2 * n_ks values in host memory: x to y for every k, then y to x.
- * @param[out] intervals 4 * n_ks values in host memory: low and high end of each of these; NaN without resamples. May be
- * NULL.
+ * @return any status.
  */
-UNICON_API unicon_status_t unicon_evaluate(unicon_context_t *context, const unicon_matrix_t *zx, const unicon_matrix_t *zy,
-                                           const unicon_positives_t *truth, const int64_t *ks, int64_t n_ks,
-                                           unicon_evaluation_t *evaluation, double *recall, double *intervals);
+UNICON_API unicon_status_t unicon_recall(unicon_context_t *context, const unicon_pairs_t *pairs, int32_t ties,
+                                         const int64_t *ks, int64_t n_ks, double *recall);
+
+/** How retrieval is judged. */
+typedef struct unicon_evaluation_options {
+    size_t struct_size;   /**< Set by unicon_evaluation_options_init(). */
+    const int64_t *ks;    /**< The k of Recall@k, each at least 1; NULL (default): 1, 5, 10. */
+    int64_t n_ks;         /**< Length of `ks`; 0 for NULL. */
+    int32_t ties;         /**< ::unicon_ties, default ::UNICON_TIES_EXPECTED. */
+    int32_t exclude_self; /**< 1: row i never finds row i, for a set against itself (n_x = n_y). Default 0. */
+    int64_t resamples;    /**< Bootstrap resamples of the queries for intervals, at least 40, default 1000; 0: none. */
+    double level;         /**< Probability that an interval covers, in (0, 1), default 0.95. */
+    uint64_t seed;        /**< Of the resamples. One draw serves all figures, so differences are paired by query. */
+} unicon_evaluation_options_t;
+
+/** Sets every field to its default. @return as unicon_context_options_init(). */
+UNICON_API unicon_status_t unicon_evaluation_options_init(unicon_evaluation_options_t *options, size_t struct_size);
+
+/**
+ * Recall@k, ranks and their intervals in both directions.
+ * @param context the context.
+ * @param options NULL for the defaults.
+ * @param pairs as for unicon_recall().
+ * @param[out] report the new handle, for unicon_report_destroy().
+ * @return any status.
+ */
+UNICON_API unicon_status_t unicon_evaluate(unicon_context_t *context, const unicon_evaluation_options_t *options,
+                                           const unicon_pairs_t *pairs, unicon_report_t **report);
+
+/** unicon_items_search(): no query is one of the items. */
+#define UNICON_OWN_NONE (-1)
 
 /** Items that stay on a device: checked and copied once, searched many times. */
 typedef struct unicon_items unicon_items_t;
@@ -1275,20 +1382,21 @@ UNICON_API void unicon_items_destroy(unicon_items_t *resident);
  * As unicon_search(), in resident items: a few queries cost one pass over the items' memory.
  * @param context any CPU context for items of one, so that several threads may search with a context each; on CUDA the
  * context that took the items.
- * @param queries n_q by r.
+ * @param queries n_q by r; n_q may be 0.
  * @param k at least 1. With fewer items than k the rest is index -1 and score -infinity.
- * @param self -1; or the item that query 0 is, where query i is item self + i: it is not among that query's results.
+ * @param own ::UNICON_OWN_NONE; or the item that query 0 is, where query i is item own + i: it is not among that query's results.
  * @param[out] scores n_q by k, float32 or float64. May be NULL.
  * @param[out] indices n_q * k values in host memory, query by query. Not NULL.
  */
 UNICON_API unicon_status_t unicon_items_search(unicon_context_t *context, const unicon_items_t *resident,
-                                               const unicon_matrix_t *queries, int64_t k, int64_t self,
+                                               const unicon_matrix_t *queries, int64_t k, int64_t own,
                                                const unicon_matrix_t *scores, int64_t *indices);
 
 /**
  * The Gram matrix k(a_i, b_j).
  * @param kernel not NULL.
- * @param a n by d. @param b m by d.
+ * @param a n by d; n may be 0.
+ * @param b m by d; m may not be 0.
  * @param[out] out n by m, float32 or float64.
  */
 UNICON_API unicon_status_t unicon_gram(unicon_context_t *context, const unicon_kernel_t *kernel,
@@ -1311,16 +1419,16 @@ UNICON_API unicon_status_t unicon_gram(unicon_context_t *context, const unicon_k
  * owned: the tensor must outlive the view. Compiled only where DLPack's header is present.
  * @param tensor the tensor, for instance `&managed->dl_tensor`.
  * @param[out] matrix filled in.
- * @return ::UNICON_UNSUPPORTED for another number of dimensions, dtype or device. The layout itself is checked by
+ * @return ::UNICON_ERROR_UNSUPPORTED for another number of dimensions, dtype or device. The layout itself is checked by
  *         the function that the matrix is given to.
  */
 static inline unicon_status_t unicon_matrix_from_dlpack(const DLTensor *tensor, unicon_matrix_t *matrix)
 {
     int32_t dtype, columns;
     if (!tensor || !matrix)
-        return UNICON_INVALID_ARGUMENT;
+        return UNICON_ERROR_INVALID_ARGUMENT;
     if (tensor->ndim < 1 || tensor->ndim > 2 || tensor->dtype.lanes != 1)
-        return UNICON_UNSUPPORTED;
+        return UNICON_ERROR_UNSUPPORTED;
     if (tensor->dtype.code == (uint8_t)kDLFloat && tensor->dtype.bits == 32)
         dtype = UNICON_F32;
     else if (tensor->dtype.code == (uint8_t)kDLFloat && tensor->dtype.bits == 64)
@@ -1330,10 +1438,10 @@ static inline unicon_status_t unicon_matrix_from_dlpack(const DLTensor *tensor, 
     else if (tensor->dtype.code == (uint8_t)kDLBfloat && tensor->dtype.bits == 16)
         dtype = UNICON_BF16;
     else
-        return UNICON_UNSUPPORTED;
+        return UNICON_ERROR_UNSUPPORTED;
     if (tensor->device.device_type != kDLCPU && tensor->device.device_type != kDLCUDA
         && tensor->device.device_type != kDLCUDAHost && tensor->device.device_type != kDLCUDAManaged)
-        return UNICON_UNSUPPORTED;
+        return UNICON_ERROR_UNSUPPORTED;
     columns = tensor->ndim - 1;
     matrix->data = (char *)tensor->data + tensor->byte_offset;
     matrix->rows = tensor->ndim == 2 ? tensor->shape[0] : 1;
