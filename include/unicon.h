@@ -939,7 +939,7 @@ UNICON_API unicon_status_t unicon_minibatch_init(unicon_minibatch_t *minibatch, 
 
 /** unicon_fit_options_t::n_iters: the fit decides. */
 #define UNICON_UPDATES_AUTO (-1)
-/** unicon_fit_options_t::n_landmarks, unicon_best_options_t::n_landmarks: every sample, exact, O(n^2) memory. */
+/** unicon_fit_options_t::n_landmarks: every sample, exact, O(n^2) memory. */
 #define UNICON_LANDMARKS_ALL (-1)
 /** unicon_fit_options_t::whiten: not whitened. */
 #define UNICON_WHITEN_NONE (-1.0)
@@ -950,8 +950,8 @@ typedef struct unicon_fit_options {
     int64_t r;                      /**< Dimension of the embeddings, 1 to min(d1, d2) (of the feature maps for kernels). No default. */
     const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
     const unicon_kernel_t *kernel;  /**< Of both sides; NULL (default): the linear solver. */
-    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): 512, at most n; or ::UNICON_LANDMARKS_ALL. Without a
-                                         kernel 0. */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): 512, at most n, and with `batch_size` all rows of
+                                         a batch; or ::UNICON_LANDMARKS_ALL. Without a kernel 0. */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows of X and of Y to use; NULL (default): drawn with `seed`. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
     int64_t n_iters;                /**< Spectral updates; ::UNICON_UPDATES_AUTO (default): 2, of which the second is kept where it lowers the loss (one more
@@ -1179,7 +1179,7 @@ typedef struct unicon_best_options {
     double energy;                  /**< Share in (0, 1] for ::UNICON_DIMENSION_ENERGY, default 0.95; not used otherwise. */
     const unicon_loss_t *loss;      /**< NULL (default): clip with its defaults. */
     const unicon_kernel_t *kernel;  /**< Of both sides, with landmarks; NULL (default): linear encoders. */
-    int64_t n_landmarks;            /**< As in ::unicon_fit_options_t. */
+    int64_t n_landmarks;            /**< Kernel: Nystrom reference points; 0 (default): 512, at most n. Without a kernel 0. */
     const int64_t *landmarks;       /**< Kernel: the `n_landmarks` rows to use; NULL (default): drawn with `seed`. Rows are counted among
                                          those that are not held back. */
     double kernel_ridge;            /**< Kernel: Tikhonov ridge on K, >= 0, default 1e-6. */
@@ -1194,7 +1194,8 @@ typedef struct unicon_best_options {
                                          for all, and all negatives on small. Above 0: L-BFGS on so many sampled negatives
                                          per row, then on four times as many, follows the mini-batches. */
     int32_t exact;                  /**< Boolean, default 0: end in a stage with all negatives. */
-    int32_t final_loss;             /**< Boolean, default 0: evaluate the exact loss of the encoders, one more pass. */
+    int32_t final_loss;             /**< Boolean, default 0: evaluate the exact loss of the encoders, one more pass over all pairs, which on
+                                         large data takes longer than the fit. */
     const char *checkpoint;         /**< As in ::unicon_fit_options_t. */
     double budget;                  /**< As in ::unicon_fit_options_t. */
     uint64_t seed;                  /**< Of everything random, default 0. */

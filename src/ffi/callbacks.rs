@@ -2,7 +2,7 @@
 
 use super::bindings::*;
 use super::entry;
-use super::matrix::check_out;
+use super::structs::{Versioned, init, read, write};
 use crate::backend::cuda::Cuda;
 use crate::distributed::Comm;
 use crate::error::{Error, Result};
@@ -22,17 +22,19 @@ unsafe impl Send for Communicator {}
 unsafe impl Sync for Communicator {}
 
 impl Communicator {
-    pub(super) fn new(raw: &unicon_communicator) -> Result<Self> {
+    /// None for a single rank without callbacks.
+    pub(super) fn new(raw: unicon_communicator) -> Result<Option<Self>> {
         if raw.size < 1 {
             return Err(Error::invalid("communicator.size", "at least 1", raw.size));
         }
         if !(0..raw.size).contains(&raw.rank) {
             return Err(Error::invalid("communicator.rank", format!("0 to {}", raw.size - 1), raw.rank));
         }
-        if raw.allreduce_sum.is_none() || raw.allgather.is_none() || raw.send_recv.is_none() {
-            return Err(Error::invalid("communicator", "all three functions", "NULL"));
+        match (raw.allgather, raw.send_recv) {
+            (None, None) if raw.size == 1 => Ok(None),
+            (Some(_), Some(_)) => Ok(Some(Self { raw })),
+            _ => Err(Error::invalid("communicator", "both functions", "NULL")),
         }
-        Ok(Self { raw: *raw })
     }
 
     /// Whether the callbacks are NCCL's, which take device memory only.
@@ -168,7 +170,6 @@ impl Comm for Communicator {
 }
 
 type Pointer = *mut c_void;
-type AllReduce = unsafe extern "C" fn(*const c_void, Pointer, usize, c_int, c_int, Pointer, Pointer) -> c_int;
 type AllGather = unsafe extern "C" fn(*const c_void, Pointer, usize, c_int, Pointer, Pointer) -> c_int;
 type SendTo = unsafe extern "C" fn(*const c_void, usize, c_int, c_int, Pointer, Pointer) -> c_int;
 type RecvFrom = unsafe extern "C" fn(Pointer, usize, c_int, c_int, Pointer, Pointer) -> c_int;
@@ -177,7 +178,6 @@ type Query = unsafe extern "C" fn(Pointer, *mut c_int) -> c_int;
 
 /// NCCL's functions that the callbacks need.
 struct Nccl {
-    all_reduce: AllReduce,
     all_gather: AllGather,
     send: SendTo,
     recv: RecvFrom,
@@ -187,11 +187,8 @@ struct Nccl {
     rank: Query,
 }
 
-// NCCL's numbers: ncclInt8, ncclFloat32, ncclFloat64, ncclSum.
+/// NCCL's ncclInt8.
 const NCCL_INT8: c_int = 0;
-const NCCL_FLOAT32: c_int = 7;
-const NCCL_FLOAT64: c_int = 8;
-const NCCL_SUM: c_int = 0;
 
 /// A function of the NCCL that the process has loaded.
 fn symbol(name: &CStr) -> Pointer {
@@ -214,7 +211,6 @@ fn nccl() -> Option<&'static Nccl> {
         return Some(nccl);
     }
     let names = [
-        c"ncclAllReduce",
         c"ncclAllGather",
         c"ncclSend",
         c"ncclRecv",
@@ -230,14 +226,13 @@ fn nccl() -> Option<&'static Nccl> {
     // SAFETY: NCCL's functions of these names have these types since version 2.7.
     let nccl = unsafe {
         Nccl {
-            all_reduce: std::mem::transmute::<Pointer, AllReduce>(found[0]),
-            all_gather: std::mem::transmute::<Pointer, AllGather>(found[1]),
-            send: std::mem::transmute::<Pointer, SendTo>(found[2]),
-            recv: std::mem::transmute::<Pointer, RecvFrom>(found[3]),
-            group_start: std::mem::transmute::<Pointer, Group>(found[4]),
-            group_end: std::mem::transmute::<Pointer, Group>(found[5]),
-            count: std::mem::transmute::<Pointer, Query>(found[6]),
-            rank: std::mem::transmute::<Pointer, Query>(found[7]),
+            all_gather: std::mem::transmute::<Pointer, AllGather>(found[0]),
+            send: std::mem::transmute::<Pointer, SendTo>(found[1]),
+            recv: std::mem::transmute::<Pointer, RecvFrom>(found[2]),
+            group_start: std::mem::transmute::<Pointer, Group>(found[3]),
+            group_end: std::mem::transmute::<Pointer, Group>(found[4]),
+            count: std::mem::transmute::<Pointer, Query>(found[5]),
+            rank: std::mem::transmute::<Pointer, Query>(found[6]),
         }
     };
     Some(NCCL.get_or_init(|| nccl))
@@ -248,28 +243,6 @@ const REFUSED: i32 = -1;
 
 fn on_device(device_type: i32) -> Option<&'static Nccl> {
     if device_type == UNICON_DEVICE_CUDA as i32 { nccl() } else { None }
-}
-
-unsafe extern "C" fn nccl_allreduce_sum(
-    comm: Pointer,
-    data: Pointer,
-    count: i64,
-    dtype: i32,
-    device_type: i32,
-    stream: Pointer,
-) -> i32 {
-    let dtype = match u32::try_from(dtype) {
-        Ok(UNICON_F32) => NCCL_FLOAT32,
-        Ok(UNICON_F64) => NCCL_FLOAT64,
-        _ => return REFUSED,
-    };
-    match (on_device(device_type), usize::try_from(count)) {
-        // SAFETY: in place on the caller's device memory, as the callback's contract says.
-        (Some(nccl), Ok(count)) => unsafe {
-            (nccl.all_reduce)(data, data, count, dtype, NCCL_SUM, comm, stream)
-        },
-        _ => REFUSED,
-    }
 }
 
 unsafe extern "C" fn nccl_allgather(
@@ -321,7 +294,8 @@ unsafe extern "C" fn nccl_send_recv(
 
 entry!(
     fn unicon_communicator_nccl(nccl_comm: *mut c_void, communicator: *mut unicon_communicator_t) {
-        check_out("communicator", communicator)?;
+        // SAFETY: as the header requires.
+        let before = unsafe { read(communicator.cast_const())? };
         if nccl_comm.is_null() {
             return Err(Error::invalid("nccl_comm", "an ncclComm_t", "NULL"));
         }
@@ -341,13 +315,20 @@ entry!(
         let made = unicon_communicator {
             rank: ask(nccl.rank, "ncclCommUserRank")?,
             size: ask(nccl.count, "ncclCommCount")?,
-            allreduce_sum: Some(nccl_allreduce_sum),
             allgather: Some(nccl_allgather),
             send_recv: Some(nccl_send_recv),
             user: nccl_comm,
+            ..before
         };
-        // SAFETY: checked above.
-        unsafe { communicator.write(made) };
+        // SAFETY: read above.
+        unsafe { write(communicator, &made) };
         Ok(())
+    }
+);
+
+entry!(
+    fn unicon_communicator_init(communicator: *mut unicon_communicator_t, struct_size: usize) {
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(communicator, struct_size, &unicon_communicator::defaults()) }
     }
 );

@@ -4,7 +4,7 @@ use super::bindings::*;
 use super::callbacks::{Communicator, OnDevice};
 use super::matrix::{check_out, values};
 use super::memory::Allocator;
-use super::structs::{count, init, read_or_default};
+use super::structs::{count, init, read, read_or_default};
 use super::{entry, guard, same_signature, structs};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
@@ -167,7 +167,17 @@ pub(super) struct Context {
     borrowed_stream: bool,
     limited: bool,
     pub(super) communicator: Option<Communicator>,
+    warning: (unicon_warning_fn, Passed),
 }
+
+/// A pointer of the caller's that goes back to a function of the caller's.
+#[derive(Clone, Copy)]
+struct Passed(*mut c_void);
+
+// SAFETY: never looked at here; handed back on the thread of a call.
+unsafe impl Send for Passed {}
+// SAFETY: as above.
+unsafe impl Sync for Passed {}
 
 /// Runs `$body` with `$backend` bound to a device's backend of a precision: the only place that knows which backends
 /// there are. `$body` is compiled for each.
@@ -197,9 +207,9 @@ pub(super) use on_backend;
 impl Context {
     fn new(options: &unicon_context_options) -> Result<Self> {
         // SAFETY: NULL, or the caller's struct, borrowed for this call.
-        let communicator = match unsafe { options.communicator.as_ref() } {
-            Some(raw) => Some(Communicator::new(raw)?),
-            None => None,
+        let communicator = match options.communicator.is_null() {
+            false => Communicator::new(unsafe { read(options.communicator)? })?,
+            true => None,
         };
         let control = Arc::new(Control::default());
         // SAFETY: the caller's array, borrowed for this call.
@@ -214,7 +224,23 @@ impl Context {
         let error = Mutex::new(String::new());
         let (busy, borrowed_stream) = (AtomicBool::new(false), !options.stream.is_null());
         let limited = limit_of(options).is_some() || !options.allocator.is_null();
-        Ok(Self { busy, control, error, device, others, borrowed_stream, limited, communicator })
+        let warning = (options.warning, Passed(options.warning_user));
+        Ok(Self { busy, control, error, device, others, borrowed_stream, limited, communicator, warning })
+    }
+
+    /// Tells the caller's function what was noticed.
+    pub(super) fn warn(&self, text: &str) {
+        let (Some(function), user) = self.warning else { return };
+        let text: Vec<u8> = text.bytes().filter(|&b| b != 0).collect();
+        if let Ok(text) = std::ffi::CString::new(text) {
+            // SAFETY: the caller's function by its contract, with the caller's pointer, on the thread of a call.
+            unsafe { function(text.as_ptr(), user.0) };
+        }
+    }
+
+    /// Whether calls concern this rank alone.
+    pub(super) fn is_single(&self) -> bool {
+        self.communicator.is_none_or(|c| c.raw.size == 1)
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -352,11 +378,7 @@ impl Context {
             Device::Cuda(cuda) => cuda.forget_peak(),
         }
         let Some(function) = function else { return };
-        /// Goes with the hook, which runs only on the thread of the call that set it.
-        struct User(*mut c_void);
-        // SAFETY: the pointer is only handed back to the caller's function, on the calling thread.
-        unsafe impl Send for User {}
-        let (user, begin, mut loss) = (User(user), Instant::now(), f64::NAN);
+        let (user, begin, mut loss) = (Passed(user), Instant::now(), f64::NAN);
         self.control.set_hook(Some(Box::new(move |progress: Progress| {
             let user = &user;
             if !progress.loss.is_nan() {
@@ -475,10 +497,24 @@ pub unsafe extern "C" fn unicon_cancel(context: *mut unicon_context_t) -> unicon
             context.control.cancel();
             UNICON_OK as unicon_status_t
         }
-        None => UNICON_INVALID_ARGUMENT as unicon_status_t,
+        None => UNICON_ERROR_INVALID_ARGUMENT as unicon_status_t,
     }
 }
 same_signature!(unicon_cancel);
+
+/// Takes the flag back.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_cancel_clear(context: *mut unicon_context_t) -> unicon_status_t {
+    // SAFETY: NULL or a live context by the header's contract.
+    match unsafe { context.cast::<Context>().as_ref() } {
+        Some(context) => {
+            context.control().reset();
+            UNICON_OK as unicon_status_t
+        }
+        None => UNICON_ERROR_INVALID_ARGUMENT as unicon_status_t,
+    }
+}
+same_signature!(unicon_cancel_clear);
 
 /// The kind of device of a context.
 #[unsafe(no_mangle)]

@@ -3,9 +3,9 @@
 use super::bindings::*;
 use super::context::{Context, Device, context_of, on_backend};
 use super::matrix::{Input, Precision, check_out, unchecked_input};
-use super::report::{Known, Report};
+use super::report::{Fitted, Known, Report};
 use super::structs::read;
-use super::{entry, model, options, problem};
+use super::{entry, model, options, problem, report};
 use crate::backend::cuda::Cuda;
 use crate::distributed::{Group, share_rows, threads};
 use crate::error::{Error, Result};
@@ -35,20 +35,17 @@ impl Pairs<'_> {
 }
 
 /// # Safety
-/// `pointer` is NULL or a struct by the header's contract.
+/// `pointer` is NULL or pairs by the header's contract.
 pub(super) unsafe fn validation_of<'a>(
     context: &Context,
-    pointer: *const unicon_validation_t,
+    pointer: *const unicon_pairs_t,
 ) -> Result<Option<Pairs<'a>>> {
     if pointer.is_null() {
         return Ok(None);
     }
-    if !pointer.is_aligned() {
-        return Err(Error::invalid("validation", "an aligned struct", "a misaligned pointer"));
-    }
-    // SAFETY: not NULL, aligned, and as the header requires.
+    // SAFETY: as the header requires.
     unsafe {
-        let raw = pointer.read();
+        let raw = read(pointer)?;
         let x = unchecked_input(context, "validation.x", raw.x)?;
         let y = unchecked_input(context, "validation.y", raw.y)?;
         let positives = problem::positives(raw.positives, x.rows, y.rows)?;
@@ -64,18 +61,16 @@ struct Call<'a> {
     positives: *const unicon_positives_t,
     validation: Option<Pairs<'a>>,
     precision: Precision,
-    report: Option<Report>,
     model: *mut *mut unicon_model_t,
+    report: *mut *mut unicon_report_t,
 }
 
 /// The arguments of both fits as they come.
 struct Arguments {
-    x: *const unicon_matrix_t,
-    y: *const unicon_matrix_t,
-    positives: *const unicon_positives_t,
-    validation: *const unicon_validation_t,
+    pairs: *const unicon_pairs_t,
+    validation: *const unicon_pairs_t,
     model: *mut *mut unicon_model_t,
-    info: *mut unicon_fit_info_t,
+    report: *mut *mut unicon_report_t,
 }
 
 impl<'a> Call<'a> {
@@ -83,14 +78,18 @@ impl<'a> Call<'a> {
     /// Everything as the header requires.
     unsafe fn new(context: &Context, a: Arguments) -> Result<Self> {
         let begin = Instant::now();
-        check_out("model", a.model)?;
+        let Arguments { model, report, .. } = a;
+        check_out("model", model)?;
+        if !report.is_null() {
+            check_out("report", report)?;
+        }
         // SAFETY: passed on.
         unsafe {
-            let (x, y) = (unchecked_input(context, "x", a.x)?, unchecked_input(context, "y", a.y)?);
+            let unicon_pairs { x, y, positives, .. } = read(a.pairs)?;
+            let (x, y) = (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?);
             let validation = validation_of(context, a.validation)?;
-            let report = Report::new(a.info)?;
             let precision = Precision::of(&[&x, &y]);
-            Ok(Self { begin, x, y, positives: a.positives, validation, precision, report, model: a.model })
+            Ok(Self { begin, x, y, positives, validation, precision, model, report })
         }
     }
 
@@ -169,28 +168,29 @@ impl<'a> Call<'a> {
     ///
     /// # Safety
     /// As [`new`](Self::new).
-    unsafe fn end(self, context: &Context, fitted: Result<(Model, FitInfo)>, known: &Known) -> Result<()> {
-        match fitted {
+    unsafe fn end(self, context: &Context, fitted: Result<(Model, FitInfo)>, known: Known) -> Result<()> {
+        let (report, error) = match fitted {
             Ok((made, info)) => {
-                // SAFETY: passed on; `new` checked the pointers.
-                unsafe {
-                    if let Some(report) = self.report {
-                        report.write(&info, known);
-                    }
-                    model::give(made, self.model);
-                }
-                Ok(())
+                let rows = (self.x.rows, self.y.rows);
+                info.notes(rows, self.positives.is_null()).iter().for_each(|note| context.warn(note));
+                // SAFETY: passed on; `new` checked the pointer.
+                unsafe { model::give(made, self.model) };
+                (Report::Fit(Box::new(Fitted { info, known })), None)
             }
             Err(Error::Cancelled) => {
-                if let Some(report) = self.report {
-                    let seconds = self.begin.elapsed().as_secs_f64();
-                    // SAFETY: passed on.
-                    unsafe { report.write_cancelled(seconds, context.peak_bytes(), known) };
-                }
-                Err(Error::Cancelled)
+                let (seconds, peak_bytes) = (self.begin.elapsed().as_secs_f64(), context.peak_bytes());
+                (
+                    Report::Cancelled { seconds, peak_bytes, workspace: known.workspace },
+                    Some(Error::Cancelled),
+                )
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        if !self.report.is_null() {
+            // SAFETY: passed on; `new` checked the pointer.
+            unsafe { report::give(report, self.report) };
         }
+        error.map_or(Ok(()), Err)
     }
 }
 
@@ -223,7 +223,7 @@ unsafe fn run<'a, O: Sync>(
             let fitted = call.over_devices(devices, |cuda, data, validation| {
                 fit(&Device::Cuda(cuda), &options, precision, data, validation)
             });
-            return call.end(context, fitted, &known);
+            return call.end(context, fitted, known);
         }
     }
     let group = context.group();
@@ -236,7 +236,7 @@ unsafe fn run<'a, O: Sync>(
     unsafe {
         let fitted = call
             .over_ranks(&group, |data, validation| fit(&device, &options, call.precision, data, validation));
-        call.end(context, group.conclude(fitted), &known)
+        call.end(context, group.conclude(fitted), known)
     }
 }
 
@@ -245,22 +245,17 @@ entry!(
     fn unicon_fit(
         context: *mut unicon_context_t,
         options: *const unicon_fit_options_t,
-        x: *const unicon_matrix_t,
-        y: *const unicon_matrix_t,
-        positives: *const unicon_positives_t,
-        validation: *const unicon_validation_t,
-        warm_start: *const unicon_model_t,
+        pairs: *const unicon_pairs_t,
         model: *mut *mut unicon_model_t,
-        info: *mut unicon_fit_info_t,
+        report: *mut *mut unicon_report_t,
     ) |context| {
-        let arguments = Arguments { x, y, positives, validation, model, info };
         // SAFETY: everything as the header requires.
         let prepare = || unsafe {
             let raw = read(options)?;
-            let call = Call::new(context, arguments)?;
-            let o = options::fit(context, &raw, warm_start)?;
-            if !warm_start.is_null() && (o.kernel.is_some() || o.whiten.is_some()) {
-                return Err(Error::Unsupported("warm_start: of a fit with a kernel or whitening".into()));
+            let call = Call::new(context, Arguments { pairs, validation: raw.validation, model, report })?;
+            let o = options::fit(context, &raw)?;
+            if !raw.warm_start.is_null() && (o.kernel.is_some() || o.whiten.is_some()) {
+                return Err(Error::Unsupported("options.warm_start: of a fit with a kernel or whitening".into()));
             }
             let (whiten, power) = (o.whiten.unwrap_or(-1.0), o.factorization.power());
             let known = Known {
@@ -284,20 +279,15 @@ entry!(
     fn unicon_fit_best(
         context: *mut unicon_context_t,
         options: *const unicon_best_options_t,
-        x: *const unicon_matrix_t,
-        y: *const unicon_matrix_t,
-        positives: *const unicon_positives_t,
-        validation: *const unicon_validation_t,
-        warm_start: *const unicon_model_t,
+        pairs: *const unicon_pairs_t,
         model: *mut *mut unicon_model_t,
-        info: *mut unicon_fit_info_t,
+        report: *mut *mut unicon_report_t,
     ) |context| {
-        let arguments = Arguments { x, y, positives, validation, model, info };
         // SAFETY: everything as the header requires.
         let prepare = || unsafe {
             let raw = read(options)?;
-            let call = Call::new(context, arguments)?;
-            let o = options::best(&raw, warm_start)?;
+            let call = Call::new(context, Arguments { pairs, validation: raw.validation, model, report })?;
+            let o = options::best(&raw)?;
             let rank = if let Rank::Fixed(r) = o.rank { r } else { 0 };
             let known = Known {
                 chosen: Chosen { tau: o.loss.tau, rank, ..Chosen::default() },

@@ -16,16 +16,16 @@ thread_local! {
 /// The status of an error.
 fn status_of(error: &Error) -> unicon_status_t {
     let status = match error {
-        Error::InvalidArgument { .. } => UNICON_INVALID_ARGUMENT,
-        Error::Io { .. } => UNICON_IO,
-        Error::BadFile { .. } => UNICON_BAD_FILE,
-        Error::OutOfMemory { .. } => UNICON_OUT_OF_MEMORY,
-        Error::Numerical(_) => UNICON_NUMERICAL,
-        Error::Unsupported(_) => UNICON_UNSUPPORTED,
-        Error::NoDevice(_) => UNICON_NO_DEVICE,
-        Error::Cuda(_) => UNICON_CUDA,
-        Error::Cancelled => UNICON_CANCELLED,
-        Error::Comm(_) => UNICON_COMM,
+        Error::InvalidArgument { .. } => UNICON_ERROR_INVALID_ARGUMENT,
+        Error::Io { .. } => UNICON_ERROR_IO,
+        Error::BadFile { .. } => UNICON_ERROR_BAD_FILE,
+        Error::OutOfMemory { .. } => UNICON_ERROR_OUT_OF_MEMORY,
+        Error::Numerical(_) => UNICON_ERROR_NUMERICAL,
+        Error::Unsupported(_) => UNICON_ERROR_UNSUPPORTED,
+        Error::NoDevice(_) => UNICON_ERROR_NO_DEVICE,
+        Error::Cuda(_) => UNICON_ERROR_CUDA,
+        Error::Cancelled => UNICON_ERROR_CANCELLED,
+        Error::Comm(_) => UNICON_ERROR_COMM,
     };
     status as unicon_status_t
 }
@@ -46,6 +46,7 @@ pub(super) fn status_name(status: unicon_status_t) -> &'static std::ffi::CStr {
         10 => c"bad file",
         11 => c"busy",
         12 => c"panic",
+        13 => c"no such value",
         _ => c"unknown status",
     }
 }
@@ -67,7 +68,7 @@ fn caught(f: impl FnOnce() -> Result<()>, keep: impl FnOnce(String)) -> unicon_s
         }
         Err(payload) => {
             keep(panic_text(&*payload));
-            UNICON_PANIC as unicon_status_t
+            UNICON_ERROR_PANIC as unicon_status_t
         }
     }
 }
@@ -96,26 +97,40 @@ pub(super) fn on_context(
         Ok(context) => context,
         Err(error) => return without_context(|| Err(error)),
     };
+    let keep = |text: String| {
+        keep_for_thread(text.clone());
+        context.keep_error(text);
+    };
     if context.busy.swap(true, Ordering::Acquire) {
-        context.keep_error("the context is at work for another call".into());
-        return UNICON_BUSY as unicon_status_t;
+        keep("the context is at work for another call".into());
+        return UNICON_ERROR_BUSY as unicon_status_t;
     }
-    /// Frees the context however the call ends.
+    /// Frees the context however the call ends, which uses up a cancellation.
     struct Release<'a>(&'a Context);
     impl Drop for Release<'_> {
         fn drop(&mut self) {
             self.0.control().set_hook(None);
+            self.0.control().reset();
             self.0.busy.store(false, Ordering::Release);
         }
     }
     let _release = Release(&context);
-    context.control().reset();
     let run = || {
         context.revive()?;
+        // One that came before the call. Of several ranks all must hear of it, which the fit itself sees to.
+        if context.control().is_cancelled() && context.is_single() {
+            return Err(Error::Cancelled);
+        }
         f(&context)?;
         context.settle()
     };
-    caught(run, |text| context.keep_error(text))
+    caught(run, keep)
+}
+
+/// The status of a report that has no value of a key.
+pub(super) fn no_value(text: String) -> unicon_status_t {
+    keep_for_thread(text);
+    UNICON_ERROR_NO_VALUE as unicon_status_t
 }
 
 /// Runs `f` on a handle whose function returns no status; a panic is swallowed after its text is kept.
@@ -129,7 +144,7 @@ pub(super) fn silent<R>(default: R, f: impl FnOnce() -> R) -> R {
     out
 }
 
-/// The text of the last failure without a context on this thread.
+/// The text of the last failure on this thread.
 pub(super) fn thread_error() -> String {
     LAST_ERROR.with_borrow(String::clone)
 }
@@ -144,17 +159,17 @@ mod tests {
         std::panic::set_hook(Box::new(|_| {}));
         let status = without_context(|| panic!("{} is broken", "this"));
         std::panic::set_hook(quiet);
-        assert_eq!(status, UNICON_PANIC as i32);
+        assert_eq!(status, UNICON_ERROR_PANIC as i32);
         assert_eq!(thread_error(), "internal fault: this is broken");
     }
 
     #[test]
     fn every_status_of_the_header_has_a_name() {
-        for status in 0..=UNICON_PANIC as i32 {
+        for status in 0..=UNICON_ERROR_NO_VALUE as i32 {
             assert_ne!(status_name(status), c"unknown status", "{status}");
         }
         assert_eq!(status_name(-1), c"unknown status");
-        assert_eq!(status_name(UNICON_PANIC as i32 + 1), c"unknown status");
+        assert_eq!(status_name(UNICON_ERROR_NO_VALUE as i32 + 1), c"unknown status");
     }
 
     #[test]

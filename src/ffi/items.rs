@@ -3,7 +3,7 @@
 use super::bindings::*;
 use super::context::{Context, Device, context_of, on_backend};
 use super::matrix::{Input, Precision, check_out, input};
-use super::retrieval::Found;
+use super::retrieval::{Found, no_queries};
 use super::weights::expect;
 use super::{entry, guard, same_signature};
 use crate::backend::{Backend, TopK, cpu, cuda};
@@ -120,20 +120,26 @@ entry!(
         resident: *const unicon_items_t,
         queries: *const unicon_matrix_t,
         k: i64,
-        self_: i64,
+        own: i64,
         scores: *const unicon_matrix_t,
         indices: *mut i64,
     ) |context| {
         // SAFETY: as the header requires.
-        let (handle, queries) = unsafe { (handle_of(resident)?, input(context, "queries", queries)?) };
+        let handle = unsafe { handle_of(resident)? };
+        // SAFETY: as above.
+        if unsafe { no_queries(context, queries, handle.cols, k, scores)? } {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let queries = unsafe { input(context, "queries", queries)? };
         expect(&queries, "columns, as the items have", handle.cols, queries.cols)?;
         if matches!(context.device(), Device::Cuda(_)) && !Arc::ptr_eq(context, &handle.context) {
             return Err(Error::invalid("context", "the context that took the items", "another one"));
         }
-        let own = match self_ {
-            -1 => None,
+        let own = match own {
+            none if none == i64::from(UNICON_OWN_NONE) => None,
             first => Some(usize::try_from(first).map_err(|_| {
-                Error::invalid("self", "-1, or the number of an item", first)
+                Error::invalid("own", "UNICON_OWN_NONE, or the number of an item", first)
             })?),
         };
         // SAFETY: as the header requires.

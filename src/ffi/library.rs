@@ -22,6 +22,13 @@ pub unsafe extern "C" fn unicon_version() -> *const c_char {
 }
 same_signature!(unicon_version);
 
+/// As the header counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unicon_version_number() -> i32 {
+    UNICON_VERSION_MAJOR * 1_000_000 + UNICON_VERSION_MINOR * 1000 + UNICON_VERSION_PATCH
+}
+same_signature!(unicon_version_number);
+
 /// The header's number.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unicon_abi_version() -> i32 {

@@ -207,6 +207,36 @@ pub(super) unsafe fn unchecked_input<'a>(
     Ok(Input { rows: m.rows, cols: m.cols, dtype: m.dtype, place, addresses: m.addresses() })
 }
 
+/// Whether an input has no rows, where that is allowed; then the output `(name, matrix, columns)` must have none either.
+///
+/// # Safety
+/// The matrices are NULL or as the header requires.
+pub(super) unsafe fn no_rows(
+    context: &Context,
+    input: (&str, *const unicon_matrix_t, usize),
+    out: Option<(&str, *const unicon_matrix_t, usize)>,
+) -> Result<bool> {
+    // SAFETY: passed on.
+    match unsafe { input.1.as_ref() } {
+        Some(m) if input.1.is_aligned() && m.rows == 0 => {}
+        // What is wrong with others is said where they are used.
+        _ => return Ok(false),
+    }
+    for (name, pointer, cols) in std::iter::once(input).chain(out) {
+        if pointer.is_null() || !pointer.is_aligned() {
+            return Err(Error::invalid(name, "a matrix", "NULL or a misaligned pointer"));
+        }
+        // SAFETY: not NULL, aligned, and a matrix by the header's contract.
+        let m = unsafe { pointer.read() };
+        dtype_of(name, m.dtype)?;
+        context.check_device(name, m.device_type, m.device_id)?;
+        if m.rows != 0 || usize::try_from(m.cols) != Ok(cols) {
+            return Err(Error::invalid(name, format!("0 x {cols}"), format!("{} x {}", m.rows, m.cols)));
+        }
+    }
+    Ok(true)
+}
+
 /// Values of a host matrix that are handed over at once.
 const PANEL_VALUES: usize = 1 << 16;
 

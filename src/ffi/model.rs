@@ -3,7 +3,7 @@
 use super::bindings::*;
 use super::context::{context_of, on_backend};
 use super::few::Ready;
-use super::matrix::{Allowed, Input, Precision, check_out, input, output, unchecked_input, values};
+use super::matrix::{Allowed, Input, Precision, check_out, input, no_rows, output, unchecked_input, values};
 use super::problem::kernel_number;
 use super::structs::{Versioned, count, path_of, read, write};
 use super::weights::expect;
@@ -107,7 +107,7 @@ entry!(
         let size = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let kernel = |side: Side| {
             let encoder = model.components.first().map(|c| if side == Side::X { &c.x } else { &c.y });
-            encoder.and_then(|e| e.map.as_ref()).map_or(-1, |m| kernel_number(m.kernel.kind))
+            encoder.and_then(|e| e.map.as_ref()).map_or(UNICON_KERNEL_NONE, |m| kernel_number(m.kernel.kind))
         };
         let filled = unicon_model_description {
             d1: size(model.input_dim(Side::X)),
@@ -171,6 +171,11 @@ entry!(
         // SAFETY: as the header requires.
         let (held, side) = (unsafe { held_of(model)? }, side_of(side)?);
         let model = &held.model;
+        // SAFETY: as the header requires.
+        let (d, r) = (model.input_dim(side), model.embedding_dim());
+        if unsafe { no_rows(context, ("in", in_, d), Some(("out", out, r)))? } {
+            return Ok(());
+        }
         // SAFETY: as the header requires. Encoding checks the values.
         let features = unsafe { unchecked_input(context, "in", in_)? };
         expect(&features, "columns, as the model", model.input_dim(side), features.cols)?;
@@ -200,7 +205,13 @@ entry!(
         // SAFETY: as the header requires.
         let model = unsafe { model_of(model)? };
         // SAFETY: as the header requires. Encoding checks the values.
-        let (x, y) = unsafe { (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?) };
+        let y = unsafe { unchecked_input(context, "y", y)? };
+        // SAFETY: as above.
+        if unsafe { no_rows(context, ("x", x, model.input_dim(Side::X)), Some(("out", out, y.rows)))? } {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let x = unsafe { unchecked_input(context, "x", x)? };
         expect(&x, "columns, as the model", model.input_dim(Side::X), x.cols)?;
         expect(&y, "columns, as the model", model.input_dim(Side::Y), y.cols)?;
         // SAFETY: as the header requires.

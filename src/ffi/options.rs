@@ -38,6 +38,8 @@ fn schedule(raw: &mut unicon_fit_options, preset: Preset) {
     raw.power = o.factorization.power();
     raw.scale_inputs = i32::from(o.scale_inputs);
     raw.n_iters = updates(o.n_iters);
+    let exact = o.kernel.is_some_and(|k| k.landmarks == Landmarks::Exact);
+    raw.n_landmarks = if exact { UNICON_LANDMARKS_ALL.into() } else { 0 };
     raw.init = match o.init {
         Init::Random => UNICON_INIT_RANDOM as i32,
         _ => UNICON_INIT_ZEROS as i32,
@@ -47,7 +49,7 @@ fn schedule(raw: &mut unicon_fit_options, preset: Preset) {
         Center::On => UNICON_CENTER_ON as i32,
         Center::Off => UNICON_CENTER_OFF as i32,
     };
-    raw.whiten = o.whiten.unwrap_or(-1.0);
+    raw.whiten = o.whiten.unwrap_or(UNICON_WHITEN_NONE);
     raw.batch_size = o.batches.map_or(0, |b| size(b.size));
     raw.n_batches = o.batches.and_then(|b| b.count).map_or(0, size);
     raw.drop_trailing = i32::from(o.batches.is_some_and(|b| b.drop_trailing));
@@ -149,7 +151,7 @@ unsafe fn checkpoint(path: *const std::ffi::c_char) -> Result<Option<PathBuf>> {
 ///
 /// # Safety
 /// `pointer` is NULL or holds `len` values.
-unsafe fn list<'a, T>(name: &str, pointer: *const T, len: i64) -> Result<Option<&'a [T]>> {
+pub(super) unsafe fn list<'a, T>(name: &str, pointer: *const T, len: i64) -> Result<Option<&'a [T]>> {
     let len = count(&format!("{name}'s length"), len, 0)?;
     match (pointer.is_null(), len) {
         (true, 0) => Ok(None),
@@ -232,7 +234,11 @@ struct RawKernel {
 /// # Safety
 /// The kernel is NULL or a caller's struct; the landmarks are NULL or as many as said.
 unsafe fn kernel_options(raw: RawKernel, usual: Landmarks) -> Result<Option<KernelOptions>> {
-    let m = count("options.n_landmarks", raw.n_landmarks, 0)?;
+    let all = raw.n_landmarks == i64::from(UNICON_LANDMARKS_ALL);
+    let m = if all { 0 } else { count("options.n_landmarks", raw.n_landmarks, 0)? };
+    if raw.kernel.is_null() && all {
+        return Err(Error::invalid("options.n_landmarks", "0 without a kernel", raw.n_landmarks));
+    }
     if raw.kernel.is_null() {
         if m > 0 || !raw.landmarks.is_null() {
             return Err(Error::invalid("options.n_landmarks", "0 without a kernel", m));
@@ -240,6 +246,7 @@ unsafe fn kernel_options(raw: RawKernel, usual: Landmarks) -> Result<Option<Kern
         return Ok(None);
     }
     let landmarks = match (m, raw.landmarks.is_null()) {
+        (0, true) if all => Landmarks::Exact,
         (0, true) => usual,
         (0, false) => return Err(Error::invalid("options.n_landmarks", "the number of landmarks", 0)),
         (m, true) => Landmarks::Count(m),
@@ -301,12 +308,8 @@ fn center(value: i32) -> Result<Center> {
 /// Validates with a model in place of the start, where one is given.
 ///
 /// # Safety
-/// A struct that came through [`read`] and whose pointers are as the header requires; a live model or NULL.
-pub(super) unsafe fn fit(
-    context: &Context,
-    raw: &unicon_fit_options,
-    warm_start: *const unicon_model_t,
-) -> Result<FitOptions> {
+/// A struct that came through [`read`] and whose pointers are as the header requires.
+pub(super) unsafe fn fit(context: &Context, raw: &unicon_fit_options) -> Result<FitOptions> {
     reserved("options", raw.reserved)?;
     let rank = count("options.r", raw.r, 1)?;
     let svd = match u32::try_from(raw.svd) {
@@ -329,13 +332,15 @@ pub(super) unsafe fn fit(
     if !(0.0..1.0).contains(&cos_clamp) {
         return Err(Error::invalid("options.cos_clamp", "at least 0 and below 1", cos_clamp));
     }
+    // Each batch solves its own kernel exactly.
+    let usual = if batches.is_some() { Landmarks::Exact } else { Landmarks::Auto };
     // SAFETY: pointers by the header's contract.
     let out = unsafe {
         FitOptions {
             rank,
             loss: problem::loss(raw.loss)?,
             n_iters: match raw.n_iters {
-                -1 => FitOptions::AUTO,
+                n if n == i64::from(UNICON_UPDATES_AUTO) => FitOptions::AUTO,
                 n => count("options.n_iters", n, 0)?,
             },
             rho: raw.rho,
@@ -343,13 +348,13 @@ pub(super) unsafe fn fit(
             ridge: raw.ridge,
             scale_inputs: boolean("options.scale_inputs", raw.scale_inputs)?,
             svd,
-            init: start(first(context, raw)?, warm_start)?,
+            init: start(first(context, raw)?, raw.warm_start)?,
             tol: raw.tol,
             batches: batches.map(|size| Batches { size, count: n_batches, drop_trailing, score }),
-            // -1 is the header's "none"; every other negative value is out of range, as NaN is.
-            whiten: Some(raw.whiten).filter(|&w| w != -1.0),
+            // Every other negative value is out of range, as NaN is.
+            whiten: Some(raw.whiten).filter(|&w| w != UNICON_WHITEN_NONE),
             center: center(raw.center)?,
-            kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge }, Landmarks::Exact)?
+            kernel: kernel_options(RawKernel { kernel, landmarks, n_landmarks, ridge }, usual)?
                 .map(|k| k.with_clamp(cos_clamp)),
             negatives,
             seed: raw.seed,
@@ -378,27 +383,25 @@ unsafe fn start(init: Init, warm_start: *const unicon_model_t) -> Result<Init> {
         return Err(Error::invalid("options.init", "UNICON_INIT_ZEROS with a warm start", "another"));
     }
     // SAFETY: passed on.
-    Init::from_model(unsafe { model::model_of(warm_start)? })
-        .map_err(|_| Error::Unsupported("warm_start: expected a linear model, got a kernel model".into()))
+    Init::from_model(unsafe { model::model_of(warm_start)? }).map_err(|_| {
+        Error::Unsupported("options.warm_start: expected a linear model, got a kernel model".into())
+    })
 }
 
 /// # Safety
 /// As [`fit`].
-pub(super) unsafe fn best(
-    raw: &unicon_best_options,
-    warm_start: *const unicon_model_t,
-) -> Result<BestOptions> {
+pub(super) unsafe fn best(raw: &unicon_best_options) -> Result<BestOptions> {
     let unicon_best_options { kernel, landmarks, n_landmarks, kernel_ridge: ridge, .. } = *raw;
-    let rank = match u32::try_from(raw.rank) {
-        Ok(UNICON_RANK_FIXED) => Rank::Fixed(count("options.r", raw.r, 1)?),
+    let rank = match u32::try_from(raw.dimension) {
+        Ok(UNICON_DIMENSION_FIXED) => Rank::Fixed(count("options.r", raw.r, 1)?),
         Ok(_) if raw.r != 0 => {
-            return Err(Error::invalid("options.r", "0 unless rank is UNICON_RANK_FIXED", raw.r));
+            return Err(Error::invalid("options.r", "0 unless dimension is UNICON_DIMENSION_FIXED", raw.r));
         }
-        Ok(UNICON_RANK_ENERGY) => Rank::Energy(raw.energy),
-        Ok(UNICON_RANK_AUTO) => Rank::Auto,
-        _ => return Err(Error::invalid("options.rank", "a value of unicon_rank", raw.rank)),
+        Ok(UNICON_DIMENSION_ENERGY) => Rank::Energy(raw.energy),
+        Ok(UNICON_DIMENSION_AUTO) => Rank::Auto,
+        _ => return Err(Error::invalid("options.dimension", "a value of unicon_dimension", raw.dimension)),
     };
-    reserved("options", raw.reserved2)?;
+    reserved("options", raw.reserved)?;
     let defaults = BestOptions::new(rank);
     // SAFETY: pointers by the header's contract.
     unsafe {
@@ -422,9 +425,9 @@ pub(super) unsafe fn best(
             minibatch: minibatch(raw.minibatch)?,
             sample: some("options.n_negatives", raw.n_negatives)?,
             exact: boolean("options.exact", raw.exact)?,
-            start: match warm_start.is_null() {
+            start: match raw.warm_start.is_null() {
                 true => None,
-                false => Some(model::model_of(warm_start)?.clone()),
+                false => Some(model::model_of(raw.warm_start)?.clone()),
             },
             checkpoint: checkpoint(raw.checkpoint)?,
             budget: budget(raw.budget)?,

@@ -67,11 +67,11 @@ unsafe fn fit_of<'a>(handle: *const unicon_partial_fit_t) -> Result<&'a mut dyn 
     unsafe { Ok((*handle_of(handle)?.fit.get()).as_mut()) }
 }
 
-fn stream_of(stream: i32) -> Result<Accumulate> {
-    match u32::try_from(stream) {
-        Ok(UNICON_STREAM_SUMS) => Ok(Accumulate::Moments),
-        Ok(UNICON_STREAM_SOLUTIONS) => Ok(Accumulate::Solutions),
-        _ => Err(Error::invalid("stream", "a value of unicon_stream", stream)),
+fn accumulate_of(accumulate: i32) -> Result<Accumulate> {
+    match u32::try_from(accumulate) {
+        Ok(UNICON_ACCUMULATE_MOMENTS) => Ok(Accumulate::Moments),
+        Ok(UNICON_ACCUMULATE_SOLUTIONS) => Ok(Accumulate::Solutions),
+        _ => Err(Error::invalid("accumulate", "a value of unicon_accumulate", accumulate)),
     }
 }
 
@@ -80,21 +80,19 @@ entry!(
     fn unicon_partial_fit_create(
         context: *mut unicon_context_t,
         options: *const unicon_fit_options_t,
-        stream: i32,
+        accumulate: i32,
         d1: i64,
         d2: i64,
         dtype: i32,
-        validation: *const unicon_validation_t,
-        warm_start: *const unicon_model_t,
         partial: *mut *mut unicon_partial_fit_t,
     ) |context| {
         check_out("partial", partial)?;
-        let (stream, dims) = (stream_of(stream)?, (count("d1", d1, 1)?, count("d2", d2, 1)?));
+        let (accumulate, dims) = (accumulate_of(accumulate)?, (count("d1", d1, 1)?, count("d2", d2, 1)?));
         let precision = Precision::of_dtype("dtype", dtype)?;
         // SAFETY: everything as the header requires.
         let (raw, o, validation) = unsafe {
             let raw = read(options)?;
-            (raw, options::fit(context, &raw, warm_start)?, fit::validation_of(context, validation)?)
+            (raw, options::fit(context, &raw)?, fit::validation_of(context, raw.validation)?)
         };
         if raw.progress.is_some() {
             return Err(Error::Unsupported("options.progress: of batches that arrive one by one".into()));
@@ -102,7 +100,7 @@ entry!(
         context.single_rank()?;
         let validation = validation.as_ref().map(Pairs::data);
         let fit: Box<dyn Streamed> = on_backend!(context.device(), precision, |backend| {
-            Box::new(PartialFit::new(backend.clone(), dims, stream, validation, o)?)
+            Box::new(PartialFit::new(backend.clone(), dims, accumulate, validation, o)?)
         });
         let made = Box::new(Handle { context: context.clone(), fit: UnsafeCell::new(fit) });
         // SAFETY: checked above.
@@ -115,9 +113,7 @@ entry!(
     on context_of_stream(partial);
     fn unicon_partial_fit_add(
         partial: *mut unicon_partial_fit_t,
-        x: *const unicon_matrix_t,
-        y: *const unicon_matrix_t,
-        positives: *const unicon_positives_t,
+        pairs: *const unicon_pairs_t,
         loss: *mut f64,
     ) |context| {
         if !loss.is_null() {
@@ -125,6 +121,7 @@ entry!(
         }
         // SAFETY: everything as the header requires; the guard holds the context.
         let value = unsafe {
+            let unicon_pairs { x, y, positives, .. } = read(pairs)?;
             let (x, y) = (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?);
             let positives = problem::positives(positives, x.rows, y.rows)?;
             fit_of(partial)?.add(Data { x: x.source(), y: y.source(), positives: &positives })?

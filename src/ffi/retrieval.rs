@@ -1,17 +1,16 @@
-//! Search, recall and Gram matrices.
+//! Search and Gram matrices.
 
 use super::bindings::*;
 use super::context::{Context, context_of, on_backend};
-use super::matrix::{Allowed, Input, Output, Precision, check_values, input, output, values};
+use super::matrix::{Allowed, Input, Output, Precision, check_values, input, no_rows, output};
 use super::structs::count;
-use super::weights::{embeddings, expect};
+use super::weights::expect;
 use super::{entry, problem};
-use crate::backend::{Backend, Ties, TopK};
+use crate::backend::{Backend, TopK};
 use crate::error::{Error, Result};
 use crate::fit::host;
 use crate::kernel::Kernel;
-use crate::positives::Positives;
-use crate::retrieval::{Recall, recall_at_k, search};
+use crate::retrieval::search;
 
 entry!(
     on context_of(context);
@@ -24,7 +23,13 @@ entry!(
         indices: *mut i64,
     ) |context| {
         // SAFETY: as the header requires.
-        let (queries, items) = unsafe { (input(context, "queries", queries)?, input(context, "items", items)?) };
+        let items = unsafe { input(context, "items", items)? };
+        // SAFETY: as above.
+        if unsafe { no_queries(context, queries, items.cols, k, scores)? } {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let queries = unsafe { input(context, "queries", queries)? };
         expect(&items, "columns, as the queries have", queries.cols, items.cols)?;
         // SAFETY: as the header requires.
         let found_to = unsafe { Found::new(context, (queries.rows, k), scores, indices)? };
@@ -37,6 +42,23 @@ entry!(
         found_to.put(&found)
     }
 );
+
+/// Whether there are no queries, and so no results; checks what can be.
+///
+/// # Safety
+/// The matrices are NULL or as the header requires.
+pub(super) unsafe fn no_queries(
+    context: &Context,
+    queries: *const unicon_matrix_t,
+    cols: usize,
+    k: i64,
+    scores: *const unicon_matrix_t,
+) -> Result<bool> {
+    let k = count("k", k, 1)?;
+    let out = (!scores.is_null()).then_some(("scores", scores, k));
+    // SAFETY: passed on.
+    unsafe { no_rows(context, ("queries", queries, cols), out) }
+}
 
 /// Scores that are widened at once.
 const PLACES: usize = 1 << 15;
@@ -105,45 +127,6 @@ impl<'a> Found<'a> {
 
 entry!(
     on context_of(context);
-    fn unicon_recall(
-        context: *mut unicon_context_t,
-        zx: *const unicon_matrix_t,
-        zy: *const unicon_matrix_t,
-        truth: *const unicon_positives_t,
-        ks: *const i64,
-        n_ks: i64,
-        recall: *mut f64,
-    ) |context| {
-        let n_ks = count("n_ks", n_ks, 1)?;
-        // SAFETY: as the header requires.
-        let ((zx, zy), ks) = unsafe { (embeddings(context, zx, zy)?, values("ks", ks, n_ks)?) };
-        let ks = ks.iter().map(|&k| count("ks", k, 1)).collect::<Result<Vec<_>>>()?;
-        check_values("recall", recall, 2 * n_ks)?;
-        // SAFETY: as the header requires.
-        let truth = unsafe { problem::positives(truth, zx.rows, zy.rows)? };
-        let found = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
-            recall_of(backend, &zx, &zy, &truth, &ks)?
-        });
-        // SAFETY: checked above, and the caller's to write.
-        let out = unsafe { std::slice::from_raw_parts_mut(recall, 2 * n_ks) };
-        out.iter_mut().zip(found.x_to_y.iter().chain(&found.y_to_x)).for_each(|(o, &v)| *o = v);
-        Ok(())
-    }
-);
-
-fn recall_of<B: Backend>(
-    backend: &B,
-    zx: &Input<'_>,
-    zy: &Input<'_>,
-    truth: &Positives,
-    ks: &[usize],
-) -> Result<Recall> {
-    let (zx, zy) = (backend.load(zx.source())?, backend.load(zy.source())?);
-    recall_at_k(backend, &zx, &zy, truth, ks, Ties::LowerIndex)
-}
-
-entry!(
-    on context_of(context);
     fn unicon_gram(
         context: *mut unicon_context_t,
         kernel: *const unicon_kernel_t,
@@ -152,9 +135,13 @@ entry!(
         out: *const unicon_matrix_t,
     ) |context| {
         // SAFETY: as the header requires.
-        let (kernel, a, b) = unsafe {
-            (problem::kernel(kernel)?, input(context, "a", a)?, input(context, "b", b)?)
-        };
+        let (kernel, b) = unsafe { (problem::kernel(kernel)?, input(context, "b", b)?) };
+        // SAFETY: as above.
+        if unsafe { no_rows(context, ("a", a, b.cols), Some(("out", out, b.rows)))? } {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let a = unsafe { input(context, "a", a)? };
         expect(&b, "columns, as a has", a.cols, b.cols)?;
         // SAFETY: as the header requires.
         let out = unsafe { output(context, "out", out, (a.rows, b.rows), Allowed::Wide)? };

@@ -54,7 +54,9 @@ versioned!(
         allocator,
         communicator,
         devices,
-        n_devices
+        n_devices,
+        warning,
+        warning_user
     ],
     |o| o.device_type = UNICON_DEVICE_CPU as i32
 );
@@ -64,6 +66,13 @@ versioned!(
     [struct_size, kind, eps_by, tau, nu, margin, eps_pos, eps_neg, log_eps, family],
     super::problem::default_loss
 );
+versioned!(unicon_communicator, "communicator", [struct_size, rank, size, allgather, send_recv, user], |c| {
+    c.size = 1
+});
+versioned!(unicon_pairs, "pairs", [struct_size, x, y, positives], |_| ());
+versioned!(unicon_weights_options, "options", [struct_size, loss, n_negatives, seed], |_| ());
+versioned!(unicon_sizes, "sizes", [struct_size, n_x, n_y, d1, d2, m_x, m_y, dtype, reserved], |s| s.dtype =
+    UNICON_F32 as i32);
 versioned!(unicon_family, "loss.family", [struct_size, name, psi, phi, user, concurrent, reserved], |_| ());
 versioned!(
     unicon_positives,
@@ -95,7 +104,7 @@ versioned!(
     "options",
     [
         struct_size,
-        rank,
+        dimension,
         tau_auto,
         r,
         energy,
@@ -121,7 +130,9 @@ versioned!(
         widths,
         n_widths,
         center,
-        reserved2
+        reserved,
+        validation,
+        warm_start
     ],
     super::options::default_best
 );
@@ -155,70 +166,20 @@ versioned!(
         seed,
         growth,
         exact_last,
-        reserved,
+        center,
+        validation,
+        warm_start,
         damping,
         refine,
         checkpoint,
         budget,
         progress,
         progress_user,
-        center,
         batch_score,
+        reserved,
         cos_clamp
     ],
     super::options::default_fit
-);
-versioned!(
-    unicon_fit_info,
-    "info",
-    [
-        struct_size,
-        outcome,
-        reserved,
-        n_iters,
-        loss,
-        change,
-        history_capacity,
-        n_loss,
-        n_change,
-        singular_values,
-        singular_capacity,
-        n_singular_values,
-        final_loss,
-        rows_without_positives,
-        cols_without_positives,
-        zero_rows_x,
-        zero_rows_y,
-        rows_dropped,
-        seconds,
-        seconds_load,
-        seconds_features,
-        seconds_encode,
-        seconds_statistics,
-        seconds_weights,
-        seconds_spectral,
-        seconds_validation,
-        workspace_bytes,
-        peak_bytes,
-        trace,
-        trace_capacity,
-        n_trace,
-        evaluations,
-        sampling_error,
-        whiten,
-        power,
-        tau,
-        r,
-        rows_held_back,
-        cols_held_back,
-        distinct_x,
-        distinct_y,
-        centred_x,
-        centred_y,
-        returned,
-        held_apart
-    ],
-    |_| ()
 );
 versioned!(
     unicon_model_description,
@@ -228,29 +189,9 @@ versioned!(
 );
 
 versioned!(
-    unicon_evaluation,
-    "evaluation",
-    [
-        struct_size,
-        ties,
-        exclude_self,
-        resamples,
-        level,
-        seed,
-        matching_accuracy,
-        mrr_x2y,
-        mrr_y2x,
-        mrr_x2y_low,
-        mrr_x2y_high,
-        mrr_y2x_low,
-        mrr_y2x_high,
-        median_rank_x2y,
-        median_rank_y2x,
-        mean_rank_x2y,
-        mean_rank_y2x,
-        tied_x2y,
-        tied_y2x
-    ],
+    unicon_evaluation_options,
+    "options",
+    [struct_size, ks, n_ks, ties, exclude_self, resamples, level, seed],
     super::evaluation::defaults
 );
 

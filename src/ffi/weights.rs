@@ -3,6 +3,7 @@
 use super::bindings::*;
 use super::context::{Context, context_of, on_backend};
 use super::matrix::{Allowed, Input, Output, Precision, check_out, input, output};
+use super::structs::{Versioned, count, init, read, read_or_default};
 use super::{entry, guard, problem, same_signature};
 use crate::backend::{Backend, Similarity};
 use crate::error::{Error, Result};
@@ -26,8 +27,13 @@ struct Operator<B: Backend> {
 }
 
 impl<B: Backend> Operator<B> {
-    fn new(backend: B, source: Source<B::Matrix>, loss: &Loss, positives: &Positives) -> Result<Self> {
-        let weights = backend.weights(similarity(&source), loss, positives, NegativeSampling::All)?;
+    fn new(
+        backend: B,
+        source: Source<B::Matrix>,
+        (loss, negatives): &(Loss, NegativeSampling),
+        positives: &Positives,
+    ) -> Result<Self> {
+        let weights = backend.weights(similarity(&source), loss, positives, *negatives)?;
         if !weights.value().is_finite() {
             return Err(Error::Numerical("the loss is not finite".into()));
         }
@@ -113,20 +119,46 @@ pub(super) fn expect(m: &Input<'_>, what: &str, expected: usize, got: usize) -> 
     Err(Error::invalid(m.name(), format!("{expected} {what}"), got))
 }
 
-/// A pair of embedding matrices that belong together.
+/// Embeddings that belong together, and their positives.
 ///
 /// # Safety
-/// As [`input`].
+/// `pairs` is NULL or as the header requires.
 pub(super) unsafe fn embeddings<'a>(
     context: &Context,
-    zx: *const unicon_matrix_t,
-    zy: *const unicon_matrix_t,
-) -> Result<(Input<'a>, Input<'a>)> {
+    pairs: *const unicon_pairs_t,
+) -> Result<(Input<'a>, Input<'a>, Positives)> {
     // SAFETY: passed on.
-    let (zx, zy) = unsafe { (input(context, "zx", zx)?, input(context, "zy", zy)?) };
+    let (zx, zy, positives) = unsafe {
+        let raw = read(pairs)?;
+        (input(context, "zx", raw.x)?, input(context, "zy", raw.y)?, raw.positives)
+    };
     expect(&zy, "columns, as zx has", zx.cols, zy.cols)?;
-    Ok((zx, zy))
+    // SAFETY: passed on.
+    let positives = unsafe { problem::positives(positives, zx.rows, zy.rows)? };
+    Ok((zx, zy, positives))
 }
+
+/// The loss and the sampling that are asked for; NULL is the default.
+///
+/// # Safety
+/// `pointer` is NULL or a caller's struct.
+unsafe fn options_of(pointer: *const unicon_weights_options_t) -> Result<(Loss, NegativeSampling)> {
+    // SAFETY: passed on.
+    let raw = unsafe { read_or_default(pointer)? };
+    let negatives = match count("options.n_negatives", raw.n_negatives, 0)? {
+        0 => NegativeSampling::All,
+        per_anchor => NegativeSampling::Sampled { per_anchor, seed: raw.seed },
+    };
+    // SAFETY: passed on.
+    Ok((unsafe { problem::loss(raw.loss)? }, negatives))
+}
+
+entry!(
+    fn unicon_weights_options_init(options: *mut unicon_weights_options_t, struct_size: usize) {
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(options, struct_size, &unicon_weights_options::defaults()) }
+    }
+);
 
 /// What the rounding of a dtype may leave above 1.
 fn rounding_of(z: &Input<'_>) -> f64 {
@@ -176,23 +208,19 @@ entry!(
     on context_of(context);
     fn unicon_weights_create(
         context: *mut unicon_context_t,
-        loss: *const unicon_loss_t,
-        zx: *const unicon_matrix_t,
-        zy: *const unicon_matrix_t,
-        positives: *const unicon_positives_t,
+        options: *const unicon_weights_options_t,
+        pairs: *const unicon_pairs_t,
         weights: *mut *mut unicon_weights_t,
     ) |context| {
         check_out("weights", weights)?;
         // SAFETY: NULL or as the header requires.
-        let (loss, (zx, zy)) = unsafe { (problem::loss(loss)?, embeddings(context, zx, zy)?) };
+        let (asked, (zx, zy, positives)) = unsafe { (options_of(options)?, embeddings(context, pairs)?) };
         let (n_x, n_y) = (zx.rows, zy.rows);
-        // SAFETY: as above.
-        let positives = unsafe { problem::positives(positives, n_x, n_y)? };
         check_unit(&zx)?;
         check_unit(&zy)?;
         let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
             let source = Source::Embeddings(backend.load(zx.source())?, backend.load(zy.source())?);
-            Box::new(Operator::new(backend.clone(), source, &loss, &positives)?)
+            Box::new(Operator::new(backend.clone(), source, &asked, &positives)?)
         });
         let made = Box::new(Handle { context: context.clone(), operator, n_x, n_y });
         // SAFETY: checked above.
@@ -205,21 +233,21 @@ entry!(
     on context_of(context);
     fn unicon_weights_create_similarity(
         context: *mut unicon_context_t,
-        loss: *const unicon_loss_t,
+        options: *const unicon_weights_options_t,
         similarity: *const unicon_matrix_t,
         positives: *const unicon_positives_t,
         weights: *mut *mut unicon_weights_t,
     ) |context| {
         check_out("weights", weights)?;
         // SAFETY: NULL or as the header requires.
-        let (loss, s) = unsafe { (problem::loss(loss)?, input(context, "similarity", similarity)?) };
+        let (asked, s) = unsafe { (options_of(options)?, input(context, "similarity", similarity)?) };
         let (n_x, n_y) = (s.rows, s.cols);
         // SAFETY: as above.
         let positives = unsafe { problem::positives(positives, n_x, n_y)? };
         check_cosines(&s)?;
         let operator: Box<dyn Apply> = on_backend!(context.device(), Precision::of(&[&s]), |backend| {
             let source = Source::Dense(backend.load(s.source())?);
-            Box::new(Operator::new(backend.clone(), source, &loss, &positives)?)
+            Box::new(Operator::new(backend.clone(), source, &asked, &positives)?)
         });
         let made = Box::new(Handle { context: context.clone(), operator, n_x, n_y });
         // SAFETY: checked above.
@@ -314,7 +342,7 @@ entry!(
 
 entry!(
     on context_of_weights(weights);
-    fn unicon_weights_apply_t(
+    fn unicon_weights_apply_transpose(
         weights: *mut unicon_weights_t,
         u: *const unicon_matrix_t,
         stu: *const unicon_matrix_t,
@@ -356,19 +384,15 @@ entry!(
     on context_of(context);
     fn unicon_contrastive_grad(
         context: *mut unicon_context_t,
-        loss: *const unicon_loss_t,
-        zx: *const unicon_matrix_t,
-        zy: *const unicon_matrix_t,
-        positives: *const unicon_positives_t,
+        options: *const unicon_weights_options_t,
+        pairs: *const unicon_pairs_t,
         value: *mut f64,
         dzx: *const unicon_matrix_t,
         dzy: *const unicon_matrix_t,
     ) |context| {
         // SAFETY: NULL or as the header requires.
-        let (loss, (zx, zy)) = unsafe { (problem::loss(loss)?, embeddings(context, zx, zy)?) };
+        let (asked, (zx, zy, positives)) = unsafe { (options_of(options)?, embeddings(context, pairs)?) };
         let (n_x, n_y, r) = (zx.rows, zy.rows, zx.cols);
-        // SAFETY: as above.
-        let positives = unsafe { problem::positives(positives, n_x, n_y)? };
         let out = |name, pointer: *const unicon_matrix_t, shape| -> Result<Option<Output<'_>>> {
             if pointer.is_null() {
                 return Ok(None);
@@ -388,7 +412,7 @@ entry!(
         check_unit(&zx)?;
         check_unit(&zy)?;
         let loss = on_backend!(context.device(), Precision::of(&[&zx, &zy]), |backend| {
-            gradients(backend, &zx, &zy, &loss, &positives, dzx.as_ref(), dzy.as_ref())?
+            gradients(backend, (&zx, &zy), &asked, &positives, (dzx.as_ref(), dzy.as_ref()))?
         });
         if !value.is_null() {
             // SAFETY: checked above.
@@ -401,19 +425,17 @@ entry!(
 /// The loss; the gradients go to the outputs once both are known.
 fn gradients<B: Backend>(
     backend: &B,
-    zx: &Input<'_>,
-    zy: &Input<'_>,
-    loss: &Loss,
+    (zx, zy): (&Input<'_>, &Input<'_>),
+    (loss, negatives): &(Loss, NegativeSampling),
     positives: &Positives,
-    dzx: Option<&Output<'_>>,
-    dzy: Option<&Output<'_>>,
+    (dzx, dzy): (Option<&Output<'_>>, Option<&Output<'_>>),
 ) -> Result<f64>
 where
     B::Matrix: 'static,
 {
     let (zx, zy) = (backend.load(zx.source())?, backend.load(zy.source())?);
     let s = Similarity::Embeddings(&zx, &zy);
-    let weights = backend.weights(s, loss, positives, NegativeSampling::All)?;
+    let weights = backend.weights(s, loss, positives, *negatives)?;
     let value = weights.value();
     if !value.is_finite() {
         return Err(Error::Numerical("the loss is not finite".into()));

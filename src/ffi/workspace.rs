@@ -3,39 +3,56 @@
 use super::bindings::*;
 use super::context::context_of;
 use super::matrix::{Precision, check_out};
-use super::structs::{count, read};
+use super::structs::{Versioned, count, init, read, reserved};
 use super::{entry, options};
 use crate::error::Result;
 use crate::plan::memory::{Sizes, of_best, of_fit, of_weights};
+use std::ptr::null;
 
 /// A pair of counts, each at least `least`.
 fn pair(names: [&str; 2], x: i64, y: i64, least: i64) -> Result<(usize, usize)> {
     Ok((count(names[0], x, least)?, count(names[1], y, least)?))
 }
 
+/// The sizes that are asked for, and the bytes of an element.
+///
+/// # Safety
+/// `pointer` is NULL or a caller's struct.
+unsafe fn sizes_of(pointer: *const unicon_sizes_t) -> Result<(Sizes, u64)> {
+    // SAFETY: passed on.
+    let s = unsafe { read(pointer)? };
+    reserved("sizes", s.reserved)?;
+    let sizes = Sizes {
+        rows: pair(["sizes.n_x", "sizes.n_y"], s.n_x, s.n_y, 1)?,
+        widths: pair(["sizes.d1", "sizes.d2"], s.d1, s.d2, 1)?,
+        validation: pair(["sizes.m_x", "sizes.m_y"], s.m_x, s.m_y, 0)?,
+    };
+    Ok((sizes, Precision::of_dtype("sizes", s.dtype)?.size()))
+}
+
+entry!(
+    fn unicon_sizes_init(sizes: *mut unicon_sizes_t, struct_size: usize) {
+        // SAFETY: NULL or that many bytes by the header's contract.
+        unsafe { init(sizes, struct_size, &unicon_sizes::defaults()) }
+    }
+);
+
 entry!(
     on context_of(context);
     fn unicon_fit_workspace(
         context: *mut unicon_context_t,
         options: *const unicon_fit_options_t,
-        n_x: i64,
-        n_y: i64,
-        d1: i64,
-        d2: i64,
-        dtype: i32,
+        sizes: *const unicon_sizes_t,
         bytes: *mut u64,
     ) |context| {
         check_out("bytes", bytes)?;
         // SAFETY: as the header requires.
-        let o = unsafe { options::fit(context, &read(options)?, std::ptr::null())? };
-        let sizes = Sizes {
-            rows: pair(["n_x", "n_y"], n_x, n_y, 1)?,
-            widths: pair(["d1", "d2"], d1, d2, 1)?,
-            validation: (0, 0),
+        let (o, (sizes, element)) = unsafe {
+            let raw = unicon_fit_options { warm_start: null(), ..read(options)? };
+            (options::fit(context, &raw)?, sizes_of(sizes)?)
         };
-        let answer = of_fit(&o, sizes, Precision::of_dtype("dtype", dtype)?.size());
         // SAFETY: checked above.
-        unsafe { bytes.write(answer) };
+        unsafe { bytes.write(of_fit(&o, sizes, element)) };
         Ok(())
     }
 );
@@ -45,26 +62,17 @@ entry!(
     fn unicon_fit_best_workspace(
         context: *mut unicon_context_t,
         options: *const unicon_best_options_t,
-        n_x: i64,
-        n_y: i64,
-        m_x: i64,
-        m_y: i64,
-        d1: i64,
-        d2: i64,
-        dtype: i32,
+        sizes: *const unicon_sizes_t,
         bytes: *mut u64,
     ) |_context| {
         check_out("bytes", bytes)?;
         // SAFETY: as the header requires.
-        let o = unsafe { options::best(&read(options)?, std::ptr::null())? };
-        let sizes = Sizes {
-            rows: pair(["n_x", "n_y"], n_x, n_y, 1)?,
-            widths: pair(["d1", "d2"], d1, d2, 1)?,
-            validation: pair(["m_x", "m_y"], m_x, m_y, 0)?,
+        let (o, (sizes, element)) = unsafe {
+            let raw = unicon_best_options { warm_start: null(), ..read(options)? };
+            (options::best(&raw)?, sizes_of(sizes)?)
         };
-        let answer = of_best(&o, sizes, Precision::of_dtype("dtype", dtype)?.size());
         // SAFETY: checked above.
-        unsafe { bytes.write(answer) };
+        unsafe { bytes.write(of_best(&o, sizes, element)) };
         Ok(())
     }
 );

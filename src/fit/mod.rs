@@ -14,6 +14,7 @@ mod metric;
 mod minibatch;
 mod moments;
 mod monitor;
+mod notes;
 mod objective;
 mod options;
 mod partial;
