@@ -37,7 +37,7 @@ fn c_programs_pass_under_sanitizers() {
     }
     let dir = tempfile::tempdir().unwrap();
     linkable(dir.path());
-    for program in ["api", "misuse", "alloc", "threads", "ranks", "processes"] {
+    for program in ["api", "promises", "misuse", "alloc", "threads", "ranks", "processes"] {
         let source = root().join(format!("tests/ffi/{program}.c"));
         let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
         let exe = compile("gcc", "-std=c11", &flags, &source, dir.path());
@@ -56,7 +56,7 @@ fn c_programs_pass_under_valgrind() {
     let dir = tempfile::tempdir().unwrap();
     linkable(dir.path());
     // Not `threads`: valgrind runs one thread at a time, and its busy waiting takes minutes there.
-    for program in ["api", "misuse", "alloc"] {
+    for program in ["api", "promises", "misuse", "alloc"] {
         let exe = compile("gcc", "-std=c99", &[], &root().join(format!("tests/ffi/{program}.c")), dir.path());
         let mut valgrind = Command::new("valgrind");
         // The threads of a pool end after their context: what they hold then is reachable or "possibly lost".

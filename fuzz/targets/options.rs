@@ -109,7 +109,7 @@ struct Walls {
     refine: Walled,
     fit: Walled,
     best: Walled,
-    info: Walled,
+    evaluation: Walled,
     context: Walled,
 }
 
@@ -137,23 +137,12 @@ fuzz_target!(|input: &[u8]| {
         fill(&mut w.positives, &mut b, init!(unicon_positives_init));
         fill(&mut w.damping, &mut b, init!(unicon_damping_init));
         fill(&mut w.refine, &mut b, init!(unicon_refine_init));
-        fill(&mut w.info, &mut b, init!(unicon_fit_info_init));
+        fill(&mut w.evaluation, &mut b, init!(unicon_evaluation_options_init));
 
         let mut x: Vec<f64> = (0..N * D1).map(|k| ((k * 7 + 3) % 11) as f64 - 5.0).collect();
         let mut y: Vec<f64> = (0..N * D2).map(|k| ((k * 5 + 1) % 13) as f64 - 6.0).collect();
         let (x, y) = (matrix(&mut x, N, D1), matrix(&mut y, N, D2));
         let mut ids: Vec<i64> = (0..=N).map(|k| k >> (choices >> 24 & 3)).collect();
-        let (mut history, mut trace) = (
-            [0.0; 4],
-            [unicon_trace_point {
-                seconds: 0.0,
-                loss: 0.0,
-                score: 0.0,
-                negatives: 0,
-                evaluations: 0,
-                sampling_error: 0.0,
-            }; 2],
-        );
         let mut left = PATIENCE;
         // From the end of the input: what begins it is read as before there were losses of one's own.
         let mut last = Bytes(&input[input.len().saturating_sub(32)..]);
@@ -178,19 +167,17 @@ fuzz_target!(|input: &[u8]| {
             r.stages = if chosen(4) { ids.as_ptr() } else { std::ptr::null() };
             r.n_stages = r.n_stages.min(N);
         }
-        if let Some(i) = w.info.get::<unicon_fit_info>() {
-            let h = history.as_mut_ptr();
-            (i.loss, i.change) = (given_array(chosen(5), h), given_array(chosen(6), h));
-            (i.singular_values, i.trace) =
-                (given_array(chosen(7), h), given_array(chosen(8), trace.as_mut_ptr()));
-            i.history_capacity = i.history_capacity.min(4);
-            i.singular_capacity = i.singular_capacity.min(4);
-            i.trace_capacity = i.trace_capacity.min(2);
+        if let Some(e) = w.evaluation.get::<unicon_evaluation_options>() {
+            e.ks = if chosen(5) { ids.as_ptr() } else { std::ptr::null() };
+            (e.n_ks, e.resamples) = (e.n_ks.min(N), e.resamples.min(100));
         }
         let (loss, kernel) = (given(chosen(9), &w.loss), given(chosen(10), &w.kernel));
-        let (positives, info) = (given(chosen(11), &w.positives), given(chosen(12), &w.info));
+        let positives = given(chosen(11), &w.positives);
+        let pairs = pairs(&x, &y, positives);
+        let held = if chosen(12) { &raw const pairs } else { std::ptr::null() };
         let (damping, refine) = (given(chosen(13), &w.damping), given(chosen(14), &w.refine));
-        let mut model = std::ptr::null_mut();
+        let (mut model, mut report) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let told = if chosen(6) { &raw mut report } else { std::ptr::null_mut() };
         // SAFETY: every pointer is NULL, a matrix, or a struct whose memory is as long as its size says, with such pointers.
         unsafe {
             match choices >> 30 {
@@ -201,7 +188,7 @@ fuzz_target!(|input: &[u8]| {
                         o.landmarks = if chosen(15) { ids.as_ptr() } else { std::ptr::null() };
                         o.n_landmarks = if chosen(15) { o.n_landmarks.min(N) } else { o.n_landmarks };
                         o.similarity = if chosen(16) { &x } else { std::ptr::null() };
-                        o.checkpoint = std::ptr::null();
+                        (o.checkpoint, o.validation, o.warm_start) = (std::ptr::null(), held, std::ptr::null());
                         (o.progress, o.progress_user) = (WATCH, std::ptr::from_mut(&mut left).cast());
                     } else {
                         // Cut before the callback: a fit of few updates.
@@ -209,18 +196,19 @@ fuzz_target!(|input: &[u8]| {
                     }
                     let o = w.fit.pointer();
                     let mut bytes = 0;
-                    unicon_fit_workspace(context(), o, N, N, D1, D2, UNICON_F64 as i32, &mut bytes);
-                    unicon_fit(
-                        context(),
-                        o,
-                        &x,
-                        &y,
-                        positives,
-                        std::ptr::null(),
-                        std::ptr::null(),
-                        &mut model,
-                        info,
-                    );
+                    let sizes = unicon_sizes {
+                        struct_size: size_of::<unicon_sizes>(),
+                        n_x: N,
+                        n_y: N,
+                        d1: D1,
+                        d2: D2,
+                        m_x: 0,
+                        m_y: 0,
+                        dtype: UNICON_F64 as i32,
+                        reserved: 0,
+                    };
+                    unicon_fit_workspace(context(), o, &sizes, &mut bytes);
+                    unicon_fit(context(), o, &pairs, &mut model, told);
                 }
                 1 => {
                     fill(&mut w.best, &mut b, init!(unicon_best_options_init));
@@ -234,27 +222,16 @@ fuzz_target!(|input: &[u8]| {
                     o.widths = if chosen(17) { x.data.cast() } else { std::ptr::null() };
                     (o.n_whiten, o.n_powers) = (o.n_whiten.min(4), o.n_powers.min(4));
                     o.n_widths = o.n_widths.min(4);
-                    o.checkpoint = std::ptr::null();
+                    (o.checkpoint, o.validation, o.warm_start) = (std::ptr::null(), held, std::ptr::null());
                     (o.progress, o.progress_user) = (WATCH, std::ptr::from_mut(&mut left).cast());
                     let o = w.best.pointer();
-                    let held = unicon_validation { x: &x, y: &y, positives };
-                    let held = if chosen(18) { &held } else { std::ptr::null() };
-                    unicon_fit_best(
-                        context(),
-                        o,
-                        &x,
-                        &y,
-                        positives,
-                        held,
-                        std::ptr::null(),
-                        &mut model,
-                        info,
-                    );
+                    unicon_fit_best(context(), o, &pairs, &mut model, told);
                 }
                 2 => {
                     fill(&mut w.context, &mut b, init!(unicon_context_options_init));
                     let Some(o) = w.context.get::<unicon_context_options>() else { return };
                     (o.stream, o.allocator, o.communicator) = Default::default();
+                    (o.warning, o.warning_user) = (None, std::ptr::null_mut());
                     if o.n_threads != i32::MIN {
                         o.n_threads = o.n_threads.min(2) | i32::from(o.n_threads == 0);
                     }
@@ -267,17 +244,32 @@ fuzz_target!(|input: &[u8]| {
                     let mut s = [0.1; (N * N) as usize];
                     let s = matrix(&mut s, N, N);
                     let mut weights = std::ptr::null_mut();
-                    unicon_weights_create_similarity(context(), loss, &s, positives, &mut weights);
+                    let options = unicon_weights_options {
+                        struct_size: size_of::<unicon_weights_options>(),
+                        loss,
+                        n_negatives: i64::from(b.byte()) - 1,
+                        seed: choices.into(),
+                    };
+                    unicon_weights_create_similarity(context(), &options, &s, positives, &mut weights);
+                    unicon_evaluate(context(), given(chosen(13), &w.evaluation), &self::pairs(&x, &x, positives), &mut report);
                     unicon_weights_destroy(weights);
                     let mut k = [0.0; (N * N) as usize];
                     unicon_gram(context(), kernel, &x, &x, &matrix(&mut k, N, N));
                 }
             }
+            // Every key of the report, and some that are none.
+            let (mut real, mut integer) = (0.0, 0);
+            for key in (0..2200).step_by(1 + usize::from(b.byte() % 7)) {
+                unicon_report_real(report, key, &mut real);
+                unicon_report_integer(report, key, &mut integer);
+                unicon_report_series(report, key, &mut real, 1, &mut integer);
+            }
+            unicon_report_destroy(report);
             unicon_model_destroy(model);
         }
     });
 });
 
-fn given_array<T>(yes: bool, array: *mut T) -> *mut T {
-    if yes { array } else { std::ptr::null_mut() }
+fn pairs(x: &unicon_matrix, y: &unicon_matrix, positives: *const unicon_positives) -> unicon_pairs {
+    unicon_pairs { struct_size: size_of::<unicon_pairs>(), x, y, positives }
 }

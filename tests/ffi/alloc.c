@@ -50,7 +50,7 @@ static unicon_status_t everything(unicon_context_t *context)
     static const float eye[4] = {1, 0, 0, 1};
     unicon_matrix_t eyem = unicon_matrix_f32(eye, 2, 2);
     unicon_partial_fit_t *stream = NULL;
-    unicon_validation_t held = {&xm, &ym, NULL};
+    unicon_pairs_t held = unicon_pairs(&xm, &ym, NULL);
     double loss = -1, recall[2];
     int64_t one = 1;
     unicon_status_t status;
@@ -66,7 +66,7 @@ static unicon_status_t everything(unicon_context_t *context)
         if ((status = (call)) != UNICON_OK)                                                                           \
             goto done;                                                                                                \
     } while (0)
-    status = unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL);
+    status = unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL);
     CHECK((status == UNICON_OK) == (model != NULL));
     if (status != UNICON_OK)
         goto done;
@@ -76,27 +76,30 @@ static unicon_status_t everything(unicon_context_t *context)
         goto done;
     STEP(unicon_model_encode(context, model, UNICON_SIDE_Y, &ym, &zym));
     STEP(unicon_model_similarity(context, model, &xm, &ym, &sm));
-    STEP(unicon_weights_create(context, NULL, &zxm, &zym, NULL, &w));
+    STEP(unicon_weights_create(context, NULL, PAIRS(&zxm, &zym, NULL), &w));
     STEP(unicon_weights_dense(w, &sm));
     STEP(unicon_weights_apply(w, &ym, &(unicon_matrix_t){s, N, D2, D2, 1, UNICON_F32, UNICON_DEVICE_CPU, 0, 0}));
     STEP(unicon_weights_cross(w, &xm, &ym, &cm));
-    status = unicon_contrastive_grad(context, NULL, &zxm, &zym, NULL, &loss, NULL, &(unicon_matrix_t){s, N, R, R, 1, UNICON_F32, UNICON_DEVICE_CPU, 0, 0});
+    status = unicon_contrastive_grad(context, NULL, PAIRS(&zxm, &zym, NULL), &loss, NULL, &(unicon_matrix_t){s, N, R, R, 1, UNICON_F32, UNICON_DEVICE_CPU, 0, 0});
     CHECK((status == UNICON_OK) == (loss != -1));
     if (status != UNICON_OK)
         goto done;
     STEP(unicon_search(context, &zxm, &zym, 2, &scorem, indices));
-    STEP(unicon_recall(context, &zxm, &zym, NULL, &one, 1, recall));
+    STEP(unicon_recall(context, PAIRS(&zxm, &zym, NULL), UNICON_TIES_LOWER_INDEX, &one, 1, recall));
     STEP(unicon_gram(context, &kernel, &xm, &xm, &sm));
     options.whiten = -1;
     options.batch_size = 20;
-    STEP(unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &other, NULL));
+    options.validation = &held;
+    STEP(unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &other, NULL));
+    options.validation = NULL;
     unicon_model_destroy(other);
     other = NULL;
     options.batch_size = 0;
-    for (i = UNICON_STREAM_SUMS; i <= UNICON_STREAM_SOLUTIONS; i++) {
-        options.whiten = i == UNICON_STREAM_SUMS ? 0.1 : -1;
-        STEP(unicon_partial_fit_create(context, &options, i, D1, D2, UNICON_F32, i == UNICON_STREAM_SUMS ? NULL : &held, NULL, &stream));
-        STEP(unicon_partial_fit_add(stream, &xm, &ym, NULL, &loss));
+    for (i = UNICON_ACCUMULATE_MOMENTS; i <= UNICON_ACCUMULATE_SOLUTIONS; i++) {
+        options.whiten = i == UNICON_ACCUMULATE_MOMENTS ? 0.1 : -1;
+        options.validation = i == UNICON_ACCUMULATE_MOMENTS ? NULL : &held;
+        STEP(unicon_partial_fit_create(context, &options, i, D1, D2, UNICON_F32, &stream));
+        STEP(unicon_partial_fit_add(stream, PAIRS(&xm, &ym, NULL), &loss));
         STEP(unicon_partial_fit_finish(stream, &other));
         unicon_model_destroy(other);
         other = NULL;
@@ -109,7 +112,9 @@ static unicon_status_t everything(unicon_context_t *context)
     options.whiten = -1;
     options.damping = &damping;
     options.refine = &refine;
-    STEP(unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &other, NULL));
+    options.validation = &held;
+    STEP(unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &other, NULL));
+    options.validation = NULL;
     unicon_model_destroy(other);
     other = NULL;
     options.damping = NULL;
@@ -118,13 +123,13 @@ static unicon_status_t everything(unicon_context_t *context)
     best.r = R;
     best.refine = &refine;
     best.n_negatives = 8;
-    STEP(unicon_fit_best(context, &best, &xm, &ym, NULL, NULL, NULL, &other, NULL));
+    STEP(unicon_fit_best(context, &best, PAIRS(&xm, &ym, NULL), &other, NULL));
     unicon_model_destroy(other);
     other = NULL;
     STEP(unicon_weights_create_similarity(context, NULL, &eyem, NULL, &dense));
     options.kernel = &kernel;
     options.n_landmarks = 12;
-    STEP(unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &other, NULL));
+    STEP(unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &other, NULL));
 done:
     unicon_model_destroy(other);
     unicon_model_destroy(model);
@@ -155,7 +160,7 @@ int main(void)
         CHECK(state.live == 0 && state.bytes == 0);
         if (status == UNICON_OK)
             break;
-        CHECK(status == UNICON_OUT_OF_MEMORY && state.calls == k + 1);
+        CHECK(status == UNICON_ERROR_OUT_OF_MEMORY && state.calls == k + 1);
         unicon_last_error(context, text, sizeof text);
         CHECK(strstr(text, "out of memory: a "));
     }
@@ -172,16 +177,16 @@ int main(void)
         fit.r = R;
         options.allocator = NULL;
         OK(NULL, unicon_context_create(&options, &context));
-        OK(context, unicon_fit_workspace(context, &fit, N, N, D1, D2, UNICON_F32, &bytes));
+        OK(context, unicon_fit_workspace(context, &fit, SIZES(N, N, D1, D2, 0, 0, UNICON_F32), &bytes));
         unicon_context_destroy(context);
         options.workspace_limit = bytes;
         OK(NULL, unicon_context_create(&options, &context));
-        OK(context, unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        OK(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, NULL), &model, NULL));
         unicon_model_destroy(model);
         unicon_context_destroy(context);
         options.workspace_limit = bytes / 2;
         OK(NULL, unicon_context_create(&options, &context));
-        EXPECT(context, unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, NULL), UNICON_OUT_OF_MEMORY, "out of memory");
+        EXPECT(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, NULL), &model, NULL), UNICON_ERROR_OUT_OF_MEMORY, "out of memory");
         unicon_context_destroy(context);
     }
     return checks_done("alloc");

@@ -25,6 +25,12 @@ static void library(void)
     int32_t count = -1;
     CHECK(unicon_abi_version() == UNICON_ABI_VERSION);
     CHECK(strlen(unicon_version()) >= 5);
+    CHECK(unicon_version_number() == UNICON_VERSION_NUMBER);
+    {
+        char text[32];
+        snprintf(text, sizeof text, "%d.%d.%d", UNICON_VERSION_MAJOR, UNICON_VERSION_MINOR, UNICON_VERSION_PATCH);
+        CHECK(strcmp(text, unicon_version()) == 0);
+    }
     CHECK(unicon_capabilities() & UNICON_CAP_CPU);
     CHECK(strcmp(unicon_status_string(UNICON_OK), "ok") == 0);
     CHECK(strcmp(unicon_status_string(99), "unknown status") == 0);
@@ -87,12 +93,12 @@ static void family(unicon_context_t *context, const char *path)
     CHECK(own.struct_size == sizeof own && !own.name && !own.psi && !own.phi && !own.user && !own.concurrent);
     OK(NULL, unicon_loss_init(&loss, sizeof loss, UNICON_LOSS_CUSTOM));
     CHECK(!loss.family);
-    EXPECT(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w), UNICON_INVALID_ARGUMENT, "family");
+    EXPECT(context, unicon_weights_create(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &w), UNICON_ERROR_INVALID_ARGUMENT, "family");
     loss.family = &own;
-    EXPECT(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w), UNICON_INVALID_ARGUMENT, "loss.family");
+    EXPECT(context, unicon_weights_create(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &w), UNICON_ERROR_INVALID_ARGUMENT, "loss.family");
     own.psi = own_psi, own.phi = own_phi, own.user = &tau, own.name = "my clip";
     for (own.concurrent = 0; own.concurrent < 2; own.concurrent++) {
-        OK(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w));
+        OK(context, unicon_weights_create(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &w));
         OK(context, unicon_weights_loss(w, &value, NULL, NULL));
         CHECK(fabs(value - loss_ref) < 1e-12);
         OK(context, unicon_weights_dense(w, &sm));
@@ -100,28 +106,28 @@ static void family(unicon_context_t *context, const char *path)
         unicon_weights_destroy(w);
     }
     own.concurrent = 2;
-    EXPECT(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w), UNICON_INVALID_ARGUMENT, "concurrent");
+    EXPECT(context, unicon_weights_create(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &w), UNICON_ERROR_INVALID_ARGUMENT, "concurrent");
     own.concurrent = 0;
     OK(NULL, unicon_loss_init(&clip, sizeof clip, UNICON_LOSS_CLIP));
     clip.tau = tau;
-    OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, &value, &gx, &gy));
-    OK(context, unicon_contrastive_grad(context, &clip, &zxm, &zym, NULL, NULL, &wm, NULL));
+    OK(context, unicon_contrastive_grad(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &value, &gx, &gy));
+    OK(context, unicon_contrastive_grad(context, WEIGHTS(&clip), PAIRS(&zxm, &zym, NULL), NULL, &wm, NULL));
     CHECK(fabs(value - loss_ref) < 1e-12 && distance(dzx, want, n * r) < 1e-14);
     clip.family = &own;
-    EXPECT(context, unicon_contrastive_grad(context, &clip, &zxm, &zym, NULL, &value, NULL, NULL), UNICON_INVALID_ARGUMENT, "custom");
+    EXPECT(context, unicon_contrastive_grad(context, WEIGHTS(&clip), PAIRS(&zxm, &zym, NULL), &value, NULL, NULL), UNICON_ERROR_INVALID_ARGUMENT, "custom");
     /* A fit records the name, and its model needs no functions. */
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     options.r = R, options.loss = &loss;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
     OK(context, unicon_model_save(context, model, path));
     own.psi = no_psi, own.user = &code;
     OK(context, unicon_model_load(context, path, &again));
     unicon_model_destroy(model);
     unicon_model_destroy(again);
-    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL), UNICON_NUMERICAL,
+    EXPECT(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL), UNICON_ERROR_NUMERICAL,
            "psi of the loss \"my clip\" failed: the function returned 17");
     code = 0; /* Answers nothing, and says that it has. */
-    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL), UNICON_NUMERICAL,
+    EXPECT(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL), UNICON_ERROR_NUMERICAL,
            "psi of the loss \"my clip\" is NaN at t = 0");
 }
 
@@ -132,10 +138,12 @@ static void evaluation(unicon_context_t *context)
     static float z[n * r];
     static int64_t groups[n], indices[n * k], resident_indices[n * k];
     float scores[n * k], resident_scores[n * k];
-    double recall[4], intervals[8], best[4], low_index[2];
+    double recall[2], best[2], low[2], high[2], value;
     const int64_t ks[] = {1, 4};
+    int64_t count, tied;
     unicon_positives_t truth;
-    unicon_evaluation_t e;
+    unicon_evaluation_options_t e;
+    unicon_report_t *report = NULL;
     unicon_items_t *items = NULL;
     unicon_matrix_t zm, sm = unicon_matrix_f32(scores, n, k), rm = unicon_matrix_f32(resident_scores, n, k), one;
     int i, j;
@@ -143,48 +151,85 @@ static void evaluation(unicon_context_t *context)
     for (i = 0; i < n; i++)
         z[i * r + i % r] = 1;
     zm = unicon_matrix_f32(z, n, r);
-    OK(NULL, unicon_evaluation_init(&e, sizeof e));
-    CHECK(e.ties == UNICON_TIES_EXPECTED && e.resamples == 1000 && e.level == 0.95 && !e.exclude_self);
-    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, recall, intervals));
+    OK(NULL, unicon_evaluation_options_init(&e, sizeof e));
+    CHECK(e.ties == UNICON_TIES_EXPECTED && e.resamples == 1000 && e.level == 0.95 && !e.exclude_self && !e.ks && !e.n_ks);
+    OK(context, unicon_evaluate(context, NULL, PAIRS(&zm, &zm, NULL), &report));
+    OK(NULL, unicon_report_series(report, UNICON_REPORT_RECALL_X2Y, NULL, 0, &count));
+    CHECK(count == 3);
+    unicon_report_destroy(report);
+    e.ks = ks, e.n_ks = 2;
+    OK(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, NULL), &report));
     for (i = 0; i < 2; i++) {
-        CHECK(fabs(recall[2 * i] - 0.25) < 1e-12 && fabs(recall[2 * i + 1] - 1) < 1e-12);
-        CHECK(intervals[4 * i] <= 0.25 && 0.25 <= intervals[4 * i + 1] + 1e-12);
+        int first = i ? UNICON_REPORT_RECALL_Y2X : UNICON_REPORT_RECALL_X2Y,
+            ends = i ? UNICON_REPORT_RECALL_Y2X_LOW : UNICON_REPORT_RECALL_X2Y_LOW;
+        OK(NULL, unicon_report_series(report, first, recall, 2, &count));
+        CHECK(count == 2 && fabs(recall[0] - 0.25) < 1e-12 && fabs(recall[1] - 1) < 1e-12);
+        OK(NULL, unicon_report_series(report, ends, low, 2, &count));
+        OK(NULL, unicon_report_series(report, ends + 1, high, 2, &count));
+        CHECK(low[0] <= 0.25 && 0.25 <= high[0] + 1e-12);
+        OK(NULL, unicon_report_integer(report, i ? UNICON_REPORT_TIED_Y2X : UNICON_REPORT_TIED_X2Y, &tied));
+        CHECK(tied == n);
     }
-    CHECK(e.tied_x2y == n && e.tied_y2x == n && fabs(e.matching_accuracy - 0.25) < 1e-12);
-    CHECK(fabs(e.mrr_x2y - (1 + 0.5 + 1.0 / 3 + 0.25) / 4) < 1e-12 && e.median_rank_x2y == 2.5 && e.mean_rank_y2x == 2.5);
-    e.ties = UNICON_TIES_OPTIMISTIC;
-    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, best, NULL));
-    CHECK(best[0] == 1 && e.median_rank_x2y == 1);
-    e.ties = UNICON_TIES_PESSIMISTIC;
-    e.resamples = 0;
-    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, best, intervals));
-    CHECK(best[0] == 0 && best[1] == 1 && isnan(intervals[0]) && isnan(e.mrr_x2y_low) && e.mrr_x2y == 0.25);
-    e.ties = UNICON_TIES_LOWER_INDEX;
-    OK(context, unicon_evaluate(context, &zm, &zm, NULL, ks, 1, &e, low_index, NULL));
-    OK(context, unicon_recall(context, &zm, &zm, NULL, ks, 1, best));
-    CHECK(low_index[0] == best[0] && fabs(best[0] - 0.25) < 1e-12);
+    CHECK(fabs(told_real(report, UNICON_REPORT_MATCHING_ACCURACY) - 0.25) < 1e-12);
+    CHECK(fabs(told_real(report, UNICON_REPORT_MRR_X2Y) - (1 + 0.5 + 1.0 / 3 + 0.25) / 4) < 1e-12);
+    CHECK(told_real(report, UNICON_REPORT_MRR_X2Y_LOW) <= told_real(report, UNICON_REPORT_MRR_X2Y_HIGH));
+    CHECK(told_real(report, UNICON_REPORT_MEDIAN_RANK_X2Y) == 2.5 && told_real(report, UNICON_REPORT_MEAN_RANK_Y2X) == 2.5);
+    /* No values of a fit, and no keys of another kind or of none. */
+    EXPECT(NULL, unicon_report_real(report, UNICON_REPORT_FINAL_LOSS, &value), UNICON_ERROR_NO_VALUE, "an evaluation has no value");
+    EXPECT(NULL, unicon_report_integer(report, UNICON_REPORT_OUTCOME, &count), UNICON_ERROR_NO_VALUE, "an evaluation");
+    EXPECT(NULL, unicon_report_series(report, UNICON_REPORT_LOSS, low, 2, &count), UNICON_ERROR_NO_VALUE, "an evaluation");
+    EXPECT(NULL, unicon_report_real(report, UNICON_REPORT_OUTCOME, &value), UNICON_ERROR_INVALID_ARGUMENT, "key: expected");
+    EXPECT(NULL, unicon_report_real(report, 999, &value), UNICON_ERROR_INVALID_ARGUMENT, "reals");
+    EXPECT(NULL, unicon_report_integer(report, -1, &count), UNICON_ERROR_INVALID_ARGUMENT, "integers");
+    EXPECT(NULL, unicon_report_series(report, UNICON_REPORT_TAU, low, 2, &count), UNICON_ERROR_INVALID_ARGUMENT, "series");
+    unicon_report_destroy(report);
+    for (i = UNICON_TIES_EXPECTED; i <= UNICON_TIES_PESSIMISTIC; i++) {
+        static const double expected[] = {0.25, 0.25, 1, 0};
+        e.ties = i;
+        e.resamples = 0;
+        OK(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, NULL), &report));
+        OK(NULL, unicon_report_series(report, UNICON_REPORT_RECALL_X2Y, best, 2, &count));
+        CHECK(fabs(best[0] - expected[i]) < 1e-12 && best[1] == 1);
+        EXPECT(NULL, unicon_report_series(report, UNICON_REPORT_RECALL_X2Y_LOW, low, 2, &count), UNICON_ERROR_NO_VALUE, "");
+        EXPECT(NULL, unicon_report_real(report, UNICON_REPORT_MRR_X2Y_LOW, &value), UNICON_ERROR_NO_VALUE, "");
+        unicon_report_destroy(report);
+        { /* The short way, by every rule of ties. */
+            double both[2];
+            OK(context, unicon_recall(context, PAIRS(&zm, &zm, NULL), i, ks, 1, both));
+            CHECK(both[0] == best[0] && fabs(both[1] - expected[i]) < 1e-12);
+        }
+    }
+    CHECK(unicon_recall(context, PAIRS(&zm, &zm, NULL), 4, ks, 1, best) == UNICON_ERROR_INVALID_ARGUMENT);
     /* A set against itself: each row finds one of its three twins. */
     OK(NULL, unicon_positives_init(&truth, sizeof truth));
     for (i = 0; i < n; i++)
         groups[i] = i % r;
     truth.kind = UNICON_POSITIVES_GROUPS;
     truth.x_groups = truth.y_groups = groups;
+    e.ties = UNICON_TIES_LOWER_INDEX;
     e.exclude_self = 1;
-    OK(context, unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL));
-    CHECK(best[0] == 1 && e.tied_x2y == 0);
-    CHECK(unicon_evaluate(context, &zm, &zm, NULL, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+    OK(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, &truth), &report));
+    OK(NULL, unicon_report_series(report, UNICON_REPORT_RECALL_X2Y, best, 2, &count));
+    CHECK(best[0] == 1 && told_integer(report, UNICON_REPORT_TIED_X2Y) == 0);
+    unicon_report_destroy(report);
+    report = NULL;
+    EXPECT(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, NULL), &report), UNICON_ERROR_INVALID_ARGUMENT, "");
     e.exclude_self = 2;
-    CHECK(unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+    EXPECT(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, &truth), &report), UNICON_ERROR_INVALID_ARGUMENT, "exclude_self");
     e.exclude_self = 0;
     e.ties = 4;
-    CHECK(unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+    EXPECT(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, &truth), &report), UNICON_ERROR_INVALID_ARGUMENT, "ties");
     e.ties = 0;
     e.resamples = 7;
-    CHECK(unicon_evaluate(context, &zm, &zm, &truth, ks, 2, &e, best, NULL) == UNICON_INVALID_ARGUMENT);
+    EXPECT(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, &truth), &report), UNICON_ERROR_INVALID_ARGUMENT, "resamples");
+    e.resamples = 0;
+    e.n_ks = 0;
+    EXPECT(context, unicon_evaluate(context, &e, PAIRS(&zm, &zm, &truth), &report), UNICON_ERROR_INVALID_ARGUMENT, "ks");
+    CHECK(!report);
 
     OK(context, unicon_search(context, &zm, &zm, k, &sm, indices));
     OK(context, unicon_items_create(context, &zm, &items));
-    OK(context, unicon_items_search(context, items, &zm, k, -1, &rm, resident_indices));
+    OK(context, unicon_items_search(context, items, &zm, k, UNICON_OWN_NONE, &rm, resident_indices));
     CHECK(memcmp(scores, resident_scores, sizeof scores) == 0 && memcmp(indices, resident_indices, sizeof indices) == 0);
     for (i = 0; i < n; i++)
         for (j = 0; j < k; j++)
@@ -194,17 +239,17 @@ static void evaluation(unicon_context_t *context)
     CHECK(indices[0] == 2 && indices[1] == 8 && indices[2] == 11 && indices[3] == 0);
     OK(context, unicon_items_search(context, items, &one, n, 5, NULL, indices));
     CHECK(indices[n - 2] >= 0 && indices[n - 1] == -1);
-    CHECK(unicon_items_search(context, items, &one, k, n, NULL, indices) == UNICON_INVALID_ARGUMENT);
-    CHECK(unicon_items_search(context, items, &one, k, -2, NULL, indices) == UNICON_INVALID_ARGUMENT);
-    CHECK(unicon_items_search(context, items, &one, 0, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
-    CHECK(unicon_items_search(context, NULL, &one, k, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, items, &one, k, n, NULL, indices) == UNICON_ERROR_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, items, &one, k, -2, NULL, indices) == UNICON_ERROR_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, items, &one, 0, UNICON_OWN_NONE, NULL, indices) == UNICON_ERROR_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, NULL, &one, k, UNICON_OWN_NONE, NULL, indices) == UNICON_ERROR_INVALID_ARGUMENT);
     one = unicon_matrix_f32(z, 1, r - 1);
-    CHECK(unicon_items_search(context, items, &one, k, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, items, &one, k, UNICON_OWN_NONE, NULL, indices) == UNICON_ERROR_INVALID_ARGUMENT);
     z[4] = NAN;
     one = unicon_matrix_f32(z, 2, r);
-    CHECK(unicon_items_search(context, items, &one, k, -1, NULL, indices) == UNICON_INVALID_ARGUMENT);
+    CHECK(unicon_items_search(context, items, &one, k, UNICON_OWN_NONE, NULL, indices) == UNICON_ERROR_INVALID_ARGUMENT);
     unicon_items_destroy(items);
-    CHECK(unicon_items_create(context, &zm, &items) == UNICON_INVALID_ARGUMENT);
+    CHECK(unicon_items_create(context, &zm, &items) == UNICON_ERROR_INVALID_ARGUMENT);
     unicon_items_destroy(NULL);
 }
 
@@ -230,7 +275,7 @@ static void weights(unicon_context_t *context)
     loss.tau = 0.1;
     OK(context, unicon_weights_workspace(context, n, n, r, UNICON_F64, &bytes));
     CHECK(bytes >= 2u * n * r * sizeof(double));
-    OK(context, unicon_weights_create(context, &loss, &zxm, &zym, NULL, &w));
+    OK(context, unicon_weights_create(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &w));
     OK(context, unicon_weights_loss(w, &value, NULL, NULL));
     CHECK(fabs(value - loss_ref) < 1e-13);
     OK(context, unicon_weights_unmatched(w, &rows, &cols));
@@ -248,7 +293,7 @@ static void weights(unicon_context_t *context)
             for (j = 0; j < n; j++)
                 for (k = 0; k < r; k++)
                     cosines[i * n + j] += zx[i * r + k] * zy[j * r + k];
-        OK(context, unicon_weights_create_similarity(context, &loss, &cm, NULL, &given));
+        OK(context, unicon_weights_create_similarity(context, WEIGHTS(&loss), &cm, NULL, &given));
         OK(context, unicon_weights_loss(given, parts, parts + 1, parts + 2));
         CHECK(fabs(parts[0] - loss_ref) < 1e-13 && fabs(parts[1] + parts[2] - loss_ref) < 1e-13);
         OK(context, unicon_weights_dense(given, &am));
@@ -264,7 +309,7 @@ static void weights(unicon_context_t *context)
             for (ref[i * c + k] = 0, j = 0; j < n; j++)
                 ref[i * c + k] += s_ref[i * n + j] * v[j * c + k];
     CHECK(distance(out, ref, n * c) < 1e-14);
-    OK(context, unicon_weights_apply_t(w, &m, &o));
+    OK(context, unicon_weights_apply_transpose(w, &m, &o));
     for (i = 0; i < n; i++)
         for (k = 0; k < c; k++)
             for (ref[i * c + k] = 0, j = 0; j < n; j++)
@@ -287,7 +332,7 @@ static void weights(unicon_context_t *context)
 
     o = unicon_matrix_f64(gx, n, r);
     p = unicon_matrix_f64(gy, n, r);
-    OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, &grad_value, &o, &p));
+    OK(context, unicon_contrastive_grad(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &grad_value, &o, &p));
     CHECK(fabs(grad_value - loss_ref) < 1e-13);
     for (i = 0; i < n; i++)
         for (k = 0; k < r; k++)
@@ -299,8 +344,8 @@ static void weights(unicon_context_t *context)
             for (ref_g[i * r + k] = 0, j = 0; j < n; j++)
                 ref_g[i * r + k] -= s_ref[j * n + i] * zx[j * r + k];
     CHECK(distance(gy, ref_g, n * r) < 1e-13);
-    OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, NULL, NULL, &p));
-    OK(context, unicon_contrastive_grad(context, NULL, &zxm, &zym, NULL, &grad_value, NULL, NULL));
+    OK(context, unicon_contrastive_grad(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), NULL, NULL, &p));
+    OK(context, unicon_contrastive_grad(context, NULL, PAIRS(&zxm, &zym, NULL), &grad_value, NULL, NULL));
     unicon_weights_destroy(w);
 
     { /* Every way of saying the same relation gives the same loss. */
@@ -315,18 +360,18 @@ static void weights(unicon_context_t *context)
         OK(NULL, unicon_positives_init(&positives, sizeof positives));
         positives.kind = UNICON_POSITIVES_GROUPS;
         positives.x_groups = positives.y_groups = ids;
-        OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, &positives, &a, NULL, NULL));
+        OK(context, unicon_contrastive_grad(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, &positives), &a, NULL, NULL));
         OK(NULL, unicon_positives_init(&positives, sizeof positives));
         positives.kind = UNICON_POSITIVES_CSR;
         positives.indptr = indptr;
         positives.indices = indices;
         positives.nnz = n;
-        OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, &positives, &b, NULL, NULL));
+        OK(context, unicon_contrastive_grad(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, &positives), &b, NULL, NULL));
         CHECK(fabs(a - loss_ref) < 1e-13 && fabs(b - loss_ref) < 1e-13);
     }
     for (i = UNICON_LOSS_CLIP; i <= UNICON_LOSS_TRIPLET_SMOOTH; i++) {
         OK(NULL, unicon_loss_init(&loss, sizeof loss, i));
-        OK(context, unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, &value, &o, &p));
+        OK(context, unicon_contrastive_grad(context, WEIGHTS(&loss), PAIRS(&zxm, &zym, NULL), &value, &o, &p));
         CHECK(isfinite(value));
     }
 }
@@ -350,7 +395,7 @@ static void layouts(unicon_context_t *context)
     OK(context, unicon_model_create_linear(context, &m, &q, &model));
     d.struct_size = sizeof d;
     OK(NULL, unicon_model_describe(model, &d));
-    CHECK(d.d1 == D1 && d.d2 == D2 && d.r == R && d.members == 1 && d.kernel_x == -1 && d.kernel_y == -1);
+    CHECK(d.d1 == D1 && d.d2 == D2 && d.r == R && d.members == 1 && d.kernel_x == UNICON_KERNEL_NONE && d.kernel_y == UNICON_KERNEL_NONE);
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &in, &out));
     for (i = 0; i < N; i++)
         for (j = 0; j < D1; j++)
@@ -400,21 +445,19 @@ static void layouts(unicon_context_t *context)
 static void fit(unicon_context_t *context, const char *path)
 {
     static float zx[N * R], zy[N * R], zx2[N * R], s[N * N], f[R * D1];
-    static double losses[8], changes[8], singular[D2];
     unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), zxm = unicon_matrix_f32(zx, N, R),
                     zym = unicon_matrix_f32(zy, N, R), z2m = unicon_matrix_f32(zx2, N, R), sm = unicon_matrix_f32(s, N, N),
                     fm = unicon_matrix_f32(f, R, D1);
     unicon_fit_options_t options;
-    unicon_fit_info_t info;
+    told_t info;
     unicon_loss_t loss;
     unicon_kernel_t kernel;
     unicon_model_t *model = NULL, *loaded = NULL, *second = NULL;
-    unicon_validation_t held = {&xm, &ym, NULL};
+    unicon_pairs_t held = unicon_pairs(&xm, &ym, NULL);
     uint64_t bytes = 0;
     int calls = 0, i, j, k;
 
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
-    OK(NULL, unicon_fit_info_init(&info, sizeof info));
     OK(NULL, unicon_loss_init(&loss, sizeof loss, UNICON_LOSS_CLIP));
     loss.tau = 0.2;
     options.r = R;
@@ -423,20 +466,15 @@ static void fit(unicon_context_t *context, const char *path)
     options.n_iters = 3;
     options.progress = count_calls;
     options.progress_user = &calls;
-    info.loss = losses;
-    info.change = changes;
-    info.history_capacity = 8;
-    info.singular_values = singular;
-    info.singular_capacity = D2;
-    OK(context, unicon_fit_workspace(context, &options, N, N, D1, D2, UNICON_F32, &bytes));
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, unicon_fit_workspace(context, &options, SIZES(N, N, D1, D2, 0, 0, UNICON_F32), &bytes));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     CHECK(calls > 3);
     CHECK(info.n_iters == 3 && info.n_loss == 3 && info.n_change == 2 && info.outcome == UNICON_OUTCOME_COMPLETED);
-    CHECK(info.workspace_bytes == bytes && info.peak_bytes > 0 && info.peak_bytes <= bytes);
-    CHECK(info.final_loss < losses[0] && losses[0] > 0);
+    CHECK(info.workspace_bytes == (int64_t)bytes && info.peak_bytes > 0 && info.peak_bytes <= info.workspace_bytes);
+    CHECK(info.final_loss < info.loss[0] && info.loss[0] > 0);
     CHECK(info.seconds > 0 && info.n_singular_values >= R);
     for (i = 1; i < R; i++)
-        CHECK(singular[i] <= singular[i - 1]);
+        CHECK(info.singular_values[i] <= info.singular_values[i - 1]);
 
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &zxm));
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_Y, &ym, &zym));
@@ -465,7 +503,7 @@ static void fit(unicon_context_t *context, const char *path)
             CHECK(scores[i * 3] >= scores[i * 3 + 1] && scores[i * 3 + 1] >= scores[i * 3 + 2]);
             hits += indices[i * 3] == i;
         }
-        OK(context, unicon_recall(context, &zxm, &zym, NULL, ks, 2, recall));
+        OK(context, unicon_recall(context, PAIRS(&zxm, &zym, NULL), UNICON_TIES_LOWER_INDEX, ks, 2, recall));
         CHECK(fabs(recall[0] - (double)hits / N) < 1e-12);
         CHECK(recall[0] <= recall[1] && recall[2] <= recall[3] && recall[0] > 0.8);
         OK(context, unicon_search(context, &two, &zym, N + 5, NULL, wide));
@@ -489,17 +527,19 @@ static void fit(unicon_context_t *context, const char *path)
     unicon_model_destroy(loaded);
 
     /* A warm start continues where the first fit ended: one more update equals two from the beginning. */
-    options.whiten = -1;
+    options.whiten = UNICON_WHITEN_NONE;
     options.progress = NULL;
     options.n_iters = 1;
     unicon_model_destroy(model);
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, model, &second, NULL));
+    OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
+    options.warm_start = model;
+    OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &second, NULL));
+    options.warm_start = NULL;
     OK(context, unicon_model_encode(context, second, UNICON_SIDE_X, &xm, &zxm));
     unicon_model_destroy(second);
     unicon_model_destroy(model);
     options.n_iters = 2;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &z2m));
     for (i = 0; i < N * R; i++)
         CHECK(fabsf(fabsf(zx[i]) - fabsf(zx2[i])) < 2e-3f);
@@ -511,12 +551,13 @@ static void fit(unicon_context_t *context, const char *path)
     options.scale_inputs = 1;
     options.factorization = UNICON_FACTORIZATION_ORTHONORMAL;
     options.svd = UNICON_SVD_RANDOMIZED;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &model, &info));
+    options.validation = &held;
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     unicon_model_destroy(model);
     OK(NULL, unicon_fit_options_preset(&options, UNICON_PRESET_PAPER));
     CHECK(options.init == UNICON_INIT_RANDOM && options.r == R && options.loss == &loss);
     CHECK(options.batch_size == 30 && options.n_iters == 1 && options.cos_clamp == 1e-5);
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, NULL, &model, &info));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     CHECK(info.rows_dropped == N % 30);
     unicon_model_destroy(model);
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
@@ -527,7 +568,7 @@ static void fit(unicon_context_t *context, const char *path)
     options.seed = 3;
     options.factorization = UNICON_FACTORIZATION_POWER;
     options.power = 1;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
     unicon_model_destroy(model);
 
     /* Kernels: exact, drawn landmarks, given landmarks, in batches, from a given similarity. */
@@ -542,7 +583,8 @@ static void fit(unicon_context_t *context, const char *path)
         OK(NULL, unicon_fit_options_init(&options, sizeof options));
         options.r = R;
         options.kernel = &kernel;
-        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        options.n_landmarks = UNICON_LANDMARKS_ALL;
+        OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
         unicon_model_destroy(model);
     }
     {
@@ -551,21 +593,22 @@ static void fit(unicon_context_t *context, const char *path)
         unicon_matrix_t similarity = unicon_matrix_f64(zeros, N, N);
         unicon_model_description_t d;
         options.n_landmarks = 10;
-        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
         unicon_model_destroy(model);
         options.landmarks = landmarks;
-        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
         unicon_model_destroy(model);
         options.landmarks = NULL;
-        options.n_landmarks = 0;
+        options.n_landmarks = UNICON_LANDMARKS_ALL;
         options.init = UNICON_INIT_SIMILARITY;
         options.similarity = &similarity;
-        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
         unicon_model_destroy(model);
         options.init = UNICON_INIT_ZEROS;
         options.similarity = NULL;
+        options.n_landmarks = 0; /* of batches: all */
         options.batch_size = 35;
-        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+        OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
         d.struct_size = sizeof d;
         OK(NULL, unicon_model_describe(model, &d));
         CHECK(d.members == 2 && d.r == 2 * R && d.kernel_x == UNICON_KERNEL_MATERN32);
@@ -576,19 +619,17 @@ static void fit(unicon_context_t *context, const char *path)
 /* Damping, refinement, checkpoints, budgets, and the fit that chooses everything. */
 static void refined(unicon_context_t *context, const char *path)
 {
-    static double losses[64];
-    static unicon_trace_point_t trace[64];
     static float hx[20 * D1], hy[20 * D2], held_x[2][20 * R];
     char checkpoint[1024];
     unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), hxm = unicon_matrix_f32(hx, 20, D1),
                     hym = unicon_matrix_f32(hy, 20, D2), zm[2];
-    unicon_validation_t held = {&hxm, &hym, NULL};
+    unicon_pairs_t held = unicon_pairs(&hxm, &hym, NULL);
     unicon_fit_options_t options;
     unicon_best_options_t best;
     unicon_minibatch_t minibatch;
     unicon_damping_t damping;
     unicon_refine_t refine;
-    unicon_fit_info_t info;
+    told_t info;
     unicon_model_t *model = NULL, *first = NULL;
     int64_t stages[3] = {8, 8, 0};
     double whiten[2] = {0.5, 0.05}, start_loss;
@@ -601,35 +642,31 @@ static void refined(unicon_context_t *context, const char *path)
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     OK(NULL, unicon_damping_init(&damping, sizeof damping));
     OK(NULL, unicon_refine_init(&refine, sizeof refine));
-    OK(NULL, unicon_fit_info_init(&info, sizeof info));
     CHECK(damping.first == 1 && damping.halvings == 12 && refine.max_steps == 30 && refine.memory == 10 && refine.patience == 3);
-    info.loss = losses;
-    info.history_capacity = 64;
-    info.trace = trace;
-    info.trace_capacity = 64;
     options.r = R;
     options.n_iters = 4;
     options.damping = &damping;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     unicon_model_destroy(model);
     /* The first loss is that of the plain update's start; from then on it falls. */
     CHECK(info.n_loss >= 3 && info.n_trace >= 2 && info.evaluations >= info.n_trace);
     for (i = 2; i < info.n_loss; i++)
-        CHECK(losses[i] <= losses[i - 1]);
-    CHECK(info.final_loss <= losses[info.n_loss - 1] + 1e-6);
+        CHECK(info.loss[i] <= info.loss[i - 1]);
+    CHECK(info.final_loss <= info.loss[info.n_loss - 1] + 1e-6);
 
     options.damping = NULL;
     options.n_iters = 1;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &first, &info));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &first, &info));
     start_loss = info.final_loss;
-    CHECK(info.n_trace == 0 && info.whiten == -1 && info.power == 0.5 && info.tau == 0.07 && info.r == R);
+    CHECK(info.n_trace == 0 && isnan(info.whiten) && info.power == 0.5 && info.tau == 0.07 && info.r == R);
     refine.max_steps = 6;
     options.refine = &refine;
     options.progress = count_calls;
     options.progress_user = &calls;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     CHECK(info.final_loss < start_loss && info.n_trace >= 2 && calls > 6);
-    CHECK(isnan(trace[0].score) && trace[0].negatives == 0 && trace[1].loss < trace[0].loss && trace[1].seconds >= trace[0].seconds);
+    CHECK(isnan(info.trace.score[0]) && info.trace.negatives[0] == 0 && info.trace.loss[1] < info.trace.loss[0] &&
+          info.trace.seconds[1] >= info.trace.seconds[0]);
     unicon_model_destroy(model);
 
     /* From a model as it is; with validation pairs and stages of sampled negatives. */
@@ -637,8 +674,12 @@ static void refined(unicon_context_t *context, const char *path)
     refine.stages = stages;
     refine.n_stages = 3;
     refine.max_steps = 12;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, &held, first, &model, &info));
-    CHECK(info.n_trace >= 2 && trace[0].negatives > 0 && trace[0].score > 0 && trace[0].score <= 1);
+    options.validation = &held;
+    options.warm_start = first;
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
+    CHECK(info.n_trace >= 2 && info.trace.negatives[0] > 0 && info.trace.score[0] > 0 && info.trace.score[0] <= 1);
+    options.validation = NULL;
+    options.warm_start = NULL;
     unicon_model_destroy(model);
     refine.stages = NULL;
     refine.n_stages = 0;
@@ -649,36 +690,39 @@ static void refined(unicon_context_t *context, const char *path)
     options.n_iters = 1;
     options.progress = NULL;
     refine.max_steps = 6;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &hxm, &zm[0]));
     unicon_model_destroy(model);
     options.checkpoint = checkpoint;
     options.progress = cancel_late;
     calls = 3;
-    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info), UNICON_CANCELLED, "");
-    CHECK(info.outcome == UNICON_OUTCOME_CANCELLED);
+    EXPECT(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info), UNICON_ERROR_CANCELLED, "");
+    CHECK(info.outcome == UNICON_OUTCOME_CANCELLED && info.seconds > 0 && info.peak_bytes > 0 && info.workspace_bytes > 0);
+    CHECK(info.n_iters == -1 && info.n_loss == -1 && isnan(info.final_loss));
     options.progress = NULL;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &hxm, &zm[1]));
     CHECK(memcmp(held_x[0], held_x[1], sizeof held_x[0]) == 0);
     unicon_model_destroy(model);
     model = NULL;
     options.seed = 77;
-    EXPECT(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info), UNICON_BAD_FILE, checkpoint);
+    EXPECT(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info), UNICON_ERROR_BAD_FILE, checkpoint);
     CHECK(!model);
     remove(checkpoint);
     options.checkpoint = NULL;
     options.budget = 1e-9;
-    OK(context, unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
     CHECK(info.outcome == UNICON_OUTCOME_OUT_OF_TIME && info.n_trace <= 2);
     unicon_model_destroy(model);
 
     OK(NULL, unicon_best_options_init(&best, sizeof best));
-    CHECK(best.n_negatives == 0 && !best.minibatch && best.rank == UNICON_RANK_FIXED && !best.refine && !best.whiten);
+    CHECK(best.n_negatives == 0 && !best.minibatch && best.dimension == UNICON_DIMENSION_FIXED && !best.refine && !best.whiten);
     best.r = R;
-    OK(context, unicon_fit_best_workspace(context, &best, N, N, 20, 20, D1, D2, UNICON_F32, &bytes));
-    OK(context, unicon_fit_best(context, &best, &xm, &ym, NULL, &held, NULL, &model, &info));
-    CHECK(info.workspace_bytes == bytes && info.peak_bytes <= bytes && info.peak_bytes > 0);
+    OK(context, unicon_fit_best_workspace(context, &best, SIZES(N, N, D1, D2, 20, 20, UNICON_F32), &bytes));
+    best.validation = &held;
+    OK(context, best_told(context, &best, PAIRS(&xm, &ym, NULL), &model, &info));
+    best.validation = NULL;
+    CHECK(info.workspace_bytes == (int64_t)bytes && info.peak_bytes <= info.workspace_bytes && info.peak_bytes > 0);
     CHECK(info.r == R && info.tau == 0.07 && info.whiten > 0 && info.power >= 0 && info.rows_held_back == 0);
     unicon_model_destroy(model);
     best.whiten = whiten;
@@ -694,26 +738,28 @@ static void refined(unicon_context_t *context, const char *path)
     best.tau_auto = 1;
     best.final_loss = 1;
     best.exact = 1;
-    OK(context, unicon_fit_best(context, &best, &xm, &ym, NULL, NULL, first, &model, &info));
+    best.warm_start = first;
+    OK(context, best_told(context, &best, PAIRS(&xm, &ym, NULL), &model, &info));
     CHECK((info.whiten == 0.5 || info.whiten == 0.05) && info.power == 0.5 && isfinite(info.final_loss));
     CHECK(info.rows_held_back == N / 10 && info.cols_held_back == N / 10);
     unicon_model_destroy(model);
-    for (i = UNICON_RANK_ENERGY; i <= UNICON_RANK_AUTO; i++) {
+    for (i = UNICON_DIMENSION_ENERGY; i <= UNICON_DIMENSION_AUTO; i++) {
         unicon_model_description_t d;
         unicon_kernel_t kernel;
         OK(NULL, unicon_best_options_init(&best, sizeof best));
         OK(NULL, unicon_kernel_init(&kernel, sizeof kernel, UNICON_KERNEL_ANGULAR));
-        best.rank = i;
+        best.dimension = i;
         best.n_negatives = 16;
-        if (i == UNICON_RANK_AUTO) {
+        if (i == UNICON_DIMENSION_AUTO) {
             best.kernel = &kernel;
             best.n_landmarks = 11;
         }
-        OK(context, unicon_fit_best(context, &best, &xm, &ym, NULL, &held, NULL, &model, &info));
+        best.validation = &held;
+        OK(context, best_told(context, &best, PAIRS(&xm, &ym, NULL), &model, &info));
         d.struct_size = sizeof d;
         OK(NULL, unicon_model_describe(model, &d));
-        CHECK(d.r == info.r && d.r >= 1 && d.r <= (i == UNICON_RANK_AUTO ? 11 : D2));
-        CHECK(d.kernel_x == (i == UNICON_RANK_AUTO ? UNICON_KERNEL_ANGULAR : -1));
+        CHECK(d.r == info.r && d.r >= 1 && d.r <= (i == UNICON_DIMENSION_AUTO ? 11 : D2));
+        CHECK(d.kernel_x == (i == UNICON_DIMENSION_AUTO ? UNICON_KERNEL_ANGULAR : UNICON_KERNEL_NONE));
         unicon_model_destroy(model);
     }
     unicon_model_destroy(first);
@@ -727,32 +773,33 @@ static void partial(unicon_context_t *context)
     unicon_fit_options_t options;
     unicon_partial_fit_t *stream = NULL;
     unicon_model_t *streamed = NULL, *whole = NULL;
-    unicon_validation_t held = {&xm, &ym, NULL};
+    unicon_pairs_t held = unicon_pairs(&xm, &ym, NULL);
     double loss = 0;
     int pass, kind, i;
-    for (kind = UNICON_STREAM_SUMS; kind <= UNICON_STREAM_SOLUTIONS; kind++) {
+    for (kind = UNICON_ACCUMULATE_MOMENTS; kind <= UNICON_ACCUMULATE_SOLUTIONS; kind++) {
         /* Solutions of the same batches are the batched fit; sums of one batch are the global one. */
-        int sums = kind == UNICON_STREAM_SUMS, size = sums ? N : 35, passes = sums ? 1 : 2;
+        int sums = kind == UNICON_ACCUMULATE_MOMENTS, size = sums ? N : 35, passes = sums ? 1 : 2;
         OK(NULL, unicon_fit_options_init(&options, sizeof options));
         options.r = R;
         options.n_iters = passes;
         options.whiten = sums ? 0.1 : -1;
-        OK(context, unicon_partial_fit_create(context, &options, kind, D1, D2, UNICON_F32, sums ? NULL : &held, NULL, &stream));
+        options.validation = sums ? NULL : &held;
+        OK(context, unicon_partial_fit_create(context, &options, kind, D1, D2, UNICON_F32, &stream));
         for (pass = 0; pass < passes; pass++) {
             unicon_model_destroy(streamed);
             for (i = 0; i < N / size; i++) {
                 unicon_matrix_t xb = unicon_matrix_f32(x + i * size * D1, size, D1),
                                 yb = unicon_matrix_f32(y + i * size * D2, size, D2);
-                OK(context, unicon_partial_fit_add(stream, &xb, &yb, NULL, &loss));
+                OK(context, unicon_partial_fit_add(stream, PAIRS(&xb, &yb, NULL), &loss));
                 CHECK(isfinite(loss));
                 OK(context, unicon_partial_fit_model(stream, &whole));
                 unicon_model_destroy(whole);
             }
             OK(context, unicon_partial_fit_finish(stream, &streamed));
-            EXPECT(context, unicon_partial_fit_finish(stream, &whole), UNICON_INVALID_ARGUMENT, "batches");
+            EXPECT(context, unicon_partial_fit_finish(stream, &whole), UNICON_ERROR_INVALID_ARGUMENT, "batches");
         }
         options.batch_size = sums ? 0 : size;
-        OK(context, unicon_fit(context, &options, &xm, &ym, NULL, sums ? NULL : &held, NULL, &whole, NULL));
+        OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &whole, NULL));
         OK(context, unicon_model_encoder(context, streamed, UNICON_SIDE_X, &am));
         OK(context, unicon_model_encoder(context, whole, UNICON_SIDE_X, &bm));
         for (i = 0; i < R * D1; i++)
@@ -779,7 +826,6 @@ int main(int argc, char **argv)
     OK(NULL, unicon_context_create(&options, &context));
     CHECK(unicon_context_device_type(context) == UNICON_DEVICE_CPU && unicon_context_device_type(NULL) == 0);
     CHECK(unicon_last_error(context, NULL, 0) == 0);
-    OK(context, unicon_cancel(context));
     weights(context);
     evaluation(context);
     family(context, argv[1]);
@@ -790,7 +836,7 @@ int main(int argc, char **argv)
     { /* A handle keeps what it needs of its context alive. */
         static double z[4] = {1, 0, 0, 1};
         unicon_matrix_t m = unicon_matrix_f64(z, 2, 2);
-        OK(context, unicon_weights_create(context, NULL, &m, &m, NULL, &outlives));
+        OK(context, unicon_weights_create(context, NULL, PAIRS(&m, &m, NULL), &outlives));
     }
     unicon_context_destroy(context);
     OK(NULL, unicon_weights_loss(outlives, &value, NULL, NULL));

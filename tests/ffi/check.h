@@ -50,6 +50,12 @@ static long checks_made;
         }                                                                                                             \
     } while (0)
 
+/* Pairs, sizes and options as temporaries. */
+#define PAIRS(x, y, positives) (&(unicon_pairs_t){sizeof(unicon_pairs_t), x, y, positives})
+#define SIZES(n_x, n_y, d1, d2, m_x, m_y, dtype)                                                                       \
+    (&(unicon_sizes_t){sizeof(unicon_sizes_t), n_x, n_y, d1, d2, m_x, m_y, dtype, 0})
+#define WEIGHTS(loss) (&(unicon_weights_options_t){sizeof(unicon_weights_options_t), loss, 0, 0})
+
 static inline int checks_done(const char *name)
 {
     printf("%s: %ld checks, %d failed\n", name, checks_made, checks_failed);
@@ -141,6 +147,89 @@ static inline double clip_reference(const double *zx, const double *zy, int n, i
     free(row);
     free(col);
     return loss;
+}
+
+/* What a fit told, of which tests look at much: absent reals are NaN, absent integers -1. */
+enum { TOLD = 64 };
+typedef struct told {
+    int64_t outcome, n_iters, rows_dropped, workspace_bytes, peak_bytes, evaluations, r, rows_held_back, cols_held_back;
+    int64_t n_loss, n_change, n_singular_values, n_trace;
+    double final_loss, seconds, whiten, power, tau;
+    double loss[TOLD], change[TOLD], singular_values[TOLD];
+    struct {
+        double seconds[TOLD], loss[TOLD], score[TOLD], negatives[TOLD];
+    } trace;
+} told_t;
+
+static inline double told_real(const unicon_report_t *report, int32_t key)
+{
+    double value = NAN;
+    unicon_status_t status = unicon_report_real(report, key, &value);
+    CHECK(status == UNICON_OK || (status == UNICON_ERROR_NO_VALUE && isnan(value)));
+    return value;
+}
+
+static inline int64_t told_integer(const unicon_report_t *report, int32_t key)
+{
+    int64_t value = -1;
+    unicon_status_t status = unicon_report_integer(report, key, &value);
+    CHECK(status == UNICON_OK || (status == UNICON_ERROR_NO_VALUE && value == -1));
+    return value;
+}
+
+static inline int64_t told_series(const unicon_report_t *report, int32_t key, double *values)
+{
+    int64_t count = -1;
+    unicon_status_t status = unicon_report_series(report, key, values, TOLD, &count);
+    CHECK(status == UNICON_OK || (status == UNICON_ERROR_NO_VALUE && count == -1));
+    return count;
+}
+
+/* Reads a report, which is destroyed. */
+static inline void tell(unicon_report_t *report, told_t *told)
+{
+    told->outcome = told_integer(report, UNICON_REPORT_OUTCOME);
+    told->n_iters = told_integer(report, UNICON_REPORT_N_ITERS);
+    told->rows_dropped = told_integer(report, UNICON_REPORT_ROWS_DROPPED);
+    told->workspace_bytes = told_integer(report, UNICON_REPORT_WORKSPACE_BYTES);
+    told->peak_bytes = told_integer(report, UNICON_REPORT_PEAK_BYTES);
+    told->evaluations = told_integer(report, UNICON_REPORT_EVALUATIONS);
+    told->r = told_integer(report, UNICON_REPORT_R);
+    told->rows_held_back = told_integer(report, UNICON_REPORT_ROWS_HELD_BACK);
+    told->cols_held_back = told_integer(report, UNICON_REPORT_COLS_HELD_BACK);
+    told->final_loss = told_real(report, UNICON_REPORT_FINAL_LOSS);
+    told->seconds = told_real(report, UNICON_REPORT_SECONDS);
+    told->whiten = told_real(report, UNICON_REPORT_WHITEN);
+    told->power = told_real(report, UNICON_REPORT_POWER);
+    told->tau = told_real(report, UNICON_REPORT_TAU);
+    told->n_loss = told_series(report, UNICON_REPORT_LOSS, told->loss);
+    told->n_change = told_series(report, UNICON_REPORT_CHANGE, told->change);
+    told->n_singular_values = told_series(report, UNICON_REPORT_SINGULAR_VALUES, told->singular_values);
+    told->n_trace = told_series(report, UNICON_REPORT_TRACE_SECONDS, told->trace.seconds);
+    CHECK(told_series(report, UNICON_REPORT_TRACE_LOSS, told->trace.loss) == told->n_trace);
+    CHECK(told_series(report, UNICON_REPORT_TRACE_SCORE, told->trace.score) == told->n_trace);
+    CHECK(told_series(report, UNICON_REPORT_TRACE_NEGATIVES, told->trace.negatives) == told->n_trace);
+    unicon_report_destroy(report);
+}
+
+static inline unicon_status_t fit_told(unicon_context_t *context, const unicon_fit_options_t *options,
+                                       const unicon_pairs_t *pairs, unicon_model_t **model, told_t *told)
+{
+    unicon_report_t *report = NULL;
+    unicon_status_t status = unicon_fit(context, options, pairs, model, &report);
+    if (report)
+        tell(report, told);
+    return status;
+}
+
+static inline unicon_status_t best_told(unicon_context_t *context, const unicon_best_options_t *options,
+                                        const unicon_pairs_t *pairs, unicon_model_t **model, told_t *told)
+{
+    unicon_report_t *report = NULL;
+    unicon_status_t status = unicon_fit_best(context, options, pairs, model, &report);
+    if (report)
+        tell(report, told);
+    return status;
 }
 
 /* Largest |a - b|. */

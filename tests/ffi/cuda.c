@@ -73,22 +73,22 @@ static void refusals(unicon_context_t *cuda, unicon_context_t *cpu, const unicon
     OK(NULL, unicon_fit_options_init(&fit, sizeof fit));
     fit.r = R;
     z[0] = 0.5;
-    EXPECT(cuda, unicon_contrastive_grad(cuda, NULL, &wide, &wide, NULL, &value, NULL, NULL), UNICON_UNSUPPORTED, "float64");
-    EXPECT(cpu, unicon_fit(cpu, &fit, xd, ym, NULL, NULL, NULL, &model, NULL), UNICON_UNSUPPORTED, "x: a CPU context");
+    EXPECT(cuda, unicon_contrastive_grad(cuda, NULL, PAIRS(&wide, &wide, NULL), &value, NULL, NULL), UNICON_ERROR_UNSUPPORTED, "float64");
+    EXPECT(cpu, unicon_fit(cpu, &fit, PAIRS(xd, ym, NULL), &model, NULL), UNICON_ERROR_UNSUPPORTED, "x: a CPU context");
     other.device_id = 3;
-    EXPECT(cuda, unicon_fit(cuda, &fit, &other, ym, NULL, NULL, NULL, &model, NULL), UNICON_UNSUPPORTED, "x: memory of cuda:3");
+    EXPECT(cuda, unicon_fit(cuda, &fit, PAIRS(&other, ym, NULL), &model, NULL), UNICON_ERROR_UNSUPPORTED, "x: memory of cuda:3");
     odd.dtype = UNICON_F64;
     odd.rows = odd.rows / 2;
-    EXPECT(cuda, unicon_fit(cuda, &fit, &odd, ym, NULL, NULL, NULL, &model, NULL), UNICON_UNSUPPORTED, "device memory");
+    EXPECT(cuda, unicon_fit(cuda, &fit, PAIRS(&odd, ym, NULL), &model, NULL), UNICON_ERROR_UNSUPPORTED, "device memory");
     OK(NULL, unicon_context_options_init(&o, sizeof o));
     o.device_type = UNICON_DEVICE_CUDA;
     o.device_id = 40;
-    EXPECT(NULL, unicon_context_create(&o, &context), UNICON_NO_DEVICE, "cuda:40");
+    EXPECT(NULL, unicon_context_create(&o, &context), UNICON_ERROR_NO_DEVICE, "cuda:40");
     o.device_id = -1;
-    EXPECT(NULL, unicon_context_create(&o, &context), UNICON_INVALID_ARGUMENT, "options.device_id");
+    EXPECT(NULL, unicon_context_create(&o, &context), UNICON_ERROR_INVALID_ARGUMENT, "options.device_id");
     o.device_id = 0;
     o.allocator = &allocator;
-    EXPECT(NULL, unicon_context_create(&o, &context), UNICON_UNSUPPORTED, "options.allocator");
+    EXPECT(NULL, unicon_context_create(&o, &context), UNICON_ERROR_UNSUPPORTED, "options.allocator");
     CHECK(!context && !model && value == 7);
 }
 
@@ -97,7 +97,7 @@ int main(void)
     static float zc[N * R], zh[N * R], zd[N * R], back[N * R], columns[D1 * N], padded[N * (D1 + 4)], g[2][N * R];
     unicon_context_t *cpu, *cuda, *borrowed;
     unicon_fit_options_t fit;
-    unicon_fit_info_t on_cpu, on_cuda;
+    told_t on_cpu, on_cuda;
     unicon_model_t *model = NULL, *host = NULL, *device = NULL;
     unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), zm = unicon_matrix_f32(zc, N, R), xd, yd, m, o, p;
     unsigned long long at_x, at_y, at_z, at_g;
@@ -121,12 +121,10 @@ int main(void)
     borrowed = open_context(UNICON_DEVICE_CUDA, UNICON_F32, stream);
 
     OK(NULL, unicon_fit_options_init(&fit, sizeof fit));
-    OK(NULL, unicon_fit_info_init(&on_cpu, sizeof on_cpu));
-    OK(NULL, unicon_fit_info_init(&on_cuda, sizeof on_cuda));
     fit.r = R;
     fit.whiten = 0.1;
-    OK(cpu, unicon_fit(cpu, &fit, &xm, &ym, NULL, NULL, NULL, &model, &on_cpu));
-    OK(cuda, unicon_fit(cuda, &fit, &xm, &ym, NULL, NULL, NULL, &host, &on_cuda));
+    OK(cpu, fit_told(cpu, &fit, PAIRS(&xm, &ym, NULL), &model, &on_cpu));
+    OK(cuda, fit_told(cuda, &fit, PAIRS(&xm, &ym, NULL), &host, &on_cuda));
     /* Similarities of split embeddings are off by about 4e-7, weights by that over tau. */
     CHECK(fabs(on_cpu.final_loss - on_cuda.final_loss) < 1e-4 * on_cpu.final_loss && on_cuda.peak_bytes > 0);
 
@@ -136,7 +134,7 @@ int main(void)
     at_g = put(g, sizeof g);
     xd = on_device(at_x, N, D1, UNICON_F32);
     yd = on_device(at_y, N, D2, UNICON_F32);
-    OK(borrowed, unicon_fit(borrowed, &fit, &xd, &yd, NULL, NULL, NULL, &device, &on_cuda));
+    OK(borrowed, fit_told(borrowed, &fit, PAIRS(&xd, &yd, NULL), &device, &on_cuda));
     OK(cuda, unicon_model_encode(cuda, host, UNICON_SIDE_X, &xm, &zm));
     memcpy(zh, zc, sizeof zh);
     m = on_device(at_z, N, R, UNICON_F32);
@@ -172,11 +170,11 @@ int main(void)
     m = on_device(at_z, N, R, UNICON_F32);
     o = on_device(at_g, N, R, UNICON_F32);
     p = on_device(at_g + sizeof g[0], N, R, UNICON_F32);
-    OK(cuda, unicon_contrastive_grad(cuda, NULL, &m, &m, NULL, &a, &o, &p));
+    OK(cuda, unicon_contrastive_grad(cuda, NULL, PAIRS(&m, &m, NULL), &a, &o, &p));
     CHECK(cuMemcpyDtoH_v2(g, at_g, sizeof g) == 0);
     o = unicon_matrix_f32(zc, N, R);
     p = unicon_matrix_f32(back, N, R);
-    OK(cpu, unicon_contrastive_grad(cpu, NULL, &zm, &zm, NULL, &b, &o, &p));
+    OK(cpu, unicon_contrastive_grad(cpu, NULL, PAIRS(&zm, &zm, NULL), &b, &o, &p));
     CHECK(fabs(a - b) < 1e-4);
     for (i = 0; i < N * R; i++)
         CHECK(fabsf(g[0][i] - zc[i]) < 1e-5f && fabsf(g[1][i] - back[i]) < 1e-5f);
@@ -186,7 +184,7 @@ int main(void)
     CHECK(cuMemcpyHtoD_v2(at_x, x, sizeof x) == 0);
     unicon_model_destroy(device);
     device = NULL;
-    EXPECT(cuda, unicon_fit(cuda, &fit, &xd, &yd, NULL, NULL, NULL, &device, NULL), UNICON_INVALID_ARGUMENT, "row 7");
+    EXPECT(cuda, unicon_fit(cuda, &fit, PAIRS(&xd, &yd, NULL), &device, NULL), UNICON_ERROR_INVALID_ARGUMENT, "row 7");
     refusals(cuda, cpu, &xd, &ym);
 
     unicon_model_destroy(model);

@@ -38,24 +38,23 @@ static double fitted(const int32_t *devices, int64_t n, float *f1, seen_t *seen)
     unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), zm = unicon_matrix_f32(z, N, R),
                     fm = unicon_matrix_f32(f1, R, D1);
     unicon_fit_options_t fit;
-    unicon_fit_info_t info;
+    told_t info;
     unicon_context_t *context = NULL;
     unicon_model_t *model = NULL;
     unicon_fit_options_init(&fit, sizeof fit);
-    unicon_fit_info_init(&info, sizeof info);
     fit.r = R;
     fit.whiten = 0.1;
     fit.progress = watch;
     fit.progress_user = seen;
     OK(NULL, unicon_context_create(&o, &context));
-    OK(context, unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, &info));
+    OK(context, fit_told(context, &fit, PAIRS(&xm, &ym, NULL), &model, &info));
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &zm));
     OK(context, unicon_model_encoder(context, model, UNICON_SIDE_X, &fm));
     unicon_model_destroy(model);
     model = NULL;
     /* The context can be used again, and a cancelled fit gives nothing. */
     seen->cancel = 1;
-    EXPECT(context, unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, NULL), UNICON_CANCELLED, "cancelled");
+    EXPECT(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, NULL), &model, NULL), UNICON_ERROR_CANCELLED, "cancelled");
     CHECK(model == NULL);
     unicon_context_destroy(context);
     return info.final_loss;
@@ -84,7 +83,7 @@ int main(void)
     double loss[4];
     int32_t count = 0;
     memset(seen, 0, sizeof seen);
-    memset(&communicator, 0, sizeof communicator);
+    OK(NULL, unicon_communicator_init(&communicator, sizeof communicator));
     CHECK(unicon_device_count(UNICON_DEVICE_CUDA, &count) == UNICON_OK && count == DEVICES);
     make_pairs(x, y, N, D1, D2, R, 21);
     loss[0] = fitted(one, 0, alone, &seen[0]);
@@ -97,14 +96,14 @@ int main(void)
     CHECK(loss[3] == loss[2] && memcmp(several, again, sizeof several) == 0);
     CHECK(seen[2].calls > 3 && seen[3].calls == seen[2].calls);
 
-    REFUSED(o.devices = NULL, UNICON_INVALID_ARGUMENT, "options.devices: expected 2 values");
-    REFUSED(o.devices = twice, UNICON_INVALID_ARGUMENT, "options.devices: expected different devices' numbers, got 1");
-    REFUSED(o.devices = many, UNICON_NO_DEVICE, "cuda:7: there are cuda:0 to cuda:2");
-    REFUSED(o.n_devices = -1, UNICON_INVALID_ARGUMENT, "options.n_devices");
-    REFUSED(o.device_id = 2, UNICON_INVALID_ARGUMENT, "options.device_id: expected 0 with devices");
-    REFUSED(o.device_type = UNICON_DEVICE_CPU, UNICON_INVALID_ARGUMENT, "UNICON_DEVICE_CUDA with devices");
-    REFUSED(o.stream = (void *)1, UNICON_INVALID_ARGUMENT, "options.stream: expected NULL with devices");
-    REFUSED(o.communicator = &communicator, UNICON_INVALID_ARGUMENT, "communicator");
+    REFUSED(o.devices = NULL, UNICON_ERROR_INVALID_ARGUMENT, "options.devices: expected 2 values");
+    REFUSED(o.devices = twice, UNICON_ERROR_INVALID_ARGUMENT, "options.devices: expected different devices' numbers, got 1");
+    REFUSED(o.devices = many, UNICON_ERROR_NO_DEVICE, "cuda:7: there are cuda:0 to cuda:2");
+    REFUSED(o.n_devices = -1, UNICON_ERROR_INVALID_ARGUMENT, "options.n_devices");
+    REFUSED(o.device_id = 2, UNICON_ERROR_INVALID_ARGUMENT, "options.device_id: expected 0 with devices");
+    REFUSED(o.device_type = UNICON_DEVICE_CPU, UNICON_ERROR_INVALID_ARGUMENT, "UNICON_DEVICE_CUDA with devices");
+    REFUSED(o.stream = (void *)1, UNICON_ERROR_INVALID_ARGUMENT, "options.stream: expected NULL with devices");
+    REFUSED(o.communicator = &communicator, UNICON_ERROR_INVALID_ARGUMENT, "communicator");
 
     /* Matrices are in host memory; an error of one device is that of the fit. */
     OK(NULL, unicon_context_create(&o, &context));
@@ -112,11 +111,11 @@ int main(void)
     fit.r = R;
     there = xm;
     there.device_type = UNICON_DEVICE_CUDA;
-    EXPECT(context, unicon_fit(context, &fit, &there, &ym, NULL, NULL, NULL, &model, NULL), UNICON_UNSUPPORTED,
+    EXPECT(context, unicon_fit(context, &fit, PAIRS(&there, &ym, NULL), &model, NULL), UNICON_ERROR_UNSUPPORTED,
            "x: device memory on a context of several devices");
     setenv("UNICON_STANDIN_FAIL", "cuLaunchKernel:0:719", 1);
     setenv("UNICON_STANDIN_FAIL_DEVICE", "1", 1);
-    EXPECT(context, unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, NULL), UNICON_CUDA, "cuda:1: ");
+    EXPECT(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, NULL), &model, NULL), UNICON_ERROR_CUDA, "cuda:1: ");
     CHECK(model == NULL);
     unicon_context_destroy(context);
     return checks_done("cuda_devices");

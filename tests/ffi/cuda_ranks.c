@@ -11,7 +11,6 @@ static float x[N * D1], y[N * D2];
 static const int first[SIZE + 1] = {0, 150, N};
 
 /* NCCL as the library looks it up. */
-int ncclAllReduce(const void *sent, void *received, size_t count, int type, int op, void *comm, void *stream);
 int ncclAllGather(const void *sent, void *received, size_t count, int type, void *comm, void *stream);
 int ncclSend(const void *data, size_t count, int type, int to, void *comm, void *stream);
 int ncclRecv(void *data, size_t count, int type, int from, void *comm, void *stream);
@@ -28,12 +27,6 @@ static __thread struct {
     int to, from;
 } step;
 static long moved; /* bytes that NCCL was given, of rank 0 */
-
-int ncclAllReduce(const void *sent, void *received, size_t count, int type, int op, void *comm, void *stream)
-{
-    (void)sent, (void)received, (void)count, (void)type, (void)op, (void)comm, (void)stream;
-    return 5;
-}
 
 int ncclAllGather(const void *sent, void *received, size_t count, int type, void *comm, void *stream)
 {
@@ -98,7 +91,7 @@ static void *work(void *argument)
     unicon_communicator_t communicator;
     unicon_context_options_t options;
     unicon_fit_options_t fit;
-    unicon_fit_info_t info;
+    told_t info;
     unicon_context_t *context = NULL;
     unicon_model_t *model = NULL;
     unicon_context_options_init(&options, sizeof options);
@@ -112,12 +105,11 @@ static void *work(void *argument)
         options.communicator = &communicator;
     }
     unicon_fit_options_init(&fit, sizeof fit);
-    unicon_fit_info_init(&info, sizeof info);
     fit.r = R;
     fit.whiten = 0.1;
     job->status = unicon_context_create(&options, &context);
     if (job->status == UNICON_OK) {
-        job->status = unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, &info);
+        job->status = fit_told(context, &fit, PAIRS(&xm, &ym, NULL), &model, &info);
         unicon_last_error(context, job->text, sizeof job->text);
     }
     job->loss = info.final_loss;
@@ -175,16 +167,17 @@ int main(void)
     for (nccl = 0; nccl < 2; nccl++) { /* a transport that fails ends all */
         run(jobs, nccl, 40);
         for (n = 0; n < SIZE; n++)
-            CHECK(jobs[n].status == UNICON_COMM && strstr(jobs[n].text, "communicator"));
+            CHECK(jobs[n].status == UNICON_ERROR_COMM && strstr(jobs[n].text, "communicator"));
     }
     /* NCCL moves device memory, of which a CPU context has none. */
     ranks_init(&all, 1);
     memset(&rank, 0, sizeof rank);
     rank.all = &all;
+    CHECK(unicon_communicator_init(&communicator, sizeof communicator) == UNICON_OK);
     CHECK(unicon_communicator_nccl(&rank, &communicator) == UNICON_OK);
     unicon_context_options_init(&options, sizeof options);
     options.communicator = &communicator;
-    CHECK(unicon_context_create(&options, &context) == UNICON_UNSUPPORTED);
+    CHECK(unicon_context_create(&options, &context) == UNICON_ERROR_UNSUPPORTED);
     ranks_end(&all);
     free(jobs);
     free(alone);

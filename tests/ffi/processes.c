@@ -22,7 +22,7 @@ static int same_again(unicon_context_t *c)
     unicon_fit_options_init(&fit, sizeof fit);
     fit.r = R;
     fit.whiten = 0.1;
-    bad += unicon_fit(c, &fit, &xm, &ym, NULL, NULL, NULL, &again, NULL) != UNICON_OK;
+    bad += unicon_fit(c, &fit, PAIRS(&xm, &ym, NULL), &again, NULL) != UNICON_OK;
     bad += unicon_model_encode(c, again, UNICON_SIDE_X, &xm, &zm) != UNICON_OK;
     bad += memcmp(z, expected, sizeof expected) != 0;
     bad += model && (unicon_model_encode(c, model, UNICON_SIDE_X, &xm, &zm) != UNICON_OK ||
@@ -77,7 +77,7 @@ int main(void)
     unicon_fit_options_init(&fit, sizeof fit);
     fit.r = R;
     fit.whiten = 0.1;
-    OK(context, unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, NULL));
+    OK(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, NULL), &model, NULL));
     OK(context, unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &zm));
     for (k = 0; k < 3; k++) {
         fflush(NULL);

@@ -35,7 +35,7 @@ static void *work(void *argument)
     unicon_context_options_t options;
     unicon_fit_options_t fit;
     unicon_best_options_t best;
-    unicon_fit_info_t info;
+    told_t info;
     unicon_positives_t positives;
     unicon_context_t *context = NULL;
     unicon_model_t *model = NULL;
@@ -62,7 +62,6 @@ static void *work(void *argument)
     }
     unicon_fit_options_init(&fit, sizeof fit);
     unicon_best_options_init(&best, sizeof best);
-    unicon_fit_info_init(&info, sizeof info);
     fit.r = best.r = R;
     fit.whiten = 0.1;
     fit.n_iters = job->cancel ? 1000000 : 2;
@@ -74,8 +73,8 @@ static void *work(void *argument)
     job->status = unicon_context_create(&options, &context);
     if (job->status == UNICON_OK) {
         job->status = job->kind == 3
-                          ? unicon_fit_best(context, &best, &xm, &ym, &positives, NULL, NULL, &model, &info)
-                          : unicon_fit(context, &fit, &xm, &ym, &positives, NULL, NULL, &model, &info);
+                          ? best_told(context, &best, PAIRS(&xm, &ym, &positives), &model, &info)
+                          : fit_told(context, &fit, PAIRS(&xm, &ym, &positives), &model, &info);
         unicon_last_error(context, job->text, sizeof job->text);
     }
     job->loss = info.final_loss;
@@ -139,11 +138,11 @@ int main(void)
     for (k = 1; k <= calls; k += 1 + calls / 16) { /* a communicator that fails, early and late */
         run(jobs, &all, 0, k, 0);
         for (n = 0; n < SIZE; n++)
-            CHECK(jobs[n].status == UNICON_COMM && strstr(jobs[n].text, "communicator"));
+            CHECK(jobs[n].status == UNICON_ERROR_COMM && strstr(jobs[n].text, "communicator"));
     }
     run(jobs, &all, 0, 0, 3); /* one rank cancels: it is cancelled, and the others learn of it */
     for (n = 0; n < SIZE; n++)
-        CHECK(n == 2 ? jobs[n].status == UNICON_CANCELLED : jobs[n].status == UNICON_COMM && strstr(jobs[n].text, "rank 2"));
+        CHECK(n == 2 ? jobs[n].status == UNICON_ERROR_CANCELLED : jobs[n].status == UNICON_ERROR_COMM && strstr(jobs[n].text, "rank 2"));
     free(jobs);
     free(alone);
     return checks_done("ranks");

@@ -106,32 +106,12 @@ static int32_t rank_allgather(void *user, const void *sent, void *received, int6
     return 0;
 }
 
-static int32_t rank_allreduce_sum(void *user, void *data, int64_t count, int32_t dtype, int32_t device_type, void *stream)
-{
-    rank_t *me = user;
-    int size = me->all->size, k;
-    int64_t i, bytes = count * (dtype == UNICON_F64 ? 8 : 4);
-    char *every = malloc((size_t)(bytes * size));
-    int32_t failed = every ? rank_allgather(user, data, every, bytes, device_type, stream) : 79;
-    for (i = 0; i < count && !failed; i++) { /* in rank order, so that all ranks get the same bits */
-        double sum = 0;
-        for (k = 0; k < size; k++)
-            sum += dtype == UNICON_F64 ? ((double *)(void *)(every + k * bytes))[i] : ((float *)(void *)(every + k * bytes))[i];
-        if (dtype == UNICON_F64)
-            ((double *)data)[i] = sum;
-        else
-            ((float *)data)[i] = (float)sum;
-    }
-    free(every);
-    return failed;
-}
-
 static inline unicon_communicator_t rank_communicator(rank_t *me)
 {
     unicon_communicator_t c;
+    unicon_communicator_init(&c, sizeof c);
     c.rank = me->number;
     c.size = me->all->size;
-    c.allreduce_sum = rank_allreduce_sum;
     c.allgather = rank_allgather;
     c.send_recv = rank_send_recv;
     c.user = me;

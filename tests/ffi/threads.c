@@ -33,11 +33,11 @@ static void *own_context(void *failures)
     for (i = 0; i < 5; i++) {
         unicon_model_t *model = NULL;
         char text[128];
-        bad += unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &model, NULL) != UNICON_OK;
+        bad += unicon_fit(context, &fit, PAIRS(&xm, &ym, NULL), &model, NULL) != UNICON_OK;
         unicon_model_destroy(model);
         bad += unicon_model_encode(context, shared, UNICON_SIDE_X, &xm, &zm) != UNICON_OK;
         bad += memcmp(z, expected, sizeof expected) != 0;
-        bad += unicon_fit(context, &fit, NULL, &ym, NULL, NULL, NULL, &model, NULL) != UNICON_INVALID_ARGUMENT;
+        bad += unicon_fit(context, &fit, PAIRS(NULL, &ym, NULL), &model, NULL) != UNICON_ERROR_INVALID_ARGUMENT;
         unicon_last_error(context, text, sizeof text);
         bad += strncmp(text, BAD, strlen(BAD)) != 0;
     }
@@ -63,7 +63,7 @@ static void *one_context(void *user)
         if (status == UNICON_OK) {
             c->ok++;
             c->other += memcmp(z, expected, sizeof expected) != 0;
-        } else if (status == UNICON_BUSY)
+        } else if (status == UNICON_ERROR_BUSY)
             c->busy++;
         else
             c->other++;
@@ -101,7 +101,7 @@ static void *run_long_fit(void *user)
     fit.n_iters = 1000000;
     fit.progress = watch;
     fit.progress_user = f;
-    f->status = unicon_fit(f->context, &fit, &xm, &ym, NULL, NULL, NULL, &model, NULL);
+    f->status = unicon_fit(f->context, &fit, PAIRS(&xm, &ym, NULL), &model, NULL);
     CHECK(!model);
     free(bx);
     free(by);
@@ -119,7 +119,7 @@ int main(void)
     OK(NULL, unicon_context_create(NULL, &context));
     OK(NULL, unicon_fit_options_init(&fit, sizeof fit));
     fit.r = R;
-    OK(context, unicon_fit(context, &fit, &xm, &ym, NULL, NULL, NULL, &shared, NULL));
+    OK(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, NULL), &shared, NULL));
     OK(context, unicon_model_encode(context, shared, UNICON_SIDE_X, &xm, &zm));
 
     for (i = 0; i < THREADS; i++)
@@ -157,7 +157,7 @@ int main(void)
         OK(NULL, unicon_cancel(context));
         f.reports_at_cancel = f.reports;
         pthread_join(threads[0], NULL);
-        CHECK(f.status == UNICON_CANCELLED);
+        CHECK(f.status == UNICON_ERROR_CANCELLED);
         /* At most the report that finds the request. */
         CHECK(f.reports <= f.reports_at_cancel + 1);
         printf("threads: cancelled after %.1f ms, %ld more reports\n", 1e3 * (now() - begin), f.reports - f.reports_at_cancel);

@@ -257,12 +257,15 @@ fn batches_are_weighed_by_the_score_that_is_asked_for() {
 /// The losses that are compared are over the same negatives, those of the second update, also where the first saw others.
 #[test]
 fn updates_are_compared_over_the_negatives_of_the_second() {
-    let (x, y) = views(400, DIMS, 5, 0.4, 23);
-    let (x, y) = (matrix("x", 400, &x), matrix("y", 400, &y));
     let positives = Positives::diagonal(400);
     let cpu = oracle();
     let (mut kept, mut rejected) = (0, 0);
-    for (k, tau) in [1.0, 0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02].into_iter().enumerate() {
+    // Pairs that have little in common, where a second update overshoots, and pairs that have much.
+    for (k, (noise, tau)) in
+        [0.4, 1.0, 3.0, 8.0].into_iter().flat_map(|s| [0.5, 0.07, 0.02].map(|tau| (s, tau))).enumerate()
+    {
+        let (x, y) = views(400, DIMS, 5, noise, 23 + k as u64);
+        let (x, y) = (matrix("x", 400, &x), matrix("y", 400, &y));
         let negatives = NegativeSampling::Sampled { per_anchor: 40, seed: k as u64 };
         let loss = Loss::clip(tau).with_nu(1.5);
         let o = FitOptions { loss: loss.clone(), negatives, exact_last: true, ..FitOptions::new(RANK) };
@@ -281,109 +284,9 @@ fn updates_are_compared_over_the_negatives_of_the_second() {
             }
             None => {
                 kept += 1;
-                assert!(exact <= info.loss[1] + limit, "tau {tau}: {exact} after {}", info.loss[1]);
+                assert!(exact <= info.loss[1] + limit, "{noise}, tau {tau}: {exact} after {}", info.loss[1]);
             }
         }
     }
     assert!(kept > 0 && rejected > 0, "{kept} {rejected}");
-}
-
-/// Where the number of updates is left to the fit, the second is kept only where it lowers the loss.
-#[test]
-fn a_second_update_that_raises_the_loss_is_not_kept() {
-    let fronts = Fronts::new();
-    let (x, y) = (matrix("x", ROWS, &fronts.x), matrix("y", ROWS, &fronts.y));
-    let positives = Positives::diagonal(ROWS);
-    let of = |loss: Loss, n_iters: usize| {
-        let o = FitOptions { loss, n_iters, ..FitOptions::new(RANK) };
-        let (model, info) = fit(&oracle(), Data { x: &x, y: &y, positives: &positives }, None, &o).unwrap();
-        (product(&model), info)
-    };
-    let (mut kept, mut rejected) = (0, 0);
-    for tau in [1.0, 0.2, 0.07, 0.02, 0.01] {
-        for nu in [1.0, 2.0] {
-            let loss = Loss::clip(tau).with_nu(nu);
-            let ((one, first), (two, second)) = (of(loss.clone(), 1), of(loss.clone(), 2));
-            let (auto, info) = of(loss, FitOptions::AUTO);
-            let (before, after) = (first.final_loss.unwrap(), second.final_loss.unwrap());
-            assert_eq!(info.final_loss.unwrap(), before.min(after));
-            if after > before {
-                rejected += 1;
-                assert_eq!((auto, info.rejected, info.iterations), (one, Some(after), 1));
-                assert_eq!(info.singular_values, first.singular_values);
-            } else {
-                kept += 1;
-                assert_eq!((auto, info.rejected, info.iterations), (two, None, 2));
-            }
-        }
-    }
-    assert!(kept > 0 && rejected > 0, "{kept} {rejected}");
-}
-
-#[test]
-fn the_papers_kernels_clamp_cosines_in_every_front() {
-    let fronts = Fronts::new();
-    let kernel = |clamp: f64| {
-        let kernel = Kernel { cos_clamp: clamp, ..Kernel::new(KernelKind::Angular) };
-        Some(KernelOptions::new(kernel, Landmarks::Exact))
-    };
-    let (x, y) = (matrix("x", ROWS, &fronts.x), matrix("y", ROWS, &fronts.y));
-    let positives = Positives::diagonal(ROWS);
-    let of = |clamp: f64| {
-        let o = FitOptions { kernel: kernel(clamp), ..Preset::PaperKernel.options(RANK) };
-        fit(&oracle(), Data { x: &x, y: &y, positives: &positives }, None, &o).unwrap().0
-    };
-    let clamps = |model: &Model| model.components[0].x.map.as_ref().unwrap().kernel.cos_clamp;
-    let want = of(Preset::PaperKernel.cos_clamp());
-    fronts.program("--preset paper --kernel angular");
-    let program = Model::load(fronts.lab.path("m.safetensors")).unwrap();
-    fronts.c(UNICON_PRESET_PAPER_KERNEL as i32, |o| {
-        // SAFETY: a struct that its function initialises; it outlives the call.
-        let kernel = Box::leak(Box::new(unsafe { std::mem::zeroed::<unicon_kernel>() }));
-        // SAFETY: the same.
-        let status =
-            unsafe { unicon_kernel_init(kernel, size_of::<unicon_kernel>(), UNICON_KERNEL_ANGULAR as i32) };
-        assert_eq!(status, 0);
-        o.kernel = kernel;
-    });
-    let c = Model::load(fronts.lab.path("c.safetensors")).unwrap();
-    assert_eq!([clamps(&want), clamps(&program), clamps(&c)], [1e-5; 3]);
-    for got in [&program, &c] {
-        assert_eq!(got.components.len(), want.components.len());
-        assert!(relative(&product(got), &product(&want)) < 1e-9);
-    }
-    assert_ne!(product(&of(0.0)), product(&want));
-}
-
-#[test]
-fn a_kernel_of_the_preset_best_has_landmarks_without_being_told() {
-    let fronts = Fronts::new();
-    let json = fronts
-        .lab
-        .json(&format!("fit --x x.npy --y y.npy --rank {RANK} --kernel angular --out m.safetensors"));
-    assert!(json["info"]["chosen"]["rank"] == RANK);
-    let model = Model::load(fronts.lab.path("m.safetensors")).unwrap();
-    // 512, or all rows that are not held back.
-    assert_eq!(model.components[0].x.map.as_ref().unwrap().landmarks.nrows(), ROWS - ROWS / 10);
-}
-
-/// A second update ruins a whitened fit (titles, icons: by up to two thirds of Recall@1), so that there is none by default.
-#[test]
-fn a_whitened_fit_makes_one_update_unless_told_otherwise() {
-    let fronts = Fronts::new();
-    let iterations = |args: &str| {
-        let json = fronts.lab.json(&format!(
-            "fit --preset global --x x.npy --y y.npy --rank {RANK} --out m.safetensors {args}"
-        ));
-        (json["info"]["iterations"].as_u64().unwrap(), json["warning"].as_str().map(String::from))
-    };
-    assert_eq!(iterations("--tau 1 --nu 2").0, 2);
-    assert_eq!(iterations("--whiten 0.1").0, 1);
-    let (two, warning) = iterations("--whiten 0.1 --iters 2 --tau 0.01");
-    assert_eq!(two, 2);
-    // Advice that was taken already is not given.
-    let warning = warning.expect("a second update that raises the loss");
-    assert!(!warning.contains("--whiten") && warning.contains("--iters 1"), "{warning}");
-    let plain = iterations("--iters 3 --tau 0.01").1.expect("an update that raises the loss");
-    assert!(plain.contains("--whiten"), "{plain}");
 }
