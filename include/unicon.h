@@ -90,7 +90,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Define UNICON_STATIC before the header where the static library is linked. */
+/**
+ * @def UNICON_API
+ * Marks what the library exports. Define UNICON_STATIC before the header where the static library is linked.
+ */
 #if defined(UNICON_STATIC)
 #define UNICON_API
 #elif defined(_WIN32)
@@ -101,7 +104,10 @@
 #define UNICON_API
 #endif
 
-/* A view is made of an address, not of what lies there: no warning where an output is not filled yet. */
+/**
+ * @def UNICON_ADDRESS_ONLY
+ * A view is made of an address, not of what lies there: no warning where an output is not filled yet.
+ */
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
 #define UNICON_ADDRESS_ONLY __attribute__((access(none, 1)))
 #else
@@ -158,13 +164,22 @@ UNICON_API const char *unicon_status_string(unicon_status_t status);
 /** @name Library */
 /** @{ */
 
-/** The version of the library as "major.minor.patch": a static string. */
+/**
+ * The version of the library as "major.minor.patch".
+ * @return a static string.
+ */
 UNICON_API const char *unicon_version(void);
 
-/** The version of the loaded library, as ::UNICON_VERSION_NUMBER counts. */
+/**
+ * The version of the loaded library, as ::UNICON_VERSION_NUMBER counts.
+ * @return the number.
+ */
 UNICON_API int32_t unicon_version_number(void);
 
-/** The ABI version of the loaded library, to be compared with ::UNICON_ABI_VERSION. */
+/**
+ * The ABI version of the loaded library, to be compared with ::UNICON_ABI_VERSION.
+ * @return the number.
+ */
 UNICON_API int32_t unicon_abi_version(void);
 
 /** Bits of unicon_capabilities(). */
@@ -231,7 +246,14 @@ typedef struct unicon_matrix {
     int32_t reserved;    /**< 0. */
 } unicon_matrix_t;
 
-/** A row-major matrix in host memory. `data` is not written if the matrix is used as an input. */
+/**
+ * A row-major matrix in host memory. `data` is not written if the matrix is used as an input.
+ * @param data the first element.
+ * @param rows number of rows.
+ * @param cols number of columns.
+ * @param dtype ::unicon_dtype.
+ * @return the view.
+ */
 UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_host(const void *data, int64_t rows, int64_t cols, int32_t dtype)
 {
     union { const void *in; void *out; } p;
@@ -249,13 +271,25 @@ UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_host(const void 
     return m;
 }
 
-/** A row-major float matrix in host memory. */
+/**
+ * A row-major float matrix in host memory.
+ * @param data the first element.
+ * @param rows number of rows.
+ * @param cols number of columns.
+ * @return the view.
+ */
 UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_f32(const float *data, int64_t rows, int64_t cols)
 {
     return unicon_matrix_host(data, rows, cols, UNICON_F32);
 }
 
-/** A row-major double matrix in host memory. */
+/**
+ * A row-major double matrix in host memory.
+ * @param data the first element.
+ * @param rows number of rows.
+ * @param cols number of columns.
+ * @return the view.
+ */
 UNICON_ADDRESS_ONLY static inline unicon_matrix_t unicon_matrix_f64(const double *data, int64_t rows, int64_t cols)
 {
     return unicon_matrix_host(data, rows, cols, UNICON_F64);
@@ -318,7 +352,12 @@ typedef struct unicon_communicator {
     void *user; /**< Passed to both. */
 } unicon_communicator_t;
 
-/** Sets every field to its default: a single rank without callbacks. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default: a single rank without callbacks.
+ * @param[out] communicator the struct.
+ * @param struct_size `sizeof *communicator`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_communicator_init(unicon_communicator_t *communicator, size_t struct_size);
 
 /**
@@ -385,7 +424,10 @@ UNICON_API unicon_status_t unicon_context_options_init(unicon_context_options_t 
  */
 UNICON_API unicon_status_t unicon_context_create(const unicon_context_options_t *options, unicon_context_t **context);
 
-/** Destroys a context. NULL is accepted. Must not be called while a call on it runs. Waits for its stream. */
+/**
+ * Destroys a context. NULL is accepted. Must not be called while a call on it runs. Waits for its stream.
+ * @param context the handle, or NULL.
+ */
 UNICON_API void unicon_context_destroy(unicon_context_t *context);
 
 /**
@@ -401,17 +443,23 @@ UNICON_API size_t unicon_last_error(const unicon_context_t *context, char *buffe
  * Ends one call on this context with ::UNICON_ERROR_CANCELLED: the one in progress, at its next panel of rows, or where none is, the
  * next one at once, so that no cancellation is lost to a call that is just about to begin. A call that comes to its end all the
  * same uses it up. May be called from any thread and from a signal handler.
+ * @param context the context.
  * @return ::UNICON_ERROR_INVALID_ARGUMENT if context is NULL.
  */
 UNICON_API unicon_status_t unicon_cancel(unicon_context_t *context);
 
 /**
  * Takes back a cancellation that has ended no call yet. May be called from any thread and from a signal handler.
+ * @param context the context.
  * @return ::UNICON_ERROR_INVALID_ARGUMENT if context is NULL.
  */
 UNICON_API unicon_status_t unicon_cancel_clear(unicon_context_t *context);
 
-/** The kind of device that the context computes on: ::UNICON_DEVICE_CPU or ::UNICON_DEVICE_CUDA; 0 for NULL. */
+/**
+ * The kind of device that the context computes on: ::UNICON_DEVICE_CPU or ::UNICON_DEVICE_CUDA; 0 for NULL.
+ * @param context the context.
+ * @return a ::unicon_device_type or 0.
+ */
 UNICON_API int32_t unicon_context_device_type(const unicon_context_t *context);
 
 /** @} */
@@ -463,7 +511,12 @@ typedef struct unicon_family {
     int32_t reserved;     /**< 0. */
 } unicon_family_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] family the struct.
+ * @param struct_size `sizeof *family`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_family_init(unicon_family_t *family, size_t struct_size);
 
 /**
@@ -494,6 +547,9 @@ typedef struct unicon_loss {
 
 /**
  * Sets every field to the defaults of a kind.
+ * @param[out] loss the struct.
+ * @param struct_size `sizeof *loss`.
+ * @param kind the kind.
  * @return ::UNICON_ERROR_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_loss_init(unicon_loss_t *loss, size_t struct_size, int32_t kind);
@@ -520,7 +576,12 @@ typedef struct unicon_positives {
     int64_t nnz;             /**< CSR: `indptr[n_x]`. Else 0. */
 } unicon_positives_t;
 
-/** Sets every field to its default, the diagonal. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default, the diagonal.
+ * @param[out] positives the struct.
+ * @param struct_size `sizeof *positives`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_positives_init(unicon_positives_t *positives, size_t struct_size);
 
 /**
@@ -534,7 +595,13 @@ typedef struct unicon_pairs {
     const unicon_positives_t *positives; /**< NULL for the diagonal (n_x = n_y). */
 } unicon_pairs_t;
 
-/** Pairs of two matrices; `positives` NULL for the diagonal. */
+/**
+ * Pairs of two matrices; `positives` NULL for the diagonal.
+ * @param x not NULL.
+ * @param y not NULL.
+ * @param positives the struct.
+ * @return the pairs.
+ */
 static inline unicon_pairs_t unicon_pairs(const unicon_matrix_t *x, const unicon_matrix_t *y,
                                           const unicon_positives_t *positives)
 {
@@ -573,6 +640,9 @@ typedef struct unicon_kernel {
 
 /**
  * Sets every field to the defaults of a kind.
+ * @param[out] kernel the struct.
+ * @param struct_size `sizeof *kernel`.
+ * @param kind the kind.
  * @return ::UNICON_ERROR_INVALID_ARGUMENT for NULL, an impossible size or an unknown kind. Text: per thread.
  */
 UNICON_API unicon_status_t unicon_kernel_init(unicon_kernel_t *kernel, size_t struct_size, int32_t kind);
@@ -592,7 +662,12 @@ typedef struct unicon_weights_options {
     uint64_t seed;             /**< Of the samples, default 0. */
 } unicon_weights_options_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] options the struct.
+ * @param struct_size `sizeof *options`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_weights_options_init(unicon_weights_options_t *options, size_t struct_size);
 
 /**
@@ -621,49 +696,64 @@ UNICON_API unicon_status_t unicon_weights_create_similarity(unicon_context_t *co
                                                             const unicon_positives_t *positives,
                                                             unicon_weights_t **weights);
 
-/** Destroys the weights. NULL is accepted. */
+/**
+ * Destroys the weights. NULL is accepted.
+ * @param weights the handle, or NULL.
+ */
 UNICON_API void unicon_weights_destroy(unicon_weights_t *weights);
 
 /**
  * The loss L = L_x + L_y.
+ * @param weights the weights.
  * @param[out] value L. May be NULL.
  * @param[out] rows L_x, the share of the rows. May be NULL.
  * @param[out] cols L_y, the share of the columns. May be NULL.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_weights_loss(const unicon_weights_t *weights, double *value, double *rows, double *cols);
 
 /**
  * How many anchors have no positive and so contribute nothing.
+ * @param weights the weights.
  * @param[out] rows number of rows without one. May be NULL.
  * @param[out] cols number of columns without one. May be NULL.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_weights_unmatched(const unicon_weights_t *weights, int64_t *rows, int64_t *cols);
 
 /**
  * The explicit S, for small n.
+ * @param weights the weights.
  * @param[out] s n_x by n_y, float32 or float64.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_weights_dense(unicon_weights_t *weights, const unicon_matrix_t *s);
 
 /**
  * S V.
+ * @param weights the weights.
  * @param v n_y by c.
  * @param[out] sv n_x by c, float32 or float64.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_weights_apply(unicon_weights_t *weights, const unicon_matrix_t *v, const unicon_matrix_t *sv);
 
 /**
  * S^T U.
+ * @param weights the weights.
  * @param u n_x by c.
  * @param[out] stu n_y by c, float32 or float64.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_weights_apply_transpose(unicon_weights_t *weights, const unicon_matrix_t *u, const unicon_matrix_t *stu);
 
 /**
  * The contrastive cross-covariance C = X^T S Y.
+ * @param weights the weights.
  * @param x n_x by d1.
  * @param y n_y by d2.
  * @param[out] c d1 by d2, float32 or float64.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_weights_cross(unicon_weights_t *weights, const unicon_matrix_t *x,
                                                 const unicon_matrix_t *y, const unicon_matrix_t *c);
@@ -690,8 +780,10 @@ UNICON_API unicon_status_t unicon_contrastive_grad(unicon_context_t *context, co
 
 /**
  * Bytes of sample-sized matrices that unicon_weights_create() and unicon_contrastive_grad() hold at most.
+ * @param context the context.
  * @param n_x,n_y rows. @param r embedding dimension. @param dtype of the embeddings.
  * @param[out] bytes set to the number. Nothing is allocated.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_weights_workspace(unicon_context_t *context, int64_t n_x, int64_t n_y, int64_t r,
                                                     int32_t dtype, uint64_t *bytes);
@@ -722,21 +814,33 @@ typedef struct unicon_model_description {
 
 /**
  * A linear model from given encoders f_x(x) = F1 x/|F1 x|, f_y(y) = F2 y/|F2 y|, for instance as a warm start.
+ * @param context the context.
  * @param f1 r by d1. Copied.
  * @param f2 r by d2. Copied.
  * @param[out] model the new handle, for unicon_model_destroy().
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_model_create_linear(unicon_context_t *context, const unicon_matrix_t *f1,
                                                       const unicon_matrix_t *f2, unicon_model_t **model);
 
-/** Destroys a model. NULL is accepted. */
+/**
+ * Destroys a model. NULL is accepted.
+ * @param model the handle, or NULL.
+ */
 UNICON_API void unicon_model_destroy(unicon_model_t *model);
 
-/** Dimensions and kind of a model. Text of a failure: per thread. */
+/**
+ * Dimensions and kind of a model. Text of a failure: per thread.
+ * @param model the model.
+ * @param description the struct.
+ * @return any status.
+ */
 UNICON_API unicon_status_t unicon_model_describe(const unicon_model_t *model, unicon_model_description_t *description);
 
 /**
  * The encoder matrix F of a linear model, with any whitening folded in: embeddings are F x + b, divided by its length.
+ * @param context the context.
+ * @param model the model.
  * @param side ::unicon_side.
  * @param[out] f r by d1 (or d2), float32 or float64.
  * @return ::UNICON_ERROR_UNSUPPORTED for a kernel model or one of several members.
@@ -746,6 +850,8 @@ UNICON_API unicon_status_t unicon_model_encoder(unicon_context_t *context, const
 
 /**
  * The bias b of a linear model, which takes the mean out of features; 0 where nothing is taken out.
+ * @param context the context.
+ * @param model the model.
  * @param side ::unicon_side.
  * @param[out] b r by 1, float32 or float64.
  * @return as unicon_model_encoder().
@@ -755,18 +861,24 @@ UNICON_API unicon_status_t unicon_model_bias(unicon_context_t *context, const un
 
 /**
  * Embeds features: unit rows, or zero where the encoder gives exactly zero, whatever the scale of the features.
+ * @param context the context.
+ * @param model the model.
  * @param side ::unicon_side.
  * @param in n by d1 (or d2); n may be 0.
  * @param[out] out n by r, any dtype.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_model_encode(unicon_context_t *context, const unicon_model_t *model, int32_t side,
                                                const unicon_matrix_t *in, const unicon_matrix_t *out);
 
 /**
  * Cosine similarities of all pairs.
+ * @param context the context.
+ * @param model the model.
  * @param x n_x by d1; n_x may be 0.
  * @param y n_y by d2; n_y may not be 0.
  * @param[out] out n_x by n_y, float32 or float64.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_model_similarity(unicon_context_t *context, const unicon_model_t *model,
                                                    const unicon_matrix_t *x, const unicon_matrix_t *y,
@@ -774,12 +886,18 @@ UNICON_API unicon_status_t unicon_model_similarity(unicon_context_t *context, co
 
 /**
  * Writes a model as a safetensors file: written aside and renamed, so that `path` is never half a file.
+ * @param context the context.
+ * @param model the model.
+ * @param path the file, NUL-terminated UTF-8.
  * @return ::UNICON_ERROR_IO if it cannot be written.
  */
 UNICON_API unicon_status_t unicon_model_save(unicon_context_t *context, const unicon_model_t *model, const char *path);
 
 /**
  * Reads a model that unicon_model_save() or the `unicon` program wrote.
+ * @param context the context.
+ * @param path the file, NUL-terminated UTF-8.
+ * @param model the model.
  * @return ::UNICON_ERROR_IO if it cannot be read, ::UNICON_ERROR_BAD_FILE if it is not a model.
  */
 UNICON_API unicon_status_t unicon_model_load(unicon_context_t *context, const char *path, unicon_model_t **model);
@@ -789,6 +907,7 @@ UNICON_API unicon_status_t unicon_model_load(unicon_context_t *context, const ch
  *
  * Called twice: first with `buffer` NULL and `capacity` 0 for the size, then with a buffer of that size. Needs no context; text of
  * a failure: per thread.
+ * @param model the model.
  * @param[out] buffer receives the bytes. May be NULL if `capacity` is 0.
  * @param capacity bytes of the buffer: 0, or at least the size.
  * @param[out] size the number of bytes. Not NULL.
@@ -900,7 +1019,12 @@ typedef struct unicon_damping {
     double tol;         /**< Stop when a step lowers the loss by less than this share, >= 0, default 1e-4. */
 } unicon_damping_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] damping the struct.
+ * @param struct_size `sizeof *damping`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_damping_init(unicon_damping_t *damping, size_t struct_size);
 
 /** Refinement by L-BFGS on both encoders, with the exact gradient of the loss (or of its sampled estimate). */
@@ -916,7 +1040,12 @@ typedef struct unicon_refine {
     int64_t n_stages;      /**< Length of `stages`; 0 for NULL. */
 } unicon_refine_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] refine the struct.
+ * @param struct_size `sizeof *refine`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_refine_init(unicon_refine_t *refine, size_t struct_size);
 
 /**
@@ -934,7 +1063,12 @@ typedef struct unicon_minibatch {
     int64_t patience;   /**< Judgements (two an epoch) without a better score on the validation pairs before it ends, >= 0, default 4. */
 } unicon_minibatch_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] minibatch the struct.
+ * @param struct_size `sizeof *minibatch`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_minibatch_init(unicon_minibatch_t *minibatch, size_t struct_size);
 
 /** unicon_fit_options_t::n_iters: the fit decides. */
@@ -995,7 +1129,12 @@ typedef struct unicon_fit_options {
                                          default 0. The presets of the paper set it to 1e-5. */
 } unicon_fit_options_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] options the struct.
+ * @param struct_size `sizeof *options`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_fit_options_init(unicon_fit_options_t *options, size_t struct_size);
 
 /**
@@ -1004,6 +1143,7 @@ UNICON_API unicon_status_t unicon_fit_options_init(unicon_fit_options_t *options
  * has set another leaves alone: begin with unicon_fit_options_init().
  * @param options initialised before.
  * @param preset ::unicon_preset.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_fit_options_preset(unicon_fit_options_t *options, int32_t preset);
 
@@ -1081,7 +1221,7 @@ enum unicon_report_key {
     UNICON_REPORT_TRACE_EVALUATIONS = 2008, /**< Evaluations of loss and gradient so far. */
     UNICON_REPORT_TRACE_SAMPLING_ERROR = 2009, /**< With sampled negatives, the relative error that they leave in the gradient, estimated from two half samples; NaN where it was not. */
     /* Series of an evaluation: a value for each of the ks. */
-    UNICON_REPORT_RECALL_X2Y = 2101,      /**< Recall@k: the share of queries with a match among their k nearest. */
+    UNICON_REPORT_RECALL_X2Y = 2101,      /**< Recall\@k: the share of queries with a match among their k nearest. */
     UNICON_REPORT_RECALL_Y2X = 2102,      /**< The same of y. */
     UNICON_REPORT_RECALL_X2Y_LOW = 2103,  /**< Low ends of its intervals. Not there without resamples, as the three below. */
     UNICON_REPORT_RECALL_X2Y_HIGH = 2104, /**< High ends. */
@@ -1120,7 +1260,10 @@ UNICON_API unicon_status_t unicon_report_integer(const unicon_report_t *report, 
 UNICON_API unicon_status_t unicon_report_series(const unicon_report_t *report, int32_t key, double *values, int64_t capacity,
                                                 int64_t *count);
 
-/** Destroys a report. NULL is accepted. */
+/**
+ * Destroys a report. NULL is accepted.
+ * @param report the handle, or NULL.
+ */
 UNICON_API void unicon_report_destroy(unicon_report_t *report);
 
 /**
@@ -1149,7 +1292,12 @@ typedef struct unicon_sizes {
     int32_t reserved;   /**< 0. */
 } unicon_sizes_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] sizes the struct.
+ * @param struct_size `sizeof *sizes`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_sizes_init(unicon_sizes_t *sizes, size_t struct_size);
 
 /**
@@ -1213,7 +1361,12 @@ typedef struct unicon_best_options {
                                          spectral solution. Not with a kernel. NULL (default): none. */
 } unicon_best_options_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] options the struct.
+ * @param struct_size `sizeof *options`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_best_options_init(unicon_best_options_t *options, size_t struct_size);
 
 /**
@@ -1283,6 +1436,7 @@ UNICON_API unicon_status_t unicon_partial_fit_add(unicon_partial_fit_t *partial,
 
 /**
  * The model of the batches of this pass so far; more may follow.
+ * @param partial the stream.
  * @param[out] model the new handle, for unicon_model_destroy().
  * @return ::UNICON_ERROR_INVALID_ARGUMENT if nothing was added since the last pass.
  */
@@ -1290,12 +1444,16 @@ UNICON_API unicon_status_t unicon_partial_fit_model(unicon_partial_fit_t *partia
 
 /**
  * Ends a pass: its model, from which the next pass begins.
+ * @param partial the stream.
  * @param[out] model the new handle, for unicon_model_destroy().
  * @return ::UNICON_ERROR_INVALID_ARGUMENT if nothing was added since the last pass.
  */
 UNICON_API unicon_status_t unicon_partial_fit_finish(unicon_partial_fit_t *partial, unicon_model_t **model);
 
-/** Destroys the stream. NULL is accepted. */
+/**
+ * Destroys the stream. NULL is accepted.
+ * @param partial the handle, or NULL.
+ */
 UNICON_API void unicon_partial_fit_destroy(unicon_partial_fit_t *partial);
 
 /** @} */
@@ -1304,11 +1462,13 @@ UNICON_API void unicon_partial_fit_destroy(unicon_partial_fit_t *partial);
 
 /**
  * The k items nearest to every query by inner product, falling; ties go to the lower index.
+ * @param context the context.
  * @param queries n_q by r; n_q may be 0.
  * @param items n_i by r, both unit rows for cosines.
  * @param k at least 1. With fewer items than k the rest is index -1 and score -infinity.
  * @param[out] scores n_q by k, float32 or float64. May be NULL.
  * @param[out] indices n_q * k values in host memory, query by query. Not NULL.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_search(unicon_context_t *context, const unicon_matrix_t *queries,
                                          const unicon_matrix_t *items, int64_t k, const unicon_matrix_t *scores,
@@ -1323,7 +1483,7 @@ enum unicon_ties {
 };
 
 /**
- * Recall@k in both directions: the fraction of queries with a true match among their k nearest. unicon_evaluate() finds more.
+ * Recall\@k in both directions: the fraction of queries with a true match among their k nearest. unicon_evaluate() finds more.
  * @param context the context.
  * @param pairs embeddings, n_x by r and n_y by r, both unit rows for cosines, and the true matches. A query without one is a miss.
  * @param ties ::unicon_ties.
@@ -1338,7 +1498,7 @@ UNICON_API unicon_status_t unicon_recall(unicon_context_t *context, const unicon
 /** How retrieval is judged. */
 typedef struct unicon_evaluation_options {
     size_t struct_size;   /**< Set by unicon_evaluation_options_init(). */
-    const int64_t *ks;    /**< The k of Recall@k, each at least 1; NULL (default): 1, 5, 10. */
+    const int64_t *ks;    /**< The k of Recall\@k, each at least 1; NULL (default): 1, 5, 10. */
     int64_t n_ks;         /**< Length of `ks`; 0 for NULL. */
     int32_t ties;         /**< ::unicon_ties, default ::UNICON_TIES_EXPECTED. */
     int32_t exclude_self; /**< 1: row i never finds row i, for a set against itself (n_x = n_y). Default 0. */
@@ -1347,11 +1507,16 @@ typedef struct unicon_evaluation_options {
     uint64_t seed;        /**< Of the resamples. One draw serves all figures, so differences are paired by query. */
 } unicon_evaluation_options_t;
 
-/** Sets every field to its default. @return as unicon_context_options_init(). */
+/**
+ * Sets every field to its default.
+ * @param[out] options the struct.
+ * @param struct_size `sizeof *options`.
+ * @return as unicon_context_options_init().
+ */
 UNICON_API unicon_status_t unicon_evaluation_options_init(unicon_evaluation_options_t *options, size_t struct_size);
 
 /**
- * Recall@k, ranks and their intervals in both directions.
+ * Recall\@k, ranks and their intervals in both directions.
  * @param context the context.
  * @param options NULL for the defaults.
  * @param pairs as for unicon_recall().
@@ -1369,6 +1534,7 @@ typedef struct unicon_items unicon_items_t;
 
 /**
  * Takes items.
+ * @param context the context.
  * @param items n_i by r, unit rows for cosines. Copied; float64 items are searched in float64 on the CPU.
  * @param[out] resident the new handle, for unicon_items_destroy().
  * @return any status. Synchronous.
@@ -1376,7 +1542,10 @@ typedef struct unicon_items unicon_items_t;
 UNICON_API unicon_status_t unicon_items_create(unicon_context_t *context, const unicon_matrix_t *items,
                                                unicon_items_t **resident);
 
-/** Destroys the items. NULL is accepted. */
+/**
+ * Destroys the items. NULL is accepted.
+ * @param resident the handle, or NULL.
+ */
 UNICON_API void unicon_items_destroy(unicon_items_t *resident);
 
 /**
@@ -1388,6 +1557,8 @@ UNICON_API void unicon_items_destroy(unicon_items_t *resident);
  * @param own ::UNICON_OWN_NONE; or the item that query 0 is, where query i is item own + i: it is not among that query's results.
  * @param[out] scores n_q by k, float32 or float64. May be NULL.
  * @param[out] indices n_q * k values in host memory, query by query. Not NULL.
+ * @param resident the items.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_items_search(unicon_context_t *context, const unicon_items_t *resident,
                                                const unicon_matrix_t *queries, int64_t k, int64_t own,
@@ -1395,10 +1566,12 @@ UNICON_API unicon_status_t unicon_items_search(unicon_context_t *context, const 
 
 /**
  * The Gram matrix k(a_i, b_j).
+ * @param context the context.
  * @param kernel not NULL.
  * @param a n by d; n may be 0.
  * @param b m by d; m may not be 0.
  * @param[out] out n by m, float32 or float64.
+ * @return any status.
  */
 UNICON_API unicon_status_t unicon_gram(unicon_context_t *context, const unicon_kernel_t *kernel,
                                        const unicon_matrix_t *a, const unicon_matrix_t *b, const unicon_matrix_t *out);
@@ -1413,7 +1586,7 @@ UNICON_API unicon_status_t unicon_gram(unicon_context_t *context, const unicon_k
 
 /* Outside the guard: it appears wherever <dlpack/dlpack.h> has been included before unicon.h. */
 #if defined(DLPACK_DLPACK_H_) && !defined(UNICON_DLPACK_H)
-#define UNICON_DLPACK_H
+#define UNICON_DLPACK_H /**< unicon_matrix_from_dlpack() is there. */
 
 /**
  * A view of a DLPack tensor of one or two dimensions; a vector is one row. Nothing is copied and nothing is

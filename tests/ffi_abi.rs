@@ -32,6 +32,21 @@ fn the_headers_compile_under_every_standard() {
     }
 }
 
+/// Every function, parameter and field is documented, and every reference leads somewhere.
+#[test]
+fn doxygen_has_nothing_to_warn_of() {
+    if !full() || !have("doxygen", "doxygen") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let settings = std::fs::read_to_string(root().join("docs/Doxyfile")).unwrap();
+    let page = dir.path().join("Doxyfile");
+    std::fs::write(&page, format!("{settings}\nOUTPUT_DIRECTORY = {}\n", dir.path().display())).unwrap();
+    let said = run(Command::new("doxygen").arg(&page).current_dir(root()));
+    assert!(said.trim().is_empty(), "{said}");
+    assert!(dir.path().join("html/unicon_8h.html").exists());
+}
+
 #[test]
 fn the_bindings_are_those_of_the_header() {
     // bindgen is compiled for it.
