@@ -188,7 +188,8 @@ fuzz_target!(|input: &[u8]| {
                         o.landmarks = if chosen(15) { ids.as_ptr() } else { std::ptr::null() };
                         o.n_landmarks = if chosen(15) { o.n_landmarks.min(N) } else { o.n_landmarks };
                         o.similarity = if chosen(16) { &x } else { std::ptr::null() };
-                        (o.checkpoint, o.validation, o.warm_start) = (std::ptr::null(), held, std::ptr::null());
+                        (o.checkpoint, o.validation, o.warm_start) =
+                            (std::ptr::null(), held, std::ptr::null());
                         (o.progress, o.progress_user) = (WATCH, std::ptr::from_mut(&mut left).cast());
                     } else {
                         // Cut before the callback: a fit of few updates.
@@ -251,7 +252,12 @@ fuzz_target!(|input: &[u8]| {
                         seed: choices.into(),
                     };
                     unicon_weights_create_similarity(context(), &options, &s, positives, &mut weights);
-                    unicon_evaluate(context(), given(chosen(13), &w.evaluation), &self::pairs(&x, &x, positives), &mut report);
+                    unicon_evaluate(
+                        context(),
+                        given(chosen(13), &w.evaluation),
+                        &self::pairs(&x, &x, positives),
+                        &mut report,
+                    );
                     unicon_weights_destroy(weights);
                     let mut k = [0.0; (N * N) as usize];
                     unicon_gram(context(), kernel, &x, &x, &matrix(&mut k, N, N));

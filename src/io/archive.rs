@@ -1,4 +1,4 @@
-//! Arrays in `.npz` archives: what is stored is mapped, what is compressed is copied.
+//! Arrays in `.npz` archives: what is stored is mapped, what is compressed is copied. Archives of PyTorch are told apart here.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -8,7 +8,8 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::bytes::FileBytes;
 use super::safetensors::{one_line, some_names};
-use super::{MappedArray, convert_hint, npy_header};
+use super::torch::open_torch;
+use super::{MappedArray, npy_header};
 use crate::error::{Error, Result};
 
 /// The most of an entry that its `.npy` header can take.
@@ -32,7 +33,13 @@ pub(super) fn open_npz(
     for entry in zip.file_names() {
         let entry = entry.map_err(broken)?;
         if entry.ends_with("/data.pkl") || entry == "data.pkl" {
-            return Err(bad(convert_hint::torch(path)));
+            let described = entry.to_string();
+            return match bf16 {
+                true => {
+                    Err(bad("is no .npy file; :bf16 is for those, for tensors say what they hold".into()))
+                }
+                false => open_torch(path, bytes, &described, name),
+            };
         }
         names.extend(entry.strip_suffix(".npy").map(str::to_string));
     }

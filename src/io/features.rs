@@ -23,7 +23,8 @@ pub enum Features {
 
 impl Features {
     /// Opens `x.npy`, `xy.npz:x` (`xy.npz` if it holds one array), `file.safetensors:tensor` (`file.safetensors` if it holds
-    /// one tensor), a folder of such files, or a pattern of them (`part-*.npy`, `part-{0..3}.npy`). `:bf16` after a name reads
+    /// one tensor), the same of `file.pt` that `torch.save` wrote (a tensor, or containers of tensors, `file.pt:images.x`), a folder of
+    /// such files, or a pattern of them (`part-*.npy`, `part-{0..3}.npy`). `:bf16` after a name reads
     /// two-byte values as bfloat16, which `.npy` files have no type for. A pipe (`/dev/stdin`) is read to its end; of anything
     /// else nothing but headers is read.
     ///
@@ -80,9 +81,8 @@ pub(super) fn open_one(spec: &OsStr) -> Result<MappedArray> {
 fn open_file(path: &Path, spec: &Spec) -> Result<MappedArray> {
     let member = spec.member.as_deref();
     let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    if !path.exists() && !matches!(extension, "npy" | "npz" | "safetensors") {
-        let expected =
-            "x.npy, xy.npz:x, file.safetensors:tensor, or a folder or pattern of such files that exists";
+    if !path.exists() && !matches!(extension, "npy" | "npz" | "safetensors" | "pt" | "pth") {
+        let expected = "x.npy, xy.npz:x, file.safetensors:tensor, file.pt:tensor, or a folder or pattern of such files that exists";
         return Err(Error::invalid("features", expected, format!("'{}'", path.display())));
     }
     let bytes = FileBytes::open(path)?;

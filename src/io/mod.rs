@@ -26,11 +26,13 @@ mod npy_header;
 mod npz;
 mod paged;
 mod partial;
+mod pickle;
 mod safetensors;
 mod shards;
 mod source;
 mod spec;
 mod subset;
+mod torch;
 mod unit;
 mod view;
 

@@ -1,7 +1,7 @@
 //! How people name matrices: a file, an array or tensor in it, a folder, or a pattern of files.
 //!
 //! ```text
-//! x.npy   x.npy:bf16   xy.npz:x   file.safetensors:tensor   folder   folder:tensor   part-*.npy   part-{0..3}.npy
+//! x.npy   x.npy:bf16   xy.npz:x   file.safetensors:tensor   file.pt   file.pt:tensor   folder   folder:tensor   part-*.npy   part-{0..3}.npy
 //! ```
 //!
 //! A path that exists is taken as it stands, whatever characters it has: patterns and names of members come after that.
@@ -40,7 +40,8 @@ pub(super) fn resolve(spec: &OsStr) -> Result<Spec> {
         }
         for at in (0..bytes.len()).filter(|&i| bytes[i] == b':') {
             let head = os(&bytes[..at]);
-            let archive = [&b".safetensors"[..], b".npz"].iter().any(|end| bytes[..at].ends_with(end));
+            let archive =
+                [&b".safetensors"[..], b".npz", b".pt", b".pth"].iter().any(|end| bytes[..at].ends_with(end));
             if archive || exists(&head) {
                 let member = String::from_utf8(bytes[at + 1..].to_vec()).map_err(|_| {
                     Error::invalid(spec.display().to_string(), "the name of an array in UTF-8", "other bytes")
@@ -86,7 +87,7 @@ fn files(path: &OsStr) -> Result<(Vec<PathBuf>, bool)> {
     Ok((all, true))
 }
 
-/// The shards in a folder: its `.npy` files, or where there are none its `.safetensors` or `.npz` files.
+/// The shards in a folder: its `.npy` files, or where there are none its `.safetensors`, `.npz` or `.pt` files.
 fn folder(path: &Path) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
@@ -95,7 +96,7 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>> {
             all.push(file);
         }
     }
-    for kind in ["npy", "safetensors", "npz"] {
+    for kind in ["npy", "safetensors", "npz", "pt"] {
         let mut of: Vec<PathBuf> =
             all.iter().filter(|f| f.extension().is_some_and(|e| e == kind)).cloned().collect();
         if !of.is_empty() {
@@ -103,7 +104,11 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>> {
             return Ok(of);
         }
     }
-    Err(Error::invalid(path.display().to_string(), "at least one .npy shard (or .safetensors, .npz)", "none"))
+    Err(Error::invalid(
+        path.display().to_string(),
+        "at least one .npy shard (or .safetensors, .npz, .pt)",
+        "none",
+    ))
 }
 
 /// The files that match a pattern, at least one.
