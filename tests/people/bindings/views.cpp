@@ -116,7 +116,7 @@ void handles(const Lab &lab, std::vector<float> &x) {
             unicon::Model::from_bytes(bytes.data(), size);
             CHECK(!"refused");
         } catch (const unicon::Error &e) {
-            CHECK(e.status() == UNICON_BAD_FILE || (size == 0 && e.status() == UNICON_INVALID_ARGUMENT));
+            CHECK(e.status() == UNICON_ERROR_BAD_FILE || (size == 0 && e.status() == UNICON_ERROR_INVALID_ARGUMENT));
         }
     }
 
@@ -148,7 +148,7 @@ void handles(const Lab &lab, std::vector<float> &x) {
     const unicon::Context again;
     for (const auto &o : several) {
         const auto fitted = unicon::fit_best(again, o, unicon::view(x, d), unicon::view(x, d));
-        CHECK(fitted.model.r() == 2 && std::fabs(fitted.info.raw.tau - 0.2) < 1e-12);
+        CHECK(fitted.model.r() == 2 && std::fabs(fitted.info.tau - 0.2) < 1e-12);
     }
     CHECK(seen > 0);
 
@@ -186,7 +186,7 @@ void handles(const Lab &lab, std::vector<float> &x) {
             loss_of(set);
             CHECK(!"refused");
         } catch (const unicon::Error &e) {
-            CHECK(e.status() == UNICON_INVALID_ARGUMENT);
+            CHECK(e.status() == UNICON_ERROR_INVALID_ARGUMENT);
         }
     }
 }
@@ -288,7 +288,7 @@ int main() {
             unicon::view(four, wrong);
             CHECK(!"refused");
         } catch (const unicon::Error &e) {
-            CHECK(e.status() == UNICON_INVALID_ARGUMENT);
+            CHECK(e.status() == UNICON_ERROR_INVALID_ARGUMENT);
         }
     }
     handles(lab, by_rows);
