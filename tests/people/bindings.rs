@@ -48,6 +48,11 @@ fn python_things_are_documented_shown_and_told_of() {
 }
 
 #[test]
+fn python_hears_what_is_found_noticed_and_sampled() {
+    python("numpy", "reports.py");
+}
+
+#[test]
 fn python_models_are_copied_pickled_shared_and_forked() {
     python("numpy", "copies.py");
 }
