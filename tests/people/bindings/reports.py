@@ -16,7 +16,7 @@ assert np.isnan(plain.final_loss) and plain.trace == [] and plain.distinct == (4
 assert plain.power == 0.5 and plain.tau == 0.07 and plain.outcome == "completed" and plain.zero_rows == (0, 0)
 assert isinstance(plain.rejected_update, bool) and plain.peak_bytes > 0 and plain.workspace_bytes >= plain.peak_bytes
 assert {"total", "load", "features", "encode", "statistics", "weights", "spectral", "validation"} == set(plain.seconds)
-sampled = context.fit(x, y, 4, whiten=0.1, n_negatives=50)[1]
+sampled = context.fit(x, y, 4, whiten=0.1, n_iters=2, n_negatives=50)[1]
 assert sampled.whiten == 0.1 and 0 < sampled.sampling_error < 10 and np.isfinite(sampled.final_loss)
 best = context.fit_best(x, y, 4)[1]
 assert best.held_back == (40, 40) and best.held_apart == 7 and best.whiten > 0
