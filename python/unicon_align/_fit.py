@@ -43,17 +43,18 @@ def _common(raw: Any, options: dict[str, Any], keep: list[Any]) -> None:
             setattr(raw, name, ctypes.pointer(value))
             if name == "loss":
                 raw.own_family = getattr(value, "own_family", None)
-    value = options.pop("landmarks", None)
-    if value is not None:
-        value = index_array(value, "landmarks")
-        keep.append(value)
-        raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
     value = options.pop("checkpoint", None)
     if value is not None:
         raw.checkpoint = file_name("checkpoint", value)
 
 
-def _plain(raw: Any, options: dict[str, Any]) -> None:
+def _plain(raw: Any, options: dict[str, Any], keep: list[Any]) -> None:
+    """Landmarks, which a preset resets, and numbers."""
+    value = options.pop("landmarks", None)
+    if value is not None:
+        value = index_array(value, "landmarks")
+        keep.append(value)
+        raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
     known = [f[0] for f in raw._fields_ if f[1] in _PLAIN and f[0] != "reserved"]
     for name, value in options.items():
         if name not in known:
@@ -83,7 +84,7 @@ def fit_options(r: Any, options: dict[str, Any]) -> tuple[_abi.FitOptions, list[
         view, owner = matrix_of(value, "similarity")
         keep.append((view, owner))
         raw.init, raw.similarity = 2, ctypes.pointer(view)
-    _plain(raw, options)
+    _plain(raw, options, keep)
     return raw, keep
 
 
@@ -114,7 +115,7 @@ def best_options(r: Any, options: dict[str, Any]) -> tuple[_abi.BestOptions, lis
             keep.append(value)
             setattr(raw, name, value.ctypes.data)
             setattr(raw, "n_" + name, len(value))
-    _plain(raw, options)
+    _plain(raw, options, keep)
     return raw, keep
 
 
