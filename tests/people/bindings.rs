@@ -287,7 +287,13 @@ fn cpp_views_keep_their_strides_and_handles_are_safe() {
             "m.encode(c, unicon::Side::x, unicon::view(i, 2), unicon::view(v, 2));",
             "matrices of float or double",
         ),
+        (
+            "const unicon::Context &k2 = c; const std::vector<float> &k3 = k; m.similarity(k2, unicon::view(v, 2), \
+             unicon::view(k3, 2), unicon::view(k3, 2));",
+            "cannot convert",
+        ),
         ("unicon::Context d = c; (void)d;", "deleted"),
+        ("unicon::Items d(c, unicon::view(v, 2)); unicon::Items e = d; (void)e;", "deleted"),
         ("unicon::view(std::vector<float>(4), 2);", "cannot bind"),
     ] {
         let source = dir.path().join("line.cpp");
