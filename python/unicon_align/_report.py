@@ -15,7 +15,10 @@ _NO_VALUE = 13
 
 
 class Report:
-    """A unicon_report_t, which the call that `pointer` is given to makes. Keys are those of ``unicon.h`` in small letters, without their prefix; absent values are None."""
+    """A unicon_report_t, which the call that `pointer` is given to makes.
+
+    Keys are those of ``unicon.h`` in small letters, without their prefix; absent values are None.
+    """
 
     def __init__(self) -> None:
         self.pointer = ctypes.c_void_p()

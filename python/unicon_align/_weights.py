@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Weights:
     """S(gamma) = -dL/ds of a batch of embeddings as an operator; never n x n unless ``dense`` is asked for. Made by ``Context.weights``.
 
-    ``n_negatives`` above 0 samples so many negatives per row and column, with ``seed``, which stand for all. Immutable; copies share it. It cannot be pickled. Results are float64 if an embedding was, else float32.
+    ``n_negatives`` above 0 samples so many negatives per row and column, with ``seed``, which stand for all. Immutable; copies share it.
+    It cannot be pickled. Results are float64 if an embedding was, else float32.
 
     Attributes
     ----------
