@@ -235,6 +235,11 @@ message(f) =
         @test encode(model, :x, X) == expected
     end
 
+    @testset "every name is documented" begin
+        documented = Base.Docs.meta(UniCon)
+        @test [name for name in [names(UniCon); :FitInfo] if !haskey(documented, Base.Docs.Binding(UniCon, name))] == []
+    end
+
     @testset "generic functions of StatsAPI" begin
         # A package of that name with the two functions stands for StatsAPI, which no test may download.
         folder = mktempdir()
