@@ -70,18 +70,13 @@ fn compare(n: usize, d1: usize, d2: usize, r: usize, runs: usize) {
         let (mut o, mut model) = (std::mem::zeroed(), std::ptr::null_mut());
         assert_eq!(unicon_fit_options_init(&mut o, size_of_val(&o)), 0);
         o.r = r as i64;
-        let (none, start) = (std::ptr::null(), std::ptr::null());
-        let status = unicon_fit(
-            context,
-            &o,
-            &mx,
-            &my,
-            none,
-            std::ptr::null(),
-            start,
-            &mut model,
-            std::ptr::null_mut(),
-        );
+        let pairs = unicon_pairs {
+            struct_size: size_of::<unicon_pairs>(),
+            x: &mx,
+            y: &my,
+            positives: std::ptr::null(),
+        };
+        let status = unicon_fit(context, &o, &pairs, &mut model, std::ptr::null_mut());
         assert_eq!(status, 0);
         unicon_model_destroy(model);
     };

@@ -175,7 +175,7 @@ fn kind(ty: &str) -> String {
             || ty.starts_with("Ref{")
             || ty == "Cstring"
             || ty.starts_with("::core::option::Option<")
-            || ["unicon_progress_fn", "unicon_family_fn"].contains(&ty) =>
+            || ["unicon_progress_fn", "unicon_family_fn", "unicon_warning_fn"].contains(&ty) =>
         {
             "ptr"
         }
@@ -207,6 +207,19 @@ fn header() -> Header {
     }
     assert!(functions.len() > 40 && structs.len() > 8, "the bindings were not understood");
     Header { functions, structs }
+}
+
+/// The keys of reports in the header, under the names of the other languages.
+fn report_keys() -> BTreeMap<String, i64> {
+    let text = std::fs::read_to_string(root().join("include/unicon.h")).unwrap();
+    let named = |part: &str| {
+        let (name, rest) = part.split_once(" = ")?;
+        let number = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        Some((name.to_lowercase(), number))
+    };
+    let keys: BTreeMap<_, _> = text.split("    UNICON_REPORT_").skip(1).filter_map(named).collect();
+    assert!(keys.len() > 60 && keys["final_loss"] == 1, "the keys were not understood: {keys:?}");
+    keys
 }
 
 #[test]
@@ -248,6 +261,10 @@ fn julia_declares_what_the_header_does() {
         }
         out
     };
+    let (_, keys) = text.split_once("const REPORT_KEYS = (").unwrap();
+    let keys = keys[..keys.find("\n)").unwrap()].split(',').filter_map(|k| k.trim().split_once(" = "));
+    let keys: BTreeMap<String, i64> = keys.map(|(name, n)| (name.to_string(), n.parse().unwrap())).collect();
+    assert_eq!(keys, report_keys());
     let mut compared = 0;
     let declared = text.replace("\nmutable struct ", "\nstruct ");
     for part in declared.split("\nstruct ").skip(1) {
@@ -278,6 +295,8 @@ fn python_declares_what_the_header_does() {
     let described: serde_json::Value =
         serde_json::from_str(&run(Command::new("python3").arg(script))).expect("JSON");
     let header = header();
+    let keys: BTreeMap<String, i64> = serde_json::from_value(described["keys"].clone()).unwrap();
+    assert_eq!(keys, report_keys());
     let functions = described["functions"].as_object().unwrap();
     for (name, kinds) in functions {
         let kinds: Vec<String> =

@@ -22,7 +22,7 @@ static void *take(void *user, size_t size, size_t alignment)
     pool_t *pool = user;
     void *data = NULL;
     if (posix_memalign(&data, alignment, size))
-        return NULL; /* the call returns UNICON_OUT_OF_MEMORY */
+        return NULL; /* the call returns UNICON_ERROR_OUT_OF_MEMORY */
     pthread_mutex_lock(&pool->lock);
     pool->calls++;
     pool->now += size;
@@ -43,8 +43,7 @@ static void give(void *user, void *data, size_t size, size_t alignment)
 }
 
 /* A fit under a limit; 0 for none. */
-static unicon_status_t fit_within(uint64_t limit, pool_t *pool, const unicon_fit_options_t *fit, const unicon_matrix_t *x,
-                                  const unicon_matrix_t *y)
+static unicon_status_t fit_within(uint64_t limit, pool_t *pool, const unicon_fit_options_t *fit, const unicon_pairs_t *pairs)
 {
     unicon_allocator_t allocator = {take, give, pool};
     unicon_context_options_t options;
@@ -57,7 +56,7 @@ static unicon_status_t fit_within(uint64_t limit, pool_t *pool, const unicon_fit
     options.workspace_limit = limit;
     status = unicon_context_create(&options, &context);
     if (status == UNICON_OK)
-        status = unicon_fit(context, fit, x, y, NULL, NULL, NULL, &model, NULL);
+        status = unicon_fit(context, fit, pairs, &model, NULL);
     if (status != UNICON_OK) {
         unicon_last_error(context, text, sizeof text);
         printf("    %s\n", text);
@@ -71,6 +70,8 @@ int main(void)
 {
     static float x[N * D1], y[N * D2];
     unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2);
+    unicon_pairs_t pairs = unicon_pairs(&xm, &ym, NULL);
+    unicon_sizes_t sizes;
     pool_t pool = {PTHREAD_MUTEX_INITIALIZER, 0, 0, 0};
     unicon_context_t *context = NULL;
     unicon_fit_options_t fit;
@@ -83,16 +84,20 @@ int main(void)
     unicon_fit_options_init(&fit, sizeof fit);
     fit.r = R;
     fit.whiten = 0.1;
+    unicon_sizes_init(&sizes, sizeof sizes);
+    sizes.n_x = sizes.n_y = N;
+    sizes.d1 = D1;
+    sizes.d2 = D2;
     if (unicon_context_create(NULL, &context) != UNICON_OK
-        || unicon_fit_workspace(context, &fit, N, N, D1, D2, UNICON_F32, &bytes) != UNICON_OK)
+        || unicon_fit_workspace(context, &fit, &sizes, &bytes) != UNICON_OK)
         return 1;
     unicon_context_destroy(context);
     printf("a fit of %d pairs will hold at most %llu bytes\n", N, (unsigned long long)bytes);
-    if (fit_within(bytes, &pool, &fit, &xm, &ym) != UNICON_OK)
+    if (fit_within(bytes, &pool, &fit, &pairs) != UNICON_OK)
         return 1;
     printf("within that limit: %zu allocations, %zu bytes at most, %zu left\n", pool.calls, pool.peak, pool.now);
     printf("within half of it:\n");
-    if (pool.peak > bytes || pool.now != 0 || fit_within(bytes / 2, &pool, &fit, &xm, &ym) != UNICON_OUT_OF_MEMORY)
+    if (pool.peak > bytes || pool.now != 0 || fit_within(bytes / 2, &pool, &fit, &pairs) != UNICON_ERROR_OUT_OF_MEMORY)
         return 1;
     return pool.now == 0 ? 0 : 1;
 }

@@ -56,6 +56,8 @@ int main(void)
     unicon_context_t *context = NULL;
     unicon_matrix_t zxm = unicon_matrix_f64(zx, N, R), zym = unicon_matrix_f64(zy, N, R), gxm = unicon_matrix_f64(gx, N, R),
                     gym = unicon_matrix_f64(gy, N, R);
+    unicon_pairs_t pairs = unicon_pairs(&zxm, &zym, NULL);
+    unicon_weights_options_t options;
     unicon_loss_t loss;
     double value = 0, first = 0;
     int i, j, k, step;
@@ -75,12 +77,14 @@ int main(void)
     }
     unicon_loss_init(&loss, sizeof loss, UNICON_LOSS_CLIP);
     loss.tau = 0.1;
+    unicon_weights_options_init(&options, sizeof options);
+    options.loss = &loss;
     if (unicon_context_create(NULL, &context) != UNICON_OK)
         return 1;
     for (step = 0; step <= STEPS; step++) {
         encode(y, fy, zy);
         encode(x, fx, zx); /* leaves the norms of x for its step */
-        if (unicon_contrastive_grad(context, &loss, &zxm, &zym, NULL, &value, &gxm, &gym) != UNICON_OK) {
+        if (unicon_contrastive_grad(context, &options, &pairs, &value, &gxm, &gym) != UNICON_OK) {
             char text[256];
             unicon_last_error(context, text, sizeof text);
             fprintf(stderr, "loss_layer: %s\n", text);

@@ -45,6 +45,7 @@ int main(void)
     unicon_fit_options_t options;
     unicon_matrix_t xm = unicon_matrix_f32(x, BATCH, D1), ym = unicon_matrix_f32(y, BATCH, D2),
                     zxm = unicon_matrix_f32(zx, BATCH, R), zym = unicon_matrix_f32(zy, BATCH, R);
+    unicon_pairs_t batch = unicon_pairs(&xm, &ym, NULL), embedded = unicon_pairs(&zxm, &zym, NULL);
     int64_t one = 1;
     double loss, sum, recall[2] = {0, 0};
     unsigned pass, b;
@@ -54,12 +55,12 @@ int main(void)
     unicon_fit_options_init(&options, sizeof options);
     options.r = R;
     options.whiten = 0.01;
-    if (unicon_partial_fit_create(context, &options, UNICON_STREAM_SUMS, D1, D2, UNICON_F32, NULL, NULL, &partial) != UNICON_OK)
+    if (unicon_partial_fit_create(context, &options, UNICON_ACCUMULATE_MOMENTS, D1, D2, UNICON_F32, &partial) != UNICON_OK)
         return fail(context);
     for (pass = 1; pass <= 2; pass++) {
         for (sum = 0, b = 0; b < BATCHES; b++) {
             read_batch(b);
-            if (unicon_partial_fit_add(partial, &xm, &ym, NULL, &loss) != UNICON_OK)
+            if (unicon_partial_fit_add(partial, &batch, &loss) != UNICON_OK)
                 return fail(context);
             sum += loss;
         }
@@ -71,7 +72,7 @@ int main(void)
     read_batch(BATCHES); /* a batch that was not seen */
     if (unicon_model_encode(context, model, UNICON_SIDE_X, &xm, &zxm) != UNICON_OK
         || unicon_model_encode(context, model, UNICON_SIDE_Y, &ym, &zym) != UNICON_OK
-        || unicon_recall(context, &zxm, &zym, NULL, &one, 1, recall) != UNICON_OK)
+        || unicon_recall(context, &embedded, UNICON_TIES_EXPECTED, &one, 1, recall) != UNICON_OK)
         return fail(context);
     printf("recall@1 of a new batch: %.3f and %.3f\n", recall[0], recall[1]);
     unicon_model_destroy(model);

@@ -56,6 +56,7 @@ static void *fit_for_ever(void *argument)
 {
     job_t *job = argument;
     unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2);
+    unicon_pairs_t pairs = unicon_pairs(&xm, &ym, NULL);
     unicon_fit_options_t options;
     unicon_model_t *never = NULL;
     unicon_fit_options_init(&options, sizeof options);
@@ -63,13 +64,14 @@ static void *fit_for_ever(void *argument)
     options.n_iters = 1000000000;
     options.progress = report;
     options.progress_user = job;
-    job->status = unicon_fit(job->context, &options, &xm, &ym, NULL, NULL, NULL, &never, NULL);
+    job->status = unicon_fit(job->context, &options, &pairs, &never, NULL);
     return NULL;
 }
 
 int main(void)
 {
     unicon_matrix_t xm = unicon_matrix_f32(x, N, D1), ym = unicon_matrix_f32(y, N, D2), zm = unicon_matrix_f32(z, N, R);
+    unicon_pairs_t pairs = unicon_pairs(&xm, &ym, NULL);
     job_t job = {NULL, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, UNICON_OK};
     unicon_fit_options_t options;
     pthread_t threads[THREADS];
@@ -81,7 +83,7 @@ int main(void)
     unicon_fit_options_init(&options, sizeof options);
     options.r = R;
     if (unicon_context_create(NULL, &job.context) != UNICON_OK
-        || unicon_fit(job.context, &options, &xm, &ym, NULL, NULL, NULL, &model, NULL) != UNICON_OK
+        || unicon_fit(job.context, &options, &pairs, &model, NULL) != UNICON_OK
         || unicon_model_encode(job.context, model, UNICON_SIDE_X, &xm, &zm) != UNICON_OK)
         return 1;
 
@@ -108,5 +110,5 @@ int main(void)
 
     unicon_model_destroy(model);
     unicon_context_destroy(job.context);
-    return job.status == UNICON_CANCELLED ? 0 : 1;
+    return job.status == UNICON_ERROR_CANCELLED ? 0 : 1;
 }

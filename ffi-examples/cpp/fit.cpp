@@ -3,6 +3,7 @@
 //     c++ -std=c++17 fit.cpp -o fit $(pkg-config --cflags --libs unicon)
 #include <cstdio>
 #include <random>
+#include <string>
 #include <vector>
 
 #include <unicon.hpp>
@@ -26,12 +27,12 @@ int main() {
         }
     }
     try {
-        unicon::Context context;
+        unicon::Context context([](const std::string &text) { std::fprintf(stderr, "warning: %s\n", text.c_str()); });
         unicon::FitOptions options(latent);
         options.loss(unicon::Loss(unicon::LossKind::clip, 0.07));
         options->whiten = 0.01;
         const unicon::FitResult fitted = unicon::fit(context, options, unicon::view(x, d1), unicon::view(y, d2));
-        std::printf("loss %.4f -> %.4f\n", fitted.info.loss.front(), fitted.info.raw.final_loss);
+        std::printf("loss %.4f -> %.4f\n", fitted.info.loss.front(), *fitted.info.final_loss);
 
         std::vector<float> zx(n * latent), zy(n * latent);
         const auto ex = unicon::view(zx, latent), ey = unicon::view(zy, latent);
@@ -45,14 +46,14 @@ int main() {
 
         // What needs no tuning: shrinkage, power and here the dimension are chosen on rows that are held back.
         const unicon::FitResult best = unicon::fit_best(context, unicon::BestOptions(), unicon::view(x, d1), unicon::view(y, d2));
-        std::printf("best: r %lld, whiten %g, power %g, %zu points\n", static_cast<long long>(best.info.raw.r), best.info.raw.whiten,
-                    best.info.raw.power, best.info.trace.size());
+        std::printf("best: r %lld, whiten %g, power %g, %zu points\n", static_cast<long long>(best.info.r), best.info.whiten.value(),
+                    best.info.power, best.info.trace.size());
 
         // Refinement by hand: on 64 sampled negatives a row first, then on all.
         unicon::FitOptions refined(latent);
         refined.stages({64, 0});
         refined->n_iters = 1;
-        std::printf("refined: loss %.4f\n", unicon::fit(context, refined, unicon::view(x, d1), unicon::view(y, d2)).info.raw.final_loss);
+        std::printf("refined: loss %.4f\n", unicon::fit(context, refined, unicon::view(x, d1), unicon::view(y, d2)).info.final_loss.value());
 
         // Batches that arrive one by one.
         unicon::FitOptions streamed(latent);
@@ -71,6 +72,6 @@ int main() {
         return 1;
     } catch (const unicon::Error &e) {
         std::printf("as expected: %s\n", e.what());
-        return e.status() == UNICON_INVALID_ARGUMENT ? 0 : 1;
+        return e.status() == UNICON_ERROR_INVALID_ARGUMENT ? 0 : 1;
     }
 }

@@ -15,25 +15,6 @@
 /* MPI counts are ints: long messages go in parts of this many bytes. */
 enum { PART = 1 << 30 };
 
-static int32_t allreduce_sum(void *user, void *data, int64_t count, int32_t dtype, int32_t device_type, void *stream)
-{
-    MPI_Datatype type = dtype == UNICON_F64 ? MPI_DOUBLE : MPI_FLOAT;
-    char *at = data;
-    (void)stream;
-    if (device_type != UNICON_DEVICE_CPU)
-        return -1;
-    while (count > 0) {
-        int n = count < PART / 8 ? (int)count : PART / 8;
-        /* Reduced on one rank and sent to the others: bitwise equal everywhere. */
-        int status = MPI_Allreduce(MPI_IN_PLACE, at, n, type, MPI_SUM, *(MPI_Comm *)user);
-        if (status != MPI_SUCCESS)
-            return status;
-        at += (size_t)n * (dtype == UNICON_F64 ? 8 : 4);
-        count -= n;
-    }
-    return 0;
-}
-
 static int32_t allgather(void *user, const void *sent, void *received, int64_t bytes, int32_t device_type, void *stream)
 {
     (void)stream;
@@ -87,8 +68,10 @@ int main(int argc, char **argv)
     unicon_context_t *context = NULL;
     unicon_model_t *model = NULL;
     unicon_fit_options_t options;
-    unicon_fit_info_t info;
+    unicon_report_t *report = NULL;
     unicon_matrix_t xm, ym;
+    unicon_pairs_t pairs;
+    double loss;
 
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(comm, &rank);
@@ -109,9 +92,9 @@ int main(int argc, char **argv)
         row(i, 1, D2, y + (i - first) * D2);
     }
 
+    unicon_communicator_init(&ranks, sizeof ranks);
     ranks.rank = rank;
     ranks.size = size;
-    ranks.allreduce_sum = allreduce_sum;
     ranks.allgather = allgather;
     ranks.send_recv = send_recv;
     ranks.user = &comm;
@@ -122,14 +105,15 @@ int main(int argc, char **argv)
         goto done;
     xm = unicon_matrix_f32(x, end - first, D1);
     ym = unicon_matrix_f32(y, end - first, D2);
+    pairs = unicon_pairs(&xm, &ym, NULL);
     unicon_fit_options_init(&options, sizeof options);
-    unicon_fit_info_init(&info, sizeof info);
     options.r = 8;
     options.whiten = 0.1;
-    if (unicon_fit(context, &options, &xm, &ym, NULL, NULL, NULL, &model, &info) != UNICON_OK)
+    if (unicon_fit(context, &options, &pairs, &model, &report) != UNICON_OK
+        || unicon_report_real(report, UNICON_REPORT_FINAL_LOSS, &loss) != UNICON_OK)
         goto done;
     if (rank == 0) {
-        printf("%lld pairs on %d ranks: loss %.6f\n", (long long)n, size, info.final_loss);
+        printf("%lld pairs on %d ranks: loss %.6f\n", (long long)n, size, loss);
         if (unicon_model_save(context, model, argv[2]) != UNICON_OK)
             goto done;
     }
@@ -137,9 +121,10 @@ int main(int argc, char **argv)
 done:
     if (failed) {
         char text[512];
-        if (unicon_last_error(context, text, sizeof text))
+        if (unicon_last_error(NULL, text, sizeof text))
             fprintf(stderr, "rank %d: %s\n", rank, text);
     }
+    unicon_report_destroy(report);
     unicon_model_destroy(model);
     unicon_context_destroy(context);
     free(x);

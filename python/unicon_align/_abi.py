@@ -22,7 +22,7 @@ class Options(Structure):
 
     def __repr__(self) -> str:
         plain = (c_int32, c_int64, c_uint64, c_double)
-        values = {f[0]: getattr(self, f[0]) for f in self._fields_ if f[1] in plain and f[0] not in ("struct_size", "reserved", "reserved2", "family")}
+        values = {f[0]: getattr(self, f[0]) for f in self._fields_ if f[1] in plain and f[0] not in ("struct_size", "reserved", "family")}
         if self._kinds_:
             # A kind of other software's may be beyond those.
             values["kind"] = dict(enumerate(self._kinds_)).get(values["kind"], values["kind"])
@@ -45,20 +45,22 @@ class Matrix(Structure):
     ]
 
 
-AllReduceFn = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int64, c_int32, c_int32, c_void_p)
 AllGatherFn = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_void_p, c_int64, c_int32, c_void_p)
 SendRecvFn = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_int64, c_int32, c_void_p, c_int64, c_int32, c_int32, c_void_p)
 
 
 class Communicator(Structure):
     _fields_ = [
+        ("struct_size", c_size_t),
         ("rank", c_int32),
         ("size", c_int32),
-        ("allreduce_sum", AllReduceFn),
         ("allgather", AllGatherFn),
         ("send_recv", SendRecvFn),
         ("user", c_void_p),
     ]
+
+
+WarningFn = CFUNCTYPE(None, c_char_p, c_void_p)
 
 
 class ContextOptions(Structure):
@@ -74,6 +76,8 @@ class ContextOptions(Structure):
         ("communicator", POINTER(Communicator)),
         ("devices", POINTER(c_int32)),
         ("n_devices", c_int64),
+        ("warning", WarningFn),
+        ("warning_user", c_void_p),
     ]
 
 
@@ -122,6 +126,10 @@ class Positives(Structure):
     ]
 
 
+class Pairs(Structure):
+    _fields_ = [("struct_size", c_size_t), ("x", POINTER(Matrix)), ("y", POINTER(Matrix)), ("positives", POINTER(Positives))]
+
+
 class Kernel(Options):
     _kinds_ = ("linear", "cosine", "angular", "arccos", "exp_cosine", "rbf", "matern32")
     _fields_ = [
@@ -133,6 +141,10 @@ class Kernel(Options):
         ("lengthscale", c_double),
         ("cos_clamp", c_double),
     ]
+
+
+class WeightsOptions(Structure):
+    _fields_ = [("struct_size", c_size_t), ("loss", POINTER(Loss)), ("n_negatives", c_int64), ("seed", c_uint64)]
 
 
 class ModelDescription(Structure):
@@ -160,10 +172,6 @@ class Progress(Structure):
 
 
 ProgressFn = CFUNCTYPE(c_int32, POINTER(Progress), c_void_p)
-
-
-class Validation(Structure):
-    _fields_ = [("x", POINTER(Matrix)), ("y", POINTER(Matrix)), ("positives", POINTER(Positives))]
 
 
 class Damping(Options):
@@ -199,7 +207,7 @@ class Minibatch(Options):
 class BestOptions(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
-        ("rank", c_int32),
+        ("dimension", c_int32),
         ("tau_auto", c_int32),
         ("r", c_int64),
         ("energy", c_double),
@@ -225,18 +233,9 @@ class BestOptions(Structure):
         ("widths", c_void_p),
         ("n_widths", c_int64),
         ("center", c_int32),
-        ("reserved2", c_int32),
-    ]
-
-
-class TracePoint(Structure):
-    _fields_ = [
-        ("seconds", c_double),
-        ("loss", c_double),
-        ("score", c_double),
-        ("negatives", c_int64),
-        ("evaluations", c_int64),
-        ("sampling_error", c_double),
+        ("reserved", c_int32),
+        ("validation", POINTER(Pairs)),
+        ("warm_start", c_void_p),
     ]
 
 
@@ -268,100 +267,72 @@ class FitOptions(Structure):
         ("seed", c_uint64),
         ("growth", c_double),
         ("exact_last", c_int32),
-        ("reserved", c_int32),
+        ("center", c_int32),
+        ("validation", POINTER(Pairs)),
+        ("warm_start", c_void_p),
         ("damping", POINTER(Damping)),
         ("refine", POINTER(Refine)),
         ("checkpoint", c_char_p),
         ("budget", c_double),
         ("progress", ProgressFn),
         ("progress_user", c_void_p),
-        ("center", c_int32),
         ("batch_score", c_int32),
+        ("reserved", c_int32),
         ("cos_clamp", c_double),
     ]
 
 
-class FitInfo(Structure):
+class Sizes(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
-        ("outcome", c_int32),
+        ("n_x", c_int64),
+        ("n_y", c_int64),
+        ("d1", c_int64),
+        ("d2", c_int64),
+        ("m_x", c_int64),
+        ("m_y", c_int64),
+        ("dtype", c_int32),
         ("reserved", c_int32),
-        ("n_iters", c_int64),
-        ("loss", c_void_p),
-        ("change", c_void_p),
-        ("history_capacity", c_int64),
-        ("n_loss", c_int64),
-        ("n_change", c_int64),
-        ("singular_values", c_void_p),
-        ("singular_capacity", c_int64),
-        ("n_singular_values", c_int64),
-        ("final_loss", c_double),
-        ("rows_without_positives", c_int64),
-        ("cols_without_positives", c_int64),
-        ("zero_rows_x", c_int64),
-        ("zero_rows_y", c_int64),
-        ("rows_dropped", c_int64),
-        ("seconds", c_double),
-        ("seconds_load", c_double),
-        ("seconds_features", c_double),
-        ("seconds_encode", c_double),
-        ("seconds_statistics", c_double),
-        ("seconds_weights", c_double),
-        ("seconds_spectral", c_double),
-        ("seconds_validation", c_double),
-        ("workspace_bytes", c_uint64),
-        ("peak_bytes", c_uint64),
-        ("trace", POINTER(TracePoint)),
-        ("trace_capacity", c_int64),
-        ("n_trace", c_int64),
-        ("evaluations", c_int64),
-        ("sampling_error", c_double),
-        ("whiten", c_double),
-        ("power", c_double),
-        ("tau", c_double),
-        ("r", c_int64),
-        ("rows_held_back", c_int64),
-        ("cols_held_back", c_int64),
-        ("distinct_x", c_int64),
-        ("distinct_y", c_int64),
-        ("centred_x", c_int32),
-        ("centred_y", c_int32),
-        ("returned", c_int64),
-        ("held_apart", c_int64),
     ]
 
 
-class Evaluation(Structure):
+class EvaluationOptions(Structure):
     _fields_ = [
         ("struct_size", c_size_t),
+        ("ks", c_void_p),
+        ("n_ks", c_int64),
         ("ties", c_int32),
         ("exclude_self", c_int32),
         ("resamples", c_int64),
         ("level", c_double),
         ("seed", c_uint64),
-        ("matching_accuracy", c_double),
-        ("mrr_x2y", c_double),
-        ("mrr_y2x", c_double),
-        ("mrr_x2y_low", c_double),
-        ("mrr_x2y_high", c_double),
-        ("mrr_y2x_low", c_double),
-        ("mrr_y2x_high", c_double),
-        ("median_rank_x2y", c_double),
-        ("median_rank_y2x", c_double),
-        ("mean_rank_x2y", c_double),
-        ("mean_rank_y2x", c_double),
-        ("tied_x2y", c_int64),
-        ("tied_y2x", c_int64),
     ]
 
 
+# The keys of reports, UNICON_REPORT_...: reals below 1000, integers from 1000 on, series from 2000 on.
+KEYS: dict[str, int] = {
+    "final_loss": 1, "sampling_error": 2, "whiten": 3, "power": 4, "tau": 5, "seconds": 6, "seconds_load": 7, "seconds_features": 8,
+    "seconds_encode": 9, "seconds_statistics": 10, "seconds_weights": 11, "seconds_spectral": 12, "seconds_validation": 13,
+    "matching_accuracy": 101, "mrr_x2y": 102, "mrr_y2x": 103, "mrr_x2y_low": 104, "mrr_x2y_high": 105, "mrr_y2x_low": 106,
+    "mrr_y2x_high": 107, "median_rank_x2y": 108, "median_rank_y2x": 109, "mean_rank_x2y": 110, "mean_rank_y2x": 111, "outcome": 1001,
+    "n_iters": 1002, "rejected_update": 1003, "rows_without_positives": 1004, "cols_without_positives": 1005, "zero_rows_x": 1006,
+    "zero_rows_y": 1007, "rows_dropped": 1008, "workspace_bytes": 1009, "peak_bytes": 1010, "evaluations": 1011, "r": 1012,
+    "rows_held_back": 1013, "cols_held_back": 1014, "held_apart": 1015, "distinct_x": 1016, "distinct_y": 1017, "centred_x": 1018,
+    "centred_y": 1019, "returned": 1020, "tied_x2y": 1101, "tied_y2x": 1102, "loss": 2001, "change": 2002, "singular_values": 2003,
+    "trace_seconds": 2004, "trace_loss": 2005, "trace_score": 2006, "trace_negatives": 2007, "trace_evaluations": 2008,
+    "trace_sampling_error": 2009, "recall_x2y": 2101, "recall_y2x": 2102, "recall_x2y_low": 2103, "recall_x2y_high": 2104,
+    "recall_y2x_low": 2105, "recall_y2x_high": 2106,
+}
+
 _handle = c_void_p
-_matrix, _positives, _loss = POINTER(Matrix), POINTER(Positives), POINTER(Loss)
+_matrix, _positives, _loss, _pairs = POINTER(Matrix), POINTER(Positives), POINTER(Loss), POINTER(Pairs)
+_weights_options = POINTER(WeightsOptions)
 
 # name -> (result, arguments); the library is asked for exactly these.
 FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "unicon_status_string": (c_char_p, [c_int32]),
     "unicon_version": (c_char_p, []),
+    "unicon_version_number": (c_int32, []),
     "unicon_abi_version": (c_int32, []),
     "unicon_capabilities": (c_uint64, []),
     "unicon_device_count": (c_int32, [c_int32, POINTER(c_int32)]),
@@ -370,23 +341,26 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "unicon_context_destroy": (None, [_handle]),
     "unicon_last_error": (c_size_t, [_handle, c_void_p, c_size_t]),
     "unicon_cancel": (c_int32, [_handle]),
+    "unicon_cancel_clear": (c_int32, [_handle]),
+    "unicon_communicator_init": (c_int32, [POINTER(Communicator), c_size_t]),
     "unicon_context_device_type": (c_int32, [_handle]),
     "unicon_loss_init": (c_int32, [_loss, c_size_t, c_int32]),
     "unicon_family_init": (c_int32, [POINTER(Family), c_size_t]),
     "unicon_positives_init": (c_int32, [_positives, c_size_t]),
     "unicon_kernel_init": (c_int32, [POINTER(Kernel), c_size_t, c_int32]),
-    "unicon_weights_create": (c_int32, [_handle, _loss, _matrix, _matrix, _positives, POINTER(_handle)]),
-    "unicon_weights_create_similarity": (c_int32, [_handle, _loss, _matrix, _positives, POINTER(_handle)]),
+    "unicon_weights_options_init": (c_int32, [_weights_options, c_size_t]),
+    "unicon_weights_create": (c_int32, [_handle, _weights_options, _pairs, POINTER(_handle)]),
+    "unicon_weights_create_similarity": (c_int32, [_handle, _weights_options, _matrix, _positives, POINTER(_handle)]),
     "unicon_weights_destroy": (None, [_handle]),
     "unicon_weights_loss": (c_int32, [_handle, POINTER(c_double), POINTER(c_double), POINTER(c_double)]),
     "unicon_weights_unmatched": (c_int32, [_handle, POINTER(c_int64), POINTER(c_int64)]),
     "unicon_weights_dense": (c_int32, [_handle, _matrix]),
     "unicon_weights_apply": (c_int32, [_handle, _matrix, _matrix]),
-    "unicon_weights_apply_t": (c_int32, [_handle, _matrix, _matrix]),
+    "unicon_weights_apply_transpose": (c_int32, [_handle, _matrix, _matrix]),
     "unicon_weights_cross": (c_int32, [_handle, _matrix, _matrix, _matrix]),
     "unicon_contrastive_grad": (
         c_int32,
-        [_handle, _loss, _matrix, _matrix, _positives, POINTER(c_double), _matrix, _matrix],
+        [_handle, _weights_options, _pairs, POINTER(c_double), _matrix, _matrix],
     ),
     "unicon_weights_workspace": (c_int32, [_handle, c_int64, c_int64, c_int64, c_int32, POINTER(c_uint64)]),
     "unicon_model_create_linear": (c_int32, [_handle, _matrix, _matrix, POINTER(_handle)]),
@@ -406,40 +380,27 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "unicon_best_options_init": (c_int32, [POINTER(BestOptions), c_size_t]),
     "unicon_fit_options_init": (c_int32, [POINTER(FitOptions), c_size_t]),
     "unicon_fit_options_preset": (c_int32, [POINTER(FitOptions), c_int32]),
-    "unicon_fit_info_init": (c_int32, [POINTER(FitInfo), c_size_t]),
-    "unicon_fit": (
-        c_int32,
-        [_handle, POINTER(FitOptions), _matrix, _matrix, _positives, POINTER(Validation), _handle,
-         POINTER(_handle), POINTER(FitInfo)],
-    ),
-    "unicon_fit_best": (
-        c_int32,
-        [_handle, POINTER(BestOptions), _matrix, _matrix, _positives, POINTER(Validation), _handle,
-         POINTER(_handle), POINTER(FitInfo)],
-    ),
-    "unicon_fit_workspace": (
-        c_int32,
-        [_handle, POINTER(FitOptions), c_int64, c_int64, c_int64, c_int64, c_int32, POINTER(c_uint64)],
-    ),
-    "unicon_fit_best_workspace": (
-        c_int32,
-        [_handle, POINTER(BestOptions), c_int64, c_int64, c_int64, c_int64, c_int64, c_int64, c_int32, POINTER(c_uint64)],
-    ),
+    "unicon_fit": (c_int32, [_handle, POINTER(FitOptions), _pairs, POINTER(_handle), POINTER(_handle)]),
+    "unicon_fit_best": (c_int32, [_handle, POINTER(BestOptions), _pairs, POINTER(_handle), POINTER(_handle)]),
+    "unicon_report_real": (c_int32, [_handle, c_int32, POINTER(c_double)]),
+    "unicon_report_integer": (c_int32, [_handle, c_int32, POINTER(c_int64)]),
+    "unicon_report_series": (c_int32, [_handle, c_int32, c_void_p, c_int64, POINTER(c_int64)]),
+    "unicon_report_destroy": (None, [_handle]),
+    "unicon_sizes_init": (c_int32, [POINTER(Sizes), c_size_t]),
+    "unicon_fit_workspace": (c_int32, [_handle, POINTER(FitOptions), POINTER(Sizes), POINTER(c_uint64)]),
+    "unicon_fit_best_workspace": (c_int32, [_handle, POINTER(BestOptions), POINTER(Sizes), POINTER(c_uint64)]),
     "unicon_partial_fit_create": (
         c_int32,
-        [_handle, POINTER(FitOptions), c_int32, c_int64, c_int64, c_int32, POINTER(Validation), _handle, POINTER(_handle)],
+        [_handle, POINTER(FitOptions), c_int32, c_int64, c_int64, c_int32, POINTER(_handle)],
     ),
-    "unicon_partial_fit_add": (c_int32, [_handle, _matrix, _matrix, _positives, POINTER(c_double)]),
+    "unicon_partial_fit_add": (c_int32, [_handle, _pairs, POINTER(c_double)]),
     "unicon_partial_fit_model": (c_int32, [_handle, POINTER(_handle)]),
     "unicon_partial_fit_finish": (c_int32, [_handle, POINTER(_handle)]),
     "unicon_partial_fit_destroy": (None, [_handle]),
     "unicon_search": (c_int32, [_handle, _matrix, _matrix, c_int64, _matrix, c_void_p]),
-    "unicon_recall": (c_int32, [_handle, _matrix, _matrix, _positives, c_void_p, c_int64, c_void_p]),
-    "unicon_evaluation_init": (c_int32, [POINTER(Evaluation), c_size_t]),
-    "unicon_evaluate": (
-        c_int32,
-        [_handle, _matrix, _matrix, _positives, c_void_p, c_int64, POINTER(Evaluation), c_void_p, c_void_p],
-    ),
+    "unicon_recall": (c_int32, [_handle, _pairs, c_int32, c_void_p, c_int64, c_void_p]),
+    "unicon_evaluation_options_init": (c_int32, [POINTER(EvaluationOptions), c_size_t]),
+    "unicon_evaluate": (c_int32, [_handle, POINTER(EvaluationOptions), _pairs, POINTER(_handle)]),
     "unicon_items_create": (c_int32, [_handle, _matrix, POINTER(_handle)]),
     "unicon_items_destroy": (None, [_handle]),
     "unicon_items_search": (c_int32, [_handle, _handle, _matrix, c_int64, c_int64, _matrix, c_void_p]),
@@ -483,18 +444,18 @@ STRUCTS: dict[str, type[Structure]] = {
     "unicon_loss": Loss,
     "unicon_family": Family,
     "unicon_positives": Positives,
+    "unicon_pairs": Pairs,
     "unicon_kernel": Kernel,
+    "unicon_weights_options": WeightsOptions,
     "unicon_model_description": ModelDescription,
     "unicon_progress": Progress,
-    "unicon_validation": Validation,
     "unicon_damping": Damping,
     "unicon_refine": Refine,
     "unicon_minibatch": Minibatch,
     "unicon_best_options": BestOptions,
-    "unicon_trace_point": TracePoint,
     "unicon_fit_options": FitOptions,
-    "unicon_fit_info": FitInfo,
-    "unicon_evaluation": Evaluation,
+    "unicon_sizes": Sizes,
+    "unicon_evaluation_options": EvaluationOptions,
 }
 
 
@@ -518,7 +479,7 @@ def describe() -> dict[str, Any]:
         for name, s in STRUCTS.items()
     }
     functions = {name: [_kind(result)] + [_kind(a) for a in arguments] for name, (result, arguments) in FUNCTIONS.items()}
-    return {"abi": ABI_VERSION, "structs": structs, "functions": functions}
+    return {"abi": ABI_VERSION, "keys": KEYS, "structs": structs, "functions": functions}
 
 
 if __name__ == "__main__":

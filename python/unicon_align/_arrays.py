@@ -34,17 +34,17 @@ _NARROW = {np.dtype(t) for t in ("bool", "int8", "uint8", "int16", "uint16")}
 _WIDE = {np.dtype(t) for t in ("int32", "uint32", "int64", "uint64")}
 
 
-def matrix_of(values: Any, name: str = "matrix") -> tuple[Matrix, Any]:
+def matrix_of(values: Any, name: str = "matrix", empty: bool = False) -> tuple[Matrix, Any]:
     """(view, owner): an input as a matrix, and what must live as long as the view.
 
     Floating-point arrays and tensors whose rows or columns are contiguous are read where they lie. Others are copied; integers, lists,
-    data frames and other byte orders are converted, exactly.
+    data frames and other byte orders are converted, exactly. `empty`: there may be no rows.
     """
     if type(values) is np.ndarray and values.dtype in _CODES:
-        return _input(values, name)
+        return _input(values, name, empty)
     if not isinstance(values, np.ndarray):
         if hasattr(values, "__dlpack__"):
-            found = of_dlpack(values, name)
+            found = of_dlpack(values, name, empty=empty)
             if found is not None:
                 return found
             values = values.detach() if hasattr(values, "detach") else values
@@ -58,7 +58,7 @@ def matrix_of(values: Any, name: str = "matrix") -> tuple[Matrix, Any]:
         dtype = np.dtype(np.float32 if dtype in _NARROW else np.float64)
         if values.dtype.itemsize == 8 and values.size and max(int(values.max()), -int(values.min())) > 2**53:
             raise ValueError(f"{name}: expected integers to 2^53, which float64 holds, got larger ones")
-    return _input(np.asarray(values, dtype), name)
+    return _input(np.asarray(values, dtype), name, empty)
 
 
 def output_of(values: Any, name: str = "out") -> tuple[Matrix, Any]:
@@ -68,7 +68,7 @@ def output_of(values: Any, name: str = "out") -> tuple[Matrix, Any]:
             raise TypeError(f"{name}: expected a NumPy array or a DLPack tensor to write to, got {type(values).__name__}")
         if is_read_only(values):
             raise ValueError(f"{name}: expected memory that may be written, got a read-only {type(values).__name__}")
-        found = of_dlpack(values, name, output=True)
+        found = of_dlpack(values, name, output=True, empty=True)
         assert found is not None
         return found
     if isinstance(values, np.ma.MaskedArray):
@@ -77,7 +77,7 @@ def output_of(values: Any, name: str = "out") -> tuple[Matrix, Any]:
         raise ValueError(f"{name}: expected memory that may be written, got a read-only array")
     if values.dtype not in _CODES:
         raise TypeError(f"{name}: expected float16, float32 or float64 of this machine's byte order, got {values.dtype}")
-    view = _view(values, name)
+    view = _view(values, name, empty=True)
     if view is None:
         raise ValueError(f"{name}: expected aligned memory with rows or columns that are contiguous and do not overlap, got strides "
                          f"{values.strides} (bytes) of shape {values.shape}")
@@ -89,27 +89,27 @@ def new_output(shape: tuple[int, ...], *views: Matrix) -> Array:
     return np.empty(shape, np.float64 if any(v.dtype == 2 for v in views) else np.float32)
 
 
-def _input(a: Array, name: str) -> tuple[Matrix, Array]:
-    view = _view(a, name)
+def _input(a: Array, name: str, empty: bool) -> tuple[Matrix, Array]:
+    view = _view(a, name, empty)
     if view is None:
         log.debug("%s: copied, %.3g MB: neither its rows nor its columns are contiguous in aligned memory", name, a.nbytes / 1e6)
         a = np.array(a, order="C", copy=True, subok=False)
-        view = _view(a, name)
+        view = _view(a, name, empty)
         assert view is not None
     return view, a
 
 
-def _view(a: Array, name: str) -> Optional[Matrix]:
+def _view(a: Array, name: str, empty: bool) -> Optional[Matrix]:
     """A view of an array of a type that the library reads; None of one that must be copied."""
     shape = a.shape
-    if len(shape) != 2 or 0 in shape:
-        _wrong_shape(shape, name)
+    if len(shape) != 2 or not shape[1] or not (shape[0] or empty):
+        _wrong_shape(shape, name, empty)
     rows, cols = shape
     flags = a.flags
     address = None
     if flags.c_contiguous:
         rs, cs = cols, 1
-        if flags.writeable:
+        if flags.writeable and rows:
             # A third of the time of a.ctypes.
             address = ctypes.addressof(ctypes.c_char.from_buffer(a))  # type: ignore[arg-type,unused-ignore]
     elif flags.f_contiguous:
@@ -125,11 +125,11 @@ def _view(a: Array, name: str) -> Optional[Matrix]:
     return Matrix(address or a.ctypes.data, rows, cols, rs, cs, _CODES[a.dtype], 1, 0, 0)
 
 
-def _wrong_shape(shape: tuple[int, ...], name: str) -> None:
+def _wrong_shape(shape: tuple[int, ...], name: str, empty: bool) -> None:
     if len(shape) == 1:
         raise ValueError(f"{name}: expected 2 dimensions (rows are samples), got shape {shape}; pass {name}[None, :] for one sample")
     if len(shape) == 2:
-        raise ValueError(f"{name}: expected at least one row and one column, got shape {shape}")
+        raise ValueError(f"{name}: expected at least {'' if empty else 'one row and '}one column, got shape {shape}")
     raise ValueError(f"{name}: expected 2 dimensions (rows are samples), got {len(shape)}: shape {shape}")
 
 

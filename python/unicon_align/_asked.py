@@ -59,6 +59,21 @@ def _set(struct: S, parameters: dict[str, Any]) -> S:
     return struct
 
 
+def weights_options(asked: Optional[_abi.Loss], n_negatives: int = 0, seed: int = 0) -> _abi.WeightsOptions:
+    """unicon_weights_options_t, which keeps the loss."""
+    raw = _made(_abi.WeightsOptions(), lib.unicon_weights_options_init)
+    if asked is not None:
+        if not isinstance(asked, _abi.Loss):
+            raise TypeError(f"loss: expected a loss of unicon_align.loss, got {asked!r}")
+        raw.loss = ctypes.pointer(asked)
+        raw.own_family = getattr(asked, "own_family", None)
+    if n_negatives:
+        assign(raw, "n_negatives", n_negatives)
+    if seed:
+        assign(raw, "seed", seed)
+    return raw
+
+
 def _made(struct: S, init: Any, *arguments: Any) -> S:
     check(init(struct, ctypes.sizeof(struct), *arguments))
     return struct

@@ -11,24 +11,35 @@ import numpy.typing as npt
 
 from . import _abi
 from ._arrays import Array, Features, index_array, matrix_of, new_output, output_of
-from ._asked import assign
-from ._fit import FitInfo, Results, best_options, fit_options, on_progress
+from ._asked import assign, weights_options
+from ._fit import FitInfo, begin_from, best_options, fit_options, info_of, on_progress
 from ._group import Ranks
-from ._library import Cancelled, Error, check, lib, log, pick
+from ._library import Cancelled, Error, Handle, check, lib, log, pick
 from ._model import Model, load
-from ._positives import Positives
+from ._positives import Positives, pairs_of
 from ._progress import Bar, Progress, reporter
-from ._retrieval import Items, evaluate
+from ._report import Report
+from ._retrieval import Items, evaluate, ties_of
 from ._slots import Relay, Slots
-from ._weights import PartialFit, Weights, validation_of
+from ._weights import PartialFit, Weights
 
 _DEVICES = {"auto": 0, "cpu": 1, "cuda": 2}
 _PRECISIONS = {"default": 0, "float32": 1, "float16": 3, "bfloat16": 4}
 Pair = tuple[Features, Features]
 
 
+def _warn(text: bytes, _user: Any) -> None:
+    log.warning("%s", text.decode(errors="replace"))
+
+
+_WARN = _abi.WarningFn(_warn)
+
+
 class Context:
     """A device, its threads and its limits. What is not given is the library's default: the CPU, all cores.
+
+    What a call notices and a person may want to know (rows that repeat, that are zero or match nothing) the logger "unicon_align" tells as a
+    warning.
 
     A context works in threads (threads that call at once work on contexts of the library of their own behind this one) and, on the CPU,
     in the child of a fork. Long calls on the main thread run on another, so that Ctrl-C and other Python signal handlers are heard; they
@@ -76,6 +87,7 @@ class Context:
             raw = _abi.ContextOptions()
             check(lib.unicon_context_options_init(raw, ctypes.sizeof(raw)))
             raw.stream = stream
+            raw.warning = _WARN
             if numbers is not None:
                 raw.devices, raw.n_devices = numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)), len(numbers)
             if self._ranks is not None:
@@ -139,10 +151,11 @@ class Context:
             Called with a dict (phase, done, total, loss, seconds), and cancels by returning False. True shows a bar of tqdm, or lines
             of the logger "unicon_align" where tqdm is not installed.
         **options
-            loss, kernel, landmarks, similarity, damping, refine, checkpoint, preset and every plain field of
+            loss, kernel, landmarks (rows to use), similarity, damping, refine, checkpoint, preset and every plain field of
             ``unicon_fit_options_t``: n_iters, tol, rho, ridge, factorization ("sqrt", "orthonormal", "power"), power, svd ("full",
             "randomized"), init ("zeros", "random", "gaussian"), scale_inputs, final_loss, drop_trailing, whiten, batch_size, n_batches,
-            n_negatives, growth, exact_last, kernel_ridge, n_landmarks, seed, budget (seconds), center ("auto", "on", "off"), cos_clamp,
+            n_negatives, growth, exact_last, kernel_ridge, n_landmarks (512 where it is not given, or "all"), seed, budget (seconds),
+            center ("auto", "on", "off"), cos_clamp,
             batch_score ("accuracy", "equal", "recall", "reciprocal-rank"). None is the default of each.
             The presets are "default" (also "global") and the schedules of the paper's experiments: "paper-linear", "paper-kernel",
             "paper-flickr", "paper-coco-clip", "paper-coco-resnet", and "paper", which is paper-kernel where a kernel is given and else
@@ -156,7 +169,7 @@ class Context:
             What is no matrix, no positives or no option.
         """
         raw, keep = fit_options(r, options)
-        return self._fit(lib.unicon_fit, raw, keep, x, y, raw.r, positives, validation, validation_positives, warm_start, progress)
+        return self._fit(lib.unicon_fit, raw, keep, x, y, positives, validation, validation_positives, warm_start, progress)
 
     def fit_best(self, x: Features, y: Features, r: Union[int, float, str] = "auto", *, positives: Any = None,
                  validation: Optional[Pair] = None, validation_positives: Any = None, warm_start: Optional[Model] = None,
@@ -182,37 +195,33 @@ class Context:
             As for ``fit``.
         """
         raw, keep = best_options(r, options)
-        room = raw.r if raw.r > 0 else None
-        return self._fit(lib.unicon_fit_best, raw, keep, x, y, room, positives, validation, validation_positives, warm_start, progress)
+        return self._fit(lib.unicon_fit_best, raw, keep, x, y, positives, validation, validation_positives, warm_start, progress)
 
-    def _fit(self, function: Any, raw: Any, keep: Any, x: Features, y: Features, r: Optional[int], positives: Any, validation: Any,
+    def _fit(self, function: Any, raw: Any, keep: Any, x: Features, y: Features, positives: Any, validation: Any,
              validation_positives: Any, warm_start: Optional[Model], progress: Progress) -> tuple[Model, FitInfo]:
         (a, keep_a), (b, keep_b) = matrix_of(x, "x"), matrix_of(y, "y")
-        held_out, keep_held = validation_of(validation, validation_positives)
-        p = Positives(positives, a.rows, b.rows, ranks=self._ranks is not None and self._ranks.size > 1)
-        results = Results(min(r or a.cols, max(a.rows, a.cols, b.rows, b.cols)))
-        handle = ctypes.c_void_p()
-        start = warm_start._pointer if warm_start is not None else None
-        relay, report = None, reporter(progress)
-        if report is not None:
-            relay = Relay(report)
+        begin_from(raw, validation, validation_positives, warm_start)
+        pairs = pairs_of(a, b, Positives(positives, a.rows, b.rows, ranks=self._ranks is not None and self._ranks.size > 1))
+        # Owned from before the call: an interrupt may come when it has ended.
+        handle, report = Handle(ctypes.c_void_p(), lib.unicon_model_destroy), Report()
+        relay, told = None, reporter(progress)
+        if told is not None:
+            relay = Relay(told)
             raw.progress = on_progress(relay.report)
         try:
-            self._slots.call(function, (raw, a, b, p.raw, held_out, start, handle, results.raw), float("inf"), relay)
-            model, info = Model(self, handle), results.info()
+            self._slots.call(function, (raw, pairs, handle.pointer, report.pointer), float("inf"), relay)
+            model, info = Model(self, handle), info_of(report)
         except Cancelled:
             if relay is not None:
                 relay.end()
             raise
         except BaseException as e:
-            if handle.value:
-                lib.unicon_model_destroy(handle)
             if self._ranks is not None and isinstance(e, Error):
                 self._ranks.explain(e)
             raise
         finally:
-            if isinstance(report, Bar):
-                report.close()
+            if isinstance(told, Bar):
+                told.close()
         log.info("%s", info)
         return model, info
 
@@ -220,9 +229,10 @@ class Context:
         """A ``PartialFit`` on this context: a linear fit of batches that arrive one by one."""
         return PartialFit(self, d1, d2, r, **options)
 
-    def weights(self, zx: Features, zy: Features, loss: Optional[_abi.Loss] = None, positives: Any = None) -> Weights:
+    def weights(self, zx: Features, zy: Features, loss: Optional[_abi.Loss] = None, positives: Any = None, *, n_negatives: int = 0,
+                seed: int = 0) -> Weights:
         """The ``Weights`` S(gamma) of embeddings n_x x r and n_y x r, whose rows have norm at most 1."""
-        return Weights(self, zx, zy, loss, positives)
+        return Weights(self, zx, zy, loss, positives, n_negatives=n_negatives, seed=seed)
 
     def load(self, path: Any) -> Model:
         """Reads a model from a path, or from a file that is open for binary reading."""
@@ -236,7 +246,7 @@ class Context:
         return Model(self, handle)
 
     def contrastive_grad(self, zx: Features, zy: Features, loss: Optional[_abi.Loss] = None, positives: Any = None, dzx: Any = None,
-                         dzy: Any = None) -> tuple[float, Any, Any]:
+                         dzy: Any = None, *, n_negatives: int = 0, seed: int = 0) -> tuple[float, Any, Any]:
         """The loss of embeddings and its gradients with respect to them, in O(n r) memory.
 
         Parameters
@@ -247,6 +257,8 @@ class Context:
             Clip with its defaults. The value and gradients of clip are tau times those of open_clip; see ``loss``.
         dzx, dzy : optional
             Written to where they are given; False: not computed.
+        n_negatives : int
+            Negatives sampled per row and column, with ``seed``, which stand for all; 0: all of them.
 
         Returns
         -------
@@ -257,10 +269,10 @@ class Context:
         dzy = new_output((b.rows, b.cols), a, b) if dzy is None else dzy
         ga, keep_ga = (None, None) if dzx is False else output_of(dzx, "dzx")
         gb, keep_gb = (None, None) if dzy is False else output_of(dzy, "dzy")
-        p = Positives(positives, a.rows, b.rows)
+        pairs = pairs_of(a, b, Positives(positives, a.rows, b.rows))
         value = ctypes.c_double()
         work = 4.0 * a.rows * b.rows * a.cols
-        self._slots.call(lib.unicon_contrastive_grad, (loss, a, b, p.raw, value, ga, gb), work)
+        self._slots.call(lib.unicon_contrastive_grad, (weights_options(loss, n_negatives, seed), pairs, value, ga, gb), work)
         return value.value, dzx, dzy
 
     def search(self, queries: Features, items: Features, k: int) -> tuple[Array, npt.NDArray[np.int64]]:
@@ -268,7 +280,7 @@ class Context:
 
         ``items`` keeps items for many searches.
         """
-        (a, keep_a), (b, keep_b) = matrix_of(queries, "queries"), matrix_of(items, "items")
+        (a, keep_a), (b, keep_b) = matrix_of(queries, "queries", empty=True), matrix_of(items, "items")
         k = index_array([k], "k").item()
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
@@ -278,16 +290,15 @@ class Context:
         self._slots.call(lib.unicon_search, (a, b, k, output_of(scores)[0], indices.ctypes.data), work)
         return scores, indices
 
-    def recall(self, zx: Features, zy: Features, ks: npt.ArrayLike = (1, 5, 10), truth: Any = None) -> dict[str, dict[int, float]]:
-        """Recall@k in both directions: {"x2y": {k: ...}, "y2x": {k: ...}}. Of equal items the lower index is first; ``evaluate`` has
-        other rules, ranks and intervals.
-        """
+    def recall(self, zx: Features, zy: Features, ks: npt.ArrayLike = (1, 5, 10), truth: Any = None, *,
+               ties: str = "expected") -> dict[str, dict[int, float]]:
+        """Recall@k in both directions: {"x2y": {k: ...}, "y2x": {k: ...}}. ``ties`` as for ``evaluate``, which has ranks and intervals."""
         (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
-        p = Positives(truth, a.rows, b.rows, "truth")
+        pairs = pairs_of(a, b, Positives(truth, a.rows, b.rows, "truth"))
         asked = index_array(np.atleast_1d(ks), "ks")
         out = np.empty((2, len(asked)))
         work = 2.0 * a.rows * b.rows * a.cols
-        self._slots.call(lib.unicon_recall, (a, b, p.raw, asked.ctypes.data, len(asked), out.ctypes.data), work)
+        self._slots.call(lib.unicon_recall, (pairs, ties_of(ties), asked.ctypes.data, len(asked), out.ctypes.data), work)
         return {name: dict(zip(asked.tolist(), row.tolist())) for name, row in zip(("x2y", "y2x"), out)}
 
     def evaluate(self, zx: Features, zy: Features, ks: npt.ArrayLike = (1, 5, 10), truth: Any = None, *, ties: str = "expected",
@@ -318,7 +329,7 @@ class Context:
 
     def gram(self, kernel: _abi.Kernel, a: Features, b: Features) -> Array:
         """The Gram matrix k(a_i, b_j): n x d and m x d to n x m."""
-        (va, keep_a), (vb, keep_b) = matrix_of(a, "a"), matrix_of(b, "b")
+        (va, keep_a), (vb, keep_b) = matrix_of(a, "a", empty=True), matrix_of(b, "b")
         out = new_output((va.rows, vb.rows), va, vb)
         self._slots.call(lib.unicon_gram, (kernel, va, vb, output_of(out)[0]), float(va.rows) * vb.rows * va.cols)
         return out

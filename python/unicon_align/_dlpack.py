@@ -63,7 +63,7 @@ def _plain(tensor: Any) -> Any:
     return tensor.detach() if hasattr(tensor, "detach") else tensor
 
 
-def of_dlpack(tensor: Any, name: str, output: bool = False) -> Optional[tuple[Matrix, Any]]:
+def of_dlpack(tensor: Any, name: str, output: bool = False, empty: bool = False) -> Optional[tuple[Matrix, Any]]:
     """(view, owner) of a tensor of two dimensions. An input that the library cannot read where it lies is made contiguous by its own
     library; None of one in host memory that NumPy must convert."""
     tensor = _plain(tensor)
@@ -77,9 +77,10 @@ def of_dlpack(tensor: Any, name: str, output: bool = False) -> Optional[tuple[Ma
         raise TypeError(f"{name}: expected a dense tensor, got one that its owner does not hand out: {e}") from None
     t = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
     shape = tuple(t.shape[i] for i in range(t.ndim))
-    if t.ndim != 2 or 0 in shape:
+    if t.ndim != 2 or not shape[1] or not (shape[0] or empty):
         hint = f"; pass {name}[None, :] for one sample" if t.ndim == 1 else ""
-        raise ValueError(f"{name}: expected 2 dimensions (rows are samples), none of them 0, got shape {shape}{hint}")
+        least = "at least one column" if empty else "none of them 0"
+        raise ValueError(f"{name}: expected 2 dimensions (rows are samples), {least}, got shape {shape}{hint}")
     dtype = _TYPES.get((t.code, t.bits)) if t.lanes == 1 else None
     if dtype is None:
         if convertible:
@@ -91,7 +92,7 @@ def of_dlpack(tensor: Any, name: str, output: bool = False) -> Optional[tuple[Ma
     in_rows, in_cols = (cs == 1 or cols == 1) and (rs >= cols or rows == 1), (rs == 1 or rows == 1) and (cs >= rows or cols == 1)
     if not output and not (in_rows or in_cols):
         if hasattr(tensor, "contiguous"):
-            return of_dlpack(tensor.contiguous(), name)
+            return of_dlpack(tensor.contiguous(), name, empty=empty)
         if convertible:
             return None
     data = (t.data or 0) + t.byte_offset

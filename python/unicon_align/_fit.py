@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,15 @@ from . import _abi
 from ._arrays import index_array, matrix_of
 from ._asked import assign
 from ._library import check, file_name, lib, pick
+from ._positives import Positives, pairs_of
+from ._report import Report
 
 _CHOICES: dict[str, dict[str, int]] = {
     "factorization": {"sqrt": 0, "orthonormal": 1, "power": 2},
     "svd": {"full": 0, "randomized": 1},
     "init": {"zeros": 0, "random": 1, "similarity": 2, "gaussian": 3},
     "center": {"auto": 0, "on": 1, "off": 2},
+    "n_landmarks": {"all": -1},
     "batch_score": {"accuracy": 0, "equal": 1, "recall": 2, "reciprocal-rank": 3},
 }
 _PRESETS = {
@@ -27,8 +30,6 @@ _PRESETS = {
 }
 _OUTCOMES = ["completed", "converged", "cancelled", "out of time"]
 _PLAIN = (ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_double)
-# Points of the history that are kept; a fit may make more.
-_ROOM = 4096
 
 
 def _common(raw: Any, options: dict[str, Any], keep: list[Any]) -> None:
@@ -42,18 +43,19 @@ def _common(raw: Any, options: dict[str, Any], keep: list[Any]) -> None:
             setattr(raw, name, ctypes.pointer(value))
             if name == "loss":
                 raw.own_family = getattr(value, "own_family", None)
-    value = options.pop("landmarks", None)
-    if value is not None:
-        value = index_array(value, "landmarks")
-        keep.append(value)
-        raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
     value = options.pop("checkpoint", None)
     if value is not None:
         raw.checkpoint = file_name("checkpoint", value)
 
 
-def _plain(raw: Any, options: dict[str, Any]) -> None:
-    known = [f[0] for f in raw._fields_ if f[1] in _PLAIN and f[0] not in ("reserved", "reserved2")]
+def _plain(raw: Any, options: dict[str, Any], keep: list[Any]) -> None:
+    """Landmarks, which a preset resets, and numbers."""
+    value = options.pop("landmarks", None)
+    if value is not None:
+        value = index_array(value, "landmarks")
+        keep.append(value)
+        raw.n_landmarks, raw.landmarks = len(value), value.ctypes.data
+    known = [f[0] for f in raw._fields_ if f[1] in _PLAIN and f[0] != "reserved"]
     for name, value in options.items():
         if name not in known:
             raise TypeError(f"{name}: not an option of this fit")
@@ -82,7 +84,7 @@ def fit_options(r: Any, options: dict[str, Any]) -> tuple[_abi.FitOptions, list[
         view, owner = matrix_of(value, "similarity")
         keep.append((view, owner))
         raw.init, raw.similarity = 2, ctypes.pointer(view)
-    _plain(raw, options)
+    _plain(raw, options, keep)
     return raw, keep
 
 
@@ -93,9 +95,9 @@ def best_options(r: Any, options: dict[str, Any]) -> tuple[_abi.BestOptions, lis
     keep: list[Any] = []
     check(lib.unicon_best_options_init(raw, ctypes.sizeof(raw)))
     if isinstance(r, str):
-        raw.rank = pick("r", r, {"auto": 2})
+        raw.dimension = pick("r", r, {"auto": 2})
     elif isinstance(r, (float, np.floating)) and r < 1:
-        raw.rank, raw.energy = 1, r
+        raw.dimension, raw.energy = 1, r
     else:
         assign(raw, "r", r)
     tau = options.pop("tau", None)
@@ -113,8 +115,24 @@ def best_options(r: Any, options: dict[str, Any]) -> tuple[_abi.BestOptions, lis
             keep.append(value)
             setattr(raw, name, value.ctypes.data)
             setattr(raw, "n_" + name, len(value))
-    _plain(raw, options)
+    _plain(raw, options, keep)
     return raw, keep
+
+
+def begin_from(raw: Any, validation: Any, validation_positives: Any, warm_start: Any) -> None:
+    """Sets the validation pairs and the warm start of options, which keep them."""
+    if validation is not None:
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise TypeError(f"validation: expected a pair of feature matrices, got {type(validation).__name__}")
+        (a, keep_a), (b, keep_b) = matrix_of(validation[0], "validation[0]"), matrix_of(validation[1], "validation[1]")
+        pairs = pairs_of(a, b, Positives(validation_positives, a.rows, b.rows, "validation_positives"))
+        raw.own_validation = keep_a, keep_b, pairs
+        raw.validation = ctypes.pointer(pairs)
+    if warm_start is not None:
+        if not hasattr(warm_start, "_pointer"):
+            raise TypeError(f"warm_start: expected a Model, got {type(warm_start).__name__}")
+        raw.own_start = warm_start
+        raw.warm_start = warm_start._pointer.value
 
 
 def on_progress(report: Callable[[dict[str, Any]], int]) -> Any:
@@ -129,7 +147,7 @@ def on_progress(report: Callable[[dict[str, Any]], int]) -> Any:
 
 @dataclass(repr=False)
 class FitInfo:
-    """What a fit did; the fields are those of ``unicon_fit_info_t``."""
+    """What a fit did. ``unicon.h`` has more on each value, at ``unicon_report_key``."""
 
     outcome: str
     """"completed", "converged" or "out of time"."""
@@ -154,20 +172,26 @@ class FitInfo:
     peak_bytes: int
     """Bytes of sample-sized data at most."""
     evaluations: int
-    sampling_error: float
-    whiten: float
-    """Shrinkage that was chosen or asked for; -1: none."""
+    """Evaluations of loss and gradient by damping and refinement."""
+    sampling_error: Optional[float]
+    """Relative error of the last C with sampled negatives, estimated; None without them."""
+    whiten: Optional[float]
+    """Shrinkage that was chosen or asked for; None: not whitened."""
     power: float
     tau: float
     r: int
     held_back: tuple[int, int]
     """Rows of x and of y that did not train, but chose."""
-    distinct: tuple[int, int]
-    """Distinct rows of x and of y."""
+    distinct: tuple[Optional[int], Optional[int]]
+    """Distinct rows of x and of y; None where they were not compared (device memory)."""
     centred: tuple[bool, bool]
     """Whether the mean of x and of y was taken out."""
-    returned: int
-    held_apart: int
+    returned: Optional[int]
+    """The point of the trace whose encoders the model has; None: those that the history started from."""
+    held_apart: Optional[int]
+    """What held-back rows share with none that trained: 1 matches + 2 copies of their x + 4 copies of their y; None: none were held back."""
+    rejected_update: bool
+    """Whether the last update was made and not kept, for it raised the loss."""
     seconds: dict[str, float] = field(default_factory=dict)
     """"total", and the parts."""
 
@@ -177,34 +201,42 @@ class FitInfo:
         return f"<unicon_align.FitInfo: {self.outcome}, r {self.r}, {self.n_iters} steps{loss}, {self.seconds.get('total', 0):.3g} s>"
 
 
-class Results:
-    """A unicon_fit_info_t with its arrays."""
+# Keys of integers and reals that every report of a fit has, under the names of FitInfo.
+_INTEGERS = ("n_iters", "rows_without_positives", "cols_without_positives", "rows_dropped", "workspace_bytes", "peak_bytes", "evaluations",
+             "r", "returned", "held_apart")
+_REALS = ("sampling_error", "whiten", "power", "tau")
+_TRACE = {"seconds": float, "loss": float, "score": float, "negatives": int, "evaluations": int, "sampling_error": float}
 
-    def __init__(self, r: int) -> None:
-        self.raw = raw = _abi.FitInfo()
-        check(lib.unicon_fit_info_init(raw, ctypes.sizeof(raw)))
-        self._losses, self._changes, self._singular = np.zeros(_ROOM), np.zeros(_ROOM), np.zeros(max(r, 1))
-        self._trace = (_abi.TracePoint * _ROOM)()
-        raw.loss, raw.change, raw.history_capacity = self._losses.ctypes.data, self._changes.ctypes.data, _ROOM
-        raw.singular_values, raw.singular_capacity = self._singular.ctypes.data, len(self._singular)
-        raw.trace, raw.trace_capacity = self._trace, _ROOM
 
-    def info(self) -> FitInfo:
-        """What a fit that ended wrote."""
-        raw = self.raw
-        same = ["n_iters", "final_loss", "rows_without_positives", "cols_without_positives", "rows_dropped", "workspace_bytes",
-                "peak_bytes", "evaluations", "sampling_error", "whiten", "power", "tau", "r", "returned", "held_apart"]
-        points = self._trace[: min(raw.n_trace, _ROOM)]
-        return FitInfo(
-            outcome=_OUTCOMES[raw.outcome],
-            loss=self._losses[: raw.n_loss],
-            change=self._changes[: raw.n_change],
-            singular_values=self._singular[: raw.n_singular_values],
-            trace=[{f[0]: getattr(p, f[0]) for f in p._fields_} for p in points],
-            zero_rows=(raw.zero_rows_x, raw.zero_rows_y),
-            held_back=(raw.rows_held_back, raw.cols_held_back),
-            distinct=(raw.distinct_x, raw.distinct_y),
-            centred=(bool(raw.centred_x), bool(raw.centred_y)),
-            seconds={"total": raw.seconds, **{f[0][8:]: getattr(raw, f[0]) for f in raw._fields_ if f[0].startswith("seconds_")}},
-            **{name: getattr(raw, name) for name in same},
-        )
+def info_of(report: Report) -> FitInfo:
+    """What a fit that ended reported."""
+
+    def integers(*keys: str) -> Any:
+        return tuple(report.integer(key) for key in keys)
+
+    values: dict[str, Any] = {key: report.integer(key) for key in _INTEGERS}
+    values.update((key, report.real(key)) for key in _REALS)
+    final_loss = report.real("final_loss")
+    columns: list[Any] = [report.series(f"trace_{key}") for key in _TRACE]
+    seconds: dict[str, Any] = {"total": report.real("seconds")}
+    seconds.update((key[8:], report.real(key)) for key in _abi.KEYS if key.startswith("seconds_"))
+    return FitInfo(
+        outcome=_OUTCOMES[report.integer("outcome") or 0],
+        loss=_series(report, "loss"),
+        change=_series(report, "change"),
+        singular_values=_series(report, "singular_values"),
+        trace=[{key: kind(value) for (key, kind), value in zip(_TRACE.items(), point)} for point in zip(*columns)],
+        final_loss=np.nan if final_loss is None else final_loss,
+        rejected_update=bool(report.integer("rejected_update")),
+        zero_rows=integers("zero_rows_x", "zero_rows_y"),
+        held_back=integers("rows_held_back", "cols_held_back"),
+        distinct=integers("distinct_x", "distinct_y"),
+        centred=(bool(report.integer("centred_x")), bool(report.integer("centred_y"))),
+        seconds=seconds,
+        **values,
+    )
+
+
+def _series(report: Report, key: str) -> npt.NDArray[np.float64]:
+    values = report.series(key)
+    return np.empty(0) if values is None else values

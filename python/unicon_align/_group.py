@@ -6,7 +6,7 @@ import ctypes
 from typing import Any, Callable, Optional
 
 from . import _abi
-from ._library import Error
+from ._library import Error, check, lib
 
 
 class Ranks:
@@ -43,9 +43,11 @@ class Ranks:
         def send_recv(_user: Any, sent: int, n: int, to: int, received: int, m: int, source: int, _device: int, _stream: Any) -> None:
             group.send_recv(_bytes(sent, n), to, _bytes(received, m), source)
 
-        # Sums are made of the other two.
-        self._functions = _abi.AllReduceFn(lambda *_: 1), _abi.AllGatherFn(allgather), _abi.SendRecvFn(send_recv)
-        self.raw = _abi.Communicator(group.rank, group.size, *self._functions, None)
+        self.raw = raw = _abi.Communicator()
+        check(lib.unicon_communicator_init(raw, ctypes.sizeof(raw)))
+        self._functions = _abi.AllGatherFn(allgather), _abi.SendRecvFn(send_recv)
+        raw.rank, raw.size = group.rank, group.size
+        raw.allgather, raw.send_recv = self._functions
 
     def explain(self, error: Error) -> None:
         """Raises a failed call's error again, with what was raised in a callback as its cause, if something was."""

@@ -23,7 +23,7 @@ class Error(RuntimeError):
     ----------
     status : int
         The code of ``unicon.h``: 1 invalid argument, 2 unsupported, 3 out of memory, 4 no device, 5 CUDA, 6 numerical, 7 cancelled,
-        8 communicator, 9 input or output, 10 bad file, 11 busy, 12 a fault of the library.
+        8 communicator, 9 input or output, 10 bad file, 11 busy, 12 a fault of the library, 13 a report without the value.
     """
 
     def __init__(self, status: int, text: str) -> None:
@@ -40,7 +40,7 @@ class Cancelled(Error):
 
 
 def check(status: int, context: Optional[ctypes.c_void_p] = None) -> None:
-    """Raises what a call on a context (or, for None, of this thread) says of its failure."""
+    """Raises what a call on a context (or, for None, any call of this thread) says of its failure."""
     if status == 0:
         return
     length = lib.unicon_last_error(context, None, 0)

@@ -88,7 +88,7 @@ class Model:
         Parameters
         ----------
         features : n x d1 (side "x") or n x d2 ("y")
-            Read where they lie where rows or columns are contiguous, else copied.
+            Read where they lie where rows or columns are contiguous, else copied. n may be 0.
         side : {"x", "y"}
         out : n x r, optional
             Written where it lies, of any floating dtype and device that the context can reach.
@@ -107,7 +107,7 @@ class Model:
         TypeError, ValueError
             For what is no matrix of numbers.
         """
-        view, keep = matrix_of(features, "features")
+        view, keep = matrix_of(features, "features", empty=True)
         if out is None:
             out = new_output((view.rows, self.r), view)
         target, keep_out = output_of(out, "out")
@@ -118,7 +118,7 @@ class Model:
 
     def similarity(self, x: Features, y: Features, context: Optional[Context] = None) -> Array:
         """Cosines of all pairs: n_x x d1 and n_y x d2 to n_x x n_y, float32, or float64 if an input is."""
-        (a, keep_a), (b, keep_b) = matrix_of(x, "x"), matrix_of(y, "y")
+        (a, keep_a), (b, keep_b) = matrix_of(x, "x", empty=True), matrix_of(y, "y")
         out = new_output((a.rows, b.rows), a, b)
         work = a.rows * b.rows * self.r + (a.rows * a.cols + b.rows * b.cols) * self.r
         self._slots(context).call(lib.unicon_model_similarity, (self._pointer, a, b, output_of(out)[0]), work=work)

@@ -16,6 +16,13 @@ from ._library import check, lib
 Ids = npt.NDArray[np.int64]
 
 
+def pairs_of(x: _abi.Matrix, y: _abi.Matrix, positives: Positives) -> _abi.Pairs:
+    """unicon_pairs_t, which keeps what it points to."""
+    pairs = _abi.Pairs(ctypes.sizeof(_abi.Pairs), ctypes.pointer(x), ctypes.pointer(y), ctypes.pointer(positives.raw))
+    pairs.kept = positives
+    return pairs
+
+
 class Positives:
     """Positives of n_x by n_y samples as the library takes them, with the arrays that they borrow. What may be given:
 

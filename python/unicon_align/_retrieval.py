@@ -12,7 +12,8 @@ from . import _abi
 from ._arrays import Array, Features, index_array, matrix_of, output_of
 from ._asked import assign
 from ._library import Handle, check, lib, pick
-from ._positives import Positives
+from ._positives import Positives, pairs_of
+from ._report import Report
 
 if TYPE_CHECKING:
     from ._context import Context
@@ -71,7 +72,7 @@ class Items:
         given: Any = queries
         if getattr(given, "ndim", 2) == 1:
             given = given[None]
-        a, keep = matrix_of(given, "queries")
+        a, keep = matrix_of(given, "queries", empty=True)
         k = index_array([k], "k").item()
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
@@ -92,24 +93,34 @@ def evaluate(context: Context, zx: Features, zy: Features, given_ks: Any, truth:
              level: float, seed: int) -> dict[str, Any]:
     """See Context.evaluate."""
     (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
-    p = Positives(truth, a.rows, b.rows, "truth")
+    pairs = pairs_of(a, b, Positives(truth, a.rows, b.rows, "truth"))
     ks = index_array(np.atleast_1d(given_ks), "ks")
-    raw = _abi.Evaluation()
-    check(lib.unicon_evaluation_init(raw, ctypes.sizeof(raw)))
-    raw.ties = pick("ties", ties.replace("_", "-") if isinstance(ties, str) else ties, TIES)
+    raw = _abi.EvaluationOptions()
+    check(lib.unicon_evaluation_options_init(raw, ctypes.sizeof(raw)))
+    raw.ks, raw.n_ks = ks.ctypes.data, len(ks)
+    raw.ties = ties_of(ties)
     given = {"exclude_self": int(bool(exclude_self)), "resamples": resamples, "level": level, "seed": seed}
     for name, value in given.items():
         assign(raw, name, value)
-    recall, ends = np.empty((2, len(ks))), np.empty((2, len(ks), 2))
-    arguments = a, b, p.raw, ks.ctypes.data, len(ks), raw, recall.ctypes.data, ends.ctypes.data
-    context._slots.call(lib.unicon_evaluate, arguments, 2.0 * a.rows * b.rows * a.cols)
-    out: dict[str, Any] = {"ties": ties, "matching_accuracy": raw.matching_accuracy}
-    for way, shares, interval in zip(("x2y", "y2x"), recall, ends):
-        found: dict[str, Any] = {"recall": dict(zip(ks.tolist(), shares.tolist()))}
+    report = Report()
+    context._slots.call(lib.unicon_evaluate, (raw, pairs, report.pointer), 2.0 * a.rows * b.rows * a.cols)
+    out: dict[str, Any] = {"ties": ties, "matching_accuracy": report.real("matching_accuracy")}
+    for way in ("x2y", "y2x"):
+        shares, *ends = (report.series(f"recall_{way}{end}") for end in ("", "_low", "_high"))
+        found: dict[str, Any] = {"recall": dict(zip(ks.tolist(), shares.tolist() if shares is not None else []))}
         out[way] = found
-        for name in ("mrr", "median_rank", "mean_rank", "tied"):
-            found[name] = getattr(raw, f"{name}_{way}")
-        if raw.resamples:
-            found["intervals"] = {k: tuple(both) for k, both in zip(ks.tolist(), interval.tolist())}
-            found["mrr_interval"] = getattr(raw, f"mrr_{way}_low"), getattr(raw, f"mrr_{way}_high")
+        found["mrr"] = report.real(f"mrr_{way}")
+        for name in ("median_rank", "mean_rank"):
+            rank = report.real(f"{name}_{way}")
+            found[name] = np.nan if rank is None else rank
+        found["tied"] = report.integer(f"tied_{way}")
+        if all(end is not None for end in ends):
+            low, high = (end.tolist() for end in ends if end is not None)
+            found["intervals"] = dict(zip(ks.tolist(), zip(low, high)))
+            found["mrr_interval"] = report.real(f"mrr_{way}_low"), report.real(f"mrr_{way}_high")
     return out
+
+
+def ties_of(ties: Any) -> int:
+    """A rule for ties by its name, with a hyphen or an underscore."""
+    return pick("ties", ties.replace("_", "-") if isinstance(ties, str) else ties, TIES)

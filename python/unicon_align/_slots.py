@@ -23,7 +23,7 @@ _POLL = 0.1
 class Slot:
     """A context of the library, and the thread that is at work on it."""
 
-    __slots__ = ("handle", "_lock", "_owner")
+    __slots__ = ("handle", "_lock", "_owner", "_state", "_cancelled")
 
     def __init__(self, options: _abi.ContextOptions) -> None:
         pointer = ctypes.c_void_p()
@@ -31,6 +31,8 @@ class Slot:
         self.handle = Handle(pointer, lib.unicon_context_destroy)
         self._lock = threading.Lock()
         self._owner: Optional[int] = None
+        # A cancellation stays until a call has used it up: it must be given to calls in progress only, and not outlive them.
+        self._state, self._cancelled = threading.Lock(), False
 
     def take(self, wait: bool) -> bool:
         """Whether it is this thread's now."""
@@ -42,13 +44,24 @@ class Slot:
 
     def give(self) -> None:
         """Ends what take() began."""
-        self._owner = None
+        with self._state:
+            self._owner = None
+            if self._cancelled:
+                lib.unicon_cancel_clear(self.handle.pointer)
+                self._cancelled = False
         self._lock.release()
+
+    def cancel(self) -> None:
+        """Ends the call in progress, if there is one."""
+        with self._state:
+            if self._owner is not None:
+                self._cancelled = True
+                lib.unicon_cancel(self.handle.pointer)
 
     def run(self, function: Any, arguments: tuple[Any, ...], work: float = 0.0, relay: Optional[Relay] = None) -> None:
         """Calls `function`. Above `work` multiplications the main thread listens for signals meanwhile."""
         if (work > _BRIEF or relay) and threading.current_thread() is threading.main_thread():
-            status = _listen(function, arguments, self.handle.pointer, relay)
+            status = _listen(function, arguments, self, relay)
         else:
             status = function(*arguments)
             if relay:
@@ -123,7 +136,7 @@ class Slots:
     def cancel(self) -> None:
         """Stops all calls in progress."""
         for slot in list(self._all):
-            lib.unicon_cancel(slot.handle.pointer)
+            slot.cancel()
 
     def forget(self) -> None:
         """In the child of a fork: the contexts there have no threads, and others take their place when they are needed."""
@@ -194,7 +207,7 @@ _SIGNALS = signal.valid_signals() - {getattr(signal, name, None) for name in
                                      ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")}
 
 
-def _listen(function: Any, arguments: tuple[Any, ...], context: ctypes.c_void_p, relay: Optional[Relay]) -> int:
+def _listen(function: Any, arguments: tuple[Any, ...], slot: Slot, relay: Optional[Relay]) -> int:
     """Calls on a thread of its own, while this one runs signal handlers; what they raise cancels the call."""
     status: list[int] = []
     thrown: list[BaseException] = []
@@ -233,7 +246,7 @@ def _listen(function: Any, arguments: tuple[Any, ...], context: ctypes.c_void_p,
         if interrupt is not None:
             if relay:
                 relay.raised = interrupt
-            lib.unicon_cancel(context)
+            slot.cancel()
     if masked is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masked)
     if interrupt is not None:

@@ -9,11 +9,12 @@ import numpy as np
 
 from . import _abi
 from ._arrays import Array, Features, matrix_of, output_of
+from ._asked import weights_options
 from ._family import family_of
-from ._fit import fit_options
+from ._fit import begin_from, fit_options
 from ._library import Handle, check, lib, pick
 from ._model import Model
-from ._positives import Positives
+from ._positives import Positives, pairs_of
 
 if TYPE_CHECKING:
     from ._context import Context
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Weights:
     """S(gamma) = -dL/ds of a batch of embeddings as an operator; never n x n unless ``dense`` is asked for. Made by ``Context.weights``.
 
-    Immutable; copies share it. It cannot be pickled. Results are float64 if an embedding was, else float32.
+    ``n_negatives`` above 0 samples so many negatives per row and column, with ``seed``, which stand for all. Immutable; copies share it.
+    It cannot be pickled. Results are float64 if an embedding was, else float32.
 
     Attributes
     ----------
@@ -30,20 +32,24 @@ class Weights:
         n_x and n_y.
     """
 
-    def __init__(self, context: Context, zx: Features, zy: Features, loss: Optional[_abi.Loss] = None, positives: Any = None) -> None:
+    def __init__(self, context: Context, zx: Features, zy: Features, loss: Optional[_abi.Loss] = None, positives: Any = None, *,
+                 n_negatives: int = 0, seed: int = 0) -> None:
         (a, keep_a), (b, keep_b) = matrix_of(zx, "zx"), matrix_of(zy, "zy")
-        p = Positives(positives, a.rows, b.rows)
+        pairs = pairs_of(a, b, Positives(positives, a.rows, b.rows))
         work = 2.0 * a.rows * b.rows * a.cols
-        self._make(context, (a.rows, b.rows), (a, b), lib.unicon_weights_create, (loss, a, b, p.raw), work)
+        options = weights_options(loss, n_negatives, seed)
+        self._make(context, (a.rows, b.rows), (a, b), lib.unicon_weights_create, (options, pairs), work)
 
     @classmethod
-    def of_similarity(cls, context: Context, similarity: Features, loss: Optional[_abi.Loss] = None, positives: Any = None) -> Weights:
+    def of_similarity(cls, context: Context, similarity: Features, loss: Optional[_abi.Loss] = None, positives: Any = None, *,
+                      n_negatives: int = 0, seed: int = 0) -> Weights:
         """S of any matrix of cosines, n_x x n_y with values in [-1, 1], for small n."""
         s, keep = matrix_of(similarity, "similarity")
         out = cls.__new__(cls)
         p = Positives(positives, s.rows, s.cols)
         work = 10.0 * s.rows * s.cols
-        out._make(context, (s.rows, s.cols), (s,), lib.unicon_weights_create_similarity, (loss, s, p.raw), work)
+        options = weights_options(loss, n_negatives, seed)
+        out._make(context, (s.rows, s.cols), (s,), lib.unicon_weights_create_similarity, (options, s, p.raw), work)
         return out
 
     def _make(self, context: Context, shape: tuple[int, int], views: tuple[_abi.Matrix, ...], function: Any, arguments: tuple[Any, ...],
@@ -67,6 +73,12 @@ class Weights:
         self._slot.bound(lib.unicon_weights_loss, (self._handle.pointer, *values))
         return values[0].value, values[1].value, values[2].value
 
+    def unmatched(self) -> tuple[int, int]:
+        """How many rows and columns have no positive, and so contribute nothing."""
+        counts = [ctypes.c_int64() for _ in range(2)]
+        self._slot.bound(lib.unicon_weights_unmatched, (self._handle.pointer, *counts))
+        return counts[0].value, counts[1].value
+
     def __repr__(self) -> str:
         return f"unicon_align.Weights({self.shape[0]} x {self.shape[1]})"
 
@@ -89,7 +101,7 @@ class Weights:
 
     def apply_t(self, u: Features) -> Array:
         """S^T U: n_x x c to n_y x c."""
-        return self._product(lib.unicon_weights_apply_t, [("u", u)], lambda u: (self.shape[1], u.cols))
+        return self._product(lib.unicon_weights_apply_transpose, [("u", u)], lambda u: (self.shape[1], u.cols))
 
     def cross(self, x: Features, y: Features) -> Array:
         """The contrastive cross-covariance X^T S Y: n_x x d1 and n_y x d2 to d1 x d2."""
@@ -109,13 +121,12 @@ class PartialFit:
         self._shape = d1, d2, r
         self._context, self._work = context, 4.0 * d1 * d2
         raw, keep = fit_options(r, options)
-        held_out, keep_held = validation_of(validation, validation_positives)
+        begin_from(raw, validation, validation_positives, warm_start)
         pointer: Any = ctypes.c_void_p()
         pointer.own_family = family_of((raw,))
-        start = warm_start._pointer if warm_start is not None else None
         code = pick("dtype", getattr(np.dtype(dtype), "name", dtype), {"float32": 1, "float64": 2})
         kind = pick("stream", stream, {"sums": 0, "solutions": 1})
-        arguments = raw, kind, d1, d2, code, held_out, start, pointer
+        arguments = raw, kind, d1, d2, code, pointer
         self._slot = context._slots.call(lib.unicon_partial_fit_create, arguments)
         self._handle = Handle(pointer, lib.unicon_partial_fit_destroy)
 
@@ -131,9 +142,9 @@ class PartialFit:
     def add(self, x: Features, y: Features, positives: Any = None) -> float:
         """Adds one batch, b_x x d1 and b_y x d2, and returns its loss before the update. A batch that fails changes nothing."""
         (a, keep_a), (b, keep_b) = matrix_of(x, "x"), matrix_of(y, "y")
-        p = Positives(positives, a.rows, b.rows)
+        pairs = pairs_of(a, b, Positives(positives, a.rows, b.rows))
         value = ctypes.c_double()
-        self._slot.bound(lib.unicon_partial_fit_add, (self._handle.pointer, a, b, p.raw, value),
+        self._slot.bound(lib.unicon_partial_fit_add, (self._handle.pointer, pairs, value),
                          work=a.rows * (self._work + float(b.rows) * (a.cols + b.cols)))
         return value.value
 
@@ -150,14 +161,3 @@ class PartialFit:
         """Ends a pass: its model, from which the next pass begins."""
         return self._result(lib.unicon_partial_fit_finish)
 
-
-def validation_of(pair: Any, positives: Any) -> tuple[Optional[_abi.Validation], Any]:
-    """Held-out pairs as the library takes them, and what they borrow."""
-    if pair is None:
-        return None, None
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise TypeError(f"validation: expected a pair of feature matrices, got {type(pair).__name__}")
-    (a, keep_a), (b, keep_b) = matrix_of(pair[0], "validation[0]"), matrix_of(pair[1], "validation[1]")
-    p = Positives(positives, a.rows, b.rows, "validation_positives")
-    pointers = _abi.Validation(ctypes.pointer(a), ctypes.pointer(b), ctypes.pointer(p.raw))
-    return pointers, (keep_a, keep_b, a, b, p)

@@ -47,8 +47,8 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Shrinkage of the whitening; with "best" candidates for it, None being the usual ones; with "spectral" None is no whitening.
     kernel : str, Kernel or None, default None
         Kernel encoders, as ``unicon_align.kernel``; None: linear ones.
-    n_landmarks : int or None, default None
-        Of kernel encoders: 512 by default with "best", every sample with "spectral".
+    n_landmarks : int, "all" or None, default None
+        Of kernel encoders: 512 by default, at most the samples; "all" is exact.
     center : {"auto", "on", "off"}, default "auto"
         Whether means are taken out of the features.
     n_iter : int or None, default None
@@ -76,7 +76,7 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def __init__(self, n_components: Union[int, float, str] = "auto", *, method: str = "best", loss: str = "clip",
                  tau: Union[float, str] = 0.07, whiten: Any = None, kernel: Union[None, str, Kernel] = None,
-                 n_landmarks: Optional[int] = None, center: str = "auto", n_iter: Optional[int] = None, budget: Optional[float] = None,
+                 n_landmarks: Union[None, int, str] = None, center: str = "auto", n_iter: Optional[int] = None, budget: Optional[float] = None,
                  n_jobs: Optional[int] = None, random_state: int = 0, context: Optional[Context] = None) -> None:
         self.n_components = n_components
         self.method = method

@@ -144,7 +144,7 @@ def linear(case, context):
 def kernel_fit(case, context):
     """KER: the exact kernel solver, also in batches and from given similarities."""
     m = case.meta
-    options = dict(loss=case.loss(), kernel=case.kernel(), n_iters=m["n_iters"], rho=m["rho"], tol=m["tol"],
+    options = dict(loss=case.loss(), kernel=case.kernel(), n_landmarks="all", n_iters=m["n_iters"], rho=m["rho"], tol=m["tol"],
                    kernel_ridge=m["ridge"], final_loss=0)
     if m["n_batches"] > 1:
         options.update(batch_size=m["n_batch"], drop_trailing=1)

@@ -48,6 +48,11 @@ fn python_things_are_documented_shown_and_told_of() {
 }
 
 #[test]
+fn python_hears_what_is_found_noticed_and_sampled() {
+    python("numpy", "reports.py");
+}
+
+#[test]
 fn python_models_are_copied_pickled_shared_and_forked() {
     python("numpy", "copies.py");
 }
@@ -282,7 +287,13 @@ fn cpp_views_keep_their_strides_and_handles_are_safe() {
             "m.encode(c, unicon::Side::x, unicon::view(i, 2), unicon::view(v, 2));",
             "matrices of float or double",
         ),
+        (
+            "const unicon::Context &k2 = c; const std::vector<float> &k3 = k; m.similarity(k2, unicon::view(v, 2), \
+             unicon::view(k3, 2), unicon::view(k3, 2));",
+            "cannot convert",
+        ),
         ("unicon::Context d = c; (void)d;", "deleted"),
+        ("unicon::Items d(c, unicon::view(v, 2)); unicon::Items e = d; (void)e;", "deleted"),
         ("unicon::view(std::vector<float>(4), 2);", "cannot bind"),
     ] {
         let source = dir.path().join("line.cpp");

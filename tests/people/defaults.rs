@@ -180,8 +180,8 @@ fn those_of_c_are_the_librarys() {
         let mut m: unicon_minibatch = std::mem::zeroed();
         assert_eq!(unicon_minibatch_init(&mut m, size_of_val(&m)), 0);
         fields!(said, "minibatch", m: batch epochs max_steps min_steps patience rate momentum);
-        let mut e: unicon_evaluation = std::mem::zeroed();
-        assert_eq!(unicon_evaluation_init(&mut e, size_of_val(&e)), 0);
+        let mut e: unicon_evaluation_options = std::mem::zeroed();
+        assert_eq!(unicon_evaluation_options_init(&mut e, size_of_val(&e)), 0);
         fields!(said, "evaluation", e: resamples level seed);
     }
     check("C", &said, library().len());

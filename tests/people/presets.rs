@@ -70,9 +70,9 @@ impl Fronts {
             options.r = RANK as i64;
             assert_eq!(unicon_fit_options_preset(&mut options, preset), 0);
             set(&mut options);
-            let (options, none) = (&options, null());
-            let status = unicon_fit(context, options, &x, &y, none, null(), null(), &mut model, null_mut());
-            assert_eq!(status, 0);
+            let pairs =
+                unicon_pairs { struct_size: size_of::<unicon_pairs>(), x: &x, y: &y, positives: null() };
+            assert_eq!(unicon_fit(context, &options, &pairs, &mut model, null_mut()), 0);
             assert_eq!(unicon_model_save(context, model, name.as_ptr()), 0);
             unicon_model_destroy(model);
             unicon_context_destroy(context);

@@ -14,12 +14,13 @@ from .. import loss as make_loss
 _LEARNABLE = {"clip", "sigmoid"}
 
 
-def gradients(context: Context, zx: torch.Tensor, zy: torch.Tensor, loss: Loss, positives: Any, needed: bool) -> tuple[float, Any, Any]:
+def gradients(context: Context, zx: torch.Tensor, zy: torch.Tensor, loss: Loss, positives: Any, needed: bool, n_negatives: int = 0,
+              seed: int = 0) -> tuple[float, Any, Any]:
     """The loss of rows of norm at most 1, and where needed its gradients."""
     dzx, dzy = (torch.empty_like(zx), torch.empty_like(zy)) if needed else (False, False)
     if zx.is_cuda:
         torch.cuda.current_stream(zx.device).synchronize()
-    value, _, _ = context.contrastive_grad(zx, zy, loss, positives, dzx, dzy)
+    value, _, _ = context.contrastive_grad(zx, zy, loss, positives, dzx, dzy, n_negatives=n_negatives, seed=seed)
     return value, dzx, dzy
 
 
@@ -40,10 +41,10 @@ class Contrastive(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, zx: torch.Tensor, zy: torch.Tensor, tau: torch.Tensor, context: Context, loss: Loss, positives: Any,
-                by_tau: str) -> torch.Tensor:
+                by_tau: str, n_negatives: int = 0, seed: int = 0) -> torch.Tensor:
         needed, given = any(ctx.needs_input_grad), (zx, zy, tau)
         zx, zy = zx.detach(), zy.detach()
-        value, dzx, dzy = gradients(context, zx, zy, loss, positives, needed)
+        value, dzx, dzy = gradients(context, zx, zy, loss, positives, needed, n_negatives, seed)
         if needed:
             # Of psi(s / tau) the derivative by tau is -sum_ij s_ij dL/ds_ij / tau; clip has a factor tau besides.
             dtau = 0.0
@@ -60,7 +61,7 @@ class Contrastive(torch.autograd.Function):
         if torch.is_grad_enabled():
             # create_graph: what is returned depends on the inputs, and autograd would take it for constant.
             dzx, dzy, dtau = (First.apply(d, *given) for d in (dzx, dzy, dtau))
-        return upstream * dzx, upstream * dzy, upstream.to(dtau) * dtau, None, None, None, None
+        return upstream * dzx, upstream * dzy, upstream.to(dtau) * dtau, None, None, None, None, None, None
 
 
 def wide(z: torch.Tensor, name: str) -> torch.Tensor:
@@ -108,12 +109,15 @@ class ContrastiveLoss(torch.nn.Module):
     clip and sigmoid. The value and gradients of clip are tau times those of open_clip; ``convention="open_clip"`` divides by tau, so that
     clip is the mean of two cross-entropies of logits s / tau. ``reduction="sum"`` is n times the mean over the n rows of each side.
 
+    ``n_negatives`` above 0 samples so many negatives per row and column, which stand for all: cheaper than the exact loss by
+    n / n_negatives. In training each call draws others, of ``seed``, ``seed + 1`` and so on; in ``eval()`` all are those of ``seed``.
+
     The context is made on first use, on the device of the embeddings. Embeddings may be of any layout, also half precision and under
     autocast: the loss is computed in float32. Only first derivatives exist; asking for second ones is an error.
     """
 
     def __init__(self, kind: str = "clip", context: Optional[Context] = None, *, convention: str = "unicon", reduction: str = "mean",
-                 tau: Any = None, **parameters: Any) -> None:
+                 tau: Any = None, n_negatives: int = 0, seed: int = 0, **parameters: Any) -> None:
         super().__init__()
         for name, value, known in (("convention", convention, ("unicon", "open_clip")), ("reduction", reduction, ("mean", "sum"))):
             if value not in known:
@@ -127,6 +131,7 @@ class ContrastiveLoss(torch.nn.Module):
         elif tau is not None:
             parameters["tau"] = tau
         self.loss = make_loss(kind, **parameters)
+        self.n_negatives, self.seed, self._calls = n_negatives, seed, 0
         self._contexts = Contexts(context)
 
     def _check(self, value: torch.Tensor, name: str) -> None:
@@ -150,6 +155,10 @@ class ContrastiveLoss(torch.nn.Module):
             scale = torch.as_tensor(logit_scale, dtype=None if isinstance(logit_scale, torch.Tensor) else torch.float64)
             self._check(scale, "logit_scale")
             tau = 1 / scale.double()
+        seed = self.seed
+        if self.n_negatives and self.training:
+            seed += self._calls
+            self._calls += 1
         loss = copy.copy(self.loss)
         if tau is not None:
             loss.tau = float(tau.detach())
@@ -159,7 +168,8 @@ class ContrastiveLoss(torch.nn.Module):
             zx, zy = zx.to(common).contiguous(), zy.to(common).contiguous()
             given = zx.new_tensor(loss.tau, dtype=torch.float64) if tau is None else tau.double().reshape(())
             by_tau = self.kind if given.requires_grad else ""
-            value: torch.Tensor = Contrastive.apply(zx, zy, given, self._contexts.of(x.device), loss, positives, by_tau)
+            value: torch.Tensor = Contrastive.apply(zx, zy, given, self._contexts.of(x.device), loss, positives, by_tau,
+                                                    self.n_negatives, seed)
             if self.convention == "open_clip":
                 value = value / given.to(value.device, value.dtype)
             if self.reduction == "sum":
@@ -170,4 +180,5 @@ class ContrastiveLoss(torch.nn.Module):
 
     def extra_repr(self) -> str:
         tau = "given" if self.tau is not None else self.loss.tau
-        return f"{self.kind}, tau={tau}, convention={self.convention}, reduction={self.reduction}"
+        sampled = f", n_negatives={self.n_negatives}, seed={self.seed}" if self.n_negatives else ""
+        return f"{self.kind}, tau={tau}, convention={self.convention}, reduction={self.reduction}{sampled}"

@@ -117,7 +117,7 @@ bad = [
     (x[0], ValueError, "got shape (16,); pass features[None, :] for one sample"),
     (np.float32(3), (TypeError, ValueError), "features"), (np.array(3.0), ValueError, "got 0: shape ()"), (3.0, (TypeError, ValueError), "features"),
     (x[None], ValueError, "got 3: shape (1, 400, 16)"),
-    (x[:0], ValueError, "at least one row"), (x[:, :0], ValueError, "at least one row"), ([], ValueError, "shape (0,)"),
+    (x[:0, :0], ValueError, "at least one column"), (x[:, :0], ValueError, "at least one column"), (x[:0, :15], unicon.Error, "16"), ([], ValueError, "shape (0,)"),
     (x[:, :15], unicon.Error, "16"),
     (x.astype(np.longdouble), TypeError, "got float128"), (x.astype(np.complex64), TypeError, "got complex64"),
     (x.astype(str), TypeError, "got <U"), (x.astype("datetime64[s]"), TypeError, "got datetime64"),
@@ -132,6 +132,20 @@ for k, (features, kind, text) in enumerate(bad):
         raises(kind, text, lambda: m.encode(features, "x"))
     except BaseException as e:
         raise AssertionError(f"{k}: {type(features)}: {e!r}") from e
+
+# No rows are no rows of results, of every type and in every call whose results are rows; nothing else may be empty.
+context = unicon.Context(n_threads=1)
+z = m.encode(x, "x")
+for none in (x[:0], x[:0].astype(np.float64), np.asfortranarray(x[:0]), x[5:5], whole[:0], read_only[:0], Tensor(x[:0]), Frame(x[:0])):
+    assert m.encode(none, "x").shape == (0, 8) and m.similarity(none, y).shape == (0, 400)
+    assert context.gram(unicon.kernel("rbf"), none, x).shape == (0, 400)
+out = np.zeros((0, 8), np.float32)
+assert m.encode(x[:0], "x", out=out) is out
+for found in (context.search(z[:0], z, 3), context.items(z).search(z[:0], 3)):
+    assert [part.shape for part in found] == [(0, 3), (0, 3)] and found[1].dtype == np.int64
+for call in (lambda: context.fit(x[:0], y[:0], 4), lambda: context.search(z, z[:0], 3), lambda: context.items(z[:0]), lambda: context.weights(z[:0], z[:0]),
+             lambda: m.similarity(x, y[:0]), lambda: context.gram(unicon.kernel("rbf"), x, x[:0]), lambda: context.recall(z[:0], z[:0])):
+    raises(ValueError, "at least one row and one column", call)
 
 # Outputs are written where they lie, or refused.
 for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-6), (np.float16, 1e-3)):
@@ -160,7 +174,6 @@ for k, (out, kind, text) in enumerate(outs):
 assert not np.load(folder / "out.npy").any()
 raises(unicon.Error, "overlap", lambda: m.encode(both[:, :16], "x", out=both[:, 16:]))
 raises(unicon.Error, "overlap", lambda: m.encode(both[:, :16], "x", out=both[:, 4:12]))
-context, z = unicon.Context(n_threads=1), m.encode(x, "x")
 raises(unicon.Error, "overlap", lambda: context.contrastive_grad(z, z, dzx=z))
 d = np.zeros_like(z)
 raises(unicon.Error, "overlap", lambda: context.contrastive_grad(z, z, dzx=d, dzy=d))
@@ -203,12 +216,14 @@ for options, kind, text in [
     ({"seed": -1}, ValueError, "seed: expected 0"), ({"whiten": True}, TypeError, "whiten: expected a number, got True"),
     ({"whiten": "0.1"}, TypeError, "whiten"), ({"init": "one"}, ValueError, "zeros"), ({"nonsense": 1}, TypeError, "nonsense"),
     ({"landmarks": [0.5], "kernel": unicon.kernel("rbf")}, ValueError, "landmarks: expected whole numbers"),
-    ({"validation": x}, TypeError, "validation: expected a pair"), ({"preset": ["paper"]}, ValueError, "preset"),
+    ({"validation": x}, TypeError, "validation: expected a pair"), ({"warm_start": x}, TypeError, "warm_start: expected a Model"),
+    ({"n_landmarks": "some", "kernel": unicon.kernel("rbf")}, ValueError, "n_landmarks: expected one of all"), ({"preset": ["paper"]}, ValueError, "preset"),
 ]:
     raises(kind, text, lambda: context.fit(x, y, 4, **options))
 raises(TypeError, "r: expected an integer", lambda: context.fit(x, y, 4.5))
 raises(ValueError, "k: expected", lambda: context.search(z, z, 0))
 raises((TypeError, ValueError), "k: expected", lambda: context.search(z, z, 1.5))
+raises(TypeError, "loss: expected a loss of unicon_align.loss", lambda: context.weights(z, z, "clip"))
 raises(TypeError, "tau: expected a number", lambda: unicon.loss(tau="hot"))
 assert context.fit(x, y, 4, whiten=None, n_iters=None)[1].n_iters == context.fit(x, y, 4)[1].n_iters
 print(f"{len(good) + len(bad) + len(outs) + 40} inputs and outputs")

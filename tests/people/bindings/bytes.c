@@ -8,8 +8,12 @@ enum { N = 60, D1 = 7, D2 = 5, R = 3 };
 
 static double loss_of(unicon_context_t *context, const unicon_loss_t *loss, const unicon_matrix_t *zx, const unicon_matrix_t *zy)
 {
+    const unicon_pairs_t pairs = unicon_pairs(zx, zy, NULL);
+    unicon_weights_options_t options;
     double value = NAN;
-    OK(context, unicon_contrastive_grad(context, loss, zx, zy, NULL, &value, NULL, NULL));
+    OK(NULL, unicon_weights_options_init(&options, sizeof options));
+    options.loss = loss;
+    OK(context, unicon_contrastive_grad(context, &options, &pairs, &value, NULL, NULL));
     return value;
 }
 
@@ -20,6 +24,8 @@ int main(int argc, char **argv)
     unicon_matrix_t mx = unicon_matrix_f32(x, N, D1), my = unicon_matrix_f32(y, N, D2), zx, zy, z;
     unicon_context_t *context = NULL;
     unicon_model_t *model = NULL, *again = NULL, *untouched = NULL;
+    unicon_pairs_t pairs = unicon_pairs(&mx, &my, NULL), embedded;
+    unicon_weights_options_t weights;
     unicon_fit_options_t options;
     unicon_loss_t loss, sigmoid;
     uint64_t state = 7;
@@ -37,7 +43,7 @@ int main(int argc, char **argv)
     OK(NULL, unicon_context_create(NULL, &context));
     OK(NULL, unicon_fit_options_init(&options, sizeof options));
     options.r = R;
-    OK(context, unicon_fit(context, &options, &mx, &my, NULL, NULL, NULL, &model, NULL));
+    OK(context, unicon_fit(context, &options, &pairs, &model, NULL));
 
     /* The size, then the bytes: those of the file. */
     OK(NULL, unicon_model_to_bytes(model, NULL, 0, &size));
@@ -59,18 +65,18 @@ int main(int argc, char **argv)
     /* What is refused leaves everything as it was. */
     written = -1;
     memset(twice, 0xa5, (size_t)size);
-    EXPECT(NULL, unicon_model_to_bytes(model, twice, size - 1, &written), UNICON_INVALID_ARGUMENT, "capacity");
-    EXPECT(NULL, unicon_model_to_bytes(model, twice, -1, &written), UNICON_INVALID_ARGUMENT, "capacity");
-    EXPECT(NULL, unicon_model_to_bytes(model, NULL, size, &written), UNICON_INVALID_ARGUMENT, "buffer");
-    EXPECT(NULL, unicon_model_to_bytes(NULL, twice, size, &written), UNICON_INVALID_ARGUMENT, "model");
-    EXPECT(NULL, unicon_model_to_bytes(model, twice, size, NULL), UNICON_INVALID_ARGUMENT, "size");
+    EXPECT(NULL, unicon_model_to_bytes(model, twice, size - 1, &written), UNICON_ERROR_INVALID_ARGUMENT, "capacity");
+    EXPECT(NULL, unicon_model_to_bytes(model, twice, -1, &written), UNICON_ERROR_INVALID_ARGUMENT, "capacity");
+    EXPECT(NULL, unicon_model_to_bytes(model, NULL, size, &written), UNICON_ERROR_INVALID_ARGUMENT, "buffer");
+    EXPECT(NULL, unicon_model_to_bytes(NULL, twice, size, &written), UNICON_ERROR_INVALID_ARGUMENT, "model");
+    EXPECT(NULL, unicon_model_to_bytes(model, twice, size, NULL), UNICON_ERROR_INVALID_ARGUMENT, "size");
     CHECK(written == -1 && twice[0] == 0xa5 && twice[size - 1] == 0xa5);
-    EXPECT(NULL, unicon_model_from_bytes(NULL, size, &untouched), UNICON_INVALID_ARGUMENT, "data");
-    EXPECT(NULL, unicon_model_from_bytes(bytes, 0, &untouched), UNICON_INVALID_ARGUMENT, "size");
-    EXPECT(NULL, unicon_model_from_bytes(bytes, -5, &untouched), UNICON_INVALID_ARGUMENT, "size");
-    EXPECT(NULL, unicon_model_from_bytes(bytes, size, NULL), UNICON_INVALID_ARGUMENT, "model");
+    EXPECT(NULL, unicon_model_from_bytes(NULL, size, &untouched), UNICON_ERROR_INVALID_ARGUMENT, "data");
+    EXPECT(NULL, unicon_model_from_bytes(bytes, 0, &untouched), UNICON_ERROR_INVALID_ARGUMENT, "size");
+    EXPECT(NULL, unicon_model_from_bytes(bytes, -5, &untouched), UNICON_ERROR_INVALID_ARGUMENT, "size");
+    EXPECT(NULL, unicon_model_from_bytes(bytes, size, NULL), UNICON_ERROR_INVALID_ARGUMENT, "model");
     for (k = 1; k < size; k += 1 + size / 200)
-        EXPECT(NULL, unicon_model_from_bytes(bytes, k, &untouched), UNICON_BAD_FILE, "data");
+        EXPECT(NULL, unicon_model_from_bytes(bytes, k, &untouched), UNICON_ERROR_BAD_FILE, "data");
     CHECK(untouched == NULL);
 
     /* The same model, independent of the first and of the bytes. */
@@ -103,9 +109,12 @@ int main(int argc, char **argv)
     CHECK(loss_of(context, &loss, &zx, &zy) != loss_of(context, &sigmoid, &zx, &zy));
     sigmoid.kind = UNICON_LOSS_CLIP;
     CHECK(loss_of(context, &sigmoid, &zx, &zy) == clip);
+    embedded = unicon_pairs(&zx, &zy, NULL);
+    OK(NULL, unicon_weights_options_init(&weights, sizeof weights));
+    weights.loss = &sigmoid;
     for (k = 0; k < 3; k++) {
         sigmoid.nu = k == 0 ? NAN : k == 1 ? HUGE_VAL : -HUGE_VAL;
-        EXPECT(context, unicon_contrastive_grad(context, &sigmoid, &zx, &zy, NULL, &tau, NULL, NULL), UNICON_INVALID_ARGUMENT, "nu");
+        EXPECT(context, unicon_contrastive_grad(context, &weights, &embedded, &tau, NULL, NULL), UNICON_ERROR_INVALID_ARGUMENT, "nu");
     }
 
     /* The value is tau times open_clip's: the mean of two cross-entropies of s / tau. */

@@ -29,13 +29,14 @@ static void fit(const char *name, const unicon_fit_options_t &o) {
 }
 
 int main() {
-    fit("fit", unicon::FitOptions(1).get(nullptr));
-    fit("paper-linear", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_LINEAR).get(nullptr));
-    fit("paper-kernel", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_KERNEL).get(nullptr));
-    fit("paper-flickr", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_FLICKR).get(nullptr));
-    fit("paper-coco-clip", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_COCO_CLIP).get(nullptr));
-    fit("paper-coco-resnet", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_COCO_RESNET).get(nullptr));
-    const unicon_best_options_t b = unicon::BestOptions().get(nullptr);
+    unicon::detail::Scratch scratch;
+    fit("fit", unicon::FitOptions(1).get(scratch));
+    fit("paper-linear", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_LINEAR).get(scratch));
+    fit("paper-kernel", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_KERNEL).get(scratch));
+    fit("paper-flickr", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_FLICKR).get(scratch));
+    fit("paper-coco-clip", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_COCO_CLIP).get(scratch));
+    fit("paper-coco-resnet", unicon::FitOptions(1).preset(UNICON_PRESET_PAPER_COCO_RESNET).get(scratch));
+    const unicon_best_options_t b = unicon::BestOptions().get(scratch);
     SHOW("best", b, energy)
     SHOW("best", b, tau_auto)
     SHOW("best", b, kernel_ridge)
@@ -75,6 +76,7 @@ int main() {
     SHOW("minibatch", m, momentum)
     SHOW("minibatch", m, patience)
     const unicon::EvaluationOptions e;
+    if (e.ks != std::vector<int64_t>{1, 5, 10}) return 1;
     SHOW("evaluation", e, resamples)
     SHOW("evaluation", e, level)
     SHOW("evaluation", e, seed)

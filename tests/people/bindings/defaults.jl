@@ -2,8 +2,8 @@
 
 using UniCon
 
-const chosen = (:struct_size, :factorization, :svd, :init, :center, :r, :rank, :kind, :eps_by, :n_landmarks, :n_whiten, :n_powers, :n_widths, :n_stages,
-                :ties, :exclude_self)
+const chosen = (:struct_size, :factorization, :svd, :init, :center, :r, :dimension, :kind, :eps_by, :n_landmarks, :n_whiten, :n_powers, :n_widths, :n_stages,
+                :ties, :exclude_self, :n_ks)
 
 function show_fields(name, raw, only = nothing)
     for field in fieldnames(typeof(raw))
@@ -22,6 +22,6 @@ show_fields("kernel", UniCon.Kernel(:rbf).raw)
 show_fields("damping", UniCon.Damping().raw)
 show_fields("refine", UniCon.Refine().raw)
 show_fields("minibatch", UniCon.Minibatch().raw)
-evaluation = UniCon.Evaluation_t()
-UniCon.check(UniCon.c_evaluation_init(evaluation))
+evaluation = UniCon.EvaluationOptions_t()
+UniCon.check(UniCon.c_evaluation_options_init(evaluation))
 show_fields("evaluation", evaluation, (:resamples, :level, :seed))

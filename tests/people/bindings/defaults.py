@@ -1,5 +1,6 @@
 """Prints the defaults of every struct that the package makes, and of the parameters that it spells out."""
 
+import ctypes
 import importlib.util
 import inspect
 
@@ -13,7 +14,7 @@ def show(name, struct, skip=()):
             print(f"{name}.{field} {float(getattr(struct, field))!r}")
 
 
-chosen = ("factorization", "svd", "init", "center", "r", "rank", "kind", "eps_by", "n_landmarks")
+chosen = ("factorization", "svd", "init", "center", "r", "dimension", "kind", "eps_by", "n_landmarks")
 show("fit", _fit.fit_options(1, {})[0], chosen)
 for preset in ("paper-linear", "paper-kernel", "paper-flickr", "paper-coco-clip", "paper-coco-resnet"):
     show(preset, _fit.fit_options(1, {"preset": preset})[0], chosen)
@@ -24,8 +25,8 @@ show("damping", unicon.damping())
 show("refine", unicon.refine(), ("n_stages",))
 show("minibatch", unicon.minibatch())
 
-evaluation = _abi.Evaluation()
-_library.check(_library.lib.unicon_evaluation_init(evaluation, __import__("ctypes").sizeof(evaluation)))
+evaluation = _abi.EvaluationOptions()
+_library.check(_library.lib.unicon_evaluation_options_init(evaluation, ctypes.sizeof(evaluation)))
 evaluate = inspect.signature(unicon.Context.evaluate).parameters
 for field in ("resamples", "level", "seed"):
     assert evaluate[field].default == getattr(evaluation, field), field

@@ -69,6 +69,7 @@ assert scores.shape == (4,) and scores.min() > 0.9, scores
 # Kernels, temperature, budget, positives, data frames, another context.
 assert Alignment(n_components=6, kernel="rbf", tau="auto", budget=2.0, whiten=[0.1, 0.01]).fit(x / 4, y / 4).n_components_ == 6
 assert Alignment(n_components=6, kernel=kernel("angular"), n_landmarks=50, method="spectral").fit(x, y).n_components_ == 6
+assert Alignment(n_components=6, kernel="angular", n_landmarks="all", method="spectral").fit(x, y).n_components_ == 6
 groups = np.repeat(np.arange(200), 2)
 assert Alignment(n_components=4).fit(x, y, positives=(groups, groups)).info_.rows_without_positives == 0
 assert Alignment(n_components=4, context=Context(n_threads=1)).fit(x, y).n_components_ == 4

@@ -93,4 +93,17 @@ while thread.is_alive():
     time.sleep(0.1)
     context.cancel()
 assert caught
+# A cancellation is of the calls in progress alone: without any, and once they have ended, the next call is made.
+context.cancel()
+for _ in range(3):
+    assert context.fit(x[:200], y[:200], 4)[1].r == 4
+for wait in (0.0, 0.0005, 0.001, 0.002, 0.004):
+    timer = threading.Timer(wait, context.cancel)
+    timer.start()
+    try:
+        context.fit(x[:1000], y[:1000], 8)
+    except unicon.Cancelled:
+        pass
+    timer.join()
+    assert context.fit(x[:200], y[:200], 4)[1].r == 4
 print(f"heard within {slowest:.2f} s")

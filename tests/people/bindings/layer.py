@@ -197,6 +197,27 @@ for kind, text, call in [
 ]:
     raises(kind, text, call)
 
+# Sampled negatives: others in each call of training, the same in eval(), a derivative of the temperature that is that of the estimate.
+many = torch.nn.functional.normalize(torch.randn(300, 6, dtype=torch.float64), dim=1)
+near = torch.nn.functional.normalize(many + 0.5 * torch.randn(300, 6, dtype=torch.float64), dim=1)
+learned = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+sampled, exact = ContrastiveLoss("clip", tau=learned, n_negatives=64, seed=5), ContrastiveLoss("clip", tau=0.3)
+first, second = sampled(many, near).item(), sampled(many, near).item()
+assert first != second and abs(first - exact(many, near).item()) < 0.1 * first
+sampled.eval()
+assert sampled(many, near).item() == sampled(many, near).item() == first
+slope = torch.autograd.grad(sampled(many, near), learned)[0].item()
+values = []
+for step in (-1e-5, 1e-5):
+    values.append(ContrastiveLoss("clip", tau=0.3 + step, n_negatives=64, seed=5).eval()(many, near).item())
+assert abs((values[1] - values[0]) / 2e-5 - slope) < 1e-6 * max(1, abs(slope)), (values, slope)
+assert "n_negatives=64, seed=5" in repr(sampled)
+
+# No rows are no rows of results.
+linear = unicon.Context().linear_model(np.eye(3, 6), np.eye(3, 6))
+assert linear.encode(torch.zeros(0, 6), "x").shape == (0, 3)
+assert linear.encode(torch.zeros(0, 6), "x", out=torch.zeros(0, 3)).shape == (0, 3)
+
 # Tensors as features and outputs, where they lie.
 context = unicon.Context()
 f = torch.randn(50, 6)

@@ -43,8 +43,11 @@ logger = logging.getLogger("unicon_align")
 handler = logging.Handler()
 handler.emit = lambda record: told.append((record.levelname, record.getMessage()))
 logger.addHandler(handler)
+context.fit(x, y, 4, whiten=0.01)
+assert not told, told
 context.fit(x, y, 4)
-assert not told
+assert [level for level, _ in told] == ["WARNING"] and "raised the loss" in told[0][1], told
+del told[:]
 logger.setLevel(logging.DEBUG)
 model().encode(np.repeat(x, 2, axis=1)[:, ::2], "x")
 assert [level for level, _ in told] == ["INFO", "DEBUG"] and "FitInfo: completed" in told[0][1] and "features: copied" in told[1][1], told

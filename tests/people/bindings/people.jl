@@ -106,12 +106,19 @@ message(f) =
         end
         half = Float16.(X)
         @test encode(model, :x, half) ≈ unit(F * Float64.(half)) atol = 1e-5
+        # No samples are no columns of results; nothing else may be empty.
+        for none in (X[:, 1:0], Float64.(X)[:, 1:0], view(X, :, 5:4), double[1:0, :]', whole[:, 1:0], sparse(X)[:, 1:0])
+            @test size(encode(model, :x, none)) == (6, 0) && size(similarity(model, none, Y)) == (0, 200)
+        end
+        @test map(size, search(want[:, 1:0], want, 3)) == map(size, search(want[:, 1:0], Items(want), 3)) == ((3, 0), (3, 0))
+        @test size(gram(Kernel(:rbf), X[:, 1:0], X)) == (0, 200)
+        @test occursin("at least 1", message(() -> fit(LinearUniCon(2), X[:, 1:0], Y[:, 1:0])))
         row = linear_model(ones(2, 1), ones(2, 1))
         @test encode(row, :x, [2.0, -4.0]') ≈ [1 -1; 1 -1] ./ sqrt(2)
         for (A, text) in (
             (X[:, 1], "got a vector of 16"), (1:16, "got a vector of 16"), (complex.(X), "got Complex"), (BigFloat.(X), "got BigFloat"),
             (string.(X), "got String"), (convert(Matrix{Union{Missing,Float32}}, X), "Missing"), (fill(2^53 + 1, 16, 2), "2^53"), (3.0, "got Float64"),
-            (nothing, "got Nothing"), (X[1:15, :], "16"), (X[:, 1:0], "at least 1"), (ones(16, 3, 1), "got Array"), (fill(NaN32, 16, 2), "row 0"),
+            (nothing, "got Nothing"), (X[1:15, :], "16"), (X[1:0, :], "at least 1"), (X[1:3, 1:0], "16"), (ones(16, 3, 1), "got Array"), (fill(NaN32, 16, 2), "row 0"),
         )
             @test occursin(text, message(() -> encode(model, :x, A)))
         end
@@ -149,12 +156,49 @@ message(f) =
         end
     end
 
+    @testset "reports and warnings" begin
+        _, info = fit(LinearUniCon(4; final_loss = 0), X, Y)
+        @test info.final_loss === info.sampling_error === info.returned === info.held_apart === info.chosen.whiten === nothing
+        @test info.distinct == (200, 200) && info.zero == (0, 0) && info.centred == (false, false) && isempty(info.trace)
+        @test startswith(repr(info), "UniCon.FitInfo(completed, r = 4, $(info.n_iters) steps, loss 0.") && info.seconds.total > 0
+        _, info = fit(LinearUniCon(4; whiten = 0.1, n_iters = 2, n_negatives = 40), X, Y)
+        @test info.chosen.whiten == 0.1 && 0 < info.sampling_error < 10 && isfinite(info.final_loss)
+        _, info = fit(BestUniCon(4), X, Y)
+        @test info.held_back == (20, 20) && info.held_apart == 7 && info.trace[1].evaluations isa Int
+        found = evaluate(want, want, [1]; resamples = 0)
+        @test found.x2y.intervals === found.x2y.mrr_interval === nothing && found.x2y.median_rank == 1
+        spoilt = copy(X)
+        spoilt[:, 7] .= 0
+        @test_logs (:warn, r"zero") match_mode = :any fit(LinearUniCon(4), spoilt, Y)
+        @test_logs fit(LinearUniCon(4; whiten = 0.01), X, Y)
+        # Sampled negatives.
+        w = Weights(want, want; n_negatives = 50, seed = 1)
+        @test value(w) == value(Weights(want, want; n_negatives = 50, seed = 1)) != value(Weights(want, want; n_negatives = 50, seed = 2))
+        @test contrastive_grad(want, want; n_negatives = 50, seed = 1)[1] ≈ value(w)
+        @test unmatched(Weights(want, want; positives = ([0; 2:200], 1:200))) == (1, 1)
+        # A cancellation ends one call, unless it is taken back.
+        context = Context(; n_threads = 1)
+        cancel(context)
+        @test occursin("cancelled", message(() -> fit(LinearUniCon(3), X, Y; context = context)))
+        @test fit(LinearUniCon(3), X, Y; context = context)[1].r == 3
+        cancel(context)
+        cancel_clear(context)
+        @test fit(LinearUniCon(3), X, Y; context = context)[1].r == 3
+        for ties in (:expected, :lower_index, :optimistic, :pessimistic)
+            same = repeat(want[:, 1:1], 1, 200)
+            @test recall(same, want, [3]; ties = ties).y2x ≈ evaluate(same, want, [3]; ties = ties, resamples = 0).y2x.recall
+        end
+        usual, all_samples = (fit(KernelUniCon(4, Kernel(:rbf; gamma = 0.01); landmarks = l), [X X], [Y Y])[1] for l in (50, :all))
+        @test length(to_bytes(all_samples)) > length(to_bytes(usual))
+    end
+
     @testset "options" begin
         for (f, text) in (
             (() -> fit(LinearUniCon(3; n_iters = 2.5), X, Y), "n_iters"), (() -> fit(LinearUniCon(3; whiten = true), X, Y), "whiten"),
             (() -> fit(LinearUniCon(3; seed = -1), X, Y), "seed"), (() -> Loss(:clip; tau = "hot"), "tau"), (() -> Context(; threads = 3), "threads"),
             (() -> Context(; n_threads = 2^40), "n_threads"), (() -> fit(LinearUniCon(3; checkpoint = "a\0b"), X, Y), "checkpoint"),
-            (() -> fit(LinearUniCon(3), X, Y; validation = X), "validation"), (() -> search(want, want, 0), "k: expected"), (() -> save(model, "a\0b"), "NUL"),
+            (() -> fit(LinearUniCon(3), X, Y; validation = X), "validation"), (() -> search(want, want, 0), "k: expected"),
+            (() -> fit(KernelUniCon(3, Kernel(:rbf); landmarks = :some), X, Y), "landmarks: expected one of all"), (() -> Weights(want, want; seed = -1), "seed"), (() -> save(model, "a\0b"), "NUL"),
         )
             @test occursin(text, message(f))
         end
@@ -189,6 +233,25 @@ message(f) =
         end
         GC.gc()
         @test encode(model, :x, X) == expected
+    end
+
+    @testset "every name is documented" begin
+        documented = Base.Docs.meta(UniCon)
+        @test [name for name in [names(UniCon); :FitInfo] if !haskey(documented, Base.Docs.Binding(UniCon, name))] == []
+    end
+
+    @testset "generic functions of StatsAPI" begin
+        # A package of that name with the two functions stands for StatsAPI, which no test may download.
+        folder = mktempdir()
+        mkpath(joinpath(folder, "StatsAPI", "src"))
+        write(joinpath(folder, "StatsAPI", "src", "StatsAPI.jl"), "module StatsAPI\nfunction fit end\nfunction predict end\nend\n")
+        push!(LOAD_PATH, folder)
+        extension = Base.include(Main, joinpath(dirname(dirname(pathof(UniCon))), "ext", "UniConStatsAPIExt.jl"))
+        generic = getfield(extension, :StatsAPI)
+        again, info = Base.invokelatest(generic.fit, LinearUniCon(6; whiten = 0.01), X, Y)
+        @test info.chosen.whiten == 0.01 && encode(again, :x, X) == encode(model, :x, X)
+        found = Base.invokelatest(generic.predict, model, X, Y)
+        @test length(found) == 200 && sum(found .== 1:200) / 200 ≈ recall(encode(model, :x, X), encode(model, :y, Y), [1]).x2y[1]
     end
 
     @testset "an interrupt" begin

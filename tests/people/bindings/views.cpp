@@ -39,6 +39,16 @@ template <class T, bool by_rows> struct Like {
     int64_t outerStride() const { return outer; }
 };
 
+/** What an mdspan is to a view. */
+template <class T> struct Span {
+    static constexpr size_t rank() { return 2; }
+    T *at;
+    int64_t extents[2], strides[2];
+    T *data_handle() const { return at; }
+    int64_t extent(size_t k) const { return extents[k]; }
+    int64_t stride(size_t k) const { return strides[k]; }
+};
+
 float value(int64_t i, int64_t j) { return std::sin(static_cast<float>(1 + i * d + j)); }
 
 /** Unit rows of F x, by definition, of rows first, first + step, ... */
@@ -116,7 +126,7 @@ void handles(const Lab &lab, std::vector<float> &x) {
             unicon::Model::from_bytes(bytes.data(), size);
             CHECK(!"refused");
         } catch (const unicon::Error &e) {
-            CHECK(e.status() == UNICON_BAD_FILE || (size == 0 && e.status() == UNICON_INVALID_ARGUMENT));
+            CHECK(e.status() == UNICON_ERROR_BAD_FILE || (size == 0 && e.status() == UNICON_ERROR_INVALID_ARGUMENT));
         }
     }
 
@@ -148,7 +158,7 @@ void handles(const Lab &lab, std::vector<float> &x) {
     const unicon::Context again;
     for (const auto &o : several) {
         const auto fitted = unicon::fit_best(again, o, unicon::view(x, d), unicon::view(x, d));
-        CHECK(fitted.model.r() == 2 && std::fabs(fitted.info.raw.tau - 0.2) < 1e-12);
+        CHECK(fitted.model.r() == 2 && std::fabs(fitted.info.tau - 0.2) < 1e-12);
     }
     CHECK(seen > 0);
 
@@ -186,9 +196,84 @@ void handles(const Lab &lab, std::vector<float> &x) {
             loss_of(set);
             CHECK(!"refused");
         } catch (const unicon::Error &e) {
-            CHECK(e.status() == UNICON_INVALID_ARGUMENT);
+            CHECK(e.status() == UNICON_ERROR_INVALID_ARGUMENT);
         }
     }
+}
+
+/** What options hold, what reports have, and what is warned of. */
+void asked(const std::vector<float> &x) {
+    const auto v = unicon::view(x, d);
+    std::vector<std::string> told;
+    unicon::Context context([&](const std::string &text) { told.push_back(text); });
+    unicon::FitOptions options(2);
+    options->n_iters = 1;
+    options->final_loss = 0;
+    const unicon::FitResult plain = unicon::fit(context, options, v, v);
+    CHECK(told.empty() && plain.info.outcome == unicon::Outcome::completed && plain.info.n_iters == 1);
+    CHECK(!plain.info.final_loss && !plain.info.whiten && !plain.info.returned && !plain.info.held_apart && plain.info.trace.empty());
+    CHECK(plain.info.distinct_x == n && plain.info.loss.size() == 1 && plain.info.singular_values.size() == static_cast<size_t>(d));
+
+    // Validation pairs and a warm start are part of the options, and of copies that outlive what they were set from.
+    unicon::FitOptions held(2);
+    {
+        const unicon::Model start = plain.model;
+        held.validation({v, v, unicon::Positives::diagonal()}).warm_start(start).refine(unicon::Refine());
+    }
+    held->n_iters = 0;
+    const unicon::FitOptions twin = held;
+    const unicon::FitInfo refined = unicon::fit(context, twin, v, v).info;
+    CHECK(refined.final_loss && !refined.trace.empty() && refined.trace[0].score && !refined.trace[0].sampling_error);
+    CHECK(unicon::fit_workspace(context, options, unicon::Sizes(n, n, d, d)) > 0);
+    CHECK(unicon::fit_best_workspace(context, unicon::BestOptions(2), unicon::Sizes(n, n, d, d)) > 0);
+
+    // A row of zeros is warned of; what the function for warnings throws the call throws, and the next call is another.
+    std::vector<float> zero = x;
+    for (int64_t j = 0; j < d; j++) zero[static_cast<size_t>(j)] = 0;
+    told.clear();
+    unicon::fit(context, options, unicon::view(zero, d), v);
+    CHECK(told.size() == 1 && told[0].find("zero") != std::string::npos);
+    struct Stop {};
+    unicon::Context strict([](const std::string &) { throw Stop(); });
+    bool stopped = false;
+    try {
+        unicon::fit(strict, options, unicon::view(zero, d), v);
+    } catch (const Stop &) {
+        stopped = true;
+    }
+    CHECK(stopped && unicon::fit(strict, options, v, v).model.r() == 2);
+
+    // A cancellation ends one call, unless it is taken back.
+    strict.cancel();
+    try {
+        unicon::fit(strict, options, v, v);
+        CHECK(!"cancelled");
+    } catch (const unicon::Error &e) {
+        CHECK(e.status() == UNICON_ERROR_CANCELLED);
+    }
+    CHECK(unicon::fit(strict, options, v, v).model.r() == 2);
+    strict.cancel();
+    strict.cancel_clear();
+    CHECK(unicon::fit(strict, options, v, v).model.r() == 2);
+
+    // Sampled negatives are those of the seed, in weights and gradients.
+    std::vector<float> z(static_cast<size_t>(n * 2)), dx(z.size()), dy(z.size());
+    plain.model.encode(context, unicon::Side::x, v, unicon::view(z, 2));
+    const auto e = unicon::view(z, 2);
+    const auto loss = [&](const unicon::Sampling &s) { return unicon::Weights(context, unicon::Loss(), e, e, unicon::Positives::diagonal(), s).loss(); };
+    const auto gradient = [&](const unicon::Sampling &s) {
+        return unicon::contrastive_grad(context, unicon::Loss(), e, e, unicon::view(dx, 2), unicon::view(dy, 2), unicon::Positives::diagonal(), s);
+    };
+    CHECK(loss({4, 1}) == loss({4, 1}) && loss({4, 1}) != loss({4, 2}) && loss({4, 1}) != loss({}));
+    CHECK(std::fabs(gradient({4, 1}) - loss({4, 1})) < 1e-6 && std::fabs(gradient({}) - loss({})) < 1e-6);
+    const unicon::Weights some(context, unicon::Loss(), e, e, unicon::Positives::groups(std::vector<int64_t>(n, 1), [] {
+        std::vector<int64_t> ids(n, 1);
+        ids[3] = 2;
+        return ids;
+    }()));
+    CHECK(some.unmatched() == std::make_pair(int64_t(0), int64_t(1)));
+    const auto losses = some.losses();
+    CHECK(std::fabs(losses.rows + losses.cols - losses.value) < 1e-9);
 }
 
 #ifdef WITH_EIGEN
@@ -272,6 +357,13 @@ int main() {
     lab.right(unicon::view(every), 0, 2);
     lab.right(unicon::view(turned));
     lab.right(unicon::view(row), 7);
+    lab.right(unicon::view(Span<float>{rows, {n, d}, {d, 1}}));
+    lab.right(unicon::view(Span<const float>{cols, {n, d}, {1, n}}));
+    lab.right(unicon::view(Span<float>{rows, {n / 2, d}, {2 * d, 1}}), 0, 2);
+    lab.refused(unicon::view(Span<float>{doubled.data(), {n, d}, {2 * d, 2}}), "stride");
+    static_assert(std::is_same<decltype(unicon::view(Span<float>{})), unicon::MutableView>::value, "a span that may be written");
+    static_assert(std::is_same<decltype(unicon::view(Span<const float>{})), unicon::View>::value, "one that may not");
+    lab.right(unicon::view(rows, 0, d));
     lab.refused(unicon::view(spaced), "stride");
     Like<float, true> backwards{rows + (n - 1) * d, n, d, 1, -d};
     lab.refused(unicon::view(backwards), "stride");
@@ -280,7 +372,13 @@ int main() {
     static_assert(std::is_same<decltype(unicon::view(a)), unicon::MutableView>::value, "other data may");
     static_assert(!std::is_convertible<unicon::View, unicon::MutableView>::value, "a view to read is no output");
     static_assert(!std::is_copy_constructible<unicon::Context>::value && !std::is_copy_constructible<unicon::Weights>::value
-                      && !std::is_copy_constructible<unicon::PartialFit>::value, "these move only");
+                      && !std::is_copy_constructible<unicon::PartialFit>::value && !std::is_copy_constructible<unicon::Items>::value
+                      && !std::is_copy_constructible<unicon::Report>::value,
+                  "these move only");
+    static_assert(std::is_nothrow_move_constructible<unicon::Context>::value && std::is_nothrow_move_constructible<unicon::Weights>::value
+                      && std::is_nothrow_move_constructible<unicon::PartialFit>::value
+                      && std::is_nothrow_move_constructible<unicon::Items>::value,
+                  "and do so without fail");
     const std::array<float, 4> four{1, 2, 3, 4};
     CHECK(unicon::view(four, 2).rows() == 2);
     for (int64_t wrong : {0, -1, 3}) {
@@ -288,10 +386,11 @@ int main() {
             unicon::view(four, wrong);
             CHECK(!"refused");
         } catch (const unicon::Error &e) {
-            CHECK(e.status() == UNICON_INVALID_ARGUMENT);
+            CHECK(e.status() == UNICON_ERROR_INVALID_ARGUMENT);
         }
     }
     handles(lab, by_rows);
+    asked(by_rows);
     eigen(lab, by_rows);
     std::puts("views and handles");
     return 0;

@@ -20,9 +20,9 @@ import Libdl, Serialization
 using LinearAlgebra: Adjoint, Transpose
 
 export Context, Loss, Kernel, Damping, Refine, Minibatch, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
-export fit, encode, similarity, encoder, bias, search, recall, gram, contrastive_grad, cancel, save, load, linear_model, to_bytes, from_bytes
+export fit, encode, similarity, encoder, bias, search, recall, gram, contrastive_grad, cancel, cancel_clear, save, load, linear_model, to_bytes, from_bytes
 export Items, evaluate
-export add!, current, finish!, value, dense, apply, apply_t, cross_covariance, device_count
+export add!, current, finish!, value, unmatched, dense, apply, apply_t, cross_covariance, device_count
 
 include("abi.jl")
 
@@ -75,6 +75,7 @@ include("options.jl")
 include("positives.jl")
 include("context.jl")
 include("models.jl")
+include("reports.jl")
 include("fit.jl")
 include("weights.jl")
 include("retrieval.jl")

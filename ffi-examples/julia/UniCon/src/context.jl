@@ -1,3 +1,5 @@
+on_warning(text::Cstring, told::Ptr{Cvoid}) = (push!(unsafe_pointer_to_objref(told)::Vector{String}, unsafe_string(text)); nothing)
+
 """
     Context(; device, device_id, devices, n_threads, precision, workspace_limit)
 
@@ -6,10 +8,13 @@ similarities and weights where features are not float64: `:float32`, `:bfloat16`
 `devices`, such as `Context(device = :cuda, devices = [0, 2])`, fits share the samples out, a thread each; every other call works on
 the first. Calls on one context wait for
 each other. Calls that are given none take one that is free, so that any number of threads may call at once.
+What a call notices and a person may want to know (samples that repeat, that are zero or match nothing) comes as `@warn` when it has ended.
 """
 mutable struct Context
     handle::Ptr{Cvoid}
     turn::ReentrantLock
+    # What the library warned of in the call in progress.
+    told::Vector{String}
     function Context(; device::Symbol = :default, devices = Int32[], precision::Symbol = :default, options...)
         raw = ContextOptions_t()
         check(c_context_options_init(raw))
@@ -20,13 +25,15 @@ mutable struct Context
                 throw(ArgumentError("$name: expected one of device, device_id, devices, n_threads, precision, workspace_limit"))
             setproperty!(raw, name, converted(name, fieldtype(ContextOptions_t, name), value))
         end
-        handle = Ref{Ptr{Cvoid}}(C_NULL)
+        handle, told = Ref{Ptr{Cvoid}}(C_NULL), String[]
+        raw.warning = @cfunction(on_warning, Cvoid, (Cstring, Ptr{Cvoid}))
+        raw.warning_user = pointer_from_objref(told)
         numbers = [converted(:devices, Int32, number) for number in devices]
         GC.@preserve numbers begin
             isempty(numbers) || ((raw.devices, raw.n_devices) = (pointer(numbers), length(numbers)))
             check(c_context_create(raw, handle))
         end
-        return finalizer(c -> c_context_destroy(c.handle), new(handle[], ReentrantLock()))
+        return finalizer(c -> c_context_destroy(c.handle), new(handle[], ReentrantLock(), told))
     end
 end
 
@@ -39,7 +46,18 @@ const idle_lock = ReentrantLock()
 
 `f` of a context that is this task's until `f` ends: the one given, or, for `nothing`, one on the CPU that nobody uses.
 """
-on(f, context::Context) = lock(() -> f(context), context.turn)
+function on(f, context::Context)
+    return lock(context.turn) do
+        try
+            f(context)
+        finally
+            # Not within the call, whose stack is the library's.
+            while !isempty(context.told)
+                @warn popfirst!(context.told)
+            end
+        end
+    end
+end
 function on(f, ::Nothing)
     context = lock(() -> isempty(idle) ? nothing : pop!(idle), idle_lock)
     context === nothing && (context = Context())
@@ -53,9 +71,16 @@ end
 """
     cancel(context)
 
-Stops the call in progress on a context; from any thread.
+Ends one call on a context, which throws a `UniConError`: the one in progress or, where none is, the next; from any thread.
 """
 cancel(context::Context) = (c_cancel(context.handle); nothing)
+
+"""
+    cancel_clear(context)
+
+Takes back a cancellation that has ended no call yet.
+"""
+cancel_clear(context::Context) = (c_cancel_clear(context.handle); nothing)
 
 # Copies of what the library holds are the thing itself: it does not change, and is destroyed once.
 Base.copy(c::Context) = c

@@ -5,32 +5,41 @@ Recall@k, mean reciprocal, median and mean rank both ways (`x2y`, `y2x`), with b
 
 `ties` says what items as similar as the best match do to its rank: `:expected` (any order), `:lower_index`, `:optimistic` or
 `:pessimistic`; `tied` counts the queries concerned. With `exclude_self` column `i` never finds column `i`: a set against
-itself. `resamples` (by default 1000) of 0 leaves the intervals out; their `level` is 0.95 by default.
+itself. `resamples` (by default 1000) of 0 leaves the intervals out, which are then `nothing`; their `level` is 0.95 by default.
 """
 function evaluate(Zx, Zy, ks = [1, 5, 10]; truth = nothing, ties::Symbol = :expected, exclude_self::Bool = false,
                   resamples::Union{Nothing,Integer} = nothing, level::Union{Nothing,Real} = nothing, seed::Integer = 0,
                   context::Union{Nothing,Context} = nothing)
     Zx, Zy = readable("Zx", Zx), readable("Zy", Zy)
-    p = Positives(truth, size(Zx, 2), size(Zy, 2); name = "truth")
+    pairs = Pairs(Zx, Zy, Positives(truth, size(Zx, 2), size(Zy, 2); name = "truth"))
     k = whole("ks", ks)
-    e = Evaluation_t()
-    check(c_evaluation_init(e))
-    e.ties = choose("ties", ties, (expected = 0, lower_index = 1, optimistic = 2, pessimistic = 3))
-    e.exclude_self, e.seed = exclude_self, seed
-    resamples === nothing || (e.resamples = resamples)
-    level === nothing || (e.level = level)
-    shares, ends = zeros(length(k), 2), zeros(2, length(k), 2)
-    on(context) do c
-        GC.@preserve Zx Zy p k shares ends begin
-            check(c_evaluate(c.handle, samples(Zx), samples(Zy), p.raw, pointer(k), length(k), e, pointer(shares), pointer(ends)), c.handle)
+    options = EvaluationOptions_t()
+    check(c_evaluation_options_init(options))
+    options.ks, options.n_ks = pointer(k), length(k)
+    options.ties = choose("ties", ties, TIES)
+    options.exclude_self, options.seed = exclude_self, seed
+    resamples === nothing || (options.resamples = resamples)
+    level === nothing || (options.level = level)
+    report = Ref{Ptr{Cvoid}}(C_NULL)
+    try
+        on(context) do c
+            GC.@preserve pairs k check(c_evaluate(c.handle, options, pairs.raw, report), c.handle)
         end
+        return (matching_accuracy = real_of(report[], :matching_accuracy), x2y = way_of(report[], :x2y), y2x = way_of(report[], :y2x))
+    finally
+        c_report_destroy(report[])
     end
-    of(way) = [(ends[1, i, way], ends[2, i, way]) for i in eachindex(k)]
-    x2y = (recall = shares[:, 1], intervals = of(1), mrr = e.mrr_x2y, mrr_interval = (e.mrr_x2y_low, e.mrr_x2y_high),
-           median_rank = e.median_rank_x2y, mean_rank = e.mean_rank_x2y, tied = e.tied_x2y)
-    y2x = (recall = shares[:, 2], intervals = of(2), mrr = e.mrr_y2x, mrr_interval = (e.mrr_y2x_low, e.mrr_y2x_high),
-           median_rank = e.median_rank_y2x, mean_rank = e.mean_rank_y2x, tied = e.tied_y2x)
-    return (matching_accuracy = e.matching_accuracy, x2y = x2y, y2x = y2x)
+end
+
+# How the samples of one side find those of the other.
+function way_of(report, way)
+    key(name) = Symbol(name, way)
+    ends(value, name) = map(bound -> value(report, Symbol(name, way, bound)), (:_low, :_high))
+    low, high = ends(series_of, :recall_)
+    return (recall = series_of(report, key(:recall_)), intervals = low === nothing ? nothing : collect(zip(low, high)),
+            mrr = real_of(report, key(:mrr_)), mrr_interval = low === nothing ? nothing : ends(real_of, :mrr_),
+            median_rank = real_of(report, key(:median_rank_)), mean_rank = real_of(report, key(:mean_rank_)),
+            tied = integer_of(report, key(:tied_)))
 end
 
 """

@@ -22,8 +22,8 @@ const PRESETS = (default = 0, paper = 1, paper_linear = 2, paper_kernel = 3, pap
 """
     KernelUniCon(r, kernel; landmarks = nothing, loss = nothing, options...)
 
-The kernel solver. `landmarks` is a number of Nystrom reference points, or a vector of sample numbers (from 1); `nothing` uses
-every sample. `options` as for [`LinearUniCon`](@ref), and `kernel_ridge`.
+The kernel solver. `landmarks` is a number of Nystrom reference points, a vector of sample numbers (from 1), or `:all`, which uses every
+sample; `nothing` is 512, at most the samples. `options` as for [`LinearUniCon`](@ref), and `kernel_ridge`.
 """
 struct KernelUniCon
     linear::LinearUniCon
@@ -58,7 +58,9 @@ struct BestUniCon
     end
 end
 
+# Rows from 0; UNICON_LANDMARKS_ALL.
 from_zero(landmarks) = landmarks isa AbstractVector ? whole("landmarks", landmarks) .- 1 : landmarks
+from_zero(landmarks::Symbol) = Int(choose("landmarks", landmarks, (all = -1,)))
 
 function set_landmarks!(raw, landmarks)
     if landmarks isa Int
@@ -91,9 +93,9 @@ function fit_options(solver::BestUniCon)
     check(c_best_options_init(raw))
     raw.loss = pointer_from_objref(solver.loss.raw)
     if solver.r === :auto
-        raw.rank = 2
+        raw.dimension = 2
     elseif solver.r isa Float64 && solver.r < 1
-        raw.rank, raw.energy = 1, solver.r
+        raw.dimension, raw.energy = 1, solver.r
     else
         raw.r = solver.r
     end
@@ -122,30 +124,6 @@ function on_progress(progress::Ptr{Progress_t}, user::Ptr{Cvoid})::Int32
     end
 end
 
-"What a fit did."
-struct FitInfo
-    outcome::Symbol
-    n_iters::Int
-    loss::Vector{Float64}
-    change::Vector{Float64}
-    singular_values::Vector{Float64}
-    "History of damping and refinement: seconds, loss, score, negatives, evaluations of each step."
-    trace::Vector{TracePoint_t}
-    final_loss::Float64
-    rows_without_positives::Int
-    cols_without_positives::Int
-    "Shrinkage (-1: none), power, temperature and dimension, chosen or asked for."
-    chosen::NamedTuple{(:whiten, :power, :tau, :r),Tuple{Float64,Float64,Float64,Int}}
-    held_back::Tuple{Int,Int}
-    distinct::Tuple{Int,Int}
-    "The point of the trace, counted from 1, whose encoders the model has; 0: those that it started from."
-    returned::Int
-    "What held-back rows have in common with none that trained: 1 matches + 2 copies of their x + 4 copies of their y."
-    held_apart::Int
-    seconds::Float64
-    peak_bytes::Int
-end
-
 """
     fit(solver, X, Y; positives, validation, warm_start, progress, context) -> (Model, FitInfo)
 
@@ -164,65 +142,39 @@ function fit(
     context::Union{Nothing,Context} = nothing,
 )
     X, Y = readable("X", X), readable("Y", Y)
-    room = 4096 # points of the history that are kept
     options = fit_options(solver)
-    p = Positives(positives, size(X, 2), size(Y, 2))
+    pairs = Pairs(X, Y, Positives(positives, size(X, 2), size(Y, 2)))
+    held_out = begin_from!(options, validation, warm_start)
     # Also without a function of the caller's: Julia hears Ctrl-C only while it runs code of its own.
     call = ProgressCall(progress === nothing ? (_ -> nothing) : progress, nothing)
     options.progress = @cfunction(on_progress, Int32, (Ptr{Progress_t}, Ptr{Cvoid}))
     options.progress_user = pointer_from_objref(call)
-    info = FitInfo_t()
-    check(c_fit_info_init(info))
-    losses, changes, trace = zeros(room), zeros(room), Vector{TracePoint_t}(undef, room)
-    singular = zeros(min(size(X, 1), size(Y, 1)))
-    info.loss, info.change, info.history_capacity = pointer(losses), pointer(changes), room
-    info.trace, info.trace_capacity = pointer(trace), room
-    info.singular_values, info.singular_capacity = pointer(singular), length(singular)
-    handle = Ref{Ptr{Cvoid}}(C_NULL)
-    start = warm_start === nothing ? C_NULL : warm_start.handle
-    held_out, keep = validation_of(validation)
+    model, report = Ref{Ptr{Cvoid}}(C_NULL), Ref{Ptr{Cvoid}}(C_NULL)
     run = solver isa BestUniCon ? c_fit_best : c_fit
-    on(context) do c
-        status = GC.@preserve solver X Y p call losses changes trace singular warm_start held_out keep begin
-            v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
-            run(c.handle, options, samples(X), samples(Y), p.raw, v, start, handle, info)
+    try
+        on(context) do c
+            status = GC.@preserve solver pairs call warm_start held_out run(c.handle, options, pairs.raw, model, report)
+            if call.thrown !== nothing
+                status == 0 && c_model_destroy(model[])
+                throw(call.thrown)
+            end
+            check(status, c.handle)
         end
-        if call.thrown !== nothing
-            status == 0 && c_model_destroy(handle[])
-            throw(call.thrown)
-        end
-        check(status, c.handle)
+        return Model(model[]), FitInfo(report[])
+    finally
+        c_report_destroy(report[])
     end
-    first_of(values, n) = values[1:min(length(values), n)]
-    return Model(handle[]),
-    FitInfo(
-        (:completed, :converged, :cancelled, :out_of_time)[info.outcome+1],
-        info.n_iters,
-        first_of(losses, info.n_loss),
-        first_of(changes, info.n_change),
-        first_of(singular, info.n_singular_values),
-        first_of(trace, info.n_trace),
-        info.final_loss,
-        info.rows_without_positives,
-        info.cols_without_positives,
-        (whiten = info.whiten, power = info.power, tau = info.tau, r = Int(info.r)),
-        (info.rows_held_back, info.cols_held_back),
-        (info.distinct_x, info.distinct_y),
-        info.returned + 1,
-        info.held_apart,
-        info.seconds,
-        info.peak_bytes,
-    )
 end
 
-function validation_of(validation)
-    validation === nothing && return nothing, nothing
+# Sets the validation pairs and the warm start of options, and returns what they borrow beside the model.
+function begin_from!(options, validation, warm_start)
+    warm_start === nothing || (options.warm_start = warm_start.handle)
+    validation === nothing && return nothing
     validation isa Tuple && length(validation) in (2, 3) || throw(ArgumentError("validation: expected (X, Y) or (X, Y, positives)"))
     X, Y = readable("validation[1]", validation[1]), readable("validation[2]", validation[2])
-    p = Positives(length(validation) > 2 ? validation[3] : nothing, size(X, 2), size(Y, 2))
-    x, y = Ref(samples(X)), Ref(samples(Y))
-    pointers = Validation_t(Base.unsafe_convert(Ptr{Matrix_t}, x), Base.unsafe_convert(Ptr{Matrix_t}, y), pointer_from_objref(p.raw))
-    return Ref(pointers), (X, Y, p, x, y)
+    pairs = Pairs(X, Y, Positives(length(validation) > 2 ? validation[3] : nothing, size(X, 2), size(Y, 2)))
+    options.validation = pointer_from_objref(pairs.raw)
+    return pairs
 end
 
 """
@@ -247,13 +199,11 @@ mutable struct PartialFit
     )
         options = fit_options(solver)
         handle = Ref{Ptr{Cvoid}}(C_NULL)
-        start = warm_start === nothing ? C_NULL : warm_start.handle
-        held_out, keep = validation_of(validation)
+        held_out = begin_from!(options, validation, warm_start)
         kind = choose("stream", stream, (sums = 0, solutions = 1))
         return on(context) do c
-            GC.@preserve solver warm_start held_out keep begin
-                v = held_out === nothing ? Ptr{Validation_t}(C_NULL) : Base.unsafe_convert(Ptr{Validation_t}, held_out)
-                check(c_partial_fit_create(c.handle, options, kind, d1, d2, UniCon.dtype(dtype), v, start, handle), c.handle)
+            GC.@preserve solver warm_start held_out begin
+                check(c_partial_fit_create(c.handle, options, kind, d1, d2, UniCon.dtype(dtype), handle), c.handle)
             end
             finalizer(f -> c_partial_fit_destroy(f.handle), new(handle[], c))
         end
@@ -269,10 +219,10 @@ Adds one batch and returns its loss before the update.
 """
 function add!(partial::PartialFit, X, Y; positives = nothing)
     X, Y = readable("X", X), readable("Y", Y)
-    p = Positives(positives, size(X, 2), size(Y, 2))
+    pairs = Pairs(X, Y, Positives(positives, size(X, 2), size(Y, 2)))
     loss = Ref(0.0)
     on(partial.context) do c
-        GC.@preserve partial X Y p check(c_partial_fit_add(partial.handle, samples(X), samples(Y), p.raw, loss), c.handle)
+        GC.@preserve partial pairs check(c_partial_fit_add(partial.handle, pairs.raw, loss), c.handle)
     end
     return loss[]
 end

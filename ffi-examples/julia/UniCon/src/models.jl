@@ -25,7 +25,7 @@ side_of(side::Symbol) = choose("side", side, (x = 0, y = 1))
 """
     encode(model, side, X; context = nothing)
 
-Unit columns, `r × n`, of features `d × n`; `side` is `:x` or `:y`.
+Unit columns, `r × n`, of features `d × n`; `side` is `:x` or `:y`. `n` may be 0.
 """
 function encode(model::Model, side::Symbol, X; context::Union{Nothing,Context} = nothing)
     X = readable("X", X)

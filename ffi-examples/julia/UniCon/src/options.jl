@@ -6,7 +6,7 @@ const choices = Dict(
 )
 # Fields that are set from something else.
 const own = (
-    :struct_size, :reserved, :reserved2, :kind, :r, :rank, :tau_auto, :loss, :kernel, :landmarks, :n_landmarks, :similarity, :stages, :n_stages,
+    :struct_size, :reserved, :kind, :r, :dimension, :tau_auto, :validation, :warm_start, :loss, :kernel, :landmarks, :n_landmarks, :similarity, :stages, :n_stages,
     :n_whiten, :n_powers, :n_widths, :family, :progress, :progress_user,
 )
 

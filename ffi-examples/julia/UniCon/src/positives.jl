@@ -68,3 +68,17 @@ function matches(name, pairs::AbstractVector, n_x, n_y)
 end
 matches(name, other, n_x, n_y) =
     throw(ArgumentError("$name: expected a tuple of ids, a matrix or a vector of pairs, got $(typeof(other))"))
+
+# Two matrices that can be read and which of their samples match, as the library takes them, with what they borrow.
+struct Pairs
+    raw::Pairs_t
+    kept::Tuple
+end
+
+function Pairs(X, Y, p::Positives)
+    x, y, raw = Ref(samples(X)), Ref(samples(Y)), Pairs_t()
+    raw.struct_size = sizeof(Pairs_t)
+    raw.x, raw.y = Base.unsafe_convert(Ptr{Matrix_t}, x), Base.unsafe_convert(Ptr{Matrix_t}, y)
+    raw.positives = pointer_from_objref(p.raw)
+    return Pairs(raw, (X, Y, p, x, y))
+end

@@ -1,7 +1,10 @@
+const TIES = (expected = 0, lower_index = 1, optimistic = 2, pessimistic = 3)
+
 """
     search(queries, items, k; context = nothing) -> (scores, indices)
 
-The `k` nearest items of every query, both `k × n_q`; indices count from 1 and are 0 where there are fewer than `k` items.
+The `k` nearest items of every query, both `k × n_q`; indices count from 1 and are 0 where there are fewer than `k` items. There
+may be no queries.
 """
 function search(queries, items, k::Integer; context::Union{Nothing,Context} = nothing)
     k >= 1 || throw(ArgumentError("k: expected at least 1, got $k"))
@@ -17,19 +20,18 @@ function search(queries, items, k::Integer; context::Union{Nothing,Context} = no
 end
 
 """
-    recall(Zx, Zy, ks = [1, 5, 10]; truth = nothing, context = nothing) -> (x2y, y2x)
+    recall(Zx, Zy, ks = [1, 5, 10]; truth = nothing, ties = :expected, context = nothing) -> (x2y, y2x)
 
-Recall@k in both directions. `truth` as the `positives` of [`fit`](@ref). Of equal items the lower index is first;
-[`evaluate`](@ref) has other rules, ranks and intervals.
+Recall@k in both directions. `truth` as the `positives` of [`fit`](@ref); `ties` as for [`evaluate`](@ref), which has ranks and intervals.
 """
-function recall(Zx, Zy, ks = [1, 5, 10]; truth = nothing, context::Union{Nothing,Context} = nothing)
+function recall(Zx, Zy, ks = [1, 5, 10]; truth = nothing, ties::Symbol = :expected, context::Union{Nothing,Context} = nothing)
     Zx, Zy = readable("Zx", Zx), readable("Zy", Zy)
-    p = Positives(truth, size(Zx, 2), size(Zy, 2); name = "truth")
+    pairs = Pairs(Zx, Zy, Positives(truth, size(Zx, 2), size(Zy, 2); name = "truth"))
     k = whole("ks", ks)
     out = zeros(length(k), 2)
     on(context) do c
-        GC.@preserve Zx Zy p k out begin
-            check(c_recall(c.handle, samples(Zx), samples(Zy), p.raw, pointer(k), length(k), pointer(out)), c.handle)
+        GC.@preserve pairs k out begin
+            check(c_recall(c.handle, pairs.raw, choose("ties", ties, TIES), pointer(k), length(k), pointer(out)), c.handle)
         end
     end
     return (x2y = out[:, 1], y2x = out[:, 2])
