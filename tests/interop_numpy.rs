@@ -1,10 +1,11 @@
-//! NumPy and UniCon read each other's files.
+//! NumPy and UniCon read each other's files, and UniCon reads PyTorch's.
 
+use crate::ffi::python_with;
 use crate::skip::skip;
 use std::path::Path;
 use std::process::Command;
 
-use unicon::io::{NpzWriter, open_npy, read_all, read_index_vector, write_npy};
+use unicon::io::{Features, NpzWriter, open_npy, read_all, read_index_vector, write_npy};
 
 /// Runs a Python program in `dir`; `None` if there is no Python with NumPy.
 fn numpy(dir: &Path, program: &str) -> Option<String> {
@@ -80,5 +81,83 @@ np.save('record.npy', np.zeros(3, dtype=[('a', 'f4'), ('b', 'i4')]))
     for (name, cause) in refused.into_iter().chain([("record", "records")]) {
         let text = read(&format!("{name}.npy")).unwrap_err().to_string();
         assert!(text.contains(cause), "{name}: {text}");
+    }
+}
+
+#[test]
+fn we_read_pytorchs_files() {
+    let Some(python) = python_with("torch") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let program = "
+import collections, torch
+m = (torch.arange(12) - 5).reshape(4, 3).float()
+for t in ['float64', 'float32', 'float16', 'bfloat16', 'int64', 'int32', 'int16', 'int8']:
+    torch.save(m.to(getattr(torch, t)), t + '.pt')
+torch.save((m + 5).to(torch.uint8), 'uint8.pt')
+torch.save(m > 0, 'bool.pt')
+# Views: a transposed one, rows of a larger one, every other column.
+torch.save(m.t().contiguous().t(), 'transposed.pt')
+torch.save(torch.cat([m * 7, m])[4:], 'rows.pt')
+torch.save(torch.stack([m, m], 2).reshape(4, 6)[:, ::2], 'strided.pt')
+torch.save(torch.nn.Parameter(m), 'parameter.pt')
+torch.save(torch.arange(5), 'vector.pt')
+layer = torch.nn.Linear(3, 4)
+with torch.no_grad(): layer.weight.copy_(m)
+torch.save(layer.state_dict(), 'state.pth')
+torch.save({'train': {'x': m, 'y': m[:2] * 2}, 'both': [m, (m * 3, 'text')], 5: m * 4, 'epoch': 3, 'loss': 0.5}, 'nested.pt')
+torch.save({'x': m, 'again': m}, 'shared.pt')
+torch.save('text', 'text.pt')
+torch.save(m, 'old.pt', _use_new_zipfile_serialization=False)
+torch.save(layer, 'module.pt')
+torch.save(m.to_sparse(), 'sparse.pt')
+torch.save(m + 1j, 'complex.pt')
+";
+    let out =
+        Command::new(python).current_dir(dir.path()).args(["-W", "ignore", "-c", program]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let read = |name: &str| read_all::<f64>(&Features::open(dir.path().join(name))?);
+    let expected: Vec<f64> = (0..12).map(|v| f64::from(v) - 5.0).collect();
+    let times = |factor: f64| expected.iter().map(|v| v * factor).collect::<Vec<_>>();
+    for t in ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8"] {
+        assert_eq!(read(&format!("{t}.pt")).unwrap(), expected, "{t}");
+    }
+    assert_eq!(read("uint8.pt").unwrap(), expected.iter().map(|v| v + 5.0).collect::<Vec<_>>());
+    assert_eq!(
+        read("bool.pt").unwrap(),
+        expected.iter().map(|&v| f64::from(u8::from(v > 0.0))).collect::<Vec<_>>()
+    );
+    for name in [
+        "transposed.pt",
+        "rows.pt",
+        "parameter.pt",
+        "state.pth:weight",
+        "nested.pt:train.x",
+        "nested.pt:both.0",
+    ] {
+        assert_eq!(read(name).unwrap(), expected, "{name}");
+    }
+    for name in ["shared.pt:x", "shared.pt:again"] {
+        assert_eq!(read(name).unwrap(), expected, "{name}");
+    }
+    assert_eq!(read("nested.pt:train.y").unwrap(), times(2.0)[..6]);
+    assert_eq!(read("nested.pt:both.1.0").unwrap(), times(3.0));
+    assert_eq!(read("nested.pt:5").unwrap(), times(4.0));
+    assert_eq!(read_index_vector(dir.path().join("vector.pt")).unwrap(), [0, 1, 2, 3, 4]);
+    for (name, cause) in [
+        ("nested.pt", "holds 5 tensors; choose one as FILE:TENSOR (5, both.0, both.1.0, train.x, train.y)"),
+        ("nested.pt:train", "has no tensor 'train'; it has 5, both.0"),
+        ("float32.pt:x", "is one tensor, which has no name; got ':x'"),
+        ("strided.pt", "neither contiguous nor transposed: save it with .contiguous()"),
+        ("vector.pt", "expected a matrix (2 extents), got shape [5]"),
+        ("state.pth:bias", "expected a matrix"),
+        ("text.pt", "holds no tensor that can be found"),
+        ("old.pt", "is a PyTorch file; convert it"),
+        ("module.pt", "PyTorch file"),
+        ("sparse.pt", "holds no tensor that can be found"),
+        ("complex.pt", "has dtype ComplexFloatStorage, which is not supported"),
+        ("float32.pt:bf16", ":bf16 is for those"),
+    ] {
+        let text = read(name).unwrap_err().to_string();
+        assert!(text.contains(cause) && !text.contains('\n'), "{name}: {text}");
     }
 }

@@ -45,7 +45,7 @@ use unicon::io::FINITE;
 
 /// Closed-form contrastive alignment of two sets of frozen features.
 ///
-/// Matrices are .npy files, `xy.npz:x`, `file.safetensors:tensor`, or a folder or pattern of such files (`part-*.npy`,
+/// Matrices are .npy files, `xy.npz:x`, `file.safetensors:tensor`, `file.pt:tensor`, or a folder or pattern of such files (`part-*.npy`,
 /// `part-{0..3}.npy`); rows are samples. `x.npy:bf16` reads two-byte values as bfloat16, /dev/stdin a pipe.
 /// Exit code: 0 success, 1 failure, 2 wrong usage; ended by a signal 128 + its number: 130 interrupt, 143 termination,
 /// 129 hangup, 141 closed pipe. No output is ever left half-written.

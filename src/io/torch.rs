@@ -50,7 +50,7 @@ pub(super) fn open_torch(
         .take(MOST_BYTES)
         .read_to_end(&mut pickle)
         .map_err(|e| bad(format!("is a damaged archive: {}", one_line(&e.to_string()))))?;
-    let pickle = Pickle::read(&pickle).map_err(|e| bad(format!("{}; {}", e, convert_hint::torch(path))))?;
+    let pickle = Pickle::read(&pickle).map_err(|e| bad(format!("{} ({e})", convert_hint::torch(path))))?;
     let mut tensors = Vec::new();
     collect(&pickle, pickle.root, String::new(), 0, &mut tensors).map_err(bad)?;
     let mut names: Vec<String> = tensors.iter().map(|t| t.name.clone()).collect();
