@@ -191,3 +191,18 @@ fn an_old_page_stays_until_the_new_one_is_whole() {
     lab.text("report --model m.safetensors --x test_left.npy --y test_right.npy --out page.html");
     assert_eq!(lab.files(), before);
 }
+
+#[test]
+fn the_page_of_the_demo_shows_names_and_marks() {
+    let lab = Lab::new();
+    let text = lab.text("demo --query music --html page.html");
+    let html = std::fs::read_to_string(lab.path("page.html")).unwrap();
+    check_page(&html);
+    let marked = |mark: char| html.matches(mark).count() - 1;
+    assert_eq!(marked('✓'), text.matches('✓').count() - 1);
+    assert_eq!(marked('✗'), text.matches('✗').count() - 1);
+    assert!(marked('✓') > 0 && marked('✗') > 0);
+    let shown = text.lines().find(|line| line.contains('✓')).unwrap();
+    let name = shown.split('✓').nth(1).unwrap().split("   ").next().unwrap().trim();
+    assert!(html.contains(&format!("✓\u{a0}{name}</span>")), "{name}");
+}
