@@ -383,6 +383,22 @@ fn the_documentation_site_builds_without_a_warning() {
 }
 
 #[test]
+fn links_of_built_pages_that_lead_nowhere_are_found() {
+    let Some(python) = python_with("html.parser") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let check = |text: &str| {
+        std::fs::write(dir.path().join("a.html"), text).unwrap();
+        let mut links = Command::new(python);
+        let out = links.arg(root().join("docs/site/links.py")).arg(dir.path()).output().unwrap();
+        (out.status.success(), String::from_utf8(out.stderr).unwrap())
+    };
+    assert!(check("<h1 id=\"b\">B</h1><a href=\"a.html#b\">1</a><a href=\"https://example.org/x\">2</a>").0);
+    let (good, said) =
+        check("<h1 id=\"b\">B</h1><a href=\"#c\">1</a><a href=\"d.html\">2</a><img src=\"e.png\">");
+    assert!(!good && ["3 of 3", "a.html: #c", "d.html", "e.png"].iter().all(|w| said.contains(w)), "{said}");
+}
+
+#[test]
 fn the_readme_begins_with_the_two_commands_and_ci_runs_the_second() {
     let text = std::fs::read_to_string(root().join("README.md")).unwrap();
     let first = blocks("README.md", &text).into_iter().next().expect("a block");
