@@ -1,6 +1,6 @@
-"""Lays out what Sphinx reads: the project as it stands, and reference pages of the program, the C header and the Python package.
+"""Lays out what Sphinx reads: the project as it stands, reference pages, and the notebooks, which are run.
 
-usage: stage.py PROJECT FOLDER, with UNICON_PROGRAM in the environment
+usage: stage.py PROJECT FOLDER, with UNICON_PROGRAM and UNICON_LIBRARY in the environment
 """
 
 import os
@@ -9,6 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
+
+import nbclient
+import nbconvert
+import nbformat
 
 PYTHON = """# Python reference
 
@@ -53,56 +57,79 @@ def command_line(program: str) -> str:
     return "\n".join(out)
 
 
-def prose(comment: str) -> str:
-    """A Doxygen comment as Markdown."""
-    lines = [re.sub(r"^\s*\* ?", "", line) for line in comment.strip().splitlines()]
-    text = "\n".join(lines).strip()
-    text = re.sub(r"@code(?:\{\.(\w+)\})?\n(.*?)@endcode", lambda m: f"```{m[1] or 'text'}\n{m[2]}```", text, flags=re.S)
-    text = re.sub(r"(?m)^@par (.+)$", r"\n**\1.**\n", text)
-    text = re.sub(r"(?m)^@param(?:\[(?:in|out|in,out)\])? (\w+)", r"- `\1`:", text)
-    text = re.sub(r"(?m)^@return\b", "- Returns", text)
-    text = re.sub(r"(?m)^@(?:brief|file \S+|note|warning)\s*", "", text)
-    return re.sub(r"::(\w+)", r"`\1`", text)
-
-
-def declaration(lines: list[str]) -> str:
-    """The lines up to the end of what the first of them begins: a definition, a prototype, a macro."""
-    depth, taken = 0, []
-    for line in lines:
-        taken.append(line)
-        depth += line.count("{") - line.count("}")
-        if depth == 0 and (line.rstrip().endswith((";", "}")) or line.startswith("#define") and not line.endswith("\\")):
-            break
-    return "\n".join(taken)
-
-
-def header(path: pathlib.Path) -> str:
-    """unicon.h: the conventions, and every declaration with its comment."""
-    text = path.read_text()
-    out = ["# C reference", "", "From `include/unicon.h`. [Examples](../../ffi-examples/c/README.md).", "",
-           prose(text[text.index("/**") + 3 : text.index("*/")]), ""]
-    body = text[text.index('extern "C"') :]
-    # Comments that begin a line; those within a struct are indented and stay where they are.
-    for match in re.finditer(r"^/\*\*(?!<)(.*?)\*/", body, flags=re.S | re.M):
-        comment, after = match[1].strip(), body[match.end() :].lstrip("\n").splitlines()
-        section = re.match(r"@name (.+)", comment)
-        if section:
-            out += [f"## {section[1].strip()}", ""]
-        elif comment[0] != "@":
-            declared = declaration(after)
-            # A type of functions, any other type, a macro, a function.
-            names = [r"^typedef [^{]*?\(\*(\w+)\)", r"^typedef .*\b(\w+);\Z", r"^(?:enum|struct|#define) (\w+)", r"\b(unicon_\w+)\s*\("]
-            title = next(found for name in names if (found := re.search(name, declared, flags=re.S)))
-            out += [f"### {title[1]}", "", "```c", declared, "```", "", prose(comment), ""]
+def julia(folder: pathlib.Path) -> str:
+    """The documentation strings of the Julia package, of what it exports."""
+    text = "\n".join(path.read_text() for path in sorted(folder.glob("*.jl")) if path.name != "abi.jl")
+    exported = set(re.findall(r"\w+!?", " ".join(re.findall(r"(?m)^export (.+)$", text))))
+    out = ["# Julia reference", "", "The documentation strings of the package `UniCon`; `?fit` shows them in Julia, too. "
+           "[Examples](../../ffi-examples/julia/README.md).", ""]
+    documented = {}
+    for words, after in re.findall(r'(?ms)^"""\n(.*?)^"""\n(.+?)$', text):
+        name = re.search(r"(?:mutable struct|struct|module|function|const)?\s*(?:\w+\.)?(\w+!?)", after)
+        if name and name[1] in exported:
+            documented.setdefault(name[1], []).append(words)
+    for name in sorted(documented, key=lambda name: (name[0].islower(), name)):
+        out += [f"## {name}", ""]
+        for words in documented[name]:
+            # Signatures are indented; references to other names become plain.
+            words = re.sub(r"\[(`[^`]+`)\]\(@ref\)", r"\1", words)
+            signature = re.match(r"(?:    .*\n)+", words)
+            if signature:
+                lines = signature[0].rstrip().splitlines()
+                out += ["```julia", *(line[4:] for line in lines), "```", ""]
+                words = words[signature.end() :]
+            out += [words.strip(), ""]
     return "\n".join(out)
+
+
+def notebook(path: pathlib.Path) -> None:
+    """Runs a notebook in its folder and puts what it shows beside it as a page; an error in it is one here."""
+    book = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources=resources).execute()
+    exporter = nbconvert.MarkdownExporter()
+    text, found = exporter.from_notebook_node(book, {"output_files_dir": f"{path.stem}_files"})
+    for name, data in found["outputs"].items():
+        (path.parent / name).parent.mkdir(exist_ok=True)
+        (path.parent / name).write_bytes(data)
+    path.with_suffix(".md").write_text(text)
+
+
+C = """# C reference
+
+From `include/unicon.h`, by Doxygen. [Examples](../../ffi-examples/c/README.md).
+
+```{eval-rst}
+.. doxygenfile:: unicon.h
+   :project: unicon
+```
+"""
+
+RUST = """# Rust reference
+
+<a href="../../rust/unicon/index.html">The crate's own documentation</a> (`cargo doc --no-deps --open` makes it from a checkout) begins with a map from
+the paper's equations to functions. [The README](../../README.md#from-rust) has an example.
+"""
 
 
 def main() -> None:
     project, folder = map(pathlib.Path, sys.argv[1:])
     laid_out(project, folder)
-    pages = {"cli": command_line(os.environ["UNICON_PROGRAM"]), "c": header(project / "include/unicon.h"), "python": PYTHON}
+    doxygen = folder / "doxygen"
+    doxygen.mkdir()
+    environment = {**os.environ, "UNICON_DOXYGEN": str(doxygen)}
+    subprocess.run(["doxygen", "docs/site/Doxyfile"], cwd=folder, env=environment, check=True)
+    pages = {
+        "cli": command_line(os.environ["UNICON_PROGRAM"]),
+        "c": C,
+        "python": PYTHON,
+        "julia": julia(project / "ffi-examples/julia/UniCon/src"),
+        "rust": RUST,
+    }
     for name, text in pages.items():
         (folder / f"docs/reference/{name}.md").write_text(text)
+    for path in sorted((folder / "docs/notebooks").glob("*.ipynb")):
+        notebook(path)
 
 
 if __name__ == "__main__":

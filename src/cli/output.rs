@@ -45,6 +45,11 @@ impl Report {
         self.parts.push(Part::Line(line.into()));
     }
 
+    /// Takes out what people see so far, to show it while work goes on.
+    pub fn take_parts(&mut self) -> Self {
+        Self { json: Map::new(), parts: std::mem::take(&mut self.parts) }
+    }
+
     /// What people see.
     pub fn parts(&self) -> &[Part] {
         &self.parts

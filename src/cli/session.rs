@@ -373,6 +373,14 @@ impl Session {
         self.control.set_hook(None);
     }
 
+    /// Shows people what a report says so far, and takes it out: commands that take long have something to read at once.
+    pub fn show(&self, report: &mut Report) -> Result<()> {
+        if self.globals.json || !self.is_first() || report.parts().is_empty() {
+            return Ok(());
+        }
+        output::print(&report.take_parts(), false)
+    }
+
     /// Prints a command's result, once, with what the ranks had to do for it.
     pub fn print(&self, report: &Report) -> Result<()> {
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();

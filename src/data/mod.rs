@@ -1,7 +1,9 @@
-//! Data to try the solver on: handwritten digits that come with the crate, and synthetic pairs.
+//! Data to try the solver on: handwritten digits and icons with captions that come with the crate, and synthetic pairs.
 
+mod icons;
 mod synthetic;
 
+pub use icons::{IconRows, Icons, icons};
 pub use synthetic::{LatentFactor, LatentModel, Pairs, Splits, SyntheticRows, synthetic_pairs};
 
 use crate::error::Result;

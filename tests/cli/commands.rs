@@ -262,9 +262,12 @@ fn info_tells_what_there_is() {
 }
 
 #[test]
-fn demo_shows_digits_and_the_papers_experiment() {
+fn demo_shows_icons_digits_and_the_papers_experiment() {
     let lab = Lab::new();
     let json = lab.json("demo --draws 1");
+    let icons = &json["icons"];
+    let shown = icons["shown"]["queries"].as_array().unwrap();
+    assert_eq!((shown.len(), shown[0]["items"].as_array().unwrap().len()), (8, 5));
     let digits = json["digits"].as_array().unwrap();
     assert_eq!(digits.len(), 4);
     let recall = |k: usize| digits[k]["recall"]["x_to_y"][0].as_f64().unwrap();
@@ -284,13 +287,55 @@ fn demo_shows_digits_and_the_papers_experiment() {
     assert_eq!(json["report"], "unicon-demo.html");
     assert_eq!(lab.files().into_iter().collect::<Vec<_>>(), ["unicon-demo.html"]);
     let other = Lab::new();
-    assert!(other.json("demo --draws 1 --no-report")["report"].is_null());
-    assert!(other.files().is_empty());
     let text = other.text("demo --draws 1 --report page.html");
     assert!(text.contains("page.html") && other.path("page.html").exists(), "{text}");
     // It ends with commands that are there.
-    for command in ["fit", "eval", "report", "ablate"] {
+    for command in ["demo", "fit", "eval", "report", "ablate"] {
         assert!(text.contains(&format!("\n  unicon {command} --")), "{text}");
+    }
+}
+
+#[test]
+fn demo_looks_captions_up_among_those_that_come_with_it() {
+    let lab = Lab::new();
+    let json = lab.json("demo --query MUSIC --no-report");
+    assert!(json["report"].is_null() && json["digits"].is_null());
+    assert!(lab.files().is_empty());
+    let icons = &json["icons"];
+    // Chance is 0.0034 both ways; two fifths of what is reached in a second, by rows of other concepts.
+    for way in ["caption_to_picture", "picture_to_caption"] {
+        let recall = numbers(&icons[way]);
+        assert!(recall[0] > 0.12 && recall[2] > recall[1] && recall[1] > recall[0], "{way}: {recall:?}");
+    }
+    for chance in numbers(&icons["chance"]) {
+        assert!((0.002..0.005).contains(&chance), "{chance}");
+    }
+    let data = unicon::data::icons().unwrap();
+    let queries = icons["shown"]["queries"].as_array().unwrap();
+    assert!(!queries.is_empty());
+    let mut right = 0;
+    for query in queries {
+        let row = query["row"].as_u64().unwrap() as usize;
+        assert_eq!(query["name"], data.test_texts[row]);
+        assert!(data.test_texts[row].contains("music"));
+        let items = query["items"].as_array().unwrap();
+        for item in items {
+            let picture = item["row"].as_u64().unwrap() as usize;
+            assert_eq!(item["name"], data.test_names[picture]);
+            let same = data.test.picture_concepts[picture] == data.test.caption_concepts[row];
+            assert_eq!(item["right"], same);
+            right += usize::from(same);
+        }
+        let scores: Vec<f64> = items.iter().map(|i| i["score"].as_f64().unwrap()).collect();
+        assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    }
+    assert!(right > 0);
+    // The words themselves first: "lock" is in "clock", too.
+    let json = lab.json("demo --query lock --no-report");
+    assert_eq!(json["icons"]["shown"]["queries"][0]["name"], "lock");
+    for nothing in ["demo --query qwertz", "demo --query ,;,"] {
+        let line = lab.fails(1, nothing);
+        assert!(line.contains("--query") && line.contains("no text encoder"), "{line}");
     }
 }
 

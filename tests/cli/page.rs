@@ -61,24 +61,33 @@ fn figures(html: &str, key: &str) -> Vec<String> {
     row.split("<data value=\"").skip(1).map(|v| v.split('"').next().unwrap().to_string()).collect()
 }
 
-fn check_page(html: &str) {
+/// Checks that a page is whole and needs nothing else; returns its tags' names.
+fn check_alone(html: &str) -> Vec<String> {
     let tags = tags(html);
-    for (name, least) in [("svg", 7), ("table", 2), ("figure", 6), ("h1", 1), ("polyline", 3), ("circle", 50)]
-    {
-        let count = tags.iter().filter(|t| *t == name).count();
-        assert!(count >= least, "{count} {name}");
-    }
     for forbidden in ["script", "link", "img", "iframe", "object"] {
         assert!(!tags.iter().any(|t| t == forbidden), "{forbidden}");
     }
     // The name of the namespace is no address that a browser opens; nothing else looks like one.
     let plain = html.replace("http://www.w3.org/2000/svg", "");
-    for forbidden in ["http:", "https:", "//", "url(", "@import", "src=", "href=", "NaN", "inf"] {
+    for forbidden in ["http:", "https:", "//", "url(", "@import", "src=", "href="] {
         assert!(!plain.contains(forbidden), "{forbidden}");
     }
+    // As words of their own: captions may hold "info".
+    let mut words = plain.split(|c: char| !c.is_ascii_alphanumeric());
+    assert!(!words.any(|word| ["NaN", "inf"].contains(&word)), "a number that is none");
     assert!(html.contains("prefers-color-scheme:dark") && html.contains("name=\"viewport\""));
     let labels = html.matches("role=\"img\"").count();
     assert_eq!(labels, html.matches("role=\"img\" aria-label=\"").count(), "every picture has a name");
+    tags
+}
+
+fn check_page(html: &str) {
+    let tags = check_alone(html);
+    for (name, least) in [("svg", 7), ("table", 2), ("figure", 6), ("h1", 1), ("polyline", 3), ("circle", 50)]
+    {
+        let count = tags.iter().filter(|t| *t == name).count();
+        assert!(count >= least, "{count} {name}");
+    }
     for words in [
         "Recall@k",
         "cosine similarity",
@@ -190,4 +199,21 @@ fn an_old_page_stays_until_the_new_one_is_whole() {
     let before = lab.files();
     lab.text("report --model m.safetensors --x test_left.npy --y test_right.npy --out page.html");
     assert_eq!(lab.files(), before);
+}
+
+#[test]
+fn the_page_of_the_demo_shows_names_and_marks() {
+    let lab = Lab::new();
+    let text = lab.text("demo --query music --html page.html");
+    let html = std::fs::read_to_string(lab.path("page.html")).unwrap();
+    check_alone(&html);
+    // How the fit went on is shown where it had the time for more than a step.
+    assert!(html.contains("Recall@k") && html.contains("Surest hits"));
+    let marked = |mark: char| html.matches(mark).count() - 1;
+    assert_eq!(marked('✓'), text.matches('✓').count() - 1);
+    assert_eq!(marked('✗'), text.matches('✗').count() - 1);
+    assert!(marked('✓') > 0 && marked('✗') > 0);
+    let shown = text.lines().find(|line| line.contains('✓')).unwrap();
+    let name = shown.split('✓').nth(1).unwrap().split("   ").next().unwrap().trim();
+    assert!(html.contains(&format!("✓\u{a0}{name}</span>")), "{name}");
 }

@@ -1,10 +1,10 @@
-//! Everything that README.md, ffi-examples/*/README.md, python/README.md, docs/python.md, docs/ablation.md and docs/tutorial.md show is
+//! Everything that README.md, ffi-examples/*/README.md, python/README.md, docs/python.md, docs/ablation.md, docs/tutorial.md and the pages by task show is
 //! run, in a temporary folder, on small data. Links of all pages are followed, and the documentation site is built.
 //!
 //! One folder a page; its blocks run in order and see each other's files. `unicon` is the program of this build,
 //! `libunicon` is installed (pkg-config, CMake and the loader find it), Python finds the package `unicon_align`. In the folder
 //! are the files beside an example's page, or links to the project's scripts, headers, sources and examples for README.md;
-//! `data/digits_halves`; `x.npy`, `y.npy`, 800 pairs of noisy views (32-d and 24-d) of 8 latent coordinates; and the
+//! `data/digits_halves` and `data/icons`; `x.npy`, `y.npy`, 800 pairs of noisy views (32-d and 24-d) of 8 latent coordinates; and the
 //! `pairs` of below.
 //!
 //! How blocks are run:
@@ -110,10 +110,11 @@ impl Folder {
                 Command::new("cp").arg("-r").arg(home.join(".")).arg(lab.path(".")).status().unwrap();
             assert!(copied.success());
         }
-        std::fs::create_dir_all(lab.path("data/digits_halves")).unwrap();
-        for name in ["left.npy", "right.npy", "labels.npy"] {
-            let file = format!("data/digits_halves/{name}");
-            std::fs::copy(root().join(&file), lab.path(&file)).unwrap();
+        for set in ["data/digits_halves", "data/icons"] {
+            std::fs::create_dir_all(lab.path(set)).unwrap();
+            for entry in std::fs::read_dir(root().join(set)).unwrap().map(|e| e.unwrap().path()) {
+                std::fs::copy(&entry, lab.path(set).join(entry.file_name().unwrap())).unwrap();
+            }
         }
         data::views(&lab);
         data::make(&lab, "pairs", ".");
@@ -322,7 +323,15 @@ fn page_of_python() {
 #[test]
 fn tutorial() {
     let ran = check(&root().join("docs/tutorial.md"));
-    assert!(ran >= 6, "{ran} blocks");
+    assert!(ran >= 12, "{ran} blocks");
+}
+
+#[test]
+fn pages_by_task() {
+    for page in ["docs/retrieval.md", "docs/captions.md", "docs/zero_shot.md"] {
+        let ran = check(&root().join(page));
+        assert!(ran >= 2, "{page}: {ran} blocks");
+    }
 }
 
 #[test]
@@ -337,22 +346,56 @@ fn the_documentation_site_builds_without_a_warning() {
     if !full() {
         return;
     }
+    if !have("doxygen") {
+        skip("the documentation site: doxygen not found; get it with apt-get install doxygen");
+        return;
+    }
     let Some(python) = python_with("ensurepip") else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut site = Command::new(root().join("scripts/site"));
     site.arg("--out").arg(dir.path()).env("PYTHON", python);
     site.env("UNICON_PROGRAM", env!("CARGO_BIN_EXE_unicon"));
-    println!("{}", run(site.env("UNICON_LIBRARY", built().join("libunicon.so"))));
+    site.env("UNICON_LIBRARY", built().join("libunicon.so"));
+    // Where documentation has been built, as CI does before the tests, it is not built again.
+    let rustdoc = built().parent().unwrap().join("doc");
+    if rustdoc.join("unicon/index.html").exists() {
+        site.env("UNICON_RUSTDOC", rustdoc);
+    }
+    let said = run(&mut site);
+    println!("{said}");
+    // Of thousands: every page leads to every other.
+    assert!(said.contains("links lead somewhere"), "{said}");
     for (page, holds) in [
         ("index.html", "docs/index.html"),
         ("docs/index.html", "tutorial.html"),
         ("docs/reference/cli.html", "unicon fit"),
         ("docs/reference/c.html", "unicon_fit_best"),
         ("docs/reference/python.html", "unicon_align.Context.fit_best"),
+        ("docs/reference/julia.html", "BestUniCon"),
+        ("docs/reference/rust.html", "rust/unicon/index.html"),
+        ("rust/unicon/index.html", "unicon"),
+        // What its cells print.
+        ("docs/notebooks/icons.html", "R@1"),
     ] {
         let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
         assert!(text.contains(holds), "{page}");
     }
+}
+
+#[test]
+fn links_of_built_pages_that_lead_nowhere_are_found() {
+    let Some(python) = python_with("html.parser") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let check = |text: &str| {
+        std::fs::write(dir.path().join("a.html"), text).unwrap();
+        let mut links = Command::new(python);
+        let out = links.arg(root().join("docs/site/links.py")).arg(dir.path()).output().unwrap();
+        (out.status.success(), String::from_utf8(out.stderr).unwrap())
+    };
+    assert!(check("<h1 id=\"b\">B</h1><a href=\"a.html#b\">1</a><a href=\"https://example.org/x\">2</a>").0);
+    let (good, said) =
+        check("<h1 id=\"b\">B</h1><a href=\"#c\">1</a><a href=\"d.html\">2</a><img src=\"e.png\">");
+    assert!(!good && ["3 of 3", "a.html: #c", "d.html", "e.png"].iter().all(|w| said.contains(w)), "{said}");
 }
 
 #[test]

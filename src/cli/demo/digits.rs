@@ -1,7 +1,6 @@
 //! Which right half belongs to this left half? Encoders fitted on some digits, tried on others.
 
 use super::super::output::{self, Report};
-use super::super::report::{Page, look, measure, page};
 use super::super::session::Session;
 use anyhow::Result;
 use rand::SeedableRng;
@@ -10,7 +9,7 @@ use serde::Serialize;
 use unicon::backend::{Backend, Similarity};
 use unicon::data::digits;
 use unicon::fit::{Data, FitOptions, KernelOptions, Landmarks, fit};
-use unicon::io::{Rows, check_finite};
+use unicon::io::Rows;
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
@@ -36,8 +35,8 @@ struct Row {
     seconds: f64,
 }
 
-/// Returns the page of the encoders that were best on the validation rows.
-pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> Result<Option<String>> {
+/// Fits, chooses on validation rows and reports.
+pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> Result<()> {
     let data = digits()?;
     let mut order: Vec<usize> = (0..data.labels.len()).collect();
     order.shuffle(&mut rand_chacha::ChaCha8Rng::seed_from_u64(session.seed()));
@@ -55,7 +54,6 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
     let plain: &[Option<f64>] = &[None];
     let shrinkages = SHRINKAGES.map(Some);
     let mut rows = Vec::new();
-    let mut overall: Option<(f64, &'static str, Model)> = None;
     let progress = session.steps("digits", 2 + 2 * SHRINKAGES.len() as u64);
     for (encoder, options, whiten) in [
         ("linear", &linear, plain),
@@ -78,12 +76,9 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
             }
             progress.inc(1);
         }
-        if let Some((score, model, row)) = best {
+        if let Some((_, model, row)) = best {
             let (recall, test_loss) = evaluate(backend, &model, &test)?;
             rows.push(Row { recall, test_loss, ..row });
-            if overall.as_ref().is_none_or(|(s, ..)| score > *s) {
-                overall = Some((score, encoder, model));
-            }
         }
     }
     progress.finish_and_clear();
@@ -118,39 +113,7 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
         "clip loss, tau = {}; the shrinkage is the best of {SHRINKAGES:?} on {VALIDATION_ROWS} validation rows\n",
         linear.loss.tau
     ));
-    let page = overall.map(|(_, encoder, model)| show(session, backend, &model, encoder, &test, &validation));
-    page.transpose()
-}
-
-/// The page of a model.
-fn show<B: Backend>(
-    session: &Session,
-    backend: &B,
-    model: &Model,
-    encoder: &str,
-    test: &Split<'_>,
-    validation: &Split<'_>,
-) -> Result<String> {
-    let embed = |(x, y, _): &Split<'_>| {
-        Ok::<_, unicon::Error>((model.encode(backend, Side::X, x)?, model.encode(backend, Side::Y, y)?))
-    };
-    let measured = |split: &Split<'_>, (zx, zy): &(B::Matrix, B::Matrix)| {
-        let zero_rows = (check_finite(&split.0)?.zero_rows, check_finite(&split.1)?.zero_rows);
-        measure(backend, &model.loss, (zx, zy), &split.2, &RecallOptions::new(&[1, 5, 10]), zero_rows)
-    };
-    let (zt, zv) = (embed(test)?, embed(validation)?);
-    let look = look(backend, &model.loss, (&zt.0, &zt.1), &test.2, session.seed())?;
-    let (test, validation) = (measured(test, &zt)?.0, measured(validation, &zv)?.0);
-    let sets = [("test", &test), ("validation", &validation)];
-    let title = format!("Left and right halves of handwritten digits: {encoder}");
-    Ok(page(&Page {
-        title: &title,
-        model: Some(model),
-        sets: &sets,
-        look: &look,
-        examples: None,
-        names: (None, None),
-    }))
+    Ok(())
 }
 
 type Split<'a> = (Rows<&'a unicon::io::HostMatrix>, Rows<&'a unicon::io::HostMatrix>, Positives);

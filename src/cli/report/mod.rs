@@ -5,6 +5,7 @@ mod examples;
 mod history;
 mod look;
 mod measure;
+mod nearest;
 mod page;
 pub mod svg;
 mod tables;
@@ -13,6 +14,7 @@ pub use examples::{Confusion, Example, Examples, examples};
 pub use history::History;
 pub use look::{Look, look};
 pub use measure::{Measured, measure};
+pub use nearest::{Nearest, nearest};
 pub use page::{Page, page};
 pub use tables::tables;
 
@@ -131,6 +133,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         look: &look,
         examples: Some(&examples),
         names: (names_x.as_deref(), names_y.as_deref()),
+        nearest: None,
     });
     output::write(&args.out, &html)?;
     let mut report = Report::new("report");

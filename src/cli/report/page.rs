@@ -1,7 +1,7 @@
 //! The page: one HTML file that needs nothing else.
 
 use super::svg::{self, Axis, Chart, Series, escape};
-use super::{Confusion, Example, Examples, History, Look, Measured};
+use super::{Confusion, Example, Examples, History, Look, Measured, Nearest};
 use serde::Serialize;
 use std::fmt::Write;
 use unicon::loss::LossKind;
@@ -21,6 +21,8 @@ pub struct Page<'a> {
     pub examples: Option<&'a Examples>,
     /// Names of the rows of x and y of the first set.
     pub names: (Option<&'a [String]>, Option<&'a [String]>),
+    /// Some rows of y and what is nearest to them.
+    pub nearest: Option<&'a Nearest>,
 }
 
 /// Pixels of a chart before it is scaled to the page: a phone shows it at about this size.
@@ -35,8 +37,8 @@ const QUIET: usize = 0;
 const SAMPLED: usize = 1;
 
 const STYLE: &str = "\
-:root{color-scheme:light dark;--page:#f4f5f7;--card:#fff;--text:#1d2129;--quiet:#5a6270;--line:#dcdfe4}\
-@media(prefers-color-scheme:dark){:root{--page:#0f1114;--card:#16181c;--text:#e4e6ea;--quiet:#a0a7b3;--line:#2c3038}}\
+:root{color-scheme:light dark;--page:#f4f5f7;--card:#fff;--text:#1d2129;--quiet:#5a6270;--line:#dcdfe4;--right:#1a7f37}\
+@media(prefers-color-scheme:dark){:root{--page:#0f1114;--card:#16181c;--text:#e4e6ea;--quiet:#a0a7b3;--line:#2c3038;--right:#3fb950}}\
 *{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--text);font:16px/1.5 system-ui,sans-serif}\
 main{max-width:1120px;margin:auto;padding:24px 16px 40px}h1{font-size:1.6rem;margin:0;overflow-wrap:anywhere}\
 h2{font-size:1.05rem;margin:0 0 4px}p{margin:0}.quiet,figcaption{color:var(--quiet);font-size:.9rem}\
@@ -52,7 +54,7 @@ border:1px solid var(--line)}.pair p{font-size:.85rem;text-align:center}\
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem}\
 th,td{text-align:right;padding:3px 0 3px 10px;border-bottom:1px solid var(--line)}td{overflow-wrap:anywhere}\
 th:first-child,td:first-child,.words td,.words th{text-align:left;font-weight:normal}\
-th:first-child,td:first-child{padding-left:0}.wide{grid-column:1/-1;overflow-x:auto}tr:last-child>*{border-bottom:0}";
+th:first-child,td:first-child{padding-left:0}.wide{grid-column:1/-1;overflow-x:auto}.item{display:inline-block;margin-right:14px}.right{color:var(--right)}.wrong{color:var(--quiet)}tr:last-child>*{border-bottom:0}";
 
 /// The page as HTML: no scripts, no other files, light and dark.
 pub fn page(page: &Page<'_>) -> String {
@@ -60,6 +62,7 @@ pub fn page(page: &Page<'_>) -> String {
     let made = page.model.map(making).unwrap_or_default();
     let stacked = format!("<div class=\"stack\">{}{made}</div>\n", singular_values(&history));
     let cards = [
+        page.nearest.map(Nearest::card).unwrap_or_default(),
         recall(page),
         similarities(page.look),
         plane(page.look),
