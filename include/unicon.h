@@ -781,7 +781,10 @@ UNICON_API unicon_status_t unicon_contrastive_grad(unicon_context_t *context, co
 /**
  * Bytes of sample-sized matrices that unicon_weights_create() and unicon_contrastive_grad() hold at most.
  * @param context the context.
- * @param n_x,n_y rows. @param r embedding dimension. @param dtype of the embeddings.
+ * @param n_x rows of X.
+ * @param n_y rows of Y.
+ * @param r embedding dimension.
+ * @param dtype of the embeddings.
  * @param[out] bytes set to the number. Nothing is allocated.
  * @return any status.
  */
@@ -1303,7 +1306,7 @@ UNICON_API unicon_status_t unicon_sizes_init(unicon_sizes_t *sizes, size_t struc
 /**
  * Bytes of sample-sized matrices that unicon_fit() holds at most for a problem: a `workspace_limit` of so much suffices.
  * @param context the context that would compute.
- * @param options as for unicon_fit(); `validation` and `warm_start` are not looked at.
+ * @param options as for unicon_fit(); `validation` is not looked at, `sizes` has its rows.
  * @param sizes not NULL.
  * @param[out] bytes set to the number. Nothing is allocated.
  * @return any status.
@@ -1385,7 +1388,7 @@ UNICON_API unicon_status_t unicon_fit_best(unicon_context_t *context, const unic
 /**
  * Bytes of sample-sized matrices that unicon_fit_best() holds at most for a problem, as unicon_fit_workspace() for unicon_fit().
  * @param context the context that would compute.
- * @param options as for unicon_fit_best(); `validation` and `warm_start` are not looked at.
+ * @param options as for unicon_fit_best(); `validation` is not looked at, `sizes` has its rows.
  * @param sizes not NULL.
  * @param[out] bytes set to the number. Nothing is allocated.
  * @return any status.

@@ -214,7 +214,7 @@ fn given_similarities_and_none() {
                 let (x, y) = (load(b, x), load(b, y));
                 let c = b.cross(s, &w, &x, &y).unwrap();
                 let back = b.cross(s, &w, &y_like(b, &x), &y).unwrap();
-                let (sv, stu) = (b.apply(s, &w, &y).unwrap(), b.apply_t(s, &w, &x).unwrap());
+                let (sv, stu) = (b.apply(s, &w, &y).unwrap(), b.apply_transpose(s, &w, &x).unwrap());
                 (w, [c, back, host(b, &sv), host(b, &stu)])
             }
             fn y_like<B: Backend>(b: &B, x: &B::Matrix) -> B::Matrix {
@@ -373,7 +373,7 @@ fn equal_bits_from_run_to_run_and_from_the_host() {
             gpu.cross(s, &w, &a, &b).unwrap(),
             gpu.cross(zeros, &w0, &a, &b).unwrap(),
             gpu.cross(s, &ws, &a, &b).unwrap(),
-            host(&gpu, &gpu.apply_t(s, &w, &a).unwrap()),
+            host(&gpu, &gpu.apply_transpose(s, &w, &a).unwrap()),
             gpu.gram(&a).unwrap(),
             host(&gpu, &gpu.linear(&a, random(9, d, 4).as_ref()).unwrap()),
         );

@@ -131,7 +131,7 @@ fn everything<B: Backend>(b: &B, case: &Case) -> Results {
     out.push(("cross", Similarities, b.cross(s, &w, &x, &y).unwrap()));
     out.push(("cross, other side", Similarities, b.cross(s, &w, &stacked, &y).unwrap()));
     out.push(("apply", Similarities, host(b, &b.apply(s, &w, &y).unwrap())));
-    out.push(("apply_t", Similarities, host(b, &b.apply_t(s, &w, &x).unwrap())));
+    out.push(("apply_transpose", Similarities, host(b, &b.apply_transpose(s, &w, &x).unwrap())));
     out.push(("pairs", Similarities, column(b.positive_similarities(s, p).unwrap())));
     // Rivals of equal rank to a rounding may swap: on one device all ranks still count alike.
     let ranks = b.standings(s, p, false).unwrap();

@@ -121,7 +121,7 @@ fn everything<T: Real>(
         cpu.dense(s, &w).unwrap(),
         cpu.cross(s, &w, &u, &v).unwrap(),
         host(&cpu, &cpu.apply(s, &w, &v).unwrap()),
-        host(&cpu, &cpu.apply_t(s, &w, &u).unwrap()),
+        host(&cpu, &cpu.apply_transpose(s, &w, &u).unwrap()),
         host(&cpu, &gx),
         host(&cpu, &gy),
     ]

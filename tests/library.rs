@@ -4,25 +4,63 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+/// The name of this build's profile, and the target folder.
+pub fn profile() -> (String, PathBuf) {
+    let folder = folder();
+    let profile = folder.file_name().and_then(|p| p.to_str()).expect("the name of a profile");
+    let profile = if profile == "debug" { "dev" } else { profile };
+    (profile.to_string(), folder.parent().expect("the target folder").to_path_buf())
+}
+
+/// TARGET/PROFILE, of TARGET/PROFILE/deps/this program.
+fn folder() -> PathBuf {
+    let exe = std::env::current_exe().expect("this program");
+    exe.ancestors().nth(2).expect("the folder of a profile").to_path_buf()
+}
+
 /// The folder of libunicon.so and libunicon.a, linked from the Rust library that these tests use; where that has MPI in it, which
 /// whoever links the static library would need too, from one of its own.
 pub fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        // TARGET/PROFILE/deps/this program.
-        let exe = std::env::current_exe().expect("this program");
-        let folder = exe.ancestors().nth(2).expect("the folder of a profile");
-        let profile = folder.file_name().and_then(|p| p.to_str()).expect("the name of a profile");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-q", "-p", "unicon-c"]);
-        cargo.args(["--profile", if profile == "debug" { "dev" } else { profile }]);
-        cargo.arg("--target-dir").arg(folder.parent().expect("the target folder"));
-        if !cfg!(feature = "mpi") {
-            // With the features of the library in these tests, so that it is not compiled again.
-            cargo.args(["-p", "unicon"]);
-        }
-        let status = cargo.status().expect("cargo starts");
+        let mut cargo = build();
+        let status = cargo.arg("-q").status().expect("cargo starts");
         assert!(status.success(), "{cargo:?}");
-        folder.to_path_buf()
+        folder()
     })
+}
+
+/// What makes it.
+fn build() -> Command {
+    let (profile, target) = profile();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-p", "unicon-c", "--profile", &profile]);
+    cargo.arg("--target-dir").arg(target);
+    if cfg!(feature = "mpi") {
+        // With the program's code in it, so that one can be linked that needs no MPI.
+        cargo.args(["--features", "library/cli"]);
+    } else {
+        // With the features of the library in these tests, so that it is not compiled again.
+        cargo.args(["-p", "unicon"]);
+    }
+    cargo
+}
+
+/// The Rust library, without MPI, that [`built`] has linked.
+pub fn rlib() -> PathBuf {
+    built();
+    let mut cargo = build();
+    let out = cargo.arg("--message-format=json").output().expect("cargo starts");
+    assert!(out.status.success(), "{cargo:?}");
+    let text = String::from_utf8(out.stdout).expect("cargo's messages");
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let manifest = format!("{}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
+    let ours = |message: &serde_json::Value| {
+        message["reason"] == "compiler-artifact"
+            && message["manifest_path"].as_str() == Some(&manifest)
+            && message["target"]["kind"][0] == "lib"
+    };
+    let files = messages.filter(ours).flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default());
+    let mut names = files.filter_map(|f| f.as_str().map(PathBuf::from));
+    names.find(|f| f.extension().is_some_and(|e| e == "rlib")).expect("cargo names the library")
 }

@@ -36,6 +36,9 @@ mod ffi_c;
 mod ffi_cuda;
 mod ffi_fuzz;
 
+// What is handed out.
+mod packages;
+
 // CUDA without a GPU.
 mod cuda_absence;
 mod cuda_backend;

@@ -203,7 +203,7 @@ pub fn operator_matches_matrix<T: Real>(
     };
     let (v, u) = (load(&cpu, &random(n_y, 5, 7)), load(&cpu, &random(n_x, 3, 8)));
     near("S V", host(&cpu, &cpu.apply(s, &w, &v).unwrap()), &dense * host(&cpu, &v));
-    near("S^T U", host(&cpu, &cpu.apply_t(s, &w, &u).unwrap()), dense.transpose() * host(&cpu, &u));
+    near("S^T U", host(&cpu, &cpu.apply_transpose(s, &w, &u).unwrap()), dense.transpose() * host(&cpu, &u));
     for (x, y) in [(&u, &v), (&load(&cpu, &random(n_x, 6, 1)), &load(&cpu, &random(n_y, 2, 2)))] {
         let want = host(&cpu, x).transpose() * &dense * host(&cpu, y);
         near("X^T S Y", cpu.cross(s, &w, x, y).unwrap(), want);

@@ -107,7 +107,7 @@ fn everything(
     );
     put("apply", download(&cpu, &cpu.apply(s, &w, &y).unwrap()));
     put("apply, of all", download(&cpu, &cpu.apply(s, &whole, &y).unwrap()));
-    put("apply_t", download(&cpu, &cpu.apply_t(s, &w, &x).unwrap()));
+    put("apply_transpose", download(&cpu, &cpu.apply_transpose(s, &w, &x).unwrap()));
     put("dense", bits(&cpu.dense(s, &w).unwrap()));
     let standings = cpu.standings(s, positives, false).unwrap();
     let numbers = |q: Standing| [q.ahead, q.tied, q.tied_before, q.positives].map(u64::from);

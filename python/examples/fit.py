@@ -32,8 +32,8 @@ print(f"best: r {info.r}, whiten {info.whiten}, power {info.power}, {len(info.tr
 assert 4 <= info.r <= 16 and context.recall(best.encode(x, "x"), best.encode(y, "y"), ks=[1])["x2y"][1] > 0.9
 
 # Batches that are never together in memory: sums of Gram matrices and C, or the paper's average of solutions.
-for kind, options in (("sums", {"whiten": 0.01}), ("solutions", {})):
-    stream = context.partial_fit(24, 16, 6, stream=kind, **options)
+for kind, options in (("moments", {"whiten": 0.01}), ("solutions", {})):
+    stream = context.partial_fit(24, 16, 6, accumulate=kind, **options)
     for rows in np.split(np.arange(500), 5):
         stream.add(x[rows], y[rows])
     streamed = stream.finish()

@@ -99,7 +99,7 @@ class Weights:
         """S V: n_y x c to n_x x c."""
         return self._product(lib.unicon_weights_apply, [("v", v)], lambda v: (self.shape[0], v.cols))
 
-    def apply_t(self, u: Features) -> Array:
+    def apply_transpose(self, u: Features) -> Array:
         """S^T U: n_x x c to n_y x c."""
         return self._product(lib.unicon_weights_apply_transpose, [("u", u)], lambda u: (self.shape[1], u.cols))
 
@@ -111,11 +111,11 @@ class Weights:
 class PartialFit:
     """A linear fit whose batches arrive one by one; finish() ends a pass and gives the model.
 
-    stream "sums" (Gram matrices and C summed: one solution of all batches, also with whitening) or "solutions" (one per batch,
+    accumulate "moments" (Gram matrices and C summed: one solution of all batches, also with whitening) or "solutions" (one per batch,
     averaged with the score on `validation` pairs: the batched mode of the paper).
     """
 
-    def __init__(self, context: Context, d1: int, d2: int, r: int, *, stream: str = "sums", dtype: Any = "float32",
+    def __init__(self, context: Context, d1: int, d2: int, r: int, *, accumulate: str = "moments", dtype: Any = "float32",
                  validation: Optional[tuple[Features, Features]] = None, validation_positives: Any = None,
                  warm_start: Optional[Model] = None, **options: Any) -> None:
         self._shape = d1, d2, r
@@ -125,7 +125,7 @@ class PartialFit:
         pointer: Any = ctypes.c_void_p()
         pointer.own_family = family_of((raw,))
         code = pick("dtype", getattr(np.dtype(dtype), "name", dtype), {"float32": 1, "float64": 2})
-        kind = pick("stream", stream, {"sums": 0, "solutions": 1})
+        kind = pick("accumulate", accumulate, {"moments": 0, "solutions": 1})
         arguments = raw, kind, d1, d2, code, pointer
         self._slot = context._slots.call(lib.unicon_partial_fit_create, arguments)
         self._handle = Handle(pointer, lib.unicon_partial_fit_destroy)

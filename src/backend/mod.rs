@@ -206,8 +206,12 @@ pub trait Backend: Send + Sync {
     /// `S V` (`n_x x d`).
     fn apply(&self, s: Similarity<'_, Self::Matrix>, w: &Weights, v: &Self::Matrix) -> Result<Self::Matrix>;
     /// `S^T U` (`n_y x d`).
-    fn apply_t(&self, s: Similarity<'_, Self::Matrix>, w: &Weights, u: &Self::Matrix)
-    -> Result<Self::Matrix>;
+    fn apply_transpose(
+        &self,
+        s: Similarity<'_, Self::Matrix>,
+        w: &Weights,
+        u: &Self::Matrix,
+    ) -> Result<Self::Matrix>;
     /// `dL/dZ_x = -S Z_y` and `dL/dZ_y = -S^T Z_x`, the embeddings being those of the similarity.
     fn gradients(
         &self,

@@ -22,6 +22,7 @@ pub mod memory;
 mod mpi;
 mod names;
 mod output;
+mod pages;
 mod pairs;
 mod plan;
 mod ranks;
@@ -75,6 +76,8 @@ enum Command {
     Bench(bench::Args),
     Plan(plan::Args),
     Info(info::Args),
+    Completions(pages::CompletionsArgs),
+    Man(pages::ManArgs),
 }
 
 impl Command {
@@ -123,6 +126,8 @@ impl Command {
             Self::Bench(args) => bench::run(session, args),
             Self::Plan(args) => plan::run(session, args),
             Self::Info(args) => info::run(session, args),
+            Self::Completions(args) => pages::completions(session, args),
+            Self::Man(args) => pages::man(session, args),
         }
     }
 }

@@ -57,7 +57,7 @@ trait Apply: Send + Sync {
     fn weights(&self) -> &Weights;
     fn dense(&self, out: &Output<'_>) -> Result<()>;
     fn apply(&self, v: &Input<'_>, out: &Output<'_>) -> Result<()>;
-    fn apply_t(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()>;
+    fn apply_transpose(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()>;
     fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()>;
 }
 
@@ -78,9 +78,9 @@ where
         out.store(&self.backend, &self.backend.apply(self.s(), &self.weights, &v)?)
     }
 
-    fn apply_t(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()> {
+    fn apply_transpose(&self, u: &Input<'_>, out: &Output<'_>) -> Result<()> {
         let u = self.backend.load(u.source())?;
-        out.store(&self.backend, &self.backend.apply_t(self.s(), &self.weights, &u)?)
+        out.store(&self.backend, &self.backend.apply_transpose(self.s(), &self.weights, &u)?)
     }
 
     fn cross(&self, x: &Input<'_>, y: &Input<'_>, out: &Output<'_>) -> Result<()> {
@@ -354,7 +354,7 @@ entry!(
             expect(&u, "rows", handle.n_x, u.rows)?;
             let out = output(context, "stu", stu, (handle.n_y, u.cols), Allowed::Wide)?;
             out.apart_from(&[&u])?;
-            handle.operator.apply_t(&u, &out)
+            handle.operator.apply_transpose(&u, &out)
         }
     }
 );

@@ -7,7 +7,6 @@ use super::structs::{Versioned, count, init, read, reserved};
 use super::{entry, options};
 use crate::error::Result;
 use crate::plan::memory::{Sizes, of_best, of_fit, of_weights};
-use std::ptr::null;
 
 /// A pair of counts, each at least `least`.
 fn pair(names: [&str; 2], x: i64, y: i64, least: i64) -> Result<(usize, usize)> {
@@ -48,8 +47,7 @@ entry!(
         check_out("bytes", bytes)?;
         // SAFETY: as the header requires.
         let (o, (sizes, element)) = unsafe {
-            let raw = unicon_fit_options { warm_start: null(), ..read(options)? };
-            (options::fit(context, &raw)?, sizes_of(sizes)?)
+            (options::fit(context, &read(options)?)?, sizes_of(sizes)?)
         };
         // SAFETY: checked above.
         unsafe { bytes.write(of_fit(&o, sizes, element)) };
@@ -68,8 +66,7 @@ entry!(
         check_out("bytes", bytes)?;
         // SAFETY: as the header requires.
         let (o, (sizes, element)) = unsafe {
-            let raw = unicon_best_options { warm_start: null(), ..read(options)? };
-            (options::best(&raw)?, sizes_of(sizes)?)
+            (options::best(&read(options)?)?, sizes_of(sizes)?)
         };
         // SAFETY: checked above.
         unsafe { bytes.write(of_best(&o, sizes, element)) };

@@ -145,7 +145,7 @@ fn products<B: Backend>(
     };
     compare("dense", device.dense(s, &w), dense.clone())?;
     compare("apply", of(device.apply(s, &w, &y.device)), &dense * &y.host)?;
-    compare("apply_t", of(device.apply_t(s, &w, &x.device)), dense.transpose() * &x.host)?;
+    compare("apply_transpose", of(device.apply_transpose(s, &w, &x.device)), dense.transpose() * &x.host)?;
     compare("cross", device.cross(s, &w, &x.device, &y.device), x.host.transpose() * &dense * &y.host)?;
     let gradients = device.gradients(&sides.zx.device, &sides.zy.device, &w);
     let (gx, gy) = match gradients {

@@ -63,7 +63,7 @@ const MISTAKES: [(&str, &[&str]); 20] = [
     ("loss", &["loss"]),
     ("dense", &["dense"]),
     ("apply", &["apply"]),
-    ("apply_t", &["apply_t"]),
+    ("apply_transpose", &["apply_transpose"]),
     ("cross", &["cross", "C from features"]),
     ("gradients", &["gradients"]),
     ("top_k", &["search"]),
@@ -205,8 +205,8 @@ impl Backend for Faulty {
     fn apply(&self, s: S<'_>, w: &Weights, v: &M) -> Result<M> {
         self.bent("apply", self.cpu.apply(s, w, v))
     }
-    fn apply_t(&self, s: S<'_>, w: &Weights, u: &M) -> Result<M> {
-        self.bent("apply_t", self.cpu.apply_t(s, w, u))
+    fn apply_transpose(&self, s: S<'_>, w: &Weights, u: &M) -> Result<M> {
+        self.bent("apply_transpose", self.cpu.apply_transpose(s, w, u))
     }
     fn gradients(&self, zx: &M, zy: &M, w: &Weights) -> Result<(M, M)> {
         let (gx, gy) = self.cpu.gradients(zx, zy, w)?;

@@ -36,7 +36,7 @@ fn run<B: Backend>(backend: &B, case: &Case<'_>) -> Results {
         c: backend.cross(s, &w, &x, &y).unwrap(),
         wide: backend.cross(s, &w, &load(backend, &random(n_x, 150, 6)), &wide).unwrap(),
         sv: host(backend, &backend.apply(s, &w, &y).unwrap()),
-        stu: host(backend, &backend.apply_t(s, &w, &x).unwrap()),
+        stu: host(backend, &backend.apply_transpose(s, &w, &x).unwrap()),
         gx: host(backend, &gx),
         gy: host(backend, &gy),
     }

@@ -676,7 +676,9 @@ static void refined(unicon_context_t *context, const char *path)
     refine.max_steps = 12;
     options.validation = &held;
     options.warm_start = first;
+    OK(context, unicon_fit_workspace(context, &options, SIZES(N, N, D1, D2, 20, 20, UNICON_F32), &bytes));
     OK(context, fit_told(context, &options, PAIRS(&xm, &ym, NULL), &model, &info));
+    CHECK(info.workspace_bytes == (int64_t)bytes && info.peak_bytes <= info.workspace_bytes);
     CHECK(info.n_trace >= 2 && info.trace.negatives[0] > 0 && info.trace.score[0] > 0 && info.trace.score[0] <= 1);
     options.validation = NULL;
     options.warm_start = NULL;

@@ -94,7 +94,7 @@ def operator(case, context):
     case.check("C", w.cross(x, y) / case.meta["rho"], case.array("C"), limit * case.meta["C_max_abs"])
     scale = case.meta["C_max_abs"] + np.abs(s @ zy).max()
     case.check("S V", w.apply(zy), s @ zy, limit * scale)
-    case.check("S^T U", w.apply_t(zx), s.T @ zx, limit * scale)
+    case.check("S^T U", w.apply_transpose(zx), s.T @ zx, limit * scale)
     value, dzx, dzy = context.contrastive_grad(zx, zy, case.loss(), case.positives())
     case.check("value", value, case.meta["loss"], limit * max(1, abs(case.meta["loss"])))
     case.check("dL/dZx", dzx, -s @ zy, limit * scale)

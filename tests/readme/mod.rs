@@ -1,5 +1,6 @@
-//! Everything that README.md, ffi-examples/*/README.md, python/README.md, docs/python.md, docs/ablation.md, docs/tutorial.md and the pages by task show is
-//! run, in a temporary folder, on small data. Links of all pages are followed, and the documentation site is built.
+//! Everything that README.md, ffi-examples/*/README.md, python/README.md, docs/python.md, docs/ablation.md, docs/install.md, docs/tutorial.md
+//! and the pages by task show is run, in a temporary folder, on small data. Links of all pages are followed, and the documentation site is
+//! built.
 //!
 //! One folder a page; its blocks run in order and see each other's files. `unicon` is the program of this build,
 //! `libunicon` is installed (pkg-config, CMake and the loader find it), Python finds the package `unicon_align`. In the folder
@@ -313,6 +314,12 @@ fn pages_of_the_examples() {
 #[test]
 fn page_of_the_ablation() {
     check(&root().join("docs/ablation.md"));
+}
+
+#[test]
+fn page_of_installing() {
+    let ran = check(&root().join("docs/install.md"));
+    assert!(ran >= 2, "{ran} blocks");
 }
 
 #[test]

@@ -422,7 +422,7 @@ impl<T: Real> Backend for Cpu<T> {
         self.inside(|| pass2::apply(self, s, w, false, v))
     }
 
-    fn apply_t(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, u: &Matrix<T>) -> Result<Matrix<T>> {
+    fn apply_transpose(&self, s: Similarity<'_, Matrix<T>>, w: &Weights, u: &Matrix<T>) -> Result<Matrix<T>> {
         let mut hold = None;
         let s = self.whole(s, &mut hold)?;
         self.inside(|| pass2::apply(self, s, w, true, u))

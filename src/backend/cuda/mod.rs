@@ -366,11 +366,11 @@ impl Backend for Cuda {
         }
     }
 
-    fn apply_t(&self, s: Similarity<'_, Matrix>, w: &Weights, u: &Matrix) -> Result<Matrix> {
+    fn apply_transpose(&self, s: Similarity<'_, Matrix>, w: &Weights, u: &Matrix) -> Result<Matrix> {
         self.device.enter()?;
         match s {
             Similarity::Dense(_) => self.on_host(s, |host, s| {
-                let product = host.apply_t(s, w, &self.to_host(host, u)?)?;
+                let product = host.apply_transpose(s, w, &self.to_host(host, u)?)?;
                 self.load_host(host, &product)
             }),
             _ => pass2::apply(self, s, w, true, u),

@@ -178,9 +178,9 @@ function begin_from!(options, validation, warm_start)
 end
 
 """
-    PartialFit(solver, d1, d2; stream = :sums, dtype = Float32, validation, warm_start, context)
+    PartialFit(solver, d1, d2; accumulate = :moments, dtype = Float32, validation, warm_start, context)
 
-A linear fit whose batches arrive one by one: [`add!`](@ref) a batch, [`finish!`](@ref) a pass. `stream` is `:sums` (Gram matrices and C
+A linear fit whose batches arrive one by one: [`add!`](@ref) a batch, [`finish!`](@ref) a pass. `accumulate` is `:moments` (Gram matrices and C
 are summed: one solution of all batches, also with `whiten`) or `:solutions` (one per batch, averaged with the score on `validation`: the
 batched mode of the paper).
 """
@@ -191,7 +191,7 @@ mutable struct PartialFit
         solver::LinearUniCon,
         d1,
         d2;
-        stream::Symbol = :sums,
+        accumulate::Symbol = :moments,
         dtype::Type = Float32,
         validation = nothing,
         warm_start = nothing,
@@ -200,7 +200,7 @@ mutable struct PartialFit
         options = fit_options(solver)
         handle = Ref{Ptr{Cvoid}}(C_NULL)
         held_out = begin_from!(options, validation, warm_start)
-        kind = choose("stream", stream, (sums = 0, solutions = 1))
+        kind = choose("accumulate", accumulate, (moments = 0, solutions = 1))
         return on(context) do c
             GC.@preserve solver warm_start held_out begin
                 check(c_partial_fit_create(c.handle, options, kind, d1, d2, UniCon.dtype(dtype), handle), c.handle)

@@ -2,7 +2,7 @@
     Weights(Zx, Zy; loss = Loss(), positives = nothing, n_negatives = 0, seed = 0, context = nothing)
     Weights(s; loss = Loss(), positives = nothing, n_negatives = 0, seed = 0, context = nothing)
 
-`S(γ) = -∂L/∂s` of embeddings with unit columns (`r × n`), as an operator: [`value`](@ref), [`apply`](@ref), [`apply_t`](@ref),
+`S(γ) = -∂L/∂s` of embeddings with unit columns (`r × n`), as an operator: [`value`](@ref), [`apply`](@ref), [`apply_transpose`](@ref),
 [`cross_covariance`](@ref), [`dense`](@ref). `s` is a matrix of cosines, `n_x × n_y`, for small n. With `n_negatives` above 0 so
 many negatives per sample of each side are drawn, with `seed`, and stand for all. Copies are the operator itself.
 """
@@ -94,11 +94,11 @@ function apply(w::Weights, V)
 end
 
 """
-    apply_t(weights, U)
+    apply_transpose(weights, U)
 
 `U S`: column j is `Σ_i S_ij u_i`, for `U` of `c × n_x`.
 """
-function apply_t(w::Weights, U)
+function apply_transpose(w::Weights, U)
     U = readable("U", U)
     out = Matrix{wider(U, U)}(undef, size(U, 1), w.n_y)
     on(c -> GC.@preserve(w, U, out, check(c_weights_apply_transpose(w.handle, samples(U), samples(out)), c.handle)), w.context)

@@ -61,7 +61,7 @@ Random.seed!(1)
         @test value(w) ≈ loss rtol = 1e-10
         @test dense(w) ≈ S rtol = 1e-10
         @test apply(w, Zy) ≈ Zy * S' rtol = 1e-10
-        @test apply_t(w, Zx) ≈ Zx * S rtol = 1e-10
+        @test apply_transpose(w, Zx) ≈ Zx * S rtol = 1e-10
         @test cross_covariance(w, Zx, Zy) ≈ Zx * S * Zy' rtol = 1e-10
         v, dZx, dZy = contrastive_grad(Zx, Zy; loss = Loss(:clip; tau = 0.1))
         @test v ≈ loss rtol = 1e-10
@@ -145,8 +145,8 @@ Random.seed!(1)
 
     @testset "partial fit" begin
         X, Y = pairs(120)
-        for stream in (:sums, :solutions)
-            partial = PartialFit(LinearUniCon(5), 20, 15; stream)
+        for accumulate in (:moments, :solutions)
+            partial = PartialFit(LinearUniCon(5), 20, 15; accumulate)
             for b in 1:3
                 columns = 40(b-1)+1:40b
                 @test isfinite(add!(partial, X[:, columns], Y[:, columns]))
