@@ -404,7 +404,7 @@ mod tests {
             assert!(said.contains(cause) || cause == "no value" && said == EMPTY, "{bytes:?}: {said}");
         }
         // Depth and sharing cost what the pickle is long.
-        let deep = [b"N".repeat(1), b"\x85".repeat(1 << 20), b".".to_vec()].concat();
+        let deep = [b"N".to_vec(), b"\x85".repeat(1 << 20), b".".to_vec()].concat();
         assert!(Pickle::read(&deep).is_ok());
         let shared = [b"]q\x00".to_vec(), b"h\x00h\x00\x86q\x00".repeat(1 << 16), b".".to_vec()].concat();
         assert!(Pickle::read(&shared).is_ok());

@@ -57,7 +57,7 @@ pub(super) fn open_torch(
     names.sort();
     let shown = some_names(&names);
     let tensor = match (name, &tensors[..]) {
-        (Some(name), all) => all.iter().find(|t| t.name == name).ok_or_else(|| match &all[..] {
+        (Some(name), all) => all.iter().find(|t| t.name == name).ok_or_else(|| match all {
             [only] if only.name.is_empty() => {
                 bad(format!("is one tensor, which has no name; got ':{}'", one_line(name)))
             }
