@@ -31,7 +31,7 @@ pub fn built() -> &'static Path {
 }
 
 /// What makes it.
-fn build() -> Command {
+pub fn build() -> Command {
     let (profile, target) = profile();
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-p", "unicon-c", "--profile", &profile]);
@@ -44,23 +44,4 @@ fn build() -> Command {
         cargo.args(["-p", "unicon"]);
     }
     cargo
-}
-
-/// The Rust library, without MPI, that [`built`] has linked.
-pub fn rlib() -> PathBuf {
-    built();
-    let mut cargo = build();
-    let out = cargo.arg("--message-format=json").output().expect("cargo starts");
-    assert!(out.status.success(), "{cargo:?}");
-    let text = String::from_utf8(out.stdout).expect("cargo's messages");
-    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let manifest = format!("{}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
-    let ours = |message: &serde_json::Value| {
-        message["reason"] == "compiler-artifact"
-            && message["manifest_path"].as_str() == Some(&manifest)
-            && message["target"]["kind"][0] == "lib"
-    };
-    let files = messages.filter(ours).flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default());
-    let mut names = files.filter_map(|f| f.as_str().map(PathBuf::from));
-    names.find(|f| f.extension().is_some_and(|e| e == "rlib")).expect("cargo names the library")
 }

@@ -3,7 +3,7 @@
 use super::bare_root::BareRoot;
 use super::{compile_shown, needed, shown_program};
 use crate::ffi::{built, have, root, run};
-use crate::library::{profile, rlib};
+use crate::library::{self, profile};
 use crate::skip::{cannot, full, skip};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,25 @@ fn linker(dir: &Path) -> Option<PathBuf> {
     std::fs::write(&linker, script).unwrap();
     std::fs::set_permissions(&linker, std::fs::Permissions::from_mode(0o755)).unwrap();
     Some(linker)
+}
+
+/// The Rust library, without MPI, that [`built`] has linked.
+fn rlib() -> PathBuf {
+    built();
+    let mut cargo = library::build();
+    let out = cargo.arg("--message-format=json").output().expect("cargo starts");
+    assert!(out.status.success(), "{cargo:?}");
+    let text = String::from_utf8(out.stdout).expect("cargo's messages");
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let manifest = format!("{}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
+    let ours = |message: &serde_json::Value| {
+        message["reason"] == "compiler-artifact"
+            && message["manifest_path"].as_str() == Some(&manifest)
+            && message["target"]["kind"][0] == "lib"
+    };
+    let files = messages.filter(ours).flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default());
+    let mut names = files.filter_map(|f| f.as_str().map(PathBuf::from));
+    names.find(|f| f.extension().is_some_and(|e| e == "rlib")).expect("cargo names the library")
 }
 
 /// What `cargo zigbuild` makes, from the Rust library that is compiled already: that does not depend on the C library, linking does.
