@@ -140,7 +140,7 @@ fn given(model: Option<&Model>, report: &mut Report) {
 }
 
 /// A number from 0 for each row of something.
-fn classes_of(path: &Path, rows: usize, what: &str) -> Result<Vec<u32>> {
+pub(super) fn classes_of(path: &Path, rows: usize, what: &str) -> Result<Vec<u32>> {
     let (name, read) = (path.display().to_string(), read_index_vector(path)?);
     if read.len() != rows {
         let expected = format!("{rows} labels, one a row of {what}");

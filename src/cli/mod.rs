@@ -25,6 +25,7 @@ mod output;
 mod pages;
 mod pairs;
 mod plan;
+mod probe;
 mod ranks;
 mod report;
 mod reproduce;
@@ -69,6 +70,7 @@ enum Command {
     Ablate(Box<ablate::Args>),
     Reproduce(reproduce::Args),
     Eval(eval::Args),
+    Probe(probe::Args),
     Report(report::Args),
     Weights(weights::Args),
     Gram(gram::Args),
@@ -119,6 +121,7 @@ impl Command {
             Self::Ablate(args) => ablate::run(session, *args),
             Self::Reproduce(args) => reproduce::run(session, args),
             Self::Eval(args) => eval::run(session, args),
+            Self::Probe(args) => probe::run(session, args),
             Self::Report(args) => report::run(session, args),
             Self::Weights(args) => weights::run(session, args),
             Self::Gram(args) => gram::run(session, args),

@@ -234,6 +234,11 @@ impl Session {
         &self.job.group
     }
 
+    /// What stops the command, and is told how far it is.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.globals.threads

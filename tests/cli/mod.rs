@@ -7,3 +7,4 @@ mod commands;
 mod golden;
 mod options;
 mod page;
+mod probe;
