@@ -38,12 +38,12 @@
  *   one exception is the report of a fit that ends with ::UNICON_ERROR_CANCELLED.
  * - **Panics.** No panic or exception leaves the library; an internal fault is ::UNICON_ERROR_PANIC with its message.
  *   Callbacks must return normally: an exception or longjmp through the library is undefined behaviour.
- * - **Handles** (context, weights, partial fit, model) are opaque. Each has a `_destroy` function that accepts
+ * - **Handles** (context, weights, partial fit, model, items, report) are opaque. Each has a `_destroy` function that accepts
  *   NULL. Destroying a handle twice, or using it afterwards, is undefined behaviour. A handle keeps what it
  *   needs of its context alive, so the order of destruction is free.
  * - **Threads.** Contexts are independent of each other and may be created, moved to and used from any thread,
  *   one call at a time: a second call that meets a context at work returns ::UNICON_ERROR_BUSY at once and changes
- *   nothing. That includes calls out of a callback of the same context. unicon_cancel() and
+ *   nothing (its text is kept for the thread alone). That includes calls out of a callback of the same context. unicon_cancel() and
  *   unicon_last_error() may be called at any time from any thread. Models are immutable: any number of
  *   threads may use one model at once, each with its own context.
  * - **fork().** In a child of fork() a CPU context works: it starts its threads anew there, for the parent's do not
@@ -58,8 +58,8 @@
  *   is ::UNICON_ERROR_IO only in processes that ignore SIGXFSZ; others end by it.
  * - **Matrices** are borrowed for the duration of the call (::unicon_matrix_t). Strides count elements and one
  *   of the two must be 1 (rows or columns contiguous); any other layout is ::UNICON_ERROR_UNSUPPORTED. Inputs are
- *   never written. An output must not overlap an input or another output. The memory must be aligned to its
- *   element. Feature values must be finite.
+ *   never written. An output must not overlap an input or another output, from its first to its last element. The memory must
+ *   be aligned to its element. Values must be finite, and those of embeddings, queries, items and kernels' arguments also in float32.
  * - **Structs** that grow begin with `struct_size`, set to `sizeof` the struct by the `_init` function, to which
  *   the caller passes that size. Fields that an older caller's struct lacks take their defaults; fields that
  *   an older library does not know must be zero bytes, or the call returns ::UNICON_ERROR_UNSUPPORTED. Reserved
@@ -432,7 +432,8 @@ UNICON_API void unicon_context_destroy(unicon_context_t *context);
 
 /**
  * The text of the last failure on this context, empty if there was none; a success does not clear it.
- * @param context NULL: the last failure of any call on this thread, of handles whose context is gone too.
+ * @param context NULL: the last failure of any call on this thread, of handles whose context is gone too. unicon_cancel() and
+ *        unicon_cancel_clear() leave no text.
  * @param[out] buffer receives at most `capacity` bytes with the terminating NUL; may be NULL if capacity is 0.
  * @param capacity size of the buffer. A longer text is cut at a character boundary.
  * @return the length of the whole text without its NUL.

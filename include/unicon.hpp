@@ -299,8 +299,9 @@ public:
     unicon_context_t *get() const noexcept { return handle_; }
     /** Throws what a call of this status failed of, or what the function for warnings threw. */
     void check(unicon_status_t status) {
-        if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
-        detail::check(status, handle_);
+        // A call that met the context at work was told nothing.
+        if (status != UNICON_ERROR_BUSY && thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
+        detail::check(status, nullptr);
     }
     /** The handle that `call(&pointer)` makes. */
     template <class H, class F> H make(F call) {
@@ -554,7 +555,11 @@ public:
         raw_.r = r;
     }
     FitOptions &preset(int32_t preset) {
-        detail::check(unicon_fit_options_preset(&raw_, preset), nullptr);
+        // The paper's own depends on whether there is a kernel.
+        if (kernel_) raw_.kernel = &*kernel_;
+        const unicon_status_t status = unicon_fit_options_preset(&raw_, preset);
+        if (kernel_) raw_.kernel = nullptr;
+        detail::check(status, nullptr);
         return *this;
     }
     FitOptions &damping(const Damping &damping) {

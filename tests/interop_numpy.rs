@@ -111,6 +111,12 @@ torch.save(m, 'old.pt', _use_new_zipfile_serialization=False)
 torch.save(layer, 'module.pt')
 torch.save(m.to_sparse(), 'sparse.pt')
 torch.save(m + 1j, 'complex.pt')
+torch.save({1: m, '1': -m, 'x': m}, 'collide.pt')
+torch.save({'a': {'b': m}, 'a.b': -m}, 'dots.pt')
+import numpy
+torch.save({'array': numpy.ones((4, 3)), 'x': m}, 'mixed.pt')
+torch.save({True: m * 9, 'x': m}, 'odd.pt')
+around = [m]; around.extend([around] * 64); torch.save(around, 'around.pt')
 ";
     let out =
         Command::new(python).current_dir(dir.path()).args(["-W", "ignore", "-c", program]).output().unwrap();
@@ -136,7 +142,7 @@ torch.save(m + 1j, 'complex.pt')
     ] {
         assert_eq!(read(name).unwrap(), expected, "{name}");
     }
-    for name in ["shared.pt:x", "shared.pt:again"] {
+    for name in ["shared.pt:x", "shared.pt:again", "collide.pt:x", "mixed.pt:x", "odd.pt:x"] {
         assert_eq!(read(name).unwrap(), expected, "{name}");
     }
     assert_eq!(read("nested.pt:train.y").unwrap(), times(2.0)[..6]);
@@ -156,6 +162,11 @@ torch.save(m + 1j, 'complex.pt')
         ("sparse.pt", "holds no tensor that can be found"),
         ("complex.pt", "has dtype ComplexFloatStorage, which is not supported"),
         ("float32.pt:bf16", ":bf16 is for those"),
+        ("collide.pt:1", "has several tensors that are called '1'"),
+        ("dots.pt:a.b", "has several tensors that are called 'a.b'"),
+        ("mixed.pt", "holds a tensor 'x' and values that are not read; choose it as FILE:x"),
+        ("odd.pt", "choose it as FILE:x"),
+        ("around.pt", "holds more than"),
     ] {
         let text = read(name).unwrap_err().to_string();
         assert!(text.contains(cause) && !text.contains('\n'), "{name}: {text}");

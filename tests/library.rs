@@ -37,8 +37,9 @@ pub fn build() -> Command {
     cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-p", "unicon-c", "--profile", &profile]);
     cargo.arg("--target-dir").arg(target);
     if cfg!(feature = "mpi") {
-        // With the program's code in it, so that one can be linked that needs no MPI.
-        cargo.args(["--features", "library/cli"]);
+        // With the program's code in it, so that one can be linked that needs no MPI. Features are those of the package that cargo
+        // stands in.
+        cargo.args(["--manifest-path", "capi/Cargo.toml", "--features", "library/cli"]);
     } else {
         // With the features of the library in these tests, so that it is not compiled again.
         cargo.args(["-p", "unicon"]);

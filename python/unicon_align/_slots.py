@@ -32,7 +32,8 @@ class Slot:
         self._lock = threading.Lock()
         self._owner: Optional[int] = None
         # A cancellation stays until a call has used it up: it must be given to calls in progress only, and not outlive them.
-        self._state, self._cancelled = threading.Lock(), False
+        # Entered again where a signal handler cancels while this thread is inside.
+        self._state, self._cancelled = threading.RLock(), False
 
     def take(self, wait: bool) -> bool:
         """Whether it is this thread's now."""

@@ -14,7 +14,7 @@ use crate::io::RowSource;
 use crate::model::Model;
 use crate::plan::memory::{self, Sizes};
 use crate::positives::Positives;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Pairs of features with the positives built.
@@ -43,15 +43,25 @@ pub(super) unsafe fn validation_of<'a>(
     if pointer.is_null() {
         return Ok(None);
     }
+    let of_validation = |e: Error| match e {
+        Error::InvalidArgument { name, expected, got } => {
+            let name = name.strip_prefix("pairs").map_or(format!(".{name}"), str::to_string);
+            Error::InvalidArgument { name: format!("validation{name}"), expected, got }
+        }
+        other => other,
+    };
     // SAFETY: as the header requires.
     unsafe {
-        let raw = read(pointer)?;
+        let raw = read(pointer).map_err(of_validation)?;
         let x = unchecked_input(context, "validation.x", raw.x)?;
         let y = unchecked_input(context, "validation.y", raw.y)?;
-        let positives = problem::positives(raw.positives, x.rows, y.rows)?;
+        let positives = problem::positives(raw.positives, x.rows, y.rows).map_err(of_validation)?;
         Ok(Some(Pairs { x, y, positives }))
     }
 }
+
+/// The rows of x and y of all ranks, and whether they match by their numbers.
+type Seen = ((usize, usize), bool);
 
 /// What both fits are given besides their options, and where their results go.
 struct Call<'a> {
@@ -168,11 +178,19 @@ impl<'a> Call<'a> {
     ///
     /// # Safety
     /// As [`new`](Self::new).
-    unsafe fn end(self, context: &Context, fitted: Result<(Model, FitInfo)>, known: Known) -> Result<()> {
+    unsafe fn end(
+        self,
+        context: &Context,
+        fitted: Result<(Model, FitInfo)>,
+        known: Known,
+        seen: Seen,
+    ) -> Result<()> {
         let (report, error) = match fitted {
             Ok((made, info)) => {
-                let rows = (self.x.rows, self.y.rows);
-                info.notes(rows, self.positives.is_null()).iter().for_each(|note| context.warn(note));
+                // Before anything is handed over: what this finds ends the call.
+                context.settle()?;
+                let (rows, by_row) = seen;
+                info.notes(rows, by_row).iter().for_each(|note| context.warn(note));
                 // SAFETY: passed on; `new` checked the pointer.
                 unsafe { model::give(made, self.model) };
                 (Report::Fit(Box::new(Fitted { info, known })), None)
@@ -215,6 +233,13 @@ unsafe fn run<'a, O: Sync>(
     prepare: impl FnOnce() -> Result<(Call<'a>, O, Known)>,
     fit: impl Fn(&Device, &O, Precision, Data<'_>, Option<Data<'_>>) -> Result<(Model, FitInfo)> + Sync,
 ) -> Result<()> {
+    let seen = Mutex::new(((0, 0), false));
+    let fit = |device: &Device, options: &O, precision, data: Data<'_>, validation: Option<Data<'_>>| {
+        let all = ((data.x.rows(), data.y.rows()), data.positives.is_diagonal());
+        *seen.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        fit(device, options, precision, data, validation)
+    };
+    let seen = || *seen.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(devices) = context.devices() {
         let (call, options, known) = prepare()?;
         let precision = call.precision;
@@ -223,7 +248,7 @@ unsafe fn run<'a, O: Sync>(
             let fitted = call.over_devices(devices, |cuda, data, validation| {
                 fit(&Device::Cuda(cuda), &options, precision, data, validation)
             });
-            return call.end(context, fitted, known);
+            return call.end(context, fitted, known, seen());
         }
     }
     let group = context.group();
@@ -236,12 +261,12 @@ unsafe fn run<'a, O: Sync>(
     unsafe {
         let fitted = call
             .over_ranks(&group, |data, validation| fit(&device, &options, call.precision, data, validation));
-        call.end(context, group.conclude(fitted), known)
+        call.end(context, group.conclude(fitted), known, seen())
     }
 }
 
 entry!(
-    on context_of(context);
+    over ranks on context_of(context);
     fn unicon_fit(
         context: *mut unicon_context_t,
         options: *const unicon_fit_options_t,
@@ -275,7 +300,7 @@ entry!(
 );
 
 entry!(
-    on context_of(context);
+    over ranks on context_of(context);
     fn unicon_fit_best(
         context: *mut unicon_context_t,
         options: *const unicon_best_options_t,

@@ -79,8 +79,9 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
     format!("internal fault: {}", text.unwrap_or("no message"))
 }
 
+/// A thread that is at its end keeps no text any more.
 fn keep_for_thread(text: String) {
-    LAST_ERROR.with_borrow_mut(|last| *last = text);
+    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = text);
 }
 
 /// A call without a context.
@@ -88,9 +89,11 @@ pub(super) fn without_context(f: impl FnOnce() -> Result<()>) -> unicon_status_t
     caught(f, keep_for_thread)
 }
 
-/// A call on a context: BUSY if another one is at work on it.
+/// A call on a context: BUSY if another one is at work on it. Of one `over_ranks` all ranks must hear that it was cancelled, which the
+/// call itself sees to.
 pub(super) fn on_context(
     context: Result<Arc<Context>>,
+    over_ranks: bool,
     f: impl FnOnce(&Arc<Context>) -> Result<()>,
 ) -> unicon_status_t {
     let context = match context {
@@ -102,7 +105,8 @@ pub(super) fn on_context(
         context.keep_error(text);
     };
     if context.busy.swap(true, Ordering::Acquire) {
-        keep("the context is at work for another call".into());
+        // What the call at work says of itself stays.
+        keep_for_thread("the context is at work for another call".into());
         return UNICON_ERROR_BUSY as unicon_status_t;
     }
     /// Frees the context however the call ends, which uses up a cancellation.
@@ -117,8 +121,8 @@ pub(super) fn on_context(
     let _release = Release(&context);
     let run = || {
         context.revive()?;
-        // One that came before the call. Of several ranks all must hear of it, which the fit itself sees to.
-        if context.control().is_cancelled() && context.is_single() {
+        // One that came before the call.
+        if context.control().is_cancelled() && (context.is_single() || !over_ranks) {
             return Err(Error::Cancelled);
         }
         f(&context)?;
@@ -146,7 +150,7 @@ pub(super) fn silent<R>(default: R, f: impl FnOnce() -> R) -> R {
 
 /// The text of the last failure on this thread.
 pub(super) fn thread_error() -> String {
-    LAST_ERROR.with_borrow(String::clone)
+    LAST_ERROR.try_with(|last| last.borrow().clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -126,6 +126,12 @@ entry!(
     ) |context| {
         // SAFETY: as the header requires.
         let handle = unsafe { handle_of(resident)? };
+        let own = match own {
+            none if none == i64::from(UNICON_OWN_NONE) => None,
+            first => Some(usize::try_from(first).map_err(|_| {
+                Error::invalid("own", "UNICON_OWN_NONE, or the number of an item", first)
+            })?),
+        };
         // SAFETY: as above.
         if unsafe { no_queries(context, queries, handle.cols, k, scores)? } {
             return Ok(());
@@ -136,12 +142,6 @@ entry!(
         if matches!(context.device(), Device::Cuda(_)) && !Arc::ptr_eq(context, &handle.context) {
             return Err(Error::invalid("context", "the context that took the items", "another one"));
         }
-        let own = match own {
-            none if none == i64::from(UNICON_OWN_NONE) => None,
-            first => Some(usize::try_from(first).map_err(|_| {
-                Error::invalid("own", "UNICON_OWN_NONE, or the number of an item", first)
-            })?),
-        };
         // SAFETY: as the header requires.
         let found_to = unsafe { Found::new(context, (queries.rows, k), scores, indices)? };
         found_to.apart_from(&[&queries])?;

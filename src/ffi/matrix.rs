@@ -24,9 +24,9 @@ impl Precision {
         if inputs.iter().any(|i| i.dtype == Dtype::F64) { Self::F64 } else { Self::F32 }
     }
 
-    /// From a ::unicon_dtype.
+    /// From a ::unicon_dtype, an argument of that name.
     pub(super) fn of_dtype(name: &str, dtype: i32) -> Result<Self> {
-        Ok(if dtype_of(name, dtype)? == Dtype::F64 { Self::F64 } else { Self::F32 })
+        Ok(if dtype_called(name, dtype)? == Dtype::F64 { Self::F64 } else { Self::F32 })
     }
 
     /// Bytes of one element.
@@ -38,13 +38,18 @@ impl Precision {
     }
 }
 
+/// That of a matrix of this name.
 fn dtype_of(name: &str, dtype: i32) -> Result<Dtype> {
+    dtype_called(&format!("{name}.dtype"), dtype)
+}
+
+fn dtype_called(name: &str, dtype: i32) -> Result<Dtype> {
     match u32::try_from(dtype) {
         Ok(UNICON_F32) => Ok(Dtype::F32),
         Ok(UNICON_F64) => Ok(Dtype::F64),
         Ok(UNICON_F16) => Ok(Dtype::F16),
         Ok(UNICON_BF16) => Ok(Dtype::BF16),
-        _ => Err(Error::invalid(format!("{name}.dtype"), "a value of unicon_dtype", dtype)),
+        _ => Err(Error::invalid(name, "a value of unicon_dtype", dtype)),
     }
 }
 
@@ -230,6 +235,9 @@ pub(super) unsafe fn no_rows(
         let m = unsafe { pointer.read() };
         dtype_of(name, m.dtype)?;
         context.check_device(name, m.device_type, m.device_id)?;
+        if m.reserved != 0 {
+            return Err(Error::Unsupported(format!("{name}.reserved must be 0, got {}", m.reserved)));
+        }
         if m.rows != 0 || usize::try_from(m.cols) != Ok(cols) {
             return Err(Error::invalid(name, format!("0 x {cols}"), format!("{} x {}", m.rows, m.cols)));
         }

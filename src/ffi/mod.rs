@@ -46,6 +46,7 @@ mod workspace;
 /// * `entry!(fn name(...) { ... })`: without a context; error texts are kept per thread.
 /// * `entry!(on handle: fn name(...) |context| { ... })`: on the context of a handle (an expression that gives
 ///   `Result<&Arc<Context>>` or fails for NULL), which is held for the duration of the call.
+/// * `entry!(over ranks on handle: ...)`: the same of a call that all ranks of the context make together.
 macro_rules! entry {
     (fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         #[unsafe(no_mangle)]
@@ -54,11 +55,18 @@ macro_rules! entry {
         }
         $crate::ffi::same_signature!($name);
     };
+    (over ranks on $handle:expr; fn $name:ident($($arg:ident: $ty:ty),* $(,)?) |$context:ident| $body:block) => {
+        $crate::ffi::entry!(@ true, $handle, $name, ($($arg: $ty),*), $context, $body);
+    };
     (on $handle:expr; fn $name:ident($($arg:ident: $ty:ty),* $(,)?) |$context:ident| $body:block) => {
+        $crate::ffi::entry!(@ false, $handle, $name, ($($arg: $ty),*), $context, $body);
+    };
+    (@ $over_ranks:literal, $handle:expr, $name:ident, ($($arg:ident: $ty:ty),*), $context:ident, $body:block) => {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($arg: $ty),*) -> $crate::ffi::bindings::unicon_status_t {
             // SAFETY: the header requires handles to be NULL or alive for the duration of the call.
-            $crate::ffi::guard::on_context(unsafe { $handle }, |$context| -> $crate::Result<()> { $body })
+            let handle = unsafe { $handle };
+            $crate::ffi::guard::on_context(handle, $over_ranks, |$context| -> $crate::Result<()> { $body })
         }
         $crate::ffi::same_signature!($name);
     };

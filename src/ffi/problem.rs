@@ -174,6 +174,21 @@ pub(super) unsafe fn positives_over(
     // SAFETY: passed on.
     let raw = unsafe { read_or_default(pointer)? };
     reserved("positives", raw.reserved)?;
+    let kind = u32::try_from(raw.kind).ok();
+    let (groups, csr) = (kind == Some(UNICON_POSITIVES_GROUPS), kind == Some(UNICON_POSITIVES_CSR));
+    // Arrays of another kind than the one that is set: which was meant is not for us to say.
+    for (name, given, belongs) in [
+        ("positives.x_groups", !raw.x_groups.is_null(), groups),
+        ("positives.y_groups", !raw.y_groups.is_null(), groups),
+        ("positives.indptr", !raw.indptr.is_null(), csr),
+        ("positives.indices", !raw.indices.is_null(), csr),
+        ("positives.nnz", raw.nnz != 0, csr),
+    ] {
+        if given && !belongs && kind.is_some_and(|k| k <= UNICON_POSITIVES_CSR) {
+            let expected = format!("NULL (or 0) for positives of kind {}", raw.kind);
+            return Err(Error::invalid(name, expected, "a value; set positives.kind"));
+        }
+    }
     match u32::try_from(raw.kind) {
         Ok(UNICON_POSITIVES_DIAGONAL) => {
             if n_x != n_y {

@@ -26,7 +26,7 @@ unsafe fn sizes_of(pointer: *const unicon_sizes_t) -> Result<(Sizes, u64)> {
         widths: pair(["sizes.d1", "sizes.d2"], s.d1, s.d2, 1)?,
         validation: pair(["sizes.m_x", "sizes.m_y"], s.m_x, s.m_y, 0)?,
     };
-    Ok((sizes, Precision::of_dtype("sizes", s.dtype)?.size()))
+    Ok((sizes, Precision::of_dtype("sizes.dtype", s.dtype)?.size()))
 }
 
 entry!(

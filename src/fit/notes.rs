@@ -29,7 +29,7 @@ impl FitInfo {
             }
         }
         if self.rows_dropped > 0 {
-            notes.push(format!("{} rows beyond the last whole batch were not used", self.rows_dropped));
+            notes.push(format!("{} rows were not used by any batch", self.rows_dropped));
         }
         let apart = self.chosen.as_ref().and_then(|c| c.apart);
         if apart.is_some_and(|a| !(a.matches && a.duplicates_x && a.duplicates_y)) {

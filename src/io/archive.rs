@@ -30,18 +30,21 @@ pub(super) fn open_npz(
         return Err(bad("holds several arrays of the same name".into()));
     }
     let mut names = Vec::new();
+    let mut described = None;
     for entry in zip.file_names() {
         let entry = entry.map_err(broken)?;
         if entry.ends_with("/data.pkl") || entry == "data.pkl" {
-            let described = entry.to_string();
-            return match bf16 {
-                true => {
-                    Err(bad("is no .npy file; :bf16 is for those, for tensors say what they hold".into()))
-                }
-                false => open_torch(path, bytes, &described, name),
-            };
+            if described.replace(entry.to_string()).is_some() {
+                return Err(bad("describes its tensors twice".into()));
+            }
         }
         names.extend(entry.strip_suffix(".npy").map(str::to_string));
+    }
+    if let Some(described) = described {
+        return match bf16 {
+            true => Err(bad("is no .npy file; :bf16 is for those, for tensors say what they hold".into())),
+            false => open_torch(path, bytes, &described, name),
+        };
     }
     names.sort();
     let shown = some_names(&names);
@@ -60,6 +63,9 @@ pub(super) fn open_npz(
     let fault = |reason: String| bad(format!("array {}: {reason}", one_line(name)));
     let mut entry = zip.by_index(index).map_err(broken)?;
     let stored = entry.compression() == CompressionMethod::Stored && !entry.encrypted();
+    if stored && entry.size() != entry.compressed_size() {
+        return Err(fault("has two sizes in the archive's directory".into()));
+    }
     if let (true, Some(start)) = (stored, entry.data_start()) {
         let whole = usize::try_from(start).ok().zip(usize::try_from(entry.size()).ok());
         let range = whole.and_then(|(start, size)| Some(start..start.checked_add(size)?));

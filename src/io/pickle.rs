@@ -97,6 +97,10 @@ struct Machine<'a> {
     memo: HashMap<u32, Id>,
 }
 
+/// The most values that a pickle may hold, and the longest name of a function.
+const MOST_NODES: usize = 1 << 21;
+const LONGEST_NAME: usize = 256;
+
 const CUT: &str = "its pickle is cut short";
 const EMPTY: &str = "its pickle takes a value where there is none";
 
@@ -201,6 +205,9 @@ impl<'a> Machine<'a> {
 
     fn run(&mut self) -> Result<Id, String> {
         loop {
+            if self.nodes.len() > MOST_NODES || self.stack.len() > MOST_NODES {
+                return Err(format!("its pickle has more than {MOST_NODES} values"));
+            }
             match self.array::<1>()?[0] {
                 0x80 => match self.u8()? {
                     2..=5 => {}
@@ -290,15 +297,15 @@ impl<'a> Machine<'a> {
                 }
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
-                    self.push(Node::Global(format!("{module}.{name}")));
+                    self.push(global(&module, &name)?);
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
-                    let global = match (&self.nodes[module], &self.nodes[name]) {
-                        (Node::Text(module), Node::Text(name)) => format!("{module}.{name}"),
+                    let node = match (&self.nodes[module], &self.nodes[name]) {
+                        (Node::Text(module), Node::Text(name)) => global(module, name)?,
                         _ => return Err("its pickle names a function by what is no text".into()),
                     };
-                    self.push(Node::Global(global));
+                    self.push(node);
                 }
                 b'R' | 0x81 => self.call()?,
                 b'b' => drop(self.pop()?),
@@ -347,6 +354,13 @@ impl<'a> Machine<'a> {
     }
 }
 
+fn global(module: &str, name: &str) -> Result<Node, String> {
+    if module.len() + name.len() > LONGEST_NAME {
+        return Err("its pickle names a function at too great a length".into());
+    }
+    Ok(Node::Global(format!("{module}.{name}")))
+}
+
 fn text(bytes: &[u8]) -> Result<String, String> {
     std::str::from_utf8(bytes).map(str::to_string).map_err(|_| "its pickle has text that is not UTF-8".into())
 }
@@ -388,7 +402,6 @@ mod tests {
             (b"\x80\x09N.", "protocol 9"),
             (b"\x80\x02", "cut short"),
             (b".", "no value"),
-            (b"(N.", "where there is none"),
             (b"t.", "no mark"),
             (b"h\x05.", "not there"),
             (b"X\xff\xff\xff\xffa.", "cut short"),
@@ -406,6 +419,16 @@ mod tests {
         // Depth and sharing cost what the pickle is long.
         let deep = [b"N".to_vec(), b"\x85".repeat(1 << 20), b".".to_vec()].concat();
         assert!(Pickle::read(&deep).is_ok());
+        let named = [
+            b"X\x00\x00\x10\x00".to_vec(),
+            b"a".repeat(1 << 20),
+            b"q\x00".to_vec(),
+            b"h\x00h\x00\x93".repeat(1 << 16),
+            b".".to_vec(),
+        ];
+        assert!(Pickle::read(&named.concat()).err().unwrap().contains("too great a length"));
+        let many = [b"N".repeat(MOST_NODES + 2), b".".to_vec()].concat();
+        assert!(Pickle::read(&many).err().unwrap().contains("values"));
         let shared = [b"]q\x00".to_vec(), b"h\x00h\x00\x86q\x00".repeat(1 << 16), b".".to_vec()].concat();
         assert!(Pickle::read(&shared).is_ok());
     }

@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 const MOST_BYTES: u64 = 64 << 20;
 const MOST_TENSORS: usize = 1 << 16;
 const MOST_DEPTH: usize = 16;
+/// The most values that are looked at (containers may hold themselves), the longest name of a tensor, and its most extents.
+const MOST_VISITS: usize = 1 << 20;
+const LONGEST_NAME: usize = 1 << 10;
+const MOST_EXTENTS: usize = 64;
 
 /// A tensor as its file describes it.
 struct Tensor {
@@ -51,8 +55,9 @@ pub(super) fn open_torch(
         .read_to_end(&mut pickle)
         .map_err(|e| bad(format!("is a damaged archive: {}", one_line(&e.to_string()))))?;
     let pickle = Pickle::read(&pickle).map_err(|e| bad(format!("{} ({e})", convert_hint::torch(path))))?;
-    let mut tensors = Vec::new();
-    collect(&pickle, pickle.root, String::new(), 0, &mut tensors).map_err(bad)?;
+    let mut found = Found::default();
+    found.collect(&pickle, pickle.root, String::new(), 0).map_err(bad)?;
+    let Found { tensors, passed, .. } = found;
     let mut names: Vec<String> = tensors.iter().map(|t| t.name.clone()).collect();
     names.sort();
     let shown = some_names(&names);
@@ -63,7 +68,13 @@ pub(super) fn open_torch(
             }
             _ => bad(format!("has no tensor '{}'; it has {shown}", one_line(name))),
         })?,
-        (None, [only]) => only,
+        (None, [only]) if passed == 0 => only,
+        (None, [only]) => {
+            let name = one_line(&only.name);
+            return Err(bad(format!(
+                "holds a tensor '{name}' and values that are not read; choose it as FILE:{name}"
+            )));
+        }
         (None, []) => {
             return Err(bad(format!("holds no tensor that can be found; it {}", convert_hint::torch(path))));
         }
@@ -71,6 +82,9 @@ pub(super) fn open_torch(
             return Err(bad(format!("holds {} tensors; choose one as FILE:TENSOR ({shown})", many.len())));
         }
     };
+    if tensors.iter().filter(|t| t.name == tensor.name).count() > 1 {
+        return Err(bad(format!("has several tensors that are called '{}'", one_line(&tensor.name))));
+    }
     let called = match &tensor.name[..] {
         "" => path.display().to_string(),
         name => format!("{}:{}", path.display(), one_line(name)),
@@ -94,7 +108,10 @@ pub(super) fn open_torch(
     let mut entry = zip.by_name(&format!("{folder}data/{}", tensor.key)).map_err(|_| {
         fault(format!("has its numbers in an entry '{}' that is not there", one_line(&tensor.key)))
     })?;
-    if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+    if entry.compression() != CompressionMethod::Stored
+        || entry.encrypted()
+        || entry.size() != entry.compressed_size()
+    {
         return Err(fault(format!("is compressed; the file {}", convert_hint::torch(path))));
     }
     let whole =
@@ -136,45 +153,61 @@ fn order(shape: &[usize], strides: &[usize]) -> Option<bool> {
     }
 }
 
-/// Finds the tensors in a value, by name.
-fn collect(
-    p: &Pickle,
-    id: Id,
-    name: String,
-    depth: usize,
-    into: &mut Vec<Tensor>,
-) -> std::result::Result<(), String> {
-    if depth > MOST_DEPTH {
-        return Ok(());
-    }
-    if into.len() >= MOST_TENSORS {
-        return Err(format!("holds more than {MOST_TENSORS} tensors"));
-    }
-    let inner = |key: &str| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
-    match p.node(id) {
-        Node::Dict(items) => {
-            for &(key, value) in items {
-                let key = match p.node(key) {
-                    Node::Text(text) => text.clone(),
-                    Node::Int(n) => n.to_string(),
-                    _ => continue,
-                };
-                collect(p, value, inner(&key), depth + 1, into)?;
-            }
+/// The tensors in a value, by name.
+#[derive(Default)]
+struct Found {
+    tensors: Vec<Tensor>,
+    /// Values that may hold numbers and are not read: other arrays, what stands under keys without a name or lies too deep.
+    passed: usize,
+    visits: usize,
+}
+
+impl Found {
+    fn collect(&mut self, p: &Pickle, id: Id, name: String, depth: usize) -> std::result::Result<(), String> {
+        self.visits += 1;
+        if self.tensors.len() >= MOST_TENSORS || self.visits > MOST_VISITS {
+            return Err(format!("holds more than {MOST_TENSORS} tensors, or {MOST_VISITS} values"));
         }
-        Node::Tuple(items) | Node::List(items) => {
-            for (k, &item) in items.iter().enumerate() {
-                collect(p, item, inner(&k.to_string()), depth + 1, into)?;
+        let inner = |key: &str| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
+        match p.node(id) {
+            Node::Dict(_) | Node::Tuple(_) | Node::List(_) if depth > MOST_DEPTH => self.passed += 1,
+            Node::Dict(items) => {
+                // Of a key that was set twice the later value counts.
+                let mut last: std::collections::BTreeMap<(bool, String), Id> =
+                    std::collections::BTreeMap::new();
+                for &(key, value) in items {
+                    self.visits += 1;
+                    let key = match p.node(key) {
+                        Node::Text(text) => (true, text.as_str()),
+                        Node::Int(n) => (false, &*n.to_string()),
+                        _ => {
+                            self.passed += 1;
+                            continue;
+                        }
+                    };
+                    if name.len() + key.1.len() > LONGEST_NAME || self.visits > MOST_VISITS {
+                        self.passed += 1;
+                        continue;
+                    }
+                    last.insert((key.0, key.1.to_string()), value);
+                }
+                for ((_, key), value) in last {
+                    self.collect(p, value, inner(&key), depth + 1)?;
+                }
             }
-        }
-        Node::Call(function, arguments) => {
-            if let Some(tensor) = tensor(p, *function, *arguments, name, depth)? {
-                into.push(tensor);
+            Node::Tuple(items) | Node::List(items) => {
+                for (k, &item) in items.iter().enumerate() {
+                    self.collect(p, item, inner(&k.to_string()), depth + 1)?;
+                }
             }
+            Node::Call(function, arguments) => match tensor(p, *function, *arguments, name, depth)? {
+                Some(tensor) => self.tensors.push(tensor),
+                None => self.passed += 1,
+            },
+            _ => {}
         }
-        _ => {}
+        Ok(())
     }
-    Ok(())
 }
 
 /// The tensor that a call would make; none where it would make something else.
@@ -216,6 +249,23 @@ fn tensor(
                 ("torch._utils._rebuild_tensor_v3", [_, _, dtype, ..]) => p.global(*dtype).ok_or_else(odd)?,
                 _ => class,
             };
+            // Newer files say here that numbers are to be negated or conjugated.
+            let notes = if function.ends_with("_v3") { rest.get(3) } else { rest.get(2) };
+            let plain = |&id: &Id| match p.node(id) {
+                Node::None => true,
+                Node::Dict(notes) => notes.is_empty(),
+                _ => false,
+            };
+            if !notes.is_none_or(plain) {
+                let name = one_line(&name);
+                return Err(format!(
+                    "holds tensor '{name}' as a view that negates; save it with .resolve_neg()"
+                ));
+            }
+            let few = |id: Id| p.items(id).is_some_and(|items| items.len() <= MOST_EXTENTS);
+            if !few(*shape) || !few(*strides) {
+                return Err(odd());
+            }
             let (Some(offset), Some(shape), Some(strides)) =
                 (p.size(*offset), p.sizes(*shape), p.sizes(*strides))
             else {

@@ -28,6 +28,17 @@ static void errors(unicon_context_t *context)
     CHECK(strstr(text, "zy"));
 }
 
+/* A thread at its end has no text any more, and that is no reason to end the process. */
+static void at_exit(void)
+{
+    char text[64];
+    unicon_context_t *none = NULL;
+    unicon_model_t *model = NULL;
+    if (unicon_model_load(none, "x", &model) != UNICON_ERROR_INVALID_ARGUMENT)
+        abort();
+    unicon_last_error(NULL, text, sizeof text);
+}
+
 static void *cancels(void *context)
 {
     CHECK(unicon_cancel(context) == UNICON_OK);
@@ -108,6 +119,18 @@ static void warnings(void)
     OK(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, &positives), &model, NULL));
     unicon_model_destroy(model);
     CHECK(!strstr(heard.text, "distinct"));
+    /* The diagonal that is said is that which is not said. */
+    memset(&heard, 0, sizeof heard);
+    OK(NULL, unicon_positives_init(&positives, sizeof positives));
+    OK(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, &positives), &model, NULL));
+    unicon_model_destroy(model);
+    CHECK(strstr(heard.text, "x has 13 distinct rows of 60"));
+    /* Arrays of another kind than the one that is set are no slip to be silent about. */
+    positives.x_groups = ids;
+    model = NULL;
+    EXPECT(context, unicon_fit(context, &fit, PAIRS(&xm, &ym, &positives), &model, NULL), UNICON_ERROR_INVALID_ARGUMENT,
+           "positives.x_groups: expected NULL (or 0) for positives of kind 0, got a value; set positives.kind");
+    CHECK(!model);
     unicon_context_destroy(context);
 }
 
@@ -137,6 +160,7 @@ static void no_rows(unicon_context_t *context)
     OK(context, unicon_search(context, &none, &xm, 3, NULL, NULL));
     OK(context, unicon_items_create(context, &xm, &items));
     OK(context, unicon_items_search(context, items, &none, 3, UNICON_OWN_NONE, &three, NULL));
+    EXPECT(context, unicon_items_search(context, items, &none, 3, -7, NULL, NULL), UNICON_ERROR_INVALID_ARGUMENT, "own");
     unicon_items_destroy(items);
     EXPECT(context, unicon_model_encode(context, model, UNICON_SIDE_Y, &none, &out), UNICON_ERROR_INVALID_ARGUMENT, "in: expected 0 x 7");
     EXPECT(context, unicon_model_encode(context, model, UNICON_SIDE_X, &none, &some), UNICON_ERROR_INVALID_ARGUMENT, "out: expected 0 x 3");
@@ -146,6 +170,9 @@ static void no_rows(unicon_context_t *context)
     none.dtype = 99;
     EXPECT(context, unicon_model_encode(context, model, UNICON_SIDE_X, &none, &out), UNICON_ERROR_INVALID_ARGUMENT, "in.dtype");
     none.dtype = UNICON_F32;
+    none.reserved = 5;
+    EXPECT(context, unicon_model_encode(context, model, UNICON_SIDE_X, &none, &out), UNICON_ERROR_UNSUPPORTED, "in.reserved");
+    none.reserved = 0;
     none.rows = -1;
     EXPECT(context, unicon_model_encode(context, model, UNICON_SIDE_X, &none, &out), UNICON_ERROR_INVALID_ARGUMENT, "in.rows");
     unicon_model_destroy(model);
@@ -207,6 +234,7 @@ int main(int argc, char **argv)
 {
     unicon_context_t *context = NULL;
     (void)argc, (void)argv;
+    atexit(at_exit);
     make_pairs(x, y, N, D1, D2, R, 4);
     OK(NULL, unicon_context_create(NULL, &context));
     errors(context);
