@@ -33,10 +33,9 @@ pub(super) fn open_npz(
     let mut described = None;
     for entry in zip.file_names() {
         let entry = entry.map_err(broken)?;
-        if entry.ends_with("/data.pkl") || entry == "data.pkl" {
-            if described.replace(entry.to_string()).is_some() {
-                return Err(bad("describes its tensors twice".into()));
-            }
+        let describes = entry.ends_with("/data.pkl") || entry == "data.pkl";
+        if describes && described.replace(entry.to_string()).is_some() {
+            return Err(bad("describes its tensors twice".into()));
         }
         names.extend(entry.strip_suffix(".npy").map(str::to_string));
     }

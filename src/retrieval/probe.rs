@@ -224,7 +224,7 @@ impl Probe {
                 format!("{:?}", options.penalties),
             ));
         }
-        if !(options.tol >= 0.0) || options.max_steps == 0 {
+        if options.tol.is_nan() || options.tol < 0.0 || options.max_steps == 0 {
             let got = format!("{} and {}", options.tol, options.max_steps);
             return Err(Error::invalid("tol and max_steps", "a number >= 0, and at least 1 step", got));
         }
