@@ -131,9 +131,11 @@ impl Samples {
 /// Mean of the rows, and the root of the mean squared element after it is taken out.
 fn moments(samples: &Samples) -> (Vec<f64>, f64) {
     let n = samples.rows as f64;
-    let mut mean = vec![0.0; samples.cols];
+    // About the first row, so that rows that are all equal have exactly their own mean.
+    let first = &samples.values[..samples.cols];
+    let mut mean = first.to_vec();
     for row in samples.values.chunks_exact(samples.cols) {
-        mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / n);
+        mean.iter_mut().zip(row.iter().zip(first)).for_each(|(m, (v, f))| *m += (v - f) / n);
     }
     let squares = |row: &[f64]| row.iter().zip(&mean).map(|(v, m)| (v - m) * (v - m)).sum::<f64>();
     let total: f64 = samples.values.chunks_exact(samples.cols).map(|row| squares(row) / n).sum();
