@@ -21,4 +21,5 @@ myst_heading_anchors = 4
 autodoc_mock_imports = ["torch", "sklearn", "tqdm"]
 autodoc_member_order = "bysource"
 # Blocks in the languages of this project that Pygments does not know stay plain.
-suppress_warnings = ["misc.highlighting_failure", "myst.header"]
+# In C a struct and a function may have one name (unicon_pairs), and a field and a parameter of theirs too.
+suppress_warnings = ["misc.highlighting_failure", "myst.header", "duplicate_declaration.c"]
