@@ -532,13 +532,13 @@ public:
     }
 
 protected:
+    std::optional<Kernel> kernel_;
     Raw raw_{};
     std::optional<Refine> refine_;
 
 private:
     Self &self() noexcept { return static_cast<Self &>(*this); }
     std::optional<Loss> loss_;
-    std::optional<Kernel> kernel_;
     std::vector<int64_t> landmarks_;
     std::string checkpoint_;
     std::optional<Validation> validation_;
