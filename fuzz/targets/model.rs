@@ -17,7 +17,8 @@ fuzz_target!(|bytes: &[u8]| {
     let status = unsafe { unicon_model_load(context(), path.as_ptr(), &mut model) };
     if status != UNICON_OK as i32 {
         assert!(
-            model.is_null() && (status == UNICON_BAD_FILE as i32 || status == UNICON_OUT_OF_MEMORY as i32)
+            model.is_null()
+                && (status == UNICON_ERROR_BAD_FILE as i32 || status == UNICON_ERROR_OUT_OF_MEMORY as i32)
         );
         return;
     }
