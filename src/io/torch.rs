@@ -312,4 +312,45 @@ mod tests {
         assert_eq!(order(&[], &[]), Some(false));
         assert_eq!(order(&[usize::MAX, usize::MAX], &[usize::MAX, 1]), Some(false));
     }
+
+    /// A file of 3 x 2 floats as torch.save writes it, with `notes` after the hooks, and other entries.
+    fn file(notes: &[u8], more: &[(&str, &[u8])], data: Option<usize>) -> tempfile::NamedTempFile {
+        let head = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x00((X\x07\x00\x00\x00storageq\x01ctorch\nFloatStorage\nq\x02\
+            X\x01\x00\x00\x000q\x03X\x03\x00\x00\x00cpuq\x04K\x06tq\x05QK\x00K\x03K\x02\x86q\x06K\x02K\x01\x86q\x07\x89\
+            ccollections\nOrderedDict\nq\x08)Rq\t";
+        let pickle = [&head[..], notes, b"tq\nRq\x0b."].concat();
+        let numbers: Vec<u8> = (0..6).flat_map(|v| (v as f32).to_le_bytes()).collect();
+        let mut entries = vec![("x/data.pkl", &pickle[..])];
+        entries.extend(data.map(|len| ("x/data/0", &numbers[..len])));
+        entries.extend(more);
+        let out = tempfile::Builder::new().suffix(".pt").tempfile().unwrap();
+        let mut zip = zip::ZipWriter::new(out.reopen().unwrap());
+        let stored = zip::write::SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        for (name, bytes) in entries {
+            zip.start_file(name, stored).unwrap();
+            std::io::Write::write_all(&mut zip, bytes).unwrap();
+        }
+        zip.finish().unwrap();
+        out
+    }
+
+    #[test]
+    fn files_that_mean_something_else_are_refused() {
+        let open = |file: &tempfile::NamedTempFile| super::super::Features::open(file.path());
+        for notes in [&b""[..], b"}q\x0c", b"N"] {
+            let m = open(&file(notes, &[], Some(24))).unwrap();
+            assert_eq!(super::super::read_all::<f32>(&m).unwrap(), [0., 1., 2., 3., 4., 5.]);
+        }
+        let negated = b"}q\x0cX\x03\x00\x00\x00negq\r\x88s";
+        for (file, cause) in [
+            (file(negated, &[], Some(24)), ".resolve_neg()"),
+            (file(b"", &[("y/data.pkl", b"N.")], Some(24)), "describes its tensors twice"),
+            (file(b"", &[("x/byteorder", b"big")], Some(24)), "big-endian"),
+            (file(b"", &[], Some(20)), "of shape [3, 2] lies beyond the end of its entry"),
+            (file(b"", &[], None), "in an entry '0' that is not there"),
+        ] {
+            let text = open(&file).unwrap_err().to_string();
+            assert!(text.contains(cause) && !text.contains('\n'), "{text}");
+        }
+    }
 }

@@ -143,6 +143,29 @@ int main(void)
     run(jobs, &all, 0, 0, 3); /* one rank cancels: it is cancelled, and the others learn of it */
     for (n = 0; n < SIZE; n++)
         CHECK(n == 2 ? jobs[n].status == UNICON_ERROR_CANCELLED : jobs[n].status == UNICON_ERROR_COMM && strstr(jobs[n].text, "rank 2"));
+    { /* Calls of one rank alone end at once where they were cancelled before, whatever the number of ranks. */
+        static float f[R * D1], g[R * D2];
+        unicon_matrix_t fm = unicon_matrix_f32(f, R, D1), gm = unicon_matrix_f32(g, R, D2);
+        unicon_context_options_t options;
+        unicon_communicator_t communicator;
+        unicon_context_t *context = NULL;
+        unicon_model_t *model = NULL;
+        f[0] = g[0] = 1;
+        ranks_init(&all, SIZE);
+        memset(&jobs[0], 0, sizeof jobs[0]);
+        jobs[0].rank.all = &all;
+        communicator = rank_communicator(&jobs[0].rank);
+        OK(NULL, unicon_context_options_init(&options, sizeof options));
+        options.communicator = &communicator;
+        OK(NULL, unicon_context_create(&options, &context));
+        OK(NULL, unicon_cancel(context));
+        EXPECT(context, unicon_model_create_linear(context, &fm, &gm, &model), UNICON_ERROR_CANCELLED, "cancelled");
+        CHECK(!model && jobs[0].rank.calls == 0);
+        OK(context, unicon_model_create_linear(context, &fm, &gm, &model));
+        unicon_model_destroy(model);
+        unicon_context_destroy(context);
+        ranks_end(&all);
+    }
     free(jobs);
     free(alone);
     return checks_done("ranks");

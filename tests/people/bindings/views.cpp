@@ -333,7 +333,19 @@ void eigen(const Lab &, const std::vector<float> &) { std::puts("skipped: Eigen 
 
 } // namespace
 
+// The paper's preset is that of kernels where one is set before it.
+static void presets() {
+    unicon::detail::Scratch scratch;
+    unicon::FitOptions before(10), linear(10);
+    before.kernel(unicon::Kernel(unicon::KernelKind::angular)).preset(UNICON_PRESET_PAPER);
+    linear.preset(UNICON_PRESET_PAPER);
+    const unicon_fit_options_t kernel = before.get(scratch);
+    CHECK(kernel.n_iters == 10 && kernel.tol == 1e-3 && kernel.kernel && kernel.n_landmarks == UNICON_LANDMARKS_ALL);
+    CHECK(linear.get(scratch).n_iters == 1 && !linear.get(scratch).kernel);
+}
+
 int main() {
+    presets();
     std::vector<double> f;
     for (int64_t k = 0; k < r * d; k++) f.push_back(std::cos(3.0 * static_cast<double>(k)));
     const Lab lab(f);
