@@ -38,7 +38,7 @@ pub use holdout::Apart;
 #[cfg(feature = "cli")]
 pub(crate) use holdout::{Together, hold_out};
 pub use info::{Chosen, FitInfo, FitStatus, Seconds, TracePoint};
-pub use monitor::{Iterate, Watch};
+pub use monitor::{Iterate, Offsets, Watch};
 pub use options::{
     BatchScore, Batches, DampingOptions, Factorization, FitOptions, Init, KernelOptions, Landmarks,
     MinibatchOptions, Preset, RefineOptions,

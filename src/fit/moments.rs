@@ -8,102 +8,189 @@ use super::options::Factorization;
 use super::timed;
 use super::validation::Validation;
 use crate::backend::{Backend, Similarity};
+use crate::dense;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::similarity::NegativeSampling;
 use crate::spectral::{self, TopR};
-use faer::Mat;
+use faer::{Mat, MatRef};
 
-/// The rotated second moments: `G = Q diag(e) Q^T` on both sides and `M = Q_x^T C Q_y` with `C` of the first update. Where
-/// means are taken out, `G = Q (diag(e) - m m^T) Q^T` in the same bases: another decomposition would cost as much as the fit.
+/// The second moments `G = X^T X / n` of both sides and `C` of the first update, of features or, after
+/// [`centred`](Self::centred), of the same features without their means.
 pub(super) struct Moments {
-    pub(super) x: Spectrum,
-    pub(super) y: Spectrum,
-    m: Mat<f64>,
+    x: Gram,
+    y: Gram,
+    c: Mat<f64>,
 }
 
-/// `G = Q diag(e) Q^T` of one side.
-pub(super) struct Spectrum {
-    pub(super) q: Mat<f64>,
-    values: Vec<f64>,
+/// `G` of one side.
+struct Gram {
+    g: Mat<f64>,
     /// Features that there are.
     width: usize,
     /// The mean eigenvalue of all features: they may be held in fewer coordinates, outside of which there is nothing.
     mean: f64,
-    /// The mean `m` of the features in the eigenbasis, where it is taken out.
+    /// The mean of the features, where it is taken out.
     without: Option<Vec<f64>>,
-}
-
-/// How a side is whitened: `W = T^{-1/2} diag(scales) Q^T`, so that `W (G + lambda mean(e)) W^T = I`.
-struct Whitening {
-    /// `(e + lambda mean(e))^{-1/2}`; directions without variance stay out.
-    scales: Vec<f64>,
-    /// `T = I - u u^T` with `u = diag(scales) m`, and `1 - |u|^2`, its eigenvalue along `u`.
-    turn: Option<(Vec<f64>, f64)>,
-}
-
-impl Whitening {
-    /// `F T^p`; where `T` is singular, a negative power leaves its kernel out.
-    fn turned(&self, f: &Mat<f64>, p: f64) -> Mat<f64> {
-        let Some((u, along)) = &self.turn else { return f.clone() };
-        let square: f64 = u.iter().map(|v| v * v).sum();
-        if square == 0.0 {
-            return f.clone();
-        }
-        let power = if *along > 0.0 { along.powf(p) } else { 0.0 };
-        let factor = (power - 1.0) / square;
-        let part: Vec<f64> =
-            (0..f.nrows()).map(|i| factor * (0..u.len()).map(|j| f[(i, j)] * u[j]).sum::<f64>()).collect();
-        Mat::from_fn(f.nrows(), f.ncols(), |i, j| f[(i, j)] + part[i] * u[j])
-    }
 }
 
 /// Share of the mean eigenvalue below which there is no variance.
 const NOTHING: f64 = 1e-10;
 
-impl Spectrum {
+impl Gram {
     /// Of `X^T X`, of `n` rows and `width` features.
-    fn new(xtx: &Mat<f64>, n: usize, width: usize) -> Result<Self> {
-        let (q, values) = spectral::eigen((xtx * faer::Scale(1.0 / n as f64)).as_ref())?;
-        let mean = values.iter().map(|v| v.max(0.0)).sum::<f64>() / width.max(1) as f64;
-        Ok(Self { q, values, width, mean, without: None })
+    fn new(xtx: &Mat<f64>, n: usize, width: usize) -> Self {
+        let g = xtx * faer::Scale(1.0 / n as f64);
+        let mean = trace(&g) / width.max(1) as f64;
+        Self { g, width, mean, without: None }
     }
 
     /// The same without the mean `m`.
-    fn centred(&self, m: Vec<f64>) -> Self {
-        let left = self.mean - m.iter().map(|v| v * v).sum::<f64>() / self.width.max(1) as f64;
-        let (q, values) = (self.q.clone(), self.values.clone());
-        Self { q, values, width: self.width, mean: left.max(0.0), without: Some(m) }
+    fn centred(&self, m: &[f64]) -> Self {
+        let g = Mat::from_fn(m.len(), m.len(), |i, j| self.g[(i, j)] - m[i] * m[j]);
+        let mean = (trace(&g) / self.width.max(1) as f64).max(0.0);
+        Self { g, width: self.width, mean, without: Some(m.to_vec()) }
     }
 
-    fn whitening(&self, lambda: f64) -> Whitening {
-        let shrunk = |v: f64| v.max(0.0) + lambda * self.mean;
-        let scale = |&v: &f64| {
-            let v = shrunk(v);
-            if v > NOTHING * self.mean && v > 0.0 { 1.0 / v.sqrt() } else { 0.0 }
+    fn whitening(&self, lambda: f64) -> Result<Whitening> {
+        let (d, shift) = (self.g.nrows(), lambda * self.mean);
+        let shrunk = Mat::from_fn(d, d, |i, j| self.g[(i, j)] + if i == j { shift } else { 0.0 });
+        let factor = match dense::cholesky(shrunk.as_ref())? {
+            Some(l) if (0..d).all(|i| l[(i, i)].powi(2) > NOTHING * self.mean) => Factor::Triangular(l),
+            _ => {
+                let (q, values) = spectral::eigen(self.g.as_ref())?;
+                let scale = |v: f64| {
+                    let v = v.max(0.0) + shift;
+                    if v > NOTHING * self.mean && v > 0.0 { 1.0 / v.sqrt() } else { 0.0 }
+                };
+                Factor::Spectral { scales: values.into_iter().map(scale).collect(), q }
+            }
         };
-        let scales: Vec<f64> = self.values.iter().map(scale).collect();
-        let turn = self.without.as_ref().map(|m| {
-            // What is left of the variance along the mean, 1 - m^T diag(1/e) m, is not negative but for rounding, and what
-            // shrinkage adds to it is a sum of positive terms: small differences keep their digits.
-            let there = |k: usize| self.values[k] > NOTHING * self.mean && scales[k] > 0.0;
-            let of = |f: &dyn Fn(f64) -> f64| -> f64 {
-                (0..m.len()).filter(|&k| there(k)).map(|k| m[k] * m[k] * f(self.values[k])).sum()
-            };
-            let all = of(&|e| 1.0 / e);
-            let fits = all.max(1.0);
-            let added = of(&|e| (shrunk(e) - e) / (e * shrunk(e)));
-            let u = (0..m.len()).map(|k| if there(k) { m[k] * scales[k] / fits.sqrt() } else { 0.0 });
-            (u.collect(), (1.0 - all / fits) + added / fits)
-        });
-        Whitening { scales, turn }
+        Ok(Whitening { factor, without: self.without.clone() })
+    }
+}
+
+fn trace(g: &Mat<f64>) -> f64 {
+    (0..g.nrows()).map(|i| g[(i, i)]).sum()
+}
+
+/// How a side is whitened: a map `W` with `W (G + lambda mean(e)) W^T = I`.
+struct Whitening {
+    factor: Factor,
+    without: Option<Vec<f64>>,
+}
+
+/// What `W` is made of. Any `W` serves: two of them differ by a rotation, which the singular value decomposition and what descends
+/// from it do not see.
+enum Factor {
+    /// `W = L^{-1}` with `L L^T = G + lambda mean(e)`: no eigenvalue is needed.
+    Triangular(Mat<f64>),
+    /// `W = diag(scales) Q^T` of the eigenvectors, where `G + lambda mean(e)` is singular: directions without variance stay out.
+    Spectral { q: Mat<f64>, scales: Vec<f64> },
+}
+
+impl Whitening {
+    /// `W B`.
+    fn of_columns(&self, b: MatRef<'_, f64>) -> Mat<f64> {
+        match &self.factor {
+            Factor::Triangular(l) => dense::solve_lower(l.as_ref(), b),
+            Factor::Spectral { q, scales } => {
+                let turned = dense::product(q.transpose(), b);
+                Mat::from_fn(turned.nrows(), turned.ncols(), |i, j| scales[i] * turned[(i, j)])
+            }
+        }
     }
 
-    /// `W^T = Q diag(scales) T^{-1/2}`.
-    fn whitening_transposed(&self, lambda: f64) -> Mat<f64> {
-        let w = self.whitening(lambda);
-        w.turned(&scaled(&self.q, &w.scales), -0.5)
+    /// `F = A W`: encoders of whitened features as they apply to the features.
+    fn folded(&self, a: &Mat<f64>) -> Mat<f64> {
+        match &self.factor {
+            Factor::Triangular(l) => {
+                dense::solve_lower_transposed(l.as_ref(), a.transpose()).transpose().to_owned()
+            }
+            Factor::Spectral { q, scales } => dense::product(scaled(a, scales).as_ref(), q.transpose()),
+        }
+    }
+
+    /// The `A` of `F = A W`.
+    fn unfolded(&self, f: &Mat<f64>) -> Mat<f64> {
+        match &self.factor {
+            Factor::Triangular(l) => dense::product(f.as_ref(), l.as_ref()),
+            Factor::Spectral { q, scales } => {
+                let inverse: Vec<f64> = scales.iter().map(|s| if *s > 0.0 { 1.0 / s } else { 0.0 }).collect();
+                scaled(&dense::product(f.as_ref(), q.as_ref()), &inverse)
+            }
+        }
+    }
+
+    /// `W`.
+    fn map(&self) -> Mat<f64> {
+        match &self.factor {
+            Factor::Triangular(l) => dense::inverse_lower(l.as_ref()),
+            Factor::Spectral { q, scales } => scaled(q, scales).transpose().to_owned(),
+        }
+    }
+
+    /// [`folded`](Self::folded) encoders; where means are taken out, with what they are worth in a last column, that of a feature
+    /// which is 1 everywhere.
+    fn with_bias(&self, a: &Mat<f64>) -> Mat<f64> {
+        let f = self.folded(a);
+        let Some(m) = &self.without else { return f };
+        let bias = |i: usize| -(0..m.len()).map(|j| f[(i, j)] * m[j]).sum::<f64>();
+        Mat::from_fn(f.nrows(), m.len() + 1, |i, j| if j < m.len() { f[(i, j)] } else { bias(i) })
+    }
+}
+
+/// Both sides whitened with one shrinkage.
+pub(super) struct Whitenings {
+    x: Whitening,
+    y: Whitening,
+}
+
+impl Whitenings {
+    /// The maps `W` of both sides.
+    pub(super) fn maps<B: Backend>(&self, backend: &B) -> (Mat<f64>, Mat<f64>) {
+        both(backend, [&self.x, &self.y], |w| w.map())
+    }
+
+    /// `W^T W`.
+    pub(super) fn metric<B: Backend>(&self, backend: &B) -> (Mat<f64>, Mat<f64>) {
+        both(backend, [&self.x, &self.y], |w| match &w.factor {
+            Factor::Triangular(_) => dense::square_of_lower(w.map().as_ref()),
+            Factor::Spectral { q, scales } => {
+                let w = scaled(q, scales);
+                dense::product(w.as_ref(), w.transpose())
+            }
+        })
+    }
+
+    /// `F = A W`.
+    pub(super) fn folded(&self, a: &Encoders) -> Encoders {
+        Encoders { f1: self.x.folded(&a.f1), f2: self.y.folded(&a.f2) }
+    }
+
+    /// Encoders `A` of whitened features with `F = A W`.
+    pub(super) fn unfolded(&self, f: &Encoders) -> Encoders {
+        Encoders { f1: self.x.unfolded(&f.f1), f2: self.y.unfolded(&f.f2) }
+    }
+
+    /// `F = A W`; where means are taken out, beside a column of biases for features that are 1 everywhere.
+    pub(super) fn with_bias(&self, a: &Encoders) -> Encoders {
+        Encoders { f1: self.x.with_bias(&a.f1), f2: self.y.with_bias(&a.f2) }
+    }
+}
+
+/// What `f` makes of either side, side by side.
+fn both<B: Backend, A: Sync, R: Send>(
+    backend: &B,
+    sides: [A; 2],
+    f: impl Fn(&A) -> R + Sync + Send,
+) -> (R, R) {
+    let [x, y] = &sides;
+    let mut made = backend.parallel(&[0, 1], |side| f(if *side == 0 { x } else { y }));
+    match (made.pop(), made.pop()) {
+        (Some(of_y), Some(of_x)) => (of_x, of_y),
+        _ => (f(x), f(y)),
     }
 }
 
@@ -123,82 +210,36 @@ impl Moments {
             backend.weights(s, loss, positives, NegativeSampling::All)
         })?;
         let c = timed(&mut info.seconds.weights, || backend.cross(s, &w, x, y))?;
-        let grams = [(gx, positives.n_x(), widths.0), (gy, positives.n_y(), widths.1)];
-        let [x, y] = timed(&mut info.seconds.spectral, || {
-            let eigen = backend.parallel(&grams, |(g, n, width)| Spectrum::new(g, *n, *width));
-            let mut eigen = eigen.into_iter();
-            match (eigen.next(), eigen.next()) {
-                (Some(x), Some(y)) => Ok([x?, y?]),
-                _ => Err(Error::Numerical("an eigendecomposition is missing".into())),
+        for g in [&gx, &gy] {
+            if !g.norm_l2().is_finite() {
+                return Err(Error::Numerical("the Gram matrix is not finite".into()));
             }
-        })?;
-        let m = x.q.transpose() * &c * &y.q;
-        Ok(Self { x, y, m })
+        }
+        let (x, y) = (Gram::new(&gx, positives.n_x(), widths.0), Gram::new(&gy, positives.n_y(), widths.1));
+        Ok(Self { x, y, c })
     }
 
-    /// Those of the same features without their means.
-    pub(super) fn centred(&self, (mean_x, mean_y): (&[f64], &[f64]), sums: &Sums) -> Self {
-        // In the eigenbases: `diag(e) - m m^T`, and `C` less what the means have in it.
-        let turned = |q: &Mat<f64>, v: &dyn Fn(usize) -> f64| -> Vec<f64> {
-            (0..q.ncols()).map(|k| (0..q.nrows()).map(|j| q[(j, k)] * v(j)).sum()).collect()
-        };
-        let (mx, my) = (turned(&self.x.q, &|j| mean_x[j]), turned(&self.y.q, &|j| mean_y[j]));
-        let (cols, rows) =
-            (turned(&self.x.q, &|j| sums.cols[(j, 0)]), turned(&self.y.q, &|j| sums.rows[(0, j)]));
-        let m = Mat::from_fn(self.m.nrows(), self.m.ncols(), |i, j| {
-            self.m[(i, j)] - mx[i] * rows[j] - cols[i] * my[j] + sums.all * mx[i] * my[j]
+    /// Those of the same features without their means: `G - m m^T`, and `C` less what the means have in it.
+    pub(super) fn centred(&self, (mx, my): (&[f64], &[f64]), sums: &Sums) -> Self {
+        let c = Mat::from_fn(self.c.nrows(), self.c.ncols(), |i, j| {
+            let with_one = mx[i] * sums.rows[(0, j)] + sums.cols[(i, 0)] * my[j];
+            self.c[(i, j)] - with_one + sums.all * mx[i] * my[j]
         });
-        Self { x: self.x.centred(mx), y: self.y.centred(my), m }
+        Self { x: self.x.centred(mx), y: self.y.centred(my), c }
+    }
+
+    pub(super) fn whitenings<B: Backend>(&self, backend: &B, lambda: f64) -> Result<Whitenings> {
+        let (x, y) = both(backend, [&self.x, &self.y], |side| side.whitening(lambda));
+        Ok(Whitenings { x: x?, y: y? })
     }
 
     /// The leading singular triplets of the whitened `C`, in whitened coordinates; zeros for those that it is too small to
     /// have.
-    fn solve(&self, lambda: f64, rank: usize) -> Result<TopR> {
-        let (wx, wy) = (self.x.whitening(lambda), self.y.whitening(lambda));
-        let (dx, dy) = (&wx.scales, &wy.scales);
-        let c = Mat::from_fn(dy.len(), dx.len(), |j, i| dx[i] * self.m[(i, j)] * dy[j]);
-        let c = wy.turned(&wx.turned(&c, -0.5).transpose().to_owned(), -0.5);
-        let some = rank.min(dx.len()).min(dy.len());
-        Ok(spectral::top_r_by_gram(c.as_ref(), some)?.widened(rank))
-    }
-
-    /// The whitening maps `W` of both sides.
-    pub(super) fn maps(&self, lambda: f64) -> (Mat<f64>, Mat<f64>) {
-        let map = |s: &Spectrum| s.whitening_transposed(lambda).transpose().to_owned();
-        (map(&self.x), map(&self.y))
-    }
-
-    /// Encoders of whitened features as they apply to features rotated into the eigenbases; where means are taken out, with
-    /// what they are worth in a last column, that of a feature which is 1 everywhere.
-    pub(super) fn on_rotated(&self, lambda: f64, e: &Encoders) -> Encoders {
-        let side = |f: &Mat<f64>, s: &Spectrum| {
-            let w = s.whitening(lambda);
-            let f = scaled(&w.turned(f, -0.5), &w.scales);
-            let Some(m) = &s.without else { return f };
-            let bias = |i: usize| -(0..m.len()).map(|j| f[(i, j)] * m[j]).sum::<f64>();
-            Mat::from_fn(f.nrows(), m.len() + 1, |i, j| if j < m.len() { f[(i, j)] } else { bias(i) })
-        };
-        Encoders { f1: side(&e.f1, &self.x), f2: side(&e.f2, &self.y) }
-    }
-
-    /// Encoders `A` of whitened features with `F = A W`.
-    pub(super) fn unwhiten(&self, f: &Encoders, lambda: f64) -> Encoders {
-        let side = |f: &Mat<f64>, spectrum: &Spectrum| {
-            let w = spectrum.whitening(lambda);
-            let inverse = |s: &f64| if *s > 0.0 { 1.0 / s } else { 0.0 };
-            let inverse: Vec<f64> = w.scales.iter().map(inverse).collect();
-            w.turned(&scaled(&(f * &spectrum.q), &inverse), 0.5)
-        };
-        Encoders { f1: side(&f.f1, &self.x), f2: side(&f.f2, &self.y) }
-    }
-
-    /// `W^T W` of the whitening maps.
-    pub(super) fn metric(&self, lambda: f64) -> (Mat<f64>, Mat<f64>) {
-        let side = |s: &Spectrum| {
-            let w = s.whitening_transposed(lambda);
-            &w * w.transpose()
-        };
-        (side(&self.x), side(&self.y))
+    fn solve(&self, w: &Whitenings, dim: usize) -> Result<TopR> {
+        let c = w.x.of_columns(self.c.as_ref());
+        let c = w.y.of_columns(c.transpose()).transpose().to_owned();
+        let some = dim.min(c.nrows()).min(c.ncols());
+        Ok(spectral::top_r_by_gram(c.as_ref(), some)?.widened(dim))
     }
 }
 
@@ -218,12 +259,21 @@ pub(super) struct Choice {
     pub(super) power: f64,
     pub(super) score: f64,
     pub(super) top: TopR,
+    pub(super) whitenings: Whitenings,
     pub(super) candidates: Vec<(f64, f64, f64)>,
 }
 
-/// Chooses shrinkage and power on rows rotated into the eigenbases. The shrinkage is searched uphill from neighbour to
-/// neighbour, from two starts, for the balanced split of the singular values; then the other splits are tried. `trial`
-/// is the rank that they are compared at, `widest` the number of triplets that may be used.
+/// A shrinkage that was tried.
+struct Tried {
+    score: f64,
+    top: TopR,
+    whitenings: Whitenings,
+}
+
+/// Chooses shrinkage and power on the validation rows (beside a column of ones, where means are taken out). The shrinkage is searched
+/// uphill from neighbour to neighbour, from two starts, for the balanced split of the singular values; then the other splits are
+/// tried. `trial` is the dimension that they are compared at, `widest` the number of triplets that may be used. `first` is shown
+/// the better of the first two.
 pub(super) fn choose<B: Backend>(
     backend: &B,
     moments: &Moments,
@@ -231,12 +281,12 @@ pub(super) fn choose<B: Backend>(
     (whiten, powers): (&[f64], &[f64]),
     (trial, widest): (usize, usize),
     monitor: &mut Monitor<'_>,
+    first: Option<First<'_>>,
 ) -> Result<Choice> {
-    let mut candidates = Vec::new();
-    let mut score = |lambda: f64, power: f64, top: &TopR, info: &mut FitInfo| {
+    let (mut candidates, mut first) = (Vec::new(), first);
+    let mut score = |lambda: f64, power: f64, (top, w): (&TopR, &Whitenings), info: &mut FitInfo| {
         let e = leading(&Encoders::split(top, Factorization::Power(power)), trial);
-        let e = moments.on_rotated(lambda, &e);
-        let score = timed(&mut info.seconds.validation, || validation.score(backend, &e))?;
+        let score = timed(&mut info.seconds.validation, || validation.score(backend, &w.with_bias(&e)))?;
         candidates.push((lambda, power, score.min(1.0)));
         Ok::<_, Error>(score)
     };
@@ -244,27 +294,34 @@ pub(super) fn choose<B: Backend>(
     let mut lambdas = whiten.to_vec();
     lambdas.sort_by(|a, b| b.total_cmp(a));
     lambdas.dedup();
-    let mut tried: Vec<Option<(f64, TopR)>> = lambdas.iter().map(|_| None).collect();
+    let mut tried: Vec<Option<Tried>> = lambdas.iter().map(|_| None).collect();
     let mut next = vec![lambdas.len() / 4, 3 * lambdas.len() / 4];
     next.dedup();
     let best = loop {
         let begun = std::time::Instant::now();
         let solved = timed(&mut monitor.info.seconds.spectral, || {
-            backend.parallel(&next, |&k| moments.solve(lambdas[k], widest))
+            backend.parallel(&next, |&k| {
+                let w = moments.whitenings(backend, lambdas[k])?;
+                Ok::<_, Error>((moments.solve(&w, widest)?, w))
+            })
         });
-        for (&k, top) in next.iter().zip(solved) {
-            let top = top?;
-            tried[k] = Some((score(lambdas[k], usual, &top, monitor.info)?, top));
+        for (&k, solved) in next.iter().zip(solved) {
+            let (top, whitenings) = solved?;
+            let score = score(lambdas[k], usual, (&top, &whitenings), monitor.info)?;
+            tried[k] = Some(Tried { score, top, whitenings });
         }
-        let value = |k: &usize| tried[*k].as_ref().map_or(f64::NEG_INFINITY, |t| t.0);
+        let value = |k: &usize| tried[*k].as_ref().map_or(f64::NEG_INFINITY, |t| t.score);
         let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
+        if let (Some(show), Some(t)) = (first.take(), &tried[best]) {
+            show(t.whitenings.folded(&Encoders::split(&t.top, Factorization::Power(usual))), monitor)?;
+        }
         let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
         next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
         if next.is_empty() || !monitor.allows(begun.elapsed().as_secs_f64())? {
             break best;
         }
     };
-    let Some((mut highest, top)) = tried.swap_remove(best) else {
+    let Some(Tried { score: mut highest, top, whitenings }) = tried.swap_remove(best) else {
         return Err(Error::invalid("whiten", "at least one candidate", "none"));
     };
     let (lambda, mut power) = (lambdas[best], usual);
@@ -272,13 +329,16 @@ pub(super) fn choose<B: Backend>(
         if !monitor.allows(0.0)? {
             break;
         }
-        let value = score(lambda, p, &top, monitor.info)?;
+        let value = score(lambda, p, (&top, &whitenings), monitor.info)?;
         if value > highest {
             (highest, power) = (value, p);
         }
     }
-    Ok(Choice { lambda, power, score: highest, top, candidates })
+    Ok(Choice { lambda, power, score: highest, top, whitenings, candidates })
 }
+
+/// Shown encoders of the features.
+pub(super) type First<'a> = &'a mut dyn FnMut(Encoders, &mut Monitor<'_>) -> Result<()>;
 
 #[cfg(test)]
 mod tests {
@@ -328,26 +388,52 @@ mod tests {
             let (raw, sums) = of(&x, &y);
             let (got, (want, _)) = (raw.centred((&mx, &my), &sums), of(&cx, &cy));
             for lambda in [1e-3, 0.1, 3.0] {
-                let (a, b) = (got.solve(lambda, dy).unwrap(), want.solve(lambda, dy).unwrap());
+                let (w, v) =
+                    (got.whitenings(&backend, lambda).unwrap(), want.whitenings(&backend, lambda).unwrap());
+                let (a, b) = (got.solve(&w, dy).unwrap(), want.solve(&v, dy).unwrap());
                 a.s.iter().zip(&b.s).for_each(|(s, t)| assert!((s - t).abs() < limit * b.s[0], "{s} {t}"));
-                let ((ax, ay), (bx, by)) = (got.metric(lambda), want.metric(lambda));
+                let ((ax, ay), (bx, by)) = (w.metric(&backend), v.metric(&backend));
                 near(&ax, &bx, limit);
                 near(&ay, &by, limit);
-                // Encoders of whitened features fold, apply to rotated rows, and come back.
+                // Encoders of whitened features fold, apply to rows, and come back.
                 let f = Encoders {
                     f1: Mat::from_fn(3, dx, |i, j| ((i * dx + j) as f64).cos()),
                     f2: Mat::from_fn(3, dy, |i, j| ((i * dy + j) as f64).sin()),
                 };
-                let (wx, wy) = got.maps(lambda);
-                let folded = Encoders { f1: &f.f1 * &wx, f2: &f.f2 * &wy };
-                let back = got.unwhiten(&folded, lambda);
+                let (wx, wy) = w.maps(&backend);
+                let folded = w.folded(&f);
+                near(&folded.f1, &(&f.f1 * &wx), limit);
+                near(&folded.f2, &(&f.f2 * &wy), limit);
+                let back = w.unfolded(&folded);
                 near(&back.f1, &f.f1, limit);
                 near(&back.f2, &f.f2, limit);
-                let rotated = &x * &got.x.q;
-                let beside = Mat::from_fn(n, dx + 1, |i, j| if j < dx { rotated[(i, j)] } else { 1.0 });
-                let on = got.on_rotated(lambda, &f);
+                let beside = Mat::from_fn(n, dx + 1, |i, j| if j < dx { x[(i, j)] } else { 1.0 });
+                let on = w.with_bias(&f);
                 near(&(&beside * on.f1.transpose()), &(&cx * folded.f1.transpose()), limit);
             }
         }
+    }
+
+    #[test]
+    fn directions_without_variance_stay_out() {
+        // Three directions in five features, not shrunk: no triangular factor.
+        let (n, backend) = (60, Cpu::<f64>::new(1).unwrap());
+        let basis = Mat::from_fn(3, 5, |i, j| ((i * 5 + j) as f64 * 1.7).sin());
+        let x = Mat::from_fn(n, 3, |i, j| ((i * 3 + j) as f64 * 0.9).cos()) * basis;
+        let g = Gram::new(&(x.transpose() * &x), n, 5);
+        let both = Whitenings { x: g.whitening(0.0).unwrap(), y: g.whitening(0.1).unwrap() };
+        assert!(matches!(both.x.factor, Factor::Spectral { .. }));
+        assert!(matches!(both.y.factor, Factor::Triangular(_)));
+        let shrunk = Mat::from_fn(5, 5, |i, j| g.g[(i, j)] + if i == j { 0.1 * g.mean } else { 0.0 });
+        let (wx, wy) = both.maps(&backend);
+        // A projection onto three directions, and the identity.
+        let (of_x, of_y) = (&wx * &g.g * wx.transpose(), &wy * shrunk * wy.transpose());
+        assert!((trace(&of_x) - 3.0).abs() < 1e-10 && (&of_x * &of_x - &of_x).norm_max() < 1e-10);
+        assert!((of_y - Mat::<f64>::identity(5, 5)).norm_max() < 1e-12);
+        let a = Encoders { f1: Mat::from_fn(2, 5, |i, j| (i + j) as f64), f2: Mat::zeros(2, 5) };
+        let back = both.unfolded(&both.folded(&a)).f1;
+        assert!(
+            (both.folded(&Encoders { f1: back, f2: a.f2.clone() }).f1 - both.folded(&a).f1).norm_max() < 1e-9
+        );
     }
 }

@@ -2,6 +2,8 @@
 //! progress out and cancellation in, and the state on disk.
 
 use super::checkpoint::{Checkpoint, Saved};
+use super::condition::Sides;
+use super::features::FeatureMap;
 use super::info::{FitInfo, FitStatus, Seconds, TracePoint};
 use super::linear::Encoders;
 use crate::backend::Backend;
@@ -11,6 +13,7 @@ use crate::error::Result;
 use crate::memory::resident_peak;
 use faer::Mat;
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Where a fit stands after an iteration.
@@ -19,11 +22,16 @@ pub struct Iterate<'a> {
     pub x: &'a Mat<f64>,
     /// Encoder of y, `r x d2`.
     pub y: &'a Mat<f64>,
+    /// The means, of x and of y, that are taken out of the features before; none where they are left in.
+    pub offsets: &'a Offsets,
     /// Since the call, wall time.
     pub seconds: f64,
     /// The loss (an estimate with sampled negatives); NaN before the first evaluation.
     pub loss: f64,
 }
+
+/// Means that are taken out of the features of x and of y, `d1` and `d2` values.
+pub type Offsets = (Option<Arc<[f64]>>, Option<Arc<[f64]>>);
 
 /// Called with every iterate of a fit; an error ends it.
 pub type Watch<'a> = &'a mut dyn FnMut(Iterate<'_>) -> Result<()>;
@@ -54,6 +62,9 @@ pub(crate) struct Monitor<'a> {
     pub(super) clock: Clock,
     pub(super) checkpoint: Option<Checkpoint>,
     watch: Watch<'a>,
+    /// What makes encoders of the solver's features those of the features in range.
+    maps: [Option<Mat<f64>>; 2],
+    offsets: Offsets,
     group: &'a Group,
     control: &'a Control,
 }
@@ -65,7 +76,9 @@ impl<'a> Monitor<'a> {
         info: &'a mut FitInfo,
         watch: Watch<'a>,
     ) -> Self {
-        Self { info, clock, checkpoint: None, watch, group: backend.group(), control: backend.control() }
+        let (group, control) = (backend.group(), backend.control());
+        let (maps, offsets) = (Default::default(), Default::default());
+        Self { info, clock, checkpoint: None, watch, maps, offsets, group, control }
     }
 
     /// The seconds of the phases.
@@ -125,9 +138,20 @@ impl<'a> Monitor<'a> {
         self.show(e, loss)
     }
 
+    /// Says what the encoders that are shown from here on apply to: features of `maps`, of rows as `sides` brings them into range.
+    pub(super) fn shows(&mut self, maps: (&FeatureMap, &FeatureMap), sides: &Sides) {
+        let linear = |map: &FeatureMap| map.linear.clone().filter(|_| map.kernel.is_none());
+        self.maps = [linear(maps.0), linear(maps.1)];
+        self.offsets = (sides.x.offset.clone(), sides.y.offset.clone());
+    }
+
     /// Shows encoders to the caller.
     pub(super) fn show(&mut self, e: &Encoders, loss: f64) -> Result<()> {
-        (self.watch)(Iterate { x: &e.f1, y: &e.f2, seconds: self.clock.elapsed(), loss })
+        let [x, y] = &self.maps;
+        let (x, y) = (x.as_ref().map(|map| &e.f1 * map), y.as_ref().map(|map| &e.f2 * map));
+        let (x, y) = (x.as_ref().unwrap_or(&e.f1), y.as_ref().unwrap_or(&e.f2));
+        let (offsets, seconds) = (&self.offsets, self.clock.elapsed());
+        (self.watch)(Iterate { x, y, offsets, seconds, loss })
     }
 
     /// Reports iterations done, of `total`.

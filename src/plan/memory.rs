@@ -111,7 +111,7 @@ pub(crate) fn of_best(o: &BestOptions, sizes: Sizes, element: u64) -> u64 {
     // rotated, and for kernels mapped.
     let (m_x, m_y) = if m_x + m_y == 0.0 { (n_x, n_y) } else { (m_x, m_y) };
     let validation = validation(m_x, d1, x.width, r) + validation(m_y, d2, y.width, r);
-    // Whether to centre is chosen on these rows beside a column of ones, rotated into the eigenbases of centred moments.
+    // Whether to centre is chosen on these rows beside a column of ones.
     let centring = match o.center == Center::Auto && o.kernel.is_none() && o.start.is_none() {
         true => 2.0 * (m_x * (x.width + 1.0) + m_y * (y.width + 1.0)) + n_x + n_y,
         false => 0.0,

@@ -119,9 +119,26 @@ impl<T: Real> Cpu<T> {
 
     /// A small host matrix as row-major `T`: that of rank 0, should the ranks' processors have rounded differently.
     pub(super) fn agreed(&self, w: MatRef<'_, f64>) -> Result<Vec<T>> {
-        let entries = |i: usize| (0..w.ncols()).map(move |j| T::of(w[(i, j)]));
-        let mut out: Vec<T> = (0..w.nrows()).flat_map(entries).collect();
+        let mut out = row_major(w);
         self.group.broadcast(0, &mut out)?;
         Ok(out)
     }
+}
+
+/// The entries row by row. Both orders are kept to a few lines of the cache at a time.
+fn row_major<T: Real>(w: MatRef<'_, f64>) -> Vec<T> {
+    const SQUARE: usize = 16;
+    let (rows, cols) = w.shape();
+    let mut out = vec![T::default(); rows * cols];
+    for (top, band) in (0..rows).step_by(SQUARE).zip(out.chunks_mut((SQUARE * cols).max(1))) {
+        for left in (0..cols).step_by(SQUARE) {
+            for j in left..(left + SQUARE).min(cols) {
+                let column = band.iter_mut().skip(j).step_by(cols);
+                for (out, i) in column.zip(top..rows) {
+                    *out = T::of(w[(i, j)]);
+                }
+            }
+        }
+    }
+    out
 }

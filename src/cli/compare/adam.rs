@@ -118,7 +118,8 @@ pub fn sgd_clip<B: Backend>(
             hy.step(&backend.encode_backward(&yb, &zy, &ny, &gy)?, rate, step);
         }
         let seconds = begin.elapsed().as_secs_f64();
-        watch(Iterate { x: &hx.f, y: &hy.f, seconds, loss: value / per_epoch as f64 })?;
+        let (loss, offsets) = (value / per_epoch as f64, &Default::default());
+        watch(Iterate { x: &hx.f, y: &hy.f, offsets, seconds, loss })?;
     }
     let component = Component { weight: 1.0, x: Encoder::linear(hx.f), y: Encoder::linear(hy.f) };
     Ok(Model::new(

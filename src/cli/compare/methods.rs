@@ -9,8 +9,8 @@ use std::time::Instant;
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::error::{Error, Result};
 use unicon::fit::{
-    BestOptions, Data, Factorization, FitOptions, KernelOptions, Landmarks, Preset, Rank, fit, fit_best,
-    fit_best_watched, in_range,
+    BestOptions, Data, Factorization, FitOptions, Iterate, KernelOptions, Landmarks, Offsets, Preset, Rank,
+    fit, fit_best, fit_best_watched, in_range,
 };
 use unicon::io::{Conditioned, Conditioning, RowSource};
 use unicon::loss::Loss;
@@ -156,27 +156,32 @@ pub struct Verdict {
     pub adam_loss: f64,
 }
 
-/// Snapshots of a run: encoders and when, of features from which the same offsets were taken out.
+/// Snapshots of a run.
 #[derive(Default)]
 struct Track {
-    points: Vec<(f64, Encoder, Encoder)>,
+    points: Vec<Snapshot>,
+}
+
+/// Encoders of features from which offsets have been taken out, and when.
+struct Snapshot {
+    seconds: f64,
+    x: Encoder,
+    y: Encoder,
     offsets: Offsets,
 }
 
-/// Of x and of y.
-type Offsets = (Option<Arc<[f64]>>, Option<Arc<[f64]>>);
-
 impl Track {
     /// Adds linear encoders.
-    fn push(&mut self, seconds: f64, x: &Mat<f64>, y: &Mat<f64>) {
-        self.points.push((seconds, Encoder::linear(x.clone()), Encoder::linear(y.clone())));
+    fn push(&mut self, i: &Iterate<'_>) {
+        let (x, y) = (Encoder::linear(i.x.clone()), Encoder::linear(i.y.clone()));
+        self.points.push(Snapshot { seconds: i.seconds, x, y, offsets: i.offsets.clone() });
     }
 
     /// The end of a run.
     fn end(&mut self, seconds: f64, c: &Component) {
         let without = |e: &Encoder| Encoder { offset: None, ..e.clone() };
-        self.points.push((seconds, without(&c.x), without(&c.y)));
-        self.offsets = (c.x.offset.clone(), c.y.offset.clone());
+        let offsets = (c.x.offset.clone(), c.y.offset.clone());
+        self.points.push(Snapshot { seconds, x: without(&c.x), y: without(&c.y), offsets });
     }
 }
 
@@ -216,7 +221,14 @@ pub fn compare<B: Backend>(
         note("raw features");
         let (begin, mut track) = (Instant::now(), Track::default());
         let identity = Mat::<f64>::identity(data.x.cols(), data.x.cols());
-        track.push(begin.elapsed().as_secs_f64(), &identity, &identity);
+        let seconds = begin.elapsed().as_secs_f64();
+        track.push(&Iterate {
+            x: &identity,
+            y: &identity,
+            offsets: &Offsets::default(),
+            seconds,
+            loss: f64::NAN,
+        });
         curves.push(evaluator.curve("raw features", "cosine", &track)?);
     }
     note("PLS-SVD");
@@ -240,7 +252,6 @@ pub fn compare<B: Backend>(
             note(&format!("the schedule {}, {n_iters} updates", preset.name()));
             let track = linear(&FitOptions { n_iters, ..o.clone() })?;
             paper.points.extend(track.points);
-            paper.offsets = track.offsets;
         }
         let Loss { tau, nu, .. } = o.loss;
         curves.push(evaluator.curve("paper", &format!("{}, tau {tau}, nu {nu}", preset.name()), &paper)?);
@@ -250,7 +261,7 @@ pub fn compare<B: Backend>(
         note(&format!("SGD-CLIP, {setting}"));
         let mut track = Track::default();
         let trained = sgd_clip(backend, data, options.rank, &options.loss, adam, options.seed, &mut |i| {
-            track.push(i.seconds, i.x, i.y);
+            track.push(&i);
             Ok(())
         });
         // A learning rate that is too high for the data ends one curve, not the comparison.
@@ -286,7 +297,7 @@ pub fn compare<B: Backend>(
     let best =
         BestOptions { rank: Rank::Fixed(options.rank), loss: options.loss.clone(), ..options.best.clone() };
     let (model, info) = fit_best_watched(backend, data, validation, &best, &mut |i| {
-        track.push(i.seconds, i.x, i.y);
+        track.push(&i);
         Ok(())
     })?;
     // What is returned is the iterate of the best validation score, which need not be the last.
@@ -338,6 +349,16 @@ impl<'a, B: Backend> Evaluator<'a, B> {
         Ok(Self { backend, data: (data, test), train, test: held, offsets, options })
     }
 
+    /// Makes the features those without these offsets.
+    fn take_out(&mut self, offsets: &Offsets) -> Result<()> {
+        if self.offsets != *offsets {
+            self.train = load(self.backend, self.data.0, offsets)?;
+            self.test = load(self.backend, self.data.1, offsets)?;
+            self.offsets.clone_from(offsets);
+        }
+        Ok(())
+    }
+
     fn encode(
         &self,
         (x, y, _): &Rows<'_, B>,
@@ -355,17 +376,13 @@ impl<'a, B: Backend> Evaluator<'a, B> {
     /// A method's curve, and where the test rows stand at its end.
     fn curve(&mut self, method: &str, setting: &str, track: &Track) -> Result<(Curve, Option<Ranking>)> {
         let o = self.options;
-        if self.offsets != track.offsets {
-            self.train = load(self.backend, self.data.0, &track.offsets)?;
-            self.test = load(self.backend, self.data.1, &track.offsets)?;
-            self.offsets.clone_from(&track.offsets);
-        }
         // A seed that no method samples with.
         let seed = !o.seed;
         let negatives = NegativeSampling::Sampled { per_anchor: o.loss_sample, seed };
         let mut points = Vec::with_capacity(track.points.len());
         let (mut last, mut ranking, mut setting) = (None, None, setting.to_string());
-        for (seconds, f, g) in &track.points {
+        for Snapshot { seconds, x: f, y: g, offsets } in &track.points {
+            self.take_out(offsets)?;
             let evaluated = || {
                 let (zx, zy) = self.encode(&self.test, (f, g))?;
                 let found = Ranking::new(self.backend, &zx, &zy, self.test.2, false)?;
@@ -390,7 +407,10 @@ impl<'a, B: Backend> Evaluator<'a, B> {
         }
         // Of the last point that is one.
         let exact_loss = match track.points[..points.len()].last() {
-            Some((_, f, g)) if o.exact_loss => Some(self.loss((f, g), NegativeSampling::All)?),
+            Some(last) if o.exact_loss => {
+                self.take_out(&last.offsets)?;
+                Some(self.loss((&last.x, &last.y), NegativeSampling::All)?)
+            }
             _ => None,
         };
         let method = method.into();

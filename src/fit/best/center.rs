@@ -24,9 +24,8 @@ pub(super) type Means = (Vec<f64>, Vec<f64>);
 /// What centring makes of the choice.
 pub(super) struct Centred<M> {
     pub(super) means: Means,
-    pub(super) moments: Moments,
     pub(super) choice: Choice,
-    /// The validation rows, rotated into the eigenbases, beside a column of ones.
+    /// The validation rows beside a column of ones.
     pub(super) validation: (M, M),
 }
 
@@ -66,7 +65,7 @@ fn beside_ones<B: Backend>(backend: &B, x: &B::Matrix) -> Result<B::Matrix> {
 pub(super) struct Raw<'a, M> {
     pub(super) data: Data<'a>,
     pub(super) sides: (&'a SideData<M>, &'a SideData<M>),
-    /// Validation rows, rotated into the eigenbases.
+    /// Validation rows.
     pub(super) validation: &'a Validation<'a, M>,
     pub(super) moments: &'a Moments,
     pub(super) choice: &'a Choice,
@@ -93,14 +92,14 @@ impl<M: Send + Sync> Raw<'_, M> {
         let rows = (beside_ones(backend, validation.x)?, beside_ones(backend, validation.y)?);
         let validation = Validation { x: &rows.0, y: &rows.1, ..**validation };
         let lists = (&[raw.lambda][..], &[raw.power][..]);
-        let choice = choose(backend, &moments, &validation, lists, *ranks, monitor)?;
+        let choice = choose(backend, &moments, &validation, lists, *ranks, monitor, None)?;
         let scores = (raw.score.min(1.0), choice.score.min(1.0));
         monitor.info.chosen.get_or_insert_default().centring = Some(scores);
         let mut tried = raw.candidates.clone();
         tried.extend(choice.candidates);
         let better = choice.score > raw.score + MARGIN;
         let choice = Choice { candidates: tried, ..choice };
-        Ok(better.then_some(Centred { means, moments, choice, validation: rows }))
+        Ok(better.then_some(Centred { means, choice, validation: rows }))
     }
 }
 

@@ -121,8 +121,7 @@ fn run<B: Backend>(
     let Spectral {
         x,
         y,
-        moments,
-        choice: Choice { lambda, power, top, candidates, .. },
+        choice: Choice { lambda, power, top, whitenings, candidates, .. },
         rank,
         encoders: mut start,
         ..
@@ -132,15 +131,15 @@ fn run<B: Backend>(
     let given = validation.is_some();
     let positives = validation.map_or(data.positives, |v| v.positives);
     let validation = Validation { x: x.validation(), y: y.validation(), positives, loss: &options.loss };
-    let maps = moments.maps(lambda);
-    let solver =
-        Solver { backend, x: mx, y: my, data, options, lambda, moments: &moments, maps: &maps, rank };
+    let maps = whitenings.maps(backend);
+    let solver = Solver { backend, x: mx, y: my, data, options, whitenings: &whitenings, maps: &maps, rank };
     let mut encoders = solver.folded(&start);
+    monitor.shows((&x.mapped.map, &y.mapped.map), &sides);
     monitor.show(&encoders, f64::NAN)?;
     if let Some(warm) = &options.start {
         let warm = warm_start(warm, &x.mapped, &y.mapped, rank)?;
         if validation.score(backend, &warm)? > validation.score(backend, &encoders)? {
-            start = moments.unwhiten(&warm, lambda);
+            start = whitenings.unfolded(&warm);
             encoders = warm;
         }
     }

@@ -8,7 +8,7 @@ use crate::fit::info::FitInfo;
 use crate::fit::linear::Encoders;
 use crate::fit::metric::Metric;
 use crate::fit::minibatch::Descent;
-use crate::fit::moments::Moments;
+use crate::fit::moments::Whitenings;
 use crate::fit::monitor::{Iterate, Monitor};
 use crate::fit::objective::Alignment;
 use crate::fit::options::{MinibatchOptions, RefineOptions};
@@ -31,8 +31,7 @@ pub(super) struct Solver<'a, B: Backend> {
     pub(super) y: &'a B::Matrix,
     pub(super) data: Data<'a>,
     pub(super) options: &'a BestOptions,
-    pub(super) lambda: f64,
-    pub(super) moments: &'a Moments,
+    pub(super) whitenings: &'a Whitenings,
     pub(super) maps: &'a (Mat<f64>, Mat<f64>),
     pub(super) rank: usize,
 }
@@ -40,7 +39,7 @@ pub(super) struct Solver<'a, B: Backend> {
 impl<B: Backend> Solver<'_, B> {
     /// `F = A W`.
     pub(super) fn folded(&self, a: &Encoders) -> Encoders {
-        Encoders { f1: &a.f1 * &self.maps.0, f2: &a.f2 * &self.maps.1 }
+        self.whitenings.folded(a)
     }
 
     /// What a checkpoint must agree on.
@@ -115,7 +114,7 @@ impl<B: Backend> Solver<'_, B> {
         if let Some(options) = minibatch
             && !refining
         {
-            let metric = self.moments.metric(self.lambda);
+            let metric = self.whitenings.metric(self.backend);
             let arithmetic = self.backend.arithmetic();
             let metric = (Metric::new(metric.0, arithmetic), Metric::new(metric.1, arithmetic));
             let descent = Descent {
@@ -131,7 +130,7 @@ impl<B: Backend> Solver<'_, B> {
             let size = |a: &Mat<f64>| a.norm_l2().powi(2);
             let sizes = (size(&start.f1), size(&start.f2));
             let e = descent.run(&self.folded(&start), sizes, validation, monitor)?;
-            start = self.moments.unwhiten(&e, self.lambda);
+            start = self.whitenings.unfolded(&e);
             encoders = Some(e);
         }
         let refinement = RefineOptions { stages: o.stages(minibatch.is_some()), ..o.refine.clone() };

@@ -1,4 +1,4 @@
-//! The spectral step: features of both sides, their moments, and what is chosen from them.
+//! The spectral step: features of both sides, and what is chosen from their moments.
 
 use super::center::{Means, Raw, is_open};
 use super::{BestOptions, Rank};
@@ -9,13 +9,12 @@ use crate::fit::holdout::{Together, split};
 use crate::fit::info::FitInfo;
 use crate::fit::kernel;
 use crate::fit::linear::Encoders;
-use crate::fit::moments::{Choice, Moments, choose, leading};
+use crate::fit::moments::{Choice, First, Moments, choose, leading};
 use crate::fit::monitor::Monitor;
 use crate::fit::options::{Factorization, KernelOptions, Landmarks};
 use crate::fit::validation::Validation;
 use crate::fit::{Data, Sides, timed};
 use crate::io::{RowSource, Rows};
-use faer::Mat;
 
 /// Rank at which shrinkages are compared.
 const TRIAL_RANK: usize = 128;
@@ -84,7 +83,6 @@ fn with_validation<B: Backend>(
 pub(super) struct Spectral<M> {
     pub(super) x: SideData<M>,
     pub(super) y: SideData<M>,
-    pub(super) moments: Moments,
     pub(super) choice: Choice,
     pub(super) rank: usize,
     /// Encoders of whitened features, of that rank.
@@ -102,14 +100,14 @@ impl<M: Send + Sync> Spectral<M> {
         validation: Option<Data<'_>>,
         info: &mut FitInfo,
     ) -> Result<Self> {
-        let Self { x, y, moments, choice, rank, encoders, means } = self;
+        let Self { x, y, choice, rank, encoders, means } = self;
         let (qx, qy) = (x.mapped.basis, y.mapped.basis);
         drop((x.mapped.cross, y.mapped.cross));
         let mapped = features::linear_in(backend, data.x, qx, &mut info.seconds)?;
         let x = with_validation(backend, mapped, validation.map(|v| v.x), info)?;
         let mapped = features::linear_in(backend, data.y, qy, &mut info.seconds)?;
         let y = with_validation(backend, mapped, validation.map(|v| v.y), info)?;
-        Ok(Self { x, y, moments, choice, rank, encoders, means })
+        Ok(Self { x, y, choice, rank, encoders, means })
     }
 }
 
@@ -137,17 +135,18 @@ pub(super) fn spectral<B: Backend>(
         // Few rows have no more directions than rows.
         _ => backend.shape(mx).1.min(backend.shape(my).1),
     };
-    let mut moments = Moments::new(backend, (mx, my), widths, &options.loss, data.positives, monitor.info)?;
-    let rotated = timed(&mut monitor.seconds().validation, || {
-        let on = |rows: &B::Matrix, q: &Mat<f64>| backend.linear(rows, q.transpose());
-        Ok::<_, Error>((on(x.validation(), &moments.x.q)?, on(y.validation(), &moments.y.q)?))
-    })?;
+    let moments = Moments::new(backend, (mx, my), widths, &options.loss, data.positives, monitor.info)?;
     let positives = validation.map_or(data.positives, |v| v.positives);
-    let mut validation = Validation { x: &rotated.0, y: &rotated.1, positives, loss: &options.loss };
+    let (vx, vy) = (x.validation(), y.validation());
+    let mut validation = Validation { x: vx, y: vy, positives, loss: &options.loss };
     // Choices of shrinkage hardly depend on the rank.
     let lists = (&options.whiten[..], &options.powers[..]);
     let ranks = (widest.min(TRIAL_RANK), widest);
-    let mut choice = choose(backend, &moments, &validation, lists, ranks, monitor)?;
+    let (maps, fixed) = ((&x.mapped.map, &y.mapped.map), matches!(options.rank, Rank::Fixed(_)));
+    monitor.shows(maps, sides);
+    let mut first = |e: Encoders, monitor: &mut Monitor<'_>| monitor.show(&e, f64::NAN);
+    let first: Option<First<'_>> = if fixed && width.is_none() { Some(&mut first) } else { None };
+    let mut choice = choose(backend, &moments, &validation, lists, ranks, monitor, first)?;
     let mut centred = None;
     if is_open(sides, options) && monitor.allows(0.0)? {
         let (sides, validation) = ((&x, &y), &validation);
@@ -156,7 +155,7 @@ pub(super) fn spectral<B: Backend>(
     }
     let (mut means, mut with_ones) = (None, None);
     if let Some(c) = centred {
-        (moments, choice, means) = (c.moments, c.choice, Some(c.means));
+        (choice, means) = (c.choice, Some(c.means));
         let (x, y) = with_ones.insert(c.validation);
         validation = Validation { x, y, ..validation };
     }
@@ -167,7 +166,7 @@ pub(super) fn spectral<B: Backend>(
         Rank::Auto => {
             let mut ranks: Vec<usize> = (2..).map(|k| 1 << k).take_while(|&r| r < widest).collect();
             ranks.push(widest);
-            let on = |r: usize| moments.on_rotated(choice.lambda, &leading(&all, r));
+            let on = |r: usize| choice.whitenings.with_bias(&leading(&all, r));
             let scores: Vec<f64> =
                 ranks.iter().map(|&r| validation.score(backend, &on(r))).collect::<Result<_>>()?;
             let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - RANK_TOLERANCE;
@@ -175,7 +174,7 @@ pub(super) fn spectral<B: Backend>(
         }
     })?;
     let encoders = leading(&all, rank);
-    Ok(Spectral { x, y, moments, choice, rank, encoders, means })
+    Ok(Spectral { x, y, choice, rank, encoders, means })
 }
 
 /// The kernels' width with the best spectral step; none where there are no widths to choose from.
