@@ -847,7 +847,7 @@ UNICON_API unicon_status_t unicon_model_describe(const unicon_model_t *model, un
  * @param model the model.
  * @param side ::unicon_side.
  * @param[out] f r by d1 (or d2), float32 or float64.
- * @return ::UNICON_ERROR_UNSUPPORTED for a kernel model or one of several members.
+ * @return ::UNICON_ERROR_UNSUPPORTED for a kernel model, one of several members or a compressed one.
  */
 UNICON_API unicon_status_t unicon_model_encoder(unicon_context_t *context, const unicon_model_t *model, int32_t side,
                                                 const unicon_matrix_t *f);
@@ -864,7 +864,8 @@ UNICON_API unicon_status_t unicon_model_bias(unicon_context_t *context, const un
                                              const unicon_matrix_t *b);
 
 /**
- * Embeds features: unit rows, or zero where the encoder gives exactly zero, whatever the scale of the features.
+ * Embeds features: unit rows, or zero where the encoder gives exactly zero, whatever the scale of the features. Rows of a compressed
+ * model are not of unit length: their products are the similarities.
  * @param context the context.
  * @param model the model.
  * @param side ::unicon_side.
@@ -876,7 +877,25 @@ UNICON_API unicon_status_t unicon_model_encode(unicon_context_t *context, const 
                                                const unicon_matrix_t *in, const unicon_matrix_t *out);
 
 /**
- * Cosine similarities of all pairs.
+ * The model with embeddings of r columns whose products, over all pairs of the given rows, are the nearest to those of its own that r
+ * columns can have, in the Frobenius norm. For models of several members, whose embeddings stand side by side. The products are the
+ * similarities that the model ranks by; rows are not scaled to unit length, which would give other similarities. The rows need not
+ * match each other; training rows are a good choice. On a context with ranks every rank does it by the rows that it gives.
+ * @param context the context.
+ * @param model the model; it is not changed.
+ * @param x n_x by d1.
+ * @param y n_y by d2.
+ * @param r columns, 1 to the width of the model's embeddings.
+ * @param[out] error the relative Frobenius error over all pairs of the rows, from the singular values that are left out. May be NULL.
+ * @param[out] compressed the new handle, for unicon_model_destroy().
+ * @return ::UNICON_ERROR_INVALID_ARGUMENT for r out of range, ::UNICON_ERROR_NUMERICAL where all products of the rows are 0.
+ */
+UNICON_API unicon_status_t unicon_model_compress(unicon_context_t *context, const unicon_model_t *model,
+                                                 const unicon_matrix_t *x, const unicon_matrix_t *y, int64_t r,
+                                                 double *error, unicon_model_t **compressed);
+
+/**
+ * Cosine similarities of all pairs: of several members their weighted mean, and of a compressed model what is nearest to it.
  * @param context the context.
  * @param model the model.
  * @param x n_x by d1; n_x may be 0.

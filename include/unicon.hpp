@@ -379,6 +379,14 @@ public:
         detail::check(unicon_model_from_bytes(data, static_cast<int64_t>(size), &handle), nullptr);
         return Model(handle);
     }
+    /** The model with embeddings of r columns, and the relative error of its similarities: see unicon_model_compress(). */
+    std::pair<Model, double> compress(const Context &context, const View &x, const View &y, int64_t r) const {
+        double error = 0;
+        Model made(context.shared()->make<detail::ModelHandle>([&](unicon_model_t **out) {
+            return unicon_model_compress(context.get(), handle_.get(), x.get(), y.get(), r, &error, out);
+        }));
+        return {std::move(made), error};
+    }
     /** The bytes that save() writes. */
     std::vector<unsigned char> to_bytes() const {
         int64_t size = 0;

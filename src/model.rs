@@ -1,7 +1,11 @@
-//! A fitted pair of encoders: applying it (in `apply`), and saving and loading it (in [`file`]).
+//! A fitted pair of encoders: applying it (in `apply`), embeddings of fewer columns (in `compress`), and saving and loading it (in
+//! [`file`]).
 
 mod apply;
+mod compress;
 mod file;
+
+pub use compress::{Compressed, Compression};
 
 use crate::fit::FitOptions;
 use crate::kernel::Kernel;
@@ -61,6 +65,8 @@ pub struct Component {
 pub struct Model {
     /// The components.
     pub components: Vec<Component>,
+    /// Maps to fewer columns, if any.
+    pub compression: Option<Compression>,
     /// The loss it was fitted with; of psi and phi of one's own the name alone.
     pub loss: Loss,
     /// Everything else worth knowing about its making, by name.
@@ -82,7 +88,7 @@ impl Model {
         if let Some(lambda) = options.whiten {
             note("whiten", lambda.to_string());
         }
-        Self { components, loss: options.loss.recorded(), notes }
+        Self { components, compression: None, loss: options.loss.recorded(), notes }
     }
 
     /// Width of the raw features of a side.
@@ -95,8 +101,13 @@ impl Model {
         self.components.first().map_or(0, |c| c.x.matrix.nrows())
     }
 
-    /// Width of the embeddings: the components' side by side.
+    /// Width of the embeddings: the components' side by side, or fewer where the model is compressed.
     pub fn embedding_dim(&self) -> usize {
+        self.compression.as_ref().map_or_else(|| self.fused_dim(), |a| a.x.nrows())
+    }
+
+    /// Width of the components' embeddings side by side.
+    pub(crate) fn fused_dim(&self) -> usize {
         self.components.iter().map(|c| c.x.matrix.nrows()).sum()
     }
 }

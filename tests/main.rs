@@ -14,6 +14,7 @@ mod skip;
 mod standin;
 
 // The method.
+mod compression;
 mod family;
 mod golden;
 mod operator;

@@ -369,6 +369,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "unicon_model_bias": (c_int32, [_handle, _handle, c_int32, _matrix]),
     "unicon_model_encoder": (c_int32, [_handle, _handle, c_int32, _matrix]),
     "unicon_model_encode": (c_int32, [_handle, _handle, c_int32, _matrix, _matrix]),
+    "unicon_model_compress": (
+        c_int32,
+        [_handle, _handle, _matrix, _matrix, c_int64, POINTER(c_double), POINTER(_handle)],
+    ),
     "unicon_model_similarity": (c_int32, [_handle, _handle, _matrix, _matrix, _matrix]),
     "unicon_model_save": (c_int32, [_handle, _handle, c_char_p]),
     "unicon_model_load": (c_int32, [_handle, c_char_p, POINTER(_handle)]),

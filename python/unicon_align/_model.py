@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _abi
-from ._arrays import Array, Features, matrix_of, new_output, output_of
+from ._arrays import Array, Features, index_array, matrix_of, new_output, output_of
 from ._library import Handle, check, file_name, lib, pick
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Model:
 
         Returns
         -------
-        n x r, unit rows (zero where the encoder gives exactly zero)
+        n x r, unit rows (zero where the encoder gives exactly zero); of a compressed model rows of other lengths
             ``out``, or an array of float64 for float64 features, else float32.
 
         Raises
@@ -123,6 +123,33 @@ class Model:
         work = a.rows * b.rows * self.r + (a.rows * a.cols + b.rows * b.cols) * self.r
         self._slots(context).call(lib.unicon_model_similarity, (self._pointer, a, b, output_of(out)[0]), work=work)
         return out
+
+    def compress(self, x: Features, y: Features, r: int, context: Optional[Context] = None) -> tuple[Model, float]:
+        """The model with embeddings of ``r`` columns, and what that loses.
+
+        The products of its embeddings, over all pairs of the given rows, are the nearest to those of this model's that ``r`` columns can
+        have (Frobenius norm). For models of several ``members``, whose embeddings stand side by side. Rows of the new embeddings are
+        not of unit length: search them by products, since dividing by their lengths gives other similarities.
+
+        Parameters
+        ----------
+        x, y : n_x x d1 and n_y x d2
+            Rows whose similarities are to be kept, such as those that trained. They need not match each other.
+        r : int
+            1 to this model's ``r``.
+        context : Context, optional
+
+        Returns
+        -------
+        Model
+            The new one; this one is not changed.
+        float
+            The relative error of the similarities of all pairs of the given rows.
+        """
+        (a, keep_a), (b, keep_b) = matrix_of(x, "x"), matrix_of(y, "y")
+        columns, handle, error = index_array([r], "r").item(), ctypes.c_void_p(), ctypes.c_double()
+        self._slots(context).call(lib.unicon_model_compress, (self._pointer, a, b, columns, error, handle))
+        return Model(context or self._context, handle), error.value
 
     def encoder(self, side: str) -> npt.NDArray[np.float64]:
         """The encoder matrix F of a linear model, r x d1 or r x d2, with any whitening folded in. ``Error`` for a kernel model."""

@@ -27,7 +27,7 @@ pub fn stream<B: Backend>(
     }
     let seen = backend.survey(source)?;
     // Features as read and as computed with, kernel features, and the embeddings of all components twice.
-    let width = 2 * source.cols() + 2 * model.embedding_dim() + landmarks(model);
+    let width = 2 * source.cols() + 2 * model.fused_dim() + landmarks(model);
     let chunk = (CHUNK_BYTES / (8 * width.max(1))).max(1);
     for start in (0..source.rows()).step_by(chunk) {
         session.check()?;

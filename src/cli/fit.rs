@@ -143,6 +143,10 @@ pub struct SolverArgs {
     /// End with all negatives: the last update, or a last stage of L-BFGS.
     #[arg(long)]
     pub exact_last: bool,
+    /// Compress the model to this many columns, the best for the products of the training rows' embeddings: fused kernel models have a
+    /// rank for each mini-batch.
+    #[arg(long, value_name = "COLUMNS")]
+    compress: Option<usize>,
     /// Skip evaluating the loss of the fitted encoders (one more pass over the pairs).
     #[arg(long)]
     pub no_final_loss: bool,
@@ -313,6 +317,7 @@ impl SolverArgs {
             ("--batch-score", self.batch_score.is_some()),
             ("--damping", self.damping),
             ("--growth", self.growth != usual.growth),
+            ("--compress", self.compress.is_some()),
         ];
         given.iter().find(|(_, given)| *given).map(|(name, _)| *name)
     }
@@ -450,6 +455,7 @@ impl Args {
             budget: solver.budget,
             seed,
             final_loss: !solver.no_final_loss,
+            compress: solver.compress,
             ..defaults
         };
         options.validate()?;

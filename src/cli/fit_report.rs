@@ -77,6 +77,15 @@ pub(super) fn report(
         let used = batches.iter().filter(|&&w| w > 0.0).count();
         rows.push(row("mini-batches", format!("{}, {used} of weight > 0", batches.len())));
     }
+    if let Some(c) = &info.compressed {
+        let text = format!(
+            "from {} to {}: relative error of the training rows' similarities {:.3e}",
+            output::count(c.from, "column"),
+            c.columns,
+            c.error
+        );
+        rows.push(row("compressed", text));
+    }
     rows.extend(prepared(info).map(|text| row("features", text)));
     for (name, (x, y)) in [("zero rows", info.zero_rows), ("rows without a positive", info.unmatched)] {
         if x + y > 0 {

@@ -796,6 +796,17 @@ unsafe extern "C" {
     ) -> unicon_status_t;
 }
 unsafe extern "C" {
+    pub fn unicon_model_compress(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        x: *const unicon_matrix_t,
+        y: *const unicon_matrix_t,
+        r: i64,
+        error: *mut f64,
+        compressed: *mut *mut unicon_model_t,
+    ) -> unicon_status_t;
+}
+unsafe extern "C" {
     pub fn unicon_model_similarity(
         context: *mut unicon_context_t,
         model: *const unicon_model_t,

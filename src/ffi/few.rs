@@ -79,9 +79,9 @@ fn run<T: Real>(
     Ok(true)
 }
 
-/// The encoder of a side of a model that has one.
+/// The encoder of a side of a model that has one and nothing after it.
 fn only(model: &Model, side: Side) -> Option<&Encoder> {
-    let [only] = &model.components[..] else { return None };
+    let ([only], None) = (&model.components[..], &model.compression) else { return None };
     Some(match side {
         Side::X => &only.x,
         Side::Y => &only.y,

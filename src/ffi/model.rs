@@ -21,6 +21,9 @@ fn linear(model: &Model, side: Side) -> Result<&Encoder> {
     let [only] = &model.components[..] else {
         return Err(Error::Unsupported("model: an encoder matrix of a model with several members".into()));
     };
+    if model.compression.is_some() {
+        return Err(Error::Unsupported("model: an encoder matrix of a compressed model".into()));
+    }
     let encoder = if side == Side::X { &only.x } else { &only.y };
     match encoder.map {
         None => Ok(encoder),
@@ -81,7 +84,12 @@ entry!(
         expect(&f2, "rows, as f1 has", f1.rows, f2.rows)?;
         let encoder = |m: &Input<'_>| Ok::<_, Error>(Encoder::linear(host(m.source())?));
         let component = Component { weight: 1.0, x: encoder(&f1)?, y: encoder(&f2)? };
-        let made = Model { components: vec![component], loss: Default::default(), notes: Default::default() };
+        let made = Model {
+            components: vec![component],
+            compression: None,
+            loss: Default::default(),
+            notes: Default::default(),
+        };
         // SAFETY: checked above.
         unsafe { give(made, model) };
         Ok(())
@@ -190,6 +198,46 @@ entry!(
         on_backend!(context.device(), Precision::of(&[&features]), |backend| {
             out.store(backend, &model.encode(backend, side, features.source())?)
         })
+    }
+);
+
+entry!(
+    on context_of(context);
+    fn unicon_model_compress(
+        context: *mut unicon_context_t,
+        model: *const unicon_model_t,
+        x: *const unicon_matrix_t,
+        y: *const unicon_matrix_t,
+        r: i64,
+        error: *mut f64,
+        compressed: *mut *mut unicon_model_t,
+    ) |context| {
+        check_out("compressed", compressed)?;
+        if !error.is_null() {
+            check_out("error", error)?;
+        }
+        // SAFETY: as the header requires.
+        let model = unsafe { model_of(model)? };
+        let columns = count("r", r, 1)?;
+        if columns > model.embedding_dim() {
+            return Err(Error::invalid("r", format!("at most the model's columns, {}", model.embedding_dim()), r));
+        }
+        // SAFETY: as the header requires. Encoding checks the values.
+        let (x, y) = unsafe { (unchecked_input(context, "x", x)?, unchecked_input(context, "y", y)?) };
+        expect(&x, "columns, as the model", model.input_dim(Side::X), x.cols)?;
+        expect(&y, "columns, as the model", model.input_dim(Side::Y), y.cols)?;
+        let (made, told) = on_backend!(context.device(), Precision::of(&[&x, &y]), |backend| {
+            model.compressed(backend, x.source(), y.source(), columns)
+        })?;
+        context.settle()?;
+        // SAFETY: checked above.
+        unsafe {
+            if !error.is_null() {
+                error.write(told.error);
+            }
+            give(made, compressed);
+        }
+        Ok(())
     }
 );
 

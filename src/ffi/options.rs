@@ -365,6 +365,7 @@ pub(super) unsafe fn fit(context: &Context, raw: &unicon_fit_options) -> Result<
             final_loss: boolean("options.final_loss", raw.final_loss)?,
             growth: raw.growth,
             exact_last: boolean("options.exact_last", raw.exact_last)?,
+            compress: None,
         }
     };
     out.validate()?;

@@ -2,6 +2,7 @@
 
 use super::condition::Prepared;
 use super::holdout::Apart;
+use crate::model::Compressed;
 use serde::{Deserialize, Serialize};
 
 /// How a fit ended.
@@ -115,6 +116,8 @@ pub struct FitInfo {
     pub singular_values: Vec<f64>,
     /// Weights of the mini-batches, by iteration.
     pub batch_weights: Vec<Vec<f64>>,
+    /// What compressing the model lost, where that was asked for.
+    pub compressed: Option<Compressed>,
     /// Rows of a trailing batch that were dropped on request.
     pub rows_dropped: usize,
     /// What was done to the features of x and of y before the solver saw them.

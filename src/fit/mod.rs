@@ -106,7 +106,7 @@ pub fn fit<B: Backend>(
     let (mut info, sides, _) =
         screened(backend, data, validation, &Wanted::new(options.center, kernel, &options.init))?;
     let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
-    let (data, validation) = (in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
+    let (raw, data, validation) = (data, in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
     let mut unwatched = |_: Iterate<'_>| Ok(());
     let mut monitor = Monitor::new(backend, Clock::new(begin, options.budget), &mut info, &mut unwatched);
     let components = match (&options.kernel, options.batches) {
@@ -117,8 +117,18 @@ pub fn fit<B: Backend>(
         _ => vec![fit_one(backend, (data, validation, &sides), options, &mut monitor)?],
     };
     let components = components.into_iter().map(|c| sides.finish(c, kernel)).collect();
-    monitor.close(backend);
     let mut model = Model::new(components, options);
+    if let Some(columns) = options.compress {
+        check_result(&model, monitor.info)?;
+        // Solutions of weight 0 are no longer there.
+        let columns = columns.min(model.embedding_dim());
+        let begin = Instant::now();
+        let (compressed, told) = model.compressed(backend, raw.x, raw.y, columns)?;
+        model = compressed;
+        monitor.info.seconds.spectral += begin.elapsed().as_secs_f64();
+        monitor.info.compressed = Some(told);
+    }
+    monitor.close(backend);
     check_result(&model, &info)?;
     info.record(&mut model);
     Ok((model, info))
@@ -133,6 +143,11 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
         if options.rank > bound {
             return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
         }
+    }
+    let fused = options.kernel.is_some() && options.batches.is_some();
+    if let Some(columns) = options.compress.filter(|&c| !fused && c > options.rank) {
+        let expected = format!("at most the rank, {}, of a model that is not fused", options.rank);
+        return Err(Error::invalid("compress", expected, columns));
     }
     if let Some(batches) = options.batches {
         if data.x.rows() != data.y.rows() {

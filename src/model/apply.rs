@@ -95,7 +95,7 @@ impl Encoder {
 impl Model {
     /// Unit-norm embeddings of raw features: `n x r`. Every row is a unit vector, or zero where the encoder maps the row to
     /// exactly zero, whatever the scale of the features: rows outside of `2^-20 .. 2^20` are multiplied by powers of two
-    /// first.
+    /// first. A [compressed](Model::compressed) model gives rows whose products are the similarities, of other lengths.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the width is not the model's, and for NaN or infinite features (the row is named);
@@ -137,16 +137,22 @@ impl Model {
             parts.push((c.weight.sqrt(), encoder.apply(backend, &x.1)?));
         }
         drop(loaded);
-        if parts.len() == 1
-            && let Some((_, only)) = parts.pop()
-        {
-            return Ok(only);
+        let fused = match (parts.len(), parts.pop()) {
+            (1, Some((_, only))) => only,
+            (_, last) => {
+                parts.extend(last);
+                let blocks: Vec<(f64, &B::Matrix)> = parts.iter().map(|(w, z)| (*w, z)).collect();
+                backend.hstack(&blocks)?
+            }
+        };
+        drop(parts);
+        match &self.compression {
+            Some(a) => backend.linear(&fused, a.of(side).as_ref()),
+            None => Ok(fused),
         }
-        let blocks: Vec<(f64, &B::Matrix)> = parts.iter().map(|(w, z)| (*w, z)).collect();
-        backend.hstack(&blocks)
     }
 
-    fn check_width(&self, side: Side, x: &dyn RowSource) -> Result<()> {
+    pub(super) fn check_width(&self, side: Side, x: &dyn RowSource) -> Result<()> {
         let expected = self.input_dim(side);
         if x.cols() == expected {
             return Ok(());

@@ -3,7 +3,7 @@
 //! Files may be damaged or hostile. Everything is validated before memory of its size is allocated: extents against the
 //! bytes that are there, numbers against the range in which encoding cannot overflow. Unknown tensors and fields are refused.
 
-use super::{Component, Encoder, KernelMap, Model};
+use super::{Component, Compression, Encoder, KernelMap, Model};
 use crate::error::{Error, Result};
 use crate::io::{self, AtomicFile};
 use crate::kernel::Kernel;
@@ -15,9 +15,9 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-/// Version of the file layout; readers refuse newer ones. Version 1 has no offsets, and models without offsets are still
-/// written as version 1.
-const FORMAT_VERSION: u32 = 2;
+/// Version of the file layout; readers refuse newer ones. Version 1 has no offsets, version 2 no compression; models are written as the
+/// lowest version that holds them.
+const FORMAT_VERSION: u32 = 3;
 /// Largest magnitude of a weight. Its square and its products with any float32 are float64 numbers, so that encoders can be
 /// brought into the range of float32 exactly.
 const LARGEST_WEIGHT: f64 = 1e150;
@@ -50,8 +50,9 @@ fn stated<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option<
 impl Model {
     /// Writes a safetensors file: tensors `c<k>.<side>.encoder` (`r x d`), `c<k>.<side>.landmarks` (`m x d`) of kernels, and
     /// where means are taken out `c<k>.<side>.offset` (`d`) and, of linear encoders, `c<k>.<side>.bias` (`r`): their
-    /// embeddings are `F x + b = F (x - m)`, divided by its length. All float64; the metadata hold format version, loss,
-    /// kernels and notes. Written aside and renamed.
+    /// embeddings are `F x + b = F (x - m)`, divided by its length. Of compressed models `compression.<side>` (`r x R`), by which
+    /// the `R` columns of all encoders side by side, each times the root of its weight, are multiplied. All float64; the metadata
+    /// hold format version, loss, kernels and notes. Written aside and renamed.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file; [`Error::Numerical`] for a model that [`load`](Self::load) would refuse, with NaN in
@@ -91,7 +92,14 @@ impl Model {
         let mut metadata = self.notes.clone();
         metadata.insert("format".into(), "unicon".into());
         let offsets = self.components.iter().any(|c| c.x.offset.is_some() || c.y.offset.is_some());
-        let version = if offsets { FORMAT_VERSION } else { 1 };
+        let version = match &self.compression {
+            Some(_) => 3,
+            None if offsets => 2,
+            None => 1,
+        };
+        for (side, a) in self.compression.iter().flat_map(|a| [("x", &a.x), ("y", &a.y)]) {
+            tensors.push(named(compression_name(side), a));
+        }
         metadata.insert("format_version".into(), version.to_string());
         metadata.insert("loss".into(), serde_json::to_string(&self.loss).map_err(|e| failed(&e))?);
         metadata.insert("components".into(), serde_json::to_string(&headers).map_err(|e| failed(&e))?);
@@ -127,14 +135,14 @@ impl Model {
             return Err("is not a UniCon model: its metadata has no format = unicon".into());
         }
         let version = notes.remove("format_version").unwrap_or_default();
-        let offsets = match version.parse::<u32>() {
-            Ok(v) if (1..=FORMAT_VERSION).contains(&v) => v > 1,
+        let version = match version.parse::<u32>() {
+            Ok(v) if (1..=FORMAT_VERSION).contains(&v) => v,
             _ => return Err(format!("format_version: expected at most {FORMAT_VERSION}, got {version:?}")),
         };
         let mut field = |name: &str| notes.remove(name).ok_or_else(|| format!("metadata lacks {name}"));
         let loss: Loss = parsed("loss", &field("loss")?)?;
         let headers: Vec<Header> = parsed("components", &field("components")?)?;
-        let encoder_tensors = file.encoder_tensors(&headers, offsets)?;
+        let (encoder_tensors, compression) = file.encoder_tensors(&headers, version)?;
         let components = headers
             .iter()
             .zip(encoder_tensors)
@@ -143,7 +151,8 @@ impl Model {
                 Ok(Component { weight: h.weight, x, y })
             })
             .collect::<Checked<_>>()?;
-        let model = Self { components, loss, notes };
+        let compression = compression.map(|[x, y]| Compression { x: x.read(), y: y.read() });
+        let model = Self { components, compression, loss, notes };
         model.check()?;
         Ok(model)
     }
@@ -188,12 +197,28 @@ impl Model {
                 }
             }
         }
+        if let Some(a) = &self.compression {
+            let (fused, columns) = (self.fused_dim(), a.x.nrows());
+            for (side, a) in [("x", &a.x), ("y", &a.y)] {
+                let name = compression_name(side);
+                if a.ncols() != fused || a.nrows() != columns || columns == 0 {
+                    let got = format!("{} x {}", a.nrows(), a.ncols());
+                    return Err(format!("{name}: expected {} x {fused} values, got {got}", columns.max(1)));
+                }
+                in_range(&name, a, LARGEST_WEIGHT)?;
+            }
+        }
         let total: f64 = self.components.iter().map(|c| c.weight).sum();
         if (total - 1.0).abs() > SHARES_TOLERANCE {
             return Err(format!("the components' weights: expected to sum to 1, got {total}"));
         }
         Ok(())
     }
+}
+
+/// The tensor of a side's map to fewer columns.
+fn compression_name(side: &str) -> String {
+    format!("compression.{side}")
 }
 
 /// A part of the metadata that is JSON.
@@ -248,6 +273,9 @@ struct EncoderTensors<'a> {
     bias: Option<Found<'a>>,
 }
 
+/// The tensors of all encoders, and the maps to fewer columns.
+type ModelTensors<'a> = (Vec<[EncoderTensors<'a>; 2]>, Option<[Found<'a>; 2]>);
+
 /// A matrix in the file: its extents are not zero and their product is what its bytes hold.
 struct Found<'a> {
     rows: usize,
@@ -268,8 +296,9 @@ impl<'a> Tensors<'a> {
         Ok(Self { directory, data: bytes.get(start..).unwrap_or_default() })
     }
 
-    /// Finds every tensor that the headers announce, and the optional offsets; other tensors are an error.
-    fn encoder_tensors(&self, headers: &[Header], offsets: bool) -> Checked<Vec<[EncoderTensors<'a>; 2]>> {
+    /// Finds every tensor that the headers announce, and the optional ones of the version; other tensors are an error.
+    fn encoder_tensors(&self, headers: &[Header], version: u32) -> Checked<ModelTensors<'a>> {
+        let offsets = version > 1;
         let mut left: BTreeSet<String> = self.directory.offset_keys().into_iter().collect();
         let mut take = |name: String| {
             left.remove(&name);
@@ -296,8 +325,19 @@ impl<'a> Tensors<'a> {
             };
             encoder_tensors.push([of_side("x", &h.kernel_x)?, of_side("y", &h.kernel_y)?]);
         }
+        let compressed = version > 2 && ["x", "y"].iter().any(|side| left.contains(&compression_name(side)));
+        let compression = match compressed {
+            true => {
+                let mut map = |side| {
+                    left.remove(&compression_name(side));
+                    self.find(&compression_name(side))
+                };
+                Some([map("x")?, map("y")?])
+            }
+            false => None,
+        };
         match left.first() {
-            None => Ok(encoder_tensors),
+            None => Ok((encoder_tensors, compression)),
             Some(name) => Err(format!("tensor {} belongs to no encoder", io::one_line(name))),
         }
     }

@@ -612,6 +612,29 @@ static void fit(unicon_context_t *context, const char *path)
         d.struct_size = sizeof d;
         OK(NULL, unicon_model_describe(model, &d));
         CHECK(d.members == 2 && d.r == 2 * R && d.kernel_x == UNICON_KERNEL_MATERN32);
+        { /* All columns keep the similarities, half of them keep what the error says. */
+            static double whole[N * N], part[N * N];
+            unicon_matrix_t to[2] = {unicon_matrix_f64(whole, N, N), unicon_matrix_f64(part, N, N)};
+            int64_t columns[2] = {2 * R, R};
+            OK(context, unicon_model_similarity(context, model, &xm, &ym, &to[0]));
+            for (i = 0; i < 2; i++) {
+                unicon_model_t *small = NULL;
+                double error = -1, square = 0, off = 0;
+                OK(context, unicon_model_compress(context, model, &xm, &ym, columns[i], &error, &small));
+                OK(NULL, unicon_model_describe(small, &d));
+                CHECK(d.members == 2 && d.r == columns[i]);
+                OK(context, unicon_model_similarity(context, small, &xm, &ym, &to[1]));
+                for (j = 0; j < N * N; j++) {
+                    square += whole[j] * whole[j];
+                    off += (whole[j] - part[j]) * (whole[j] - part[j]);
+                }
+                CHECK(fabs(sqrt(off / square) - error) < 1e-5 && (i == 0 ? error < 1e-6 : error > 1e-6));
+                CHECK(unicon_model_encoder(context, small, UNICON_SIDE_X, &to[1]) == UNICON_ERROR_UNSUPPORTED);
+                unicon_model_destroy(small);
+                OK(context, unicon_model_compress(context, model, &xm, &ym, columns[i], NULL, &small));
+                unicon_model_destroy(small);
+            }
+        }
         unicon_model_destroy(model);
     }
 }

@@ -88,6 +88,12 @@ static void nulls(void)
     EXPECT(context, unicon_model_encode(context, model, 0, NULL, &zout), UNICON_ERROR_INVALID_ARGUMENT, "in:");
     EXPECT(context, unicon_model_encode(context, model, 0, &xm, NULL), UNICON_ERROR_INVALID_ARGUMENT, "out:");
     EXPECT(context, unicon_model_similarity(context, NULL, &xm, &ym, &zout), UNICON_ERROR_INVALID_ARGUMENT, "model");
+    EXPECT(context, unicon_model_compress(context, NULL, &xm, &ym, 1, NULL, &m), UNICON_ERROR_INVALID_ARGUMENT, "model");
+    EXPECT(context, unicon_model_compress(context, model, NULL, &ym, 1, NULL, &m), UNICON_ERROR_INVALID_ARGUMENT, "x:");
+    EXPECT(context, unicon_model_compress(context, model, &xm, NULL, 1, NULL, &m), UNICON_ERROR_INVALID_ARGUMENT, "y:");
+    EXPECT(context, unicon_model_compress(context, model, &xm, &ym, 1, NULL, NULL), UNICON_ERROR_INVALID_ARGUMENT, "compressed");
+    EXPECT(context, unicon_model_compress(context, model, &xm, &ym, 0, NULL, &m), UNICON_ERROR_INVALID_ARGUMENT, "r:");
+    EXPECT(context, unicon_model_compress(context, model, &xm, &ym, 1000, NULL, &m), UNICON_ERROR_INVALID_ARGUMENT, "r: expected at most");
     EXPECT(context, unicon_model_save(context, NULL, "/dev/null"), UNICON_ERROR_INVALID_ARGUMENT, "model");
     EXPECT(context, unicon_model_save(context, model, NULL), UNICON_ERROR_INVALID_ARGUMENT, "path");
     EXPECT(context, unicon_model_load(context, NULL, &m), UNICON_ERROR_INVALID_ARGUMENT, "path");

@@ -18,7 +18,7 @@ use unicon::model::{Component, Encoder, Model, Side};
 use unicon::positives::Positives;
 
 /// Values of two noisy linear views of a latent variable of `k` numbers, row by row.
-pub(super) fn views(
+pub(crate) fn views(
     n: usize,
     (d1, d2): (usize, usize),
     k: usize,
@@ -36,7 +36,7 @@ pub(super) fn views(
     (view(&u, d1, &ex), view(&v, d2, &ey))
 }
 
-pub(super) fn matrix(name: &str, n: usize, values: &[f64]) -> HostMatrix {
+pub(crate) fn matrix(name: &str, n: usize, values: &[f64]) -> HostMatrix {
     HostMatrix::from_f64(name, n, values.len() / n, values.to_vec()).unwrap()
 }
 

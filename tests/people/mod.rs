@@ -6,7 +6,7 @@ mod defaults;
 mod duplicates;
 mod evaluation;
 mod files;
-mod fitting;
+pub(crate) mod fitting;
 mod models;
 mod numbers;
 mod presets;

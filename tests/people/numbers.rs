@@ -196,6 +196,7 @@ fn biases_in_files_are_checked() {
     };
     let model = |m: Option<Vec<f64>>| Model {
         components: vec![Component { weight: 1.0, x: encoder(m), y: encoder(None) }],
+        compression: None,
         loss: Loss::default(),
         notes: Default::default(),
     };
@@ -296,6 +297,7 @@ fn encoders_of_any_size_embed_unit_rows() {
     let (f32s, f64s) = (Cpu::<f32>::new(1).unwrap(), Cpu::<f64>::new(1).unwrap());
     let model = |x: Encoder| Model {
         components: vec![Component { weight: 1.0, x, y: Encoder::linear(Mat::from_fn(4, 5, |_, _| 1.0)) }],
+        compression: None,
         loss: Loss::default(),
         notes: Default::default(),
     };

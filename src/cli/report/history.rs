@@ -83,7 +83,7 @@ mod tests {
 
     fn model(notes: &[(&str, &str)]) -> Model {
         let notes: HashMap<_, _> = notes.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Model { components: Vec::new(), loss: Loss::default(), notes }
+        Model { components: Vec::new(), compression: None, loss: Loss::default(), notes }
     }
 
     #[test]

@@ -468,6 +468,10 @@ fn making(model: &Model) -> String {
     if model.components.len() > 1 {
         row("fused solutions", model.components.len().to_string());
     }
+    if let (Some(_), Some(error)) = (&model.compression, model.notes.get("compression_error")) {
+        let columns = model.embedding_dim();
+        row("compressed", format!("to {columns} columns, relative error of the similarities {error}"));
+    }
     for (note, shown) in [
         ("preset", "preset"),
         ("whiten", "shrinkage of the whitening"),

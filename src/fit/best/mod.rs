@@ -207,6 +207,9 @@ fn warm_start<M>(
     let [c] = &model.components[..] else {
         return Err(Error::invalid("start", "a model of one component", model.components.len()));
     };
+    if model.compression.is_some() {
+        return Err(Error::invalid("start", "a model that is not compressed", "a compressed one"));
+    }
     if c.x.map.is_some() || c.y.map.is_some() || x.map.folds() || y.map.folds() {
         return Err(Error::Unsupported("a warm start of kernel encoders".into()));
     }

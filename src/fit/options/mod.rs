@@ -64,11 +64,17 @@ impl Init {
     /// The encoders of a linear model, to continue from.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a model of kernel encoders or of several components.
+    /// [`Error::InvalidArgument`] for a model of kernel encoders or of several components, and a compressed one.
     pub fn from_model(model: &crate::model::Model) -> Result<Self> {
         match &model.components[..] {
-            [c] if c.x.map.is_none() && c.y.map.is_none() => Ok(Self::Model(Box::new(c.clone()))),
-            _ => Err(Error::invalid("init", "a linear model of one component", "kernels or several")),
+            [c] if c.x.map.is_none() && c.y.map.is_none() && model.compression.is_none() => {
+                Ok(Self::Model(Box::new(c.clone())))
+            }
+            _ => Err(Error::invalid(
+                "init",
+                "a linear model of one component",
+                "kernels, several or a compressed one",
+            )),
         }
     }
 
@@ -218,6 +224,9 @@ pub struct FitOptions {
     pub budget: Option<Duration>,
     /// Evaluate the loss of the returned encoders (one more pass 1). Default true.
     pub final_loss: bool,
+    /// Compress the model to this many columns: [`Model::compressed`](crate::model::Model::compressed) by the training rows, 1 to the
+    /// width of its embeddings. Default none.
+    pub compress: Option<usize>,
 }
 
 impl FitOptions {
@@ -247,6 +256,7 @@ impl FitOptions {
             checkpoint: None,
             budget: None,
             final_loss: true,
+            compress: None,
         }
     }
 
@@ -281,6 +291,9 @@ impl FitOptions {
         }
         if !(self.growth.is_finite() && self.growth >= 1.0) {
             return Err(Error::invalid("growth", "a finite number >= 1", self.growth));
+        }
+        if self.compress == Some(0) {
+            return Err(Error::invalid("compress", "at least 1 column", 0));
         }
         if let NegativeSampling::Sampled { per_anchor: 0, .. } = self.negatives {
             return Err(Error::invalid("negatives", "at least 1 per anchor", 0));

@@ -147,6 +147,20 @@ for call in (lambda: context.fit(x[:0], y[:0], 4), lambda: context.search(z, z[:
              lambda: m.similarity(x, y[:0]), lambda: context.gram(unicon.kernel("rbf"), x, x[:0]), lambda: context.recall(z[:0], z[:0])):
     raises(ValueError, "at least one row and one column", call)
 
+# Fewer columns: the products of embeddings are the nearest that these have.
+fused, _ = context.fit(x, y, 3, kernel=unicon.kernel("angular"), batch_size=100)
+assert (fused.members, fused.r) == (4, 12)
+s = fused.similarity(x, y)
+u, values, v = np.linalg.svd(s.astype(np.float64))
+for r in (1, 3, 12):
+    small, error = fused.compress(x, y, r)
+    kept = (u[:, :r] * values[:r]) @ v[:r]
+    got = small.encode(x, "x") @ small.encode(y, "y").T
+    assert (small.members, small.r) == (4, r) and np.abs(got - kept).max() < 1e-4
+    assert abs(error - np.sqrt((values[r:] ** 2).sum() / (values**2).sum())) < 1e-5
+for r, kind in ((0, ValueError), (13, ValueError), (2.5, TypeError), ("3", TypeError)):
+    raises(kind, "r", lambda: fused.compress(x, y, r))
+
 # Outputs are written where they lie, or refused.
 for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-6), (np.float16, 1e-3)):
     for out in (np.zeros((400, 8), dtype), np.zeros((8, 400), dtype).T, np.zeros((400, 20), dtype)[:, 3:11]):

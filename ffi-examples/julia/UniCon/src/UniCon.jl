@@ -20,7 +20,7 @@ import Libdl, Serialization
 using LinearAlgebra: Adjoint, Transpose
 
 export Context, Loss, Kernel, Damping, Refine, Minibatch, LinearUniCon, KernelUniCon, BestUniCon, Model, Weights, PartialFit, UniConError
-export fit, encode, similarity, encoder, bias, search, recall, gram, contrastive_grad, cancel, cancel_clear, save, load, linear_model, to_bytes, from_bytes
+export fit, encode, similarity, compress, encoder, bias, search, recall, gram, contrastive_grad, cancel, cancel_clear, save, load, linear_model, to_bytes, from_bytes
 export Items, evaluate
 export add!, current, finish!, value, unmatched, dense, apply, apply_transpose, cross_covariance, device_count
 

@@ -285,6 +285,7 @@ c_model_describe(m, out) = @ccall $(symbol(:unicon_model_describe))(m::Ptr{Cvoid
 c_model_bias(h, m, side, out) = @ccall $(symbol(:unicon_model_bias))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, out::Ref{Matrix_t})::Int32
 c_model_encoder(h, m, side, out) = @ccall $(symbol(:unicon_model_encoder))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, out::Ref{Matrix_t})::Int32
 c_model_encode(h, m, side, x, out) = @ccall $(symbol(:unicon_model_encode))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, side::Int32, x::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
+c_model_compress(h, m, x, y, r, error, out) = @ccall $(symbol(:unicon_model_compress))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, r::Int64, error::Ref{Float64}, out::Ref{Ptr{Cvoid}})::Int32
 c_model_similarity(h, m, x, y, out) = @ccall $(symbol(:unicon_model_similarity))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, x::Ref{Matrix_t}, y::Ref{Matrix_t}, out::Ref{Matrix_t})::Int32
 c_model_save(h, m, path) = @ccall $(symbol(:unicon_model_save))(h::Ptr{Cvoid}, m::Ptr{Cvoid}, path::Cstring)::Int32
 c_model_load(h, path, out) = @ccall $(symbol(:unicon_model_load))(h::Ptr{Cvoid}, path::Cstring, out::Ref{Ptr{Cvoid}})::Int32

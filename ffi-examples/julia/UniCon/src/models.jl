@@ -25,7 +25,7 @@ side_of(side::Symbol) = choose("side", side, (x = 0, y = 1))
 """
     encode(model, side, X; context = nothing)
 
-Unit columns, `r × n`, of features `d × n`; `side` is `:x` or `:y`. `n` may be 0.
+Unit columns, `r × n`, of features `d × n`; `side` is `:x` or `:y`. `n` may be 0. Of a [`compress`](@ref)ed model their lengths are others.
 """
 function encode(model::Model, side::Symbol, X; context::Union{Nothing,Context} = nothing)
     X = readable("X", X)
@@ -48,6 +48,22 @@ function similarity(model::Model, X, Y; context::Union{Nothing,Context} = nothin
         GC.@preserve model X Y out check(c_model_similarity(c.handle, model.handle, samples(X), samples(Y), plain(out)), c.handle)
     end
     return out
+end
+
+"""
+    compress(model, X, Y, r; context = nothing)
+
+The model with embeddings of `r` columns whose products, over all pairs of the given `d1 × n_x` and `d2 × n_y` samples, are the nearest to
+those of `model` that so few can have, and the relative error of these products. Embeddings are not of unit length then: compare them by
+products.
+"""
+function compress(model::Model, X, Y, r::Integer; context::Union{Nothing,Context} = nothing)
+    X, Y = readable("X", X), readable("Y", Y)
+    error, handle = Ref{Float64}(0), Ref{Ptr{Cvoid}}(C_NULL)
+    on(context) do c
+        GC.@preserve model X Y check(c_model_compress(c.handle, model.handle, samples(X), samples(Y), r, error, handle), c.handle)
+    end
+    return Model(handle[]), error[]
 end
 
 """
