@@ -622,7 +622,12 @@ enum unicon_kernel_kind {
     UNICON_KERNEL_ARCCOS = 3,     /**< First-order arc-cosine of unit vectors: (sin theta + (pi - theta) cos theta)/pi. */
     UNICON_KERNEL_EXP_COSINE = 4, /**< exp(beta cos theta) */
     UNICON_KERNEL_RBF = 5,        /**< exp(-gamma |a - b|^2) */
-    UNICON_KERNEL_MATERN32 = 6    /**< (1 + t) exp(-t), t = sqrt(3) |a - b| / lengthscale */
+    UNICON_KERNEL_MATERN32 = 6,   /**< (1 + t) exp(-t), t = sqrt(3) |a - b| / lengthscale */
+    /**
+     * Of unicon_fit(): any kernel, whose values take the place of features. x and y are the Gram matrices of the rows that train, n_x by
+     * n_x and n_y by n_y; what is encoded, or validated on, are values with all of these. The model is a linear one of these values.
+     */
+    UNICON_KERNEL_PRECOMPUTED = 7
 };
 
 /** In ::unicon_model_description_t: a linear model, which has no kernel. */

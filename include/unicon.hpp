@@ -182,7 +182,8 @@ enum class KernelKind : int32_t {
     arccos = UNICON_KERNEL_ARCCOS,
     exp_cosine = UNICON_KERNEL_EXP_COSINE,
     rbf = UNICON_KERNEL_RBF,
-    matern32 = UNICON_KERNEL_MATERN32
+    matern32 = UNICON_KERNEL_MATERN32,
+    precomputed = UNICON_KERNEL_PRECOMPUTED
 };
 
 /** What a stream of batches is summed up in; see ::unicon_accumulate. */

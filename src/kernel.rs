@@ -1,7 +1,8 @@
 //! The kernels of the kernel solver.
 
 use crate::error::{Error, Result};
-use crate::io::times_power;
+use crate::io::{HostMatrix, RowSource, read_all, times_power};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
@@ -29,6 +30,31 @@ pub enum KernelKind {
     Rbf,
     /// Matern 3/2: `(1 + sqrt3 r) exp(-sqrt3 r)`, `r = |a - b|/lengthscale`.
     Matern,
+}
+
+/// A kernel of one's own: `k(a, b)` of two rows, symmetric and positive semi-definite.
+pub type KernelFunction<'a> = dyn Fn(&[f64], &[f64]) -> f64 + Sync + 'a;
+
+/// The values `k(a_i, z_j)` of a kernel of one's own, `n x m`, for [`KernelOptions::of_values`](crate::fit::KernelOptions::of_values): of
+/// a fit `a` and `z` are the same rows, and of rows to encode `z` are the rows of the fit.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] where the widths differ; [`Error::Numerical`] naming the first pair whose value is not finite; those
+/// of the sources.
+pub fn kernel_values(k: &KernelFunction<'_>, a: &dyn RowSource, z: &dyn RowSource) -> Result<HostMatrix> {
+    if a.cols() != z.cols() {
+        return Err(Error::invalid(z.name(), format!("{} columns, as {} has", a.cols(), a.name()), z.cols()));
+    }
+    let (n, m, d) = (a.rows(), z.rows(), a.cols().max(1));
+    let (a_rows, z_rows) = (read_all::<f64>(a)?, read_all::<f64>(z)?);
+    let row = |a: &[f64]| z_rows.chunks_exact(d).map(|z| k(a, z)).collect::<Vec<f64>>();
+    let values = crate::threads::run(|| a_rows.par_chunks_exact(d).flat_map_iter(row).collect::<Vec<f64>>());
+    if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        let (i, j, value) = (at / m, at % m, values[at]);
+        let text = format!("the kernel of row {i} of {} and row {j} of {} is {value}", a.name(), z.name());
+        return Err(Error::Numerical(text));
+    }
+    HostMatrix::from_f64(a.name(), n, m, values)
 }
 
 /// A kernel with its parameters.

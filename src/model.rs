@@ -88,6 +88,9 @@ impl Model {
         if let Some(lambda) = options.whiten {
             note("whiten", lambda.to_string());
         }
+        if options.kernel.as_ref().is_some_and(|k| k.precomputed) {
+            note("encodes", "kernel values with the rows of the fit".into());
+        }
         Self { components, compression: None, loss: options.loss.recorded(), notes }
     }
 

@@ -19,6 +19,7 @@ mod family;
 mod golden;
 mod operator;
 mod out_of_core;
+mod precomputed;
 mod proposition;
 mod ranks;
 mod resume;

@@ -131,7 +131,7 @@ class Pairs(Structure):
 
 
 class Kernel(Options):
-    _kinds_ = ("linear", "cosine", "angular", "arccos", "exp_cosine", "rbf", "matern32")
+    _kinds_ = ("linear", "cosine", "angular", "arccos", "exp_cosine", "rbf", "matern32", "precomputed")
     _fields_ = [
         ("struct_size", c_size_t),
         ("kind", c_int32),

@@ -114,7 +114,9 @@ def kernel(kind: str, **parameters: Any) -> _abi.Kernel:
 
     Parameters
     ----------
-    kind : {"linear", "cosine", "angular", "arccos", "exp_cosine", "rbf", "matern32"}
+    kind : {"linear", "cosine", "angular", "arccos", "exp_cosine", "rbf", "matern32", "precomputed"}
+        "precomputed" (of ``Context.fit``): the values of any kernel take the place of features. x and y are the Gram matrices of the rows
+        that train, n x n; what is encoded are values with all of these, n_new x n.
     beta : float
         Of exp_cosine, exp(beta cos): -80 to 80, 1 by default.
     gamma : float

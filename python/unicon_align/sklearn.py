@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,11 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Temperature; "auto" with method "best" only.
     whiten : float, list of floats or None, default None
         Shrinkage of the whitening; with "best" candidates for it, None being the usual ones; with "spectral" None is no whitening.
-    kernel : str, Kernel or None, default None
-        Kernel encoders, as ``unicon_align.kernel``; None: linear ones.
+    kernel : str, Kernel, callable or None, default None
+        Kernel encoders, as ``unicon_align.kernel``; None: linear ones. A callable takes two arrays and returns the values of a kernel of
+        one's own between their rows, ``kernel(A, B)`` of shape (len(A), len(B)), as those of ``sklearn.metrics.pairwise`` do; with
+        "precomputed" such values take the place of ``X`` and ``y``: Gram matrices in ``fit``, and values with all samples of ``fit``
+        elsewhere. Both with method "spectral" only.
     n_landmarks : int, "all" or None, default None
         Of kernel encoders: 512 by default, at most the samples; "all" is exact.
     center : {"auto", "on", "off"}, default "auto"
@@ -75,7 +78,7 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     """
 
     def __init__(self, n_components: Union[int, float, str] = "auto", *, method: str = "best", loss: str = "clip",
-                 tau: Union[float, str] = 0.07, whiten: Any = None, kernel: Union[None, str, Kernel] = None,
+                 tau: Union[float, str] = 0.07, whiten: Any = None, kernel: Union[None, str, Kernel, Callable[[Any, Any], Any]] = None,
                  n_landmarks: Union[None, int, str] = None, center: str = "auto", n_iter: Optional[int] = None, budget: Optional[float] = None,
                  n_jobs: Optional[int] = None, random_state: int = 0, context: Optional[Context] = None) -> None:
         self.n_components = n_components
@@ -120,6 +123,9 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         y = self._second(y, X)
+        # What a kernel of one's own is taken with.
+        self._fit_X, self._fit_y = (X, y) if callable(self.kernel) else (None, None)
+        X, y = self._values(X, self._fit_X, "X"), self._values(y, self._fit_y, "y")
         model, info = self._fitted(X, y, positives)
         self.model_: Model = model
         self.info_: FitInfo = info
@@ -141,7 +147,11 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             options["loss"] = make_loss(self.loss)
         else:
             options["loss"] = make_loss(self.loss, tau=self.tau)
-        if self.kernel is not None:
+        if best and (self.kernel == "precomputed" or callable(self.kernel)):
+            raise ValueError(f"kernel: expected method='spectral' with kernel={self.kernel!r}: 'best' holds samples back")
+        if callable(self.kernel):
+            options["kernel"] = make_kernel("precomputed")
+        elif self.kernel is not None:
             options["kernel"] = make_kernel(self.kernel) if isinstance(self.kernel, str) else self.kernel
         for name, value in (("n_landmarks", self.n_landmarks), ("whiten", self.whiten), ("budget", self.budget), ("n_iters", self.n_iter)):
             if value is not None and (name != "n_iters" or not best):
@@ -149,6 +159,18 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if best:
             return self._context().fit_best(X, y, self.n_components, **options)
         return self._context().fit(X, y, int(self.n_components), **options)
+
+    def _values(self, rows: Array, fitted: Optional[Array], name: str) -> Array:
+        """The features that the model takes: rows as they are, or the values of a kernel of one's own with those of ``fit``."""
+        if fitted is None or not callable(self.kernel):
+            return rows
+        values = check_array(self.kernel(rows, fitted), dtype=[np.float64, np.float32], input_name=f"kernel({name}, ...)")
+        if values.shape != (len(rows), len(fitted)):
+            raise ValueError(f"kernel: expected values of shape {(len(rows), len(fitted))} for {name}, got {values.shape}")
+        return values
+
+    def _encode_second(self, y: Any) -> Array:
+        return self.model_.encode(self._values(self._second(y), self._fit_y, "y"), "y")
 
     def _context(self) -> Context:
         return self.context or Context(n_threads=self.n_jobs)
@@ -180,8 +202,8 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             float64 of float64, else float32.
         """
         X = self._first(X)
-        zx = self.model_.encode(X, "x")
-        return zx if y is None else (zx, self.model_.encode(self._second(y), "y"))
+        zx = self.model_.encode(self._values(X, self._fit_X, "X"), "x")
+        return zx if y is None else (zx, self._encode_second(y))
 
     def score(self, X: Any, y: Any) -> float:
         """Mean Recall@1 of both directions: the share of rows whose most similar row of the other view is theirs, ties by expectation."""
@@ -195,7 +217,7 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         y is the one of ``fit`` unless it is given.
         """
         zx = self.transform(X)
-        zy = self.y_embedding_ if y is None else self.model_.encode(self._second(y), "y")
+        zy = self.y_embedding_ if y is None else self._encode_second(y)
         return self._context().search(zx, zy, 1)[1][:, 0]
 
     def ranks(self, X: Any, y: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -246,7 +246,7 @@ impl<const REQUIRED: bool> TestArgs<REQUIRED> {
 #[derive(clap::Args)]
 pub struct KernelArgs {
     /// Kernel of both sides.
-    #[arg(long, value_parser = kernel_kind(), value_name = "KERNEL")]
+    #[arg(long, value_parser = kernel_kind(), value_name = "KERNEL", group = "encoders")]
     pub kernel: Option<KernelKind>,
     /// Of exp-cosine: exp(beta cos).
     #[arg(long, default_value_t = Kernel::default().beta, allow_negative_numbers = true)]

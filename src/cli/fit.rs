@@ -17,6 +17,7 @@ use unicon::fit::{
     Landmarks, RefineOptions, fit,
 };
 use unicon::io::{AtomicFile, read_index_vector};
+use unicon::kernel::KernelKind;
 use unicon::model::Model;
 use unicon::similarity::NegativeSampling;
 use unicon::spectral::SvdMethod;
@@ -158,17 +159,21 @@ pub struct SolverArgs {
 pub struct KernelFitArgs {
     #[command(flatten)]
     kernel: KernelArgs,
+    /// --x and --y are Gram matrices: the values of any kernel between all rows that train, n x n of each side. The model encodes rows of such
+    /// values with the rows that trained.
+    #[arg(long, group = "encoders")]
+    precomputed: bool,
     /// Number of Nystrom landmarks, drawn from the rows [default: 512, at most n].
-    #[arg(long, value_name = "M", requires = "kernel", conflicts_with_all = ["exact", "landmark_rows"])]
+    #[arg(long, value_name = "M", requires = "encoders", conflicts_with_all = ["exact", "landmark_rows"])]
     landmarks: Option<usize>,
     /// Row numbers of the landmarks.
-    #[arg(long, value_name = "NPY", requires = "kernel", conflicts_with = "exact")]
+    #[arg(long, value_name = "NPY", requires = "encoders", conflicts_with = "exact")]
     landmark_rows: Option<PathBuf>,
     /// The exact kernel solver, O(n^2) memory: every row is a landmark.
-    #[arg(long, requires = "kernel")]
+    #[arg(long, requires = "encoders")]
     exact: bool,
     /// Tikhonov ridge on K [default: 1e-6].
-    #[arg(long, value_name = "LAMBDA", requires = "kernel", allow_negative_numbers = true)]
+    #[arg(long, value_name = "LAMBDA", requires = "encoders", allow_negative_numbers = true)]
     kernel_ridge: Option<f64>,
 }
 
@@ -331,7 +336,10 @@ impl SolverArgs {
 
     /// The preset that was asked for or that the options imply; the exact kernel has no preset best.
     fn preset(&self, kernel: &KernelFitArgs) -> Preset {
-        let implied = self.of_the_iteration().is_some() || kernel.exact || kernel.landmark_rows.is_some();
+        let implied = self.of_the_iteration().is_some()
+            || kernel.exact
+            || kernel.precomputed
+            || kernel.landmark_rows.is_some();
         self.preset.unwrap_or(if implied { Preset::Global } else { Preset::Best })
     }
 
@@ -369,7 +377,7 @@ impl SolverArgs {
 impl KernelFitArgs {
     /// Whether a kernel is asked for.
     pub fn is_given(&self) -> bool {
-        self.kernel.kernel.is_some()
+        self.kernel.kernel.is_some() || self.precomputed
     }
 
     /// Whether the kernel's width is given.
@@ -380,7 +388,8 @@ impl KernelFitArgs {
     /// The kernel, where one is asked for or the preset has one.
     pub fn build(&self, preset: unicon::fit::Preset, batched: bool) -> Result<Option<KernelOptions>> {
         let usual = preset.options(1).kernel;
-        let Some(kind) = self.kernel.kernel.or(usual.map(|k| k.kernel.kind)) else { return Ok(None) };
+        let kind = self.kernel.kernel.or(usual.map(|k| k.kernel.kind));
+        let Some(kind) = kind.or(self.precomputed.then(KernelKind::default)) else { return Ok(None) };
         let cos_clamp = preset.cos_clamp();
         let landmarks = match (&self.landmark_rows, self.landmarks) {
             (Some(path), _) => Landmarks::Rows(rows(path)?),
@@ -391,6 +400,7 @@ impl KernelFitArgs {
         };
         let mut options = KernelOptions::new(self.kernel.build(kind, cos_clamp)?, landmarks);
         options.ridge = self.kernel_ridge.unwrap_or(options.ridge);
+        options.precomputed = self.precomputed;
         Ok(Some(options))
     }
 }

@@ -531,6 +531,7 @@ pub const UNICON_KERNEL_ARCCOS: unicon_kernel_kind = 3;
 pub const UNICON_KERNEL_EXP_COSINE: unicon_kernel_kind = 4;
 pub const UNICON_KERNEL_RBF: unicon_kernel_kind = 5;
 pub const UNICON_KERNEL_MATERN32: unicon_kernel_kind = 6;
+pub const UNICON_KERNEL_PRECOMPUTED: unicon_kernel_kind = 7;
 pub type unicon_kernel_kind = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -256,9 +256,14 @@ unsafe fn kernel_options(raw: RawKernel, usual: Landmarks) -> Result<Option<Kern
             Landmarks::Rows(rows.iter().map(|&i| count("options.landmarks", i, 0)).collect::<Result<_>>()?)
         }
     };
-    // SAFETY: a struct by the header's contract.
-    let kernel = unsafe { problem::kernel(raw.kernel)? };
-    Ok(Some(KernelOptions { kernel, landmarks, ridge: raw.ridge }))
+    // SAFETY: structs by the header's contract.
+    let kernel = unsafe {
+        match problem::is_precomputed(raw.kernel)? {
+            true => KernelOptions::of_values(landmarks),
+            false => KernelOptions::new(problem::kernel(raw.kernel)?, landmarks),
+        }
+    };
+    Ok(Some(KernelOptions { ridge: raw.ridge, ..kernel }))
 }
 
 fn factorization(raw: &unicon_fit_options) -> Result<Factorization> {

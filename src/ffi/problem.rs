@@ -116,6 +116,9 @@ fn kernel_kind(kind: i32) -> Result<KernelKind> {
         Ok(UNICON_KERNEL_EXP_COSINE) => Ok(KernelKind::ExpCosine),
         Ok(UNICON_KERNEL_RBF) => Ok(KernelKind::Rbf),
         Ok(UNICON_KERNEL_MATERN32) => Ok(KernelKind::Matern),
+        Ok(UNICON_KERNEL_PRECOMPUTED) => {
+            Err(Error::invalid("kernel.kind", "a kernel of features; precomputed is one of fits", kind))
+        }
         _ => Err(Error::invalid("kernel.kind", "a value of unicon_kernel_kind", kind)),
     }
 }
@@ -132,6 +135,17 @@ pub(super) fn kernel_number(kind: KernelKind) -> i32 {
         KernelKind::Matern => UNICON_KERNEL_MATERN32,
     };
     number as i32
+}
+
+/// Whether the kernel's values are given in place of features.
+///
+/// # Safety
+/// `pointer` is NULL or a caller's struct.
+pub(super) unsafe fn is_precomputed(pointer: *const unicon_kernel_t) -> Result<bool> {
+    // SAFETY: passed on.
+    let raw = unsafe { read(pointer)? };
+    reserved("kernel", raw.reserved)?;
+    Ok(u32::try_from(raw.kind) == Ok(UNICON_KERNEL_PRECOMPUTED))
 }
 
 /// The kernel that is asked for, validated.
@@ -251,7 +265,9 @@ entry!(
 
 entry!(
     fn unicon_kernel_init(kernel: *mut unicon_kernel_t, struct_size: usize, kind: i32) {
-        kernel_kind(kind)?;
+        if u32::try_from(kind) != Ok(UNICON_KERNEL_PRECOMPUTED) {
+            kernel_kind(kind)?;
+        }
         let value = unicon_kernel { kind, ..unicon_kernel::defaults() };
         // SAFETY: NULL or that many bytes by the header's contract.
         unsafe { init(kernel, struct_size, &value) }

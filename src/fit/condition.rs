@@ -1,7 +1,7 @@
 //! What is done to features before a solver sees them: powers of two bring them into range, and a mean that dwarfs their
 //! spread is taken out. Both are folded into the encoders, which apply to raw features.
 
-use super::{Data, FitInfo, Init};
+use super::{Data, FitInfo, Init, KernelOptions};
 use crate::backend::{self, Backend};
 use crate::error::Result;
 use crate::io::{Conditioned, Conditioning, RowScale, RowSource, Survey, times_power};
@@ -121,12 +121,15 @@ pub(crate) struct Wanted<'a> {
     pub(crate) kernel: Option<Kernel>,
     /// The encoders that a fit starts from; their offsets are those of the fit.
     pub(crate) start: Option<&'a Component>,
+    /// The features are kernel values, which are taken as they are.
+    pub(crate) values: bool,
 }
 
 impl<'a> Wanted<'a> {
-    pub(crate) fn new(center: Center, kernel: Option<Kernel>, init: &'a Init) -> Self {
+    pub(crate) fn new(center: Center, kernel: Option<&KernelOptions>, init: &'a Init) -> Self {
         let start = if let Init::Model(start) = init { Some(&**start) } else { None };
-        Self { center, kernel, start }
+        let values = kernel.is_some_and(|k| k.precomputed);
+        Self { center, kernel: kernel.map(|k| k.kernel), start, values }
     }
 }
 
@@ -136,7 +139,7 @@ impl<'a> Wanted<'a> {
 /// NaN or infinite features (the row is named); those of the source and the backend.
 #[cfg(feature = "cli")]
 pub(crate) fn in_range<B: Backend>(backend: &B, data: Data<'_>) -> Result<Sides> {
-    let wanted = Wanted { center: Center::Off, kernel: None, start: None };
+    let wanted = Wanted { center: Center::Off, kernel: None, start: None, values: false };
     let seen = (&backend.survey(data.x)?, &backend.survey(data.y)?);
     prepare(backend, data, seen, &wanted, &mut FitInfo::default())
 }
@@ -170,6 +173,9 @@ fn side<B: Backend>(
     wanted: &Wanted<'_>,
     start: Option<Option<Arc<[f64]>>>,
 ) -> Result<(Conditioning, Prepared)> {
+    if wanted.values {
+        return Ok(Default::default());
+    }
     let mut ratio = None;
     let offset = match (wanted.center, start) {
         (Center::Off, _) => None,

@@ -88,6 +88,72 @@ pub(crate) fn exact_features<B: Backend>(
     Ok(Mapped { cross, embed: Some(embed), basis: None, map })
 }
 
+/// Differences between a Gram matrix and its transpose, and negative eigenvalues, up to this share of its largest value are rounding.
+const GRAM_TOLERANCE: f64 = 1e-5;
+
+/// The features of a kernel of which the values are given: `source` is the Gram matrix of its rows.
+pub(crate) fn value_features<B: Backend>(
+    backend: &B,
+    source: &dyn RowSource,
+    kernel: &KernelOptions,
+    options: &FitOptions,
+) -> Result<Mapped<B::Matrix>> {
+    let n = source.rows();
+    check_exact_memory(n)?;
+    let k = host_rows(backend, source, None, &(0..n).collect::<Vec<_>>())?;
+    check_symmetric(source, k.as_ref())?;
+    if kernel.landmarks == Landmarks::Exact {
+        check_definite(source, k.as_ref())?;
+        let (half, inverse_half) = psd_half_powers(k.as_ref(), kernel.ridge, EIGENVALUE_CUT)?;
+        let cross = upload(backend, half.as_ref())?;
+        let embed = upload(backend, (&k * &inverse_half).as_ref())?;
+        let map = FeatureMap { kernel: None, linear: Some(inverse_half) };
+        return Ok(Mapped { cross, embed: Some(embed), basis: None, map });
+    }
+    let rows = landmark_rows(&kernel.landmarks, n, options.seed)?;
+    let m = rows.len();
+    let k_zz = Mat::from_fn(m, m, |i, j| k[(rows[i], rows[j])]);
+    check_definite(source, k_zz.as_ref())?;
+    let (_, inverse_half) = psd_half_powers(k_zz.as_ref(), kernel.ridge, EIGENVALUE_CUT)?;
+    // Of all values those with the landmarks.
+    let mut linear = Mat::zeros(m, n);
+    for (j, &row) in rows.iter().enumerate() {
+        (0..m).for_each(|i| linear[(i, row)] += inverse_half[(i, j)]);
+    }
+    let values = Mat::from_fn(n, m, |i, j| k[(i, rows[j])]);
+    let phi = backend.linear(&upload(backend, values.as_ref())?, inverse_half.as_ref())?;
+    whitened(backend, phi, FeatureMap { kernel: None, linear: Some(linear) }, options.whiten, m)
+}
+
+/// Refuses a Gram matrix that is not symmetric, to rounding.
+fn check_symmetric(source: &dyn RowSource, k: MatRef<'_, f64>) -> Result<()> {
+    let limit = GRAM_TOLERANCE * k.norm_max();
+    for j in 0..k.ncols() {
+        if let Some(i) = (0..j).find(|&i| (k[(i, j)] - k[(j, i)]).abs() > limit) {
+            let got = format!("{} at ({i}, {j}) and {} at ({j}, {i})", k[(i, j)], k[(j, i)]);
+            return Err(Error::invalid(source.name(), "a symmetric Gram matrix", got));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a Gram matrix with negative eigenvalues, beyond rounding: no inner products are such values.
+fn check_definite(source: &dyn RowSource, k: MatRef<'_, f64>) -> Result<()> {
+    let values = crate::spectral::eigen(k)?.1;
+    let size = values.iter().fold(0f64, |m, v| m.max(v.abs()));
+    match values.first() {
+        Some(&least) if least < -GRAM_TOLERANCE * size => {
+            let expected = "a positive semi-definite Gram matrix (of a kernel: no negative eigenvalue)";
+            Err(Error::invalid(
+                source.name(),
+                expected,
+                format!("the eigenvalue {least:.3e} beside {size:.3e}"),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Row numbers of the landmarks.
 pub(crate) fn landmark_rows(landmarks: &Landmarks, n: usize, seed: u64) -> Result<Vec<usize>> {
     match landmarks {

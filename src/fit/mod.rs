@@ -103,8 +103,12 @@ pub fn fit<B: Backend>(
     check_fit(data, validation, options)?;
     backend.check_loss(&options.loss)?;
     let kernel = options.kernel.as_ref().map(|k| k.kernel);
-    let (mut info, sides, _) =
-        screened(backend, data, validation, &Wanted::new(options.center, kernel, &options.init))?;
+    let (mut info, sides, _) = screened(
+        backend,
+        data,
+        validation,
+        &Wanted::new(options.center, options.kernel.as_ref(), &options.init),
+    )?;
     let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
     let (raw, data, validation) = (data, in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
     let mut unwatched = |_: Iterate<'_>| Ok(());
@@ -142,6 +146,12 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
         let bound = data.x.cols().min(data.y.cols());
         if options.rank > bound {
             return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
+        }
+    }
+    if options.kernel.as_ref().is_some_and(|k| k.precomputed) {
+        for (side, source) in [("x", data.x), ("y", data.y)].iter().filter(|(_, s)| s.rows() != s.cols()) {
+            let expected = format!("a Gram matrix of the rows of {side}, {} columns", source.rows());
+            return Err(Error::invalid(source.name(), expected, source.cols()));
         }
     }
     let fused = options.kernel.is_some() && options.batches.is_some();
@@ -310,6 +320,9 @@ fn map_side<B: Backend>(
     let kernel = options.kernel.as_ref();
     let kernel = kernel.map(|k| KernelOptions { kernel: k.kernel.of_scaled_rows(exponent), ..k.clone() });
     match &kernel {
+        Some(k) if k.precomputed => {
+            timed(&mut info.seconds.features, || kernel::value_features(backend, source, k, options))
+        }
         Some(k) if k.landmarks == Landmarks::Exact => {
             timed(&mut info.seconds.features, || kernel::exact_features(backend, source, k))
         }

@@ -587,6 +587,40 @@ static void fit(unicon_context_t *context, const char *path)
         OK(context, unicon_fit(context, &options, PAIRS(&xm, &ym, NULL), &model, NULL));
         unicon_model_destroy(model);
     }
+    { /* The values of a kernel in place of features give what the kernel gives. */
+        static double gx[N * N], gy[N * N], wide_x[N * D1], wide_y[N * D2], built_in[N * N], given[N * N];
+        unicon_matrix_t gxm = unicon_matrix_f64(gx, N, N), gym = unicon_matrix_f64(gy, N, N), bm = unicon_matrix_f64(built_in, N, N),
+                        vm = unicon_matrix_f64(given, N, N), wxm = unicon_matrix_f64(wide_x, N, D1), wym = unicon_matrix_f64(wide_y, N, D2);
+        unicon_kernel_t precomputed;
+        unicon_model_t *other = NULL;
+        for (j = 0; j < N * D1; j++)
+            wide_x[j] = x[j];
+        for (j = 0; j < N * D2; j++)
+            wide_y[j] = y[j];
+        OK(NULL, unicon_kernel_init(&kernel, sizeof kernel, UNICON_KERNEL_ANGULAR));
+        OK(NULL, unicon_kernel_init(&precomputed, sizeof precomputed, UNICON_KERNEL_PRECOMPUTED));
+        OK(context, unicon_gram(context, &kernel, &wxm, &wxm, &gxm));
+        OK(context, unicon_gram(context, &kernel, &wym, &wym, &gym));
+        OK(NULL, unicon_fit_options_init(&options, sizeof options));
+        options.r = R;
+        options.center = UNICON_CENTER_OFF;
+        options.n_landmarks = UNICON_LANDMARKS_ALL;
+        options.kernel = &kernel;
+        OK(context, unicon_fit(context, &options, PAIRS(&wxm, &wym, NULL), &model, NULL));
+        options.kernel = &precomputed;
+        OK(context, unicon_fit(context, &options, PAIRS(&gxm, &gym, NULL), &other, NULL));
+        OK(context, unicon_model_similarity(context, model, &wxm, &wym, &bm));
+        OK(context, unicon_model_similarity(context, other, &gxm, &gym, &vm));
+        for (j = 0; j < N * N; j++)
+            CHECK(fabs(built_in[j] - given[j]) < 1e-8);
+        unicon_model_destroy(model);
+        unicon_model_destroy(other);
+        CHECK(unicon_fit(context, &options, PAIRS(&wxm, &gym, NULL), &other, NULL) == UNICON_ERROR_INVALID_ARGUMENT);
+        CHECK(unicon_gram(context, &precomputed, &wxm, &wxm, &gxm) == UNICON_ERROR_INVALID_ARGUMENT);
+        OK(NULL, unicon_kernel_init(&kernel, sizeof kernel, UNICON_KERNEL_MATERN32));
+        options.center = UNICON_CENTER_AUTO;
+        options.kernel = &kernel;
+    }
     {
         int64_t landmarks[10] = {0, 7, 3, 69, 12, 40, 41, 42, 55, 20};
         static double zeros[N * N];

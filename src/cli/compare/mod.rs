@@ -108,6 +108,11 @@ impl Args {
             }
         }
         let kernel = self.kernel.build(Preset::Global, false)?;
+        if kernel.as_ref().is_some_and(|k| k.precomputed) {
+            return Err(
+                Error::Unsupported("--precomputed in compare: its methods hold rows back".into()).into()
+            );
+        }
         if kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
             return Err(Error::Unsupported("--exact in compare: use --landmarks".into()).into());
         }

@@ -64,7 +64,7 @@ pub fn fit_best_watched<B: Backend>(
     check_data(data, validation)?;
     let kernel = options.kernel.as_ref().map(|k| k.kernel);
     let start = options.start.as_ref().and_then(|m| m.components.first());
-    let wanted = Wanted { center: options.center, kernel, start };
+    let wanted = Wanted { center: options.center, kernel, start, values: false };
     let (mut info, sides, duplicates) = screened(backend, data, validation, &wanted)?;
     // Of few rows none are held out: everything is chosen on those that train.
     let holdout = match validation {

@@ -129,6 +129,10 @@ impl BestOptions {
         }
         if let Some(kernel) = &self.kernel {
             kernel.validate()?;
+            if kernel.precomputed {
+                let what = "the preset `best` on precomputed Gram matrices: it holds rows back";
+                return Err(Error::Unsupported(what.into()));
+            }
         }
         if self.kernel.as_ref().is_some_and(|k| k.landmarks == Landmarks::Exact) {
             return Err(Error::Unsupported("the preset `best` on the exact kernel: use landmarks".into()));

@@ -148,12 +148,22 @@ pub struct KernelOptions {
     pub landmarks: Landmarks,
     /// Tikhonov ridge on `K`, >= 0.
     pub ridge: f64,
+    /// The features are kernel values themselves: of a fit the Gram matrices of its rows (`n_x x n_x` and `n_y x n_y`), and of other
+    /// rows `k(x, x_1), ..., k(x, x_n)` with every row of the fit. `kernel` is then not used.
+    #[serde(default)]
+    pub precomputed: bool,
 }
 
 impl KernelOptions {
     /// `kernel` with the default ridge 1e-6.
     pub fn new(kernel: Kernel, landmarks: Landmarks) -> Self {
-        Self { kernel, landmarks, ridge: 1e-6 }
+        Self { kernel, landmarks, ridge: 1e-6, precomputed: false }
+    }
+
+    /// Of a kernel of which only values are known, which take the place of features: see [`precomputed`](Self::precomputed) and
+    /// [`kernel_values`](crate::kernel::kernel_values). The model's encoders are linear maps of these values.
+    pub fn of_values(landmarks: Landmarks) -> Self {
+        Self { precomputed: true, ..Self::new(Kernel::default(), landmarks) }
     }
 
     /// With cosines clamped to `+-(1 - clamp)`, where the kernel does not clamp them to less.
@@ -323,6 +333,12 @@ impl FitOptions {
         }
         if let Some(k) = &self.kernel {
             k.validate()?;
+            if k.precomputed && self.batches.is_some() {
+                return Err(Error::Unsupported("mini-batches of precomputed Gram matrices".into()));
+            }
+            if k.precomputed && self.center == Center::On {
+                return Err(Error::Unsupported("taking means out of precomputed kernel values".into()));
+            }
             if self.batches.is_some() && k.landmarks != Landmarks::Exact {
                 let what = "mini-batches with Nystrom landmarks: use the exact kernel per batch";
                 return Err(Error::Unsupported(what.into()));

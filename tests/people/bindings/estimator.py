@@ -70,6 +70,30 @@ assert scores.shape == (4,) and scores.min() > 0.9, scores
 assert Alignment(n_components=6, kernel="rbf", tau="auto", budget=2.0, whiten=[0.1, 0.01]).fit(x / 4, y / 4).n_components_ == 6
 assert Alignment(n_components=6, kernel=kernel("angular"), n_landmarks=50, method="spectral").fit(x, y).n_components_ == 6
 assert Alignment(n_components=6, kernel="angular", n_landmarks="all", method="spectral").fit(x, y).n_components_ == 6
+
+# Kernels of one's own: functions of arrays, and their values.
+wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
+
+
+def rbf(a, b):
+    return np.exp(-0.02 * ((a[:, None] - b[None]) ** 2).sum(axis=2))
+
+
+for n_landmarks in ("all", 40):
+    asked = {"n_components": 6, "n_landmarks": n_landmarks, "method": "spectral", "center": "off"}
+    built_in = Alignment(kernel=kernel("rbf", gamma=0.02), **asked).fit(wide_x[:300], wide_y[:300])
+    own = Alignment(kernel=rbf, **asked).fit(wide_x[:300], wide_y[:300])
+    values = Alignment(kernel="precomputed", **asked).fit(rbf(wide_x[:300], wide_x[:300]), rbf(wide_y[:300], wide_y[:300]))
+    a_x, a_y = built_in.transform(wide_x[300:], wide_y[300:])
+    for b_x, b_y in (own.transform(wide_x[300:], wide_y[300:]),
+                     values.transform(rbf(wide_x[300:], wide_x[:300]), rbf(wide_y[300:], wide_y[:300]))):
+        assert np.abs(a_x @ a_y.T - b_x @ b_y.T).max() < 1e-7, n_landmarks
+    assert np.array_equal(own.predict(wide_x[300:]), built_in.predict(wide_x[300:]))
+    assert own.score(wide_x[300:], wide_y[300:]) == built_in.score(wide_x[300:], wide_y[300:])
+assert cross_val_score(Alignment(n_components=6, kernel=rbf, method="spectral", n_jobs=1), wide_x, wide_y, cv=3).min() > 0.5
+raises(ValueError, "method='spectral'", lambda: Alignment(n_components=6, kernel=rbf).fit(x, y))
+raises(ValueError, "expected values of shape", lambda: Alignment(n_components=6, method="spectral", kernel=lambda a, b: a @ a[:3].T).fit(x, y))
+raises(RuntimeError, "symmetric", lambda: Alignment(n_components=6, method="spectral", kernel=lambda a, b: a @ b[::-1].T).fit(x, y))
 groups = np.repeat(np.arange(200), 2)
 assert Alignment(n_components=4).fit(x, y, positives=(groups, groups)).info_.rows_without_positives == 0
 assert Alignment(n_components=4, context=Context(n_threads=1)).fit(x, y).n_components_ == 4

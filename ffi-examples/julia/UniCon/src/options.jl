@@ -62,13 +62,15 @@ end
 """
     Kernel(kind; beta, gamma, lengthscale, cos_clamp)
 
-A kernel: `:linear`, `:cosine`, `:angular`, `:arccos`, `:exp_cosine`, `:rbf` or `:matern32`.
+A kernel: `:linear`, `:cosine`, `:angular`, `:arccos`, `:exp_cosine`, `:rbf` or `:matern32`; of [`KernelUniCon`](@ref) also `:precomputed`,
+where the values of any kernel take the place of features: Gram matrices `n × n` in `fit`, and `n × n_new` values with all samples of the fit in
+[`encode`](@ref).
 """
 struct Kernel
     raw::Kernel_t
     function Kernel(kind::Symbol; parameters...)
         raw = Kernel_t()
-        kinds = (linear = 0, cosine = 1, angular = 2, arccos = 3, exp_cosine = 4, rbf = 5, matern32 = 6)
+        kinds = (linear = 0, cosine = 1, angular = 2, arccos = 3, exp_cosine = 4, rbf = 5, matern32 = 6, precomputed = 7)
         check(c_kernel_init(raw, choose("kernel", kind, kinds)))
         set!(raw, parameters)
         return new(raw)
