@@ -1009,7 +1009,8 @@ enum unicon_batch_score {
     UNICON_BATCH_SCORE_ACCURACY = 0,       /**< Matching accuracy, x to y: the paper's, on synthetic data. */
     UNICON_BATCH_SCORE_EQUAL = 1,          /**< All the same, whatever validation pairs say. */
     UNICON_BATCH_SCORE_RECALL = 2,         /**< The mean of Recall@1 of both directions: the authors', on real data. */
-    UNICON_BATCH_SCORE_RECIPROCAL_RANK = 3 /**< The mean reciprocal rank, the mean of both directions. */
+    UNICON_BATCH_SCORE_RECIPROCAL_RANK = 3, /**< The mean reciprocal rank, the mean of both directions. */
+    UNICON_BATCH_SCORE_LOSS = 4            /**< exp(-L) of the fit's loss L of the validation pairs. */
 };
 
 /** Phases that unicon_progress_t reports. */

@@ -156,7 +156,7 @@ class Context:
             "randomized"), init ("zeros", "random", "gaussian"), scale_inputs, final_loss, drop_trailing, whiten, batch_size, n_batches,
             n_negatives, growth, exact_last, kernel_ridge, n_landmarks (512 where it is not given, or "all"), seed, budget (seconds),
             center ("auto", "on", "off"), cos_clamp,
-            batch_score ("accuracy", "equal", "recall", "reciprocal-rank"). None is the default of each.
+            batch_score ("accuracy", "equal", "recall", "reciprocal-rank", "loss"). None is the default of each.
             The presets are "default" (also "global") and the schedules of the paper's experiments: "paper-linear", "paper-kernel",
             "paper-flickr", "paper-coco-clip", "paper-coco-resnet", and "paper", which is paper-kernel where a kernel is given and else
             paper-linear. They bring their r and their loss where these are not given.

@@ -22,7 +22,7 @@ _CHOICES: dict[str, dict[str, int]] = {
     "init": {"zeros": 0, "random": 1, "similarity": 2, "gaussian": 3},
     "center": {"auto": 0, "on": 1, "off": 2},
     "n_landmarks": {"all": -1},
-    "batch_score": {"accuracy": 0, "equal": 1, "recall": 2, "reciprocal-rank": 3},
+    "batch_score": {"accuracy": 0, "equal": 1, "recall": 2, "reciprocal-rank": 3, "loss": 4},
 }
 _PRESETS = {
     "default": 0, "global": 0, "paper": 1, "paper-linear": 2, "paper-kernel": 3, "paper-flickr": 4, "paper-coco-clip": 5,

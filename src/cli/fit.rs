@@ -131,9 +131,9 @@ pub struct SolverArgs {
     /// Drop a trailing partial batch (presets of the paper do) instead of spreading its rows over the others.
     #[arg(long)]
     drop_trailing: bool,
-    /// What weighs the solutions of mini-batches where there are validation rows: accuracy, equal, recall (mean R@1) or
-    /// reciprocal-rank [default: accuracy; paper-linear equal].
-    #[arg(long, value_name = "SCORE", value_parser = args::choice::<BatchScore>(&["accuracy", "equal", "recall", "reciprocal-rank"]))]
+    /// What weighs the solutions of mini-batches where there are validation rows: accuracy, equal, recall (mean R@1),
+    /// reciprocal-rank or loss (exp(-loss)) [default: accuracy; paper-linear equal].
+    #[arg(long, value_name = "SCORE", value_parser = args::choice::<BatchScore>(&["accuracy", "equal", "recall", "reciprocal-rank", "loss"]))]
     batch_score: Option<BatchScore>,
     /// Sample about this many negatives per row instead of all; sums are scaled up.
     #[arg(long, value_name = "N")]

@@ -873,6 +873,7 @@ pub const UNICON_BATCH_SCORE_ACCURACY: unicon_batch_score = 0;
 pub const UNICON_BATCH_SCORE_EQUAL: unicon_batch_score = 1;
 pub const UNICON_BATCH_SCORE_RECALL: unicon_batch_score = 2;
 pub const UNICON_BATCH_SCORE_RECIPROCAL_RANK: unicon_batch_score = 3;
+pub const UNICON_BATCH_SCORE_LOSS: unicon_batch_score = 4;
 pub type unicon_batch_score = ::core::ffi::c_uint;
 pub const UNICON_PHASE_FEATURES: unicon_phase = 0;
 pub const UNICON_PHASE_STATISTICS: unicon_phase = 1;

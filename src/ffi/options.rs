@@ -58,6 +58,7 @@ fn schedule(raw: &mut unicon_fit_options, preset: Preset) {
         BatchScore::Equal => UNICON_BATCH_SCORE_EQUAL as i32,
         BatchScore::Recall => UNICON_BATCH_SCORE_RECALL as i32,
         BatchScore::ReciprocalRank => UNICON_BATCH_SCORE_RECIPROCAL_RANK as i32,
+        BatchScore::Loss => UNICON_BATCH_SCORE_LOSS as i32,
     };
     raw.cos_clamp = preset.cos_clamp();
 }
@@ -112,6 +113,7 @@ fn batch_score(score: i32) -> Result<BatchScore> {
         Ok(UNICON_BATCH_SCORE_EQUAL) => BatchScore::Equal,
         Ok(UNICON_BATCH_SCORE_RECALL) => BatchScore::Recall,
         Ok(UNICON_BATCH_SCORE_RECIPROCAL_RANK) => BatchScore::ReciprocalRank,
+        Ok(UNICON_BATCH_SCORE_LOSS) => BatchScore::Loss,
         _ => return Err(Error::invalid("options.batch_score", "a value of unicon_batch_score", score)),
     })
 }

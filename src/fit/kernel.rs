@@ -231,7 +231,7 @@ pub(super) fn fit_batches<B: Backend>(
             component.weight = timed(&mut monitor.info.seconds.validation, || {
                 let zx = component.x.apply(backend, &backend.load(v.x)?)?;
                 let zy = component.y.apply(backend, &backend.load(v.y)?)?;
-                batch_score(backend, batches.score, (&zx, &zy), v.positives)
+                batch_score(backend, batches.score, (&zx, &zy), v.positives, &options.loss)
             })?;
         }
         for (iteration, loss) in part.loss.iter().enumerate() {

@@ -432,7 +432,7 @@ impl<B: Backend> Problem<'_, B> {
         timed(&mut info.seconds.validation, || {
             let zx = self.backend.encode(x, encoders.f1.as_ref())?.0;
             let zy = self.backend.encode(y, encoders.f2.as_ref())?.0;
-            batch_score(self.backend, score, (&zx, &zy), positives)
+            batch_score(self.backend, score, (&zx, &zy), positives, &self.options.loss)
         })
     }
 }

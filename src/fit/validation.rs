@@ -57,10 +57,15 @@ pub(crate) fn batch_score<B: Backend>(
     score: BatchScore,
     (zx, zy): (&B::Matrix, &B::Matrix),
     positives: &Positives,
+    loss: &Loss,
 ) -> Result<f64> {
     match score {
         BatchScore::Equal => Ok(1.0),
         BatchScore::Accuracy => matching_accuracy(backend, Similarity::Embeddings(zx, zy), positives),
+        BatchScore::Loss => {
+            let s = Similarity::Embeddings(zx, zy);
+            Ok((-backend.weights(s, loss, positives, NegativeSampling::All)?.value()).exp())
+        }
         BatchScore::Recall => both_ways(backend, (zx, zy), positives, |s| s.hit(1, Ties::Expected)),
         BatchScore::ReciprocalRank => {
             both_ways(backend, (zx, zy), positives, |s| s.reciprocal(Ties::Expected))

@@ -21,6 +21,8 @@ const FORMAT_VERSION: u32 = 3;
 /// Largest magnitude of a weight. Its square and its products with any float32 are float64 numbers, so that encoders can be
 /// brought into the range of float32 exactly.
 const LARGEST_WEIGHT: f64 = 1e150;
+/// Largest magnitude in a map to fewer columns: products with unit rows are float32 numbers. Those of the library are below 1e4.
+const LARGEST_MAP: f64 = 1e15;
 /// Landmarks are rows of features, which are float32 numbers.
 const LARGEST_LANDMARK: f64 = f32::MAX as f64;
 /// Relative error allowed between a bias and the product of encoder and offset.
@@ -205,7 +207,7 @@ impl Model {
                     let got = format!("{} x {}", a.nrows(), a.ncols());
                     return Err(format!("{name}: expected {} x {fused} values, got {got}", columns.max(1)));
                 }
-                in_range(&name, a, LARGEST_WEIGHT)?;
+                in_range(&name, a, LARGEST_MAP)?;
             }
         }
         let total: f64 = self.components.iter().map(|c| c.weight).sum();

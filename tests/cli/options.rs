@@ -178,6 +178,9 @@ fn batches_and_the_papers_preset() {
         "--batch-size 25 --batches 2",
         &FitOptions { batches: of(25, Some(2), false), ..usual.clone() },
     );
+    let by_loss = Batches { score: BatchScore::Loss, ..Batches::new(20) };
+    let by_loss = FitOptions { batches: Some(by_loss), ..usual.clone() };
+    agree(&pairs, "--batch-size 20 --batch-score loss", &by_loss);
     let weighed = Batches { score: BatchScore::Recall, ..Batches::new(20) };
     agree(&pairs, "--batch-size 20 --batch-score recall", &FitOptions { batches: Some(weighed), ..usual });
     agree(&pairs, "--preset paper --seed 2", &FitOptions { seed: 2, ..Preset::PaperLinear.options(RANK) });

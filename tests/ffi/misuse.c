@@ -272,7 +272,7 @@ static void structs(void)
     EXPECT(NULL, unicon_loss_init(&loss, 3, UNICON_LOSS_CLIP), UNICON_ERROR_INVALID_ARGUMENT, "loss");
     EXPECT(NULL, unicon_loss_init(&loss, sizeof loss, 5), UNICON_ERROR_INVALID_ARGUMENT, "loss.kind");
     EXPECT(NULL, unicon_loss_init(&loss, sizeof loss, -1), UNICON_ERROR_INVALID_ARGUMENT, "loss.kind");
-    EXPECT(NULL, unicon_kernel_init(&kernel, sizeof kernel, 7), UNICON_ERROR_INVALID_ARGUMENT, "kernel.kind");
+    EXPECT(NULL, unicon_kernel_init(&kernel, sizeof kernel, 8), UNICON_ERROR_INVALID_ARGUMENT, "kernel.kind");
 
 #define LOSS(field, bad, expected)                                                                                    \
     do {                                                                                                              \
@@ -325,7 +325,7 @@ static void structs(void)
     OPTION(drop_trailing, 5, UNICON_ERROR_INVALID_ARGUMENT, "options.drop_trailing");
     OPTION(center, 3, UNICON_ERROR_INVALID_ARGUMENT, "options.center");
     OPTION(center, -1, UNICON_ERROR_INVALID_ARGUMENT, "options.center");
-    OPTION(batch_score, 4, UNICON_ERROR_INVALID_ARGUMENT, "options.batch_score");
+    OPTION(batch_score, 5, UNICON_ERROR_INVALID_ARGUMENT, "options.batch_score");
     OPTION(batch_score, -1, UNICON_ERROR_INVALID_ARGUMENT, "options.batch_score");
     OPTION(whiten, -0.5, UNICON_ERROR_INVALID_ARGUMENT, "whiten");
     OPTION(whiten, NAN, UNICON_ERROR_INVALID_ARGUMENT, "whiten");

@@ -27,6 +27,7 @@ fn score(score: BatchScore) -> f64 {
         BatchScore::Equal => UNICON_BATCH_SCORE_EQUAL,
         BatchScore::Recall => UNICON_BATCH_SCORE_RECALL,
         BatchScore::ReciprocalRank => UNICON_BATCH_SCORE_RECIPROCAL_RANK,
+        BatchScore::Loss => UNICON_BATCH_SCORE_LOSS,
     })
 }
 

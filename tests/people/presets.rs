@@ -221,7 +221,7 @@ fn batches_are_weighed_by_the_score_that_is_asked_for() {
         let equal = fitted(BatchScore::Equal, 35, kernel.clone()).1.batch_weights[0].clone();
         assert_eq!(equal[0], equal[1]);
         // The encoders of a batch alone score what its weight is.
-        let alone = |score: fn(&unicon::retrieval::Recall) -> f64, from: usize| {
+        let alone = |score: Option<fn(&unicon::retrieval::Recall) -> f64>, from: usize| {
             let rows = |m: &unicon::io::HostMatrix| {
                 unicon::io::Rows::new(m.clone(), (from..from + 35).collect()).unwrap()
             };
@@ -236,14 +236,21 @@ fn batches_are_weighed_by_the_score_that_is_asked_for() {
                 fit(&oracle(), Data { x: &rows(&x), y: &rows(&y), positives: &p }, None, &o).unwrap().0;
             let encode = |side, m| model.encode(&oracle(), side, m).unwrap();
             let (zx, zy) = (encode(unicon::model::Side::X, &vx), encode(unicon::model::Side::Y, &vy));
+            let Some(score) = score else {
+                let (s, loss) = (Similarity::Embeddings(&zx, &zy), FitOptions::new(RANK).loss);
+                let w = oracle().weights(s, &loss, &held, NegativeSampling::All).unwrap();
+                return (-w.value()).exp();
+            };
             let o = unicon::retrieval::RecallOptions::new(&[1]);
             score(&unicon::retrieval::evaluate(&oracle(), &zx, &zy, &held, &o).unwrap())
         };
         let recall = |r: &unicon::retrieval::Recall| 0.5 * (r.x_to_y[0] + r.y_to_x[0]);
         let mrr = |r: &unicon::retrieval::Recall| 0.5 * (r.mrr[0] + r.mrr[1]);
-        for (kind, score) in
-            [(BatchScore::Recall, recall as fn(&_) -> f64), (BatchScore::ReciprocalRank, mrr)]
-        {
+        for (kind, score) in [
+            (BatchScore::Recall, Some(recall as fn(&_) -> f64)),
+            (BatchScore::ReciprocalRank, Some(mrr)),
+            (BatchScore::Loss, None),
+        ] {
             let got = fitted(kind, 35, kernel.clone()).1.batch_weights[0].clone();
             let want = [alone(score, 0), alone(score, 35)];
             assert!(

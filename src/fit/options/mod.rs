@@ -123,6 +123,8 @@ pub enum BatchScore {
     Recall,
     /// The mean reciprocal rank, the mean of both directions.
     ReciprocalRank,
+    /// `exp(-L)` of the loss `L` of the validation pairs, the fit's own: smooth where few rows make a staircase of the others.
+    Loss,
 }
 
 /// Which rows stand for the data in a kernel feature map.

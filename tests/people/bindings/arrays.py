@@ -158,7 +158,7 @@ for r in (1, 3, 12):
     got = small.encode(x, "x") @ small.encode(y, "y").T
     assert (small.members, small.r) == (4, r) and np.abs(got - kept).max() < 1e-4
     assert abs(error - np.sqrt((values[r:] ** 2).sum() / (values**2).sum())) < 1e-5
-for r, kind in ((0, unicon.Error), (13, unicon.Error), (2.5, TypeError), ("3", TypeError)):
+for r, kind in ((0, unicon.Error), (13, unicon.Error), (2.5, ValueError)):
     raises(kind, "r", lambda: fused.compress(x, y, r))
 
 # Outputs are written where they lie, or refused.
