@@ -149,7 +149,9 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
         }
     }
     if options.kernel.as_ref().is_some_and(|k| k.precomputed) {
-        for (side, source) in [("x", data.x), ("y", data.y)].iter().filter(|(_, s)| s.rows() != s.cols()) {
+        if let Some((side, source)) =
+            [("x", data.x), ("y", data.y)].iter().find(|(_, s)| s.rows() != s.cols())
+        {
             let expected = format!("a Gram matrix of the rows of {side}, {} columns", source.rows());
             return Err(Error::invalid(source.name(), expected, source.cols()));
         }
