@@ -148,13 +148,11 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
             return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
         }
     }
-    if options.kernel.as_ref().is_some_and(|k| k.precomputed) {
-        if let Some((side, source)) =
-            [("x", data.x), ("y", data.y)].iter().find(|(_, s)| s.rows() != s.cols())
-        {
-            let expected = format!("a Gram matrix of the rows of {side}, {} columns", source.rows());
-            return Err(Error::invalid(source.name(), expected, source.cols()));
-        }
+    let values = options.kernel.as_ref().is_some_and(|k| k.precomputed);
+    let uneven = [("x", data.x), ("y", data.y)].into_iter().find(|(_, s)| values && s.rows() != s.cols());
+    if let Some((side, source)) = uneven {
+        let expected = format!("a Gram matrix of the rows of {side}, {} columns", source.rows());
+        return Err(Error::invalid(source.name(), expected, source.cols()));
     }
     let fused = options.kernel.is_some() && options.batches.is_some();
     if let Some(columns) = options.compress.filter(|&c| !fused && c > options.rank) {
