@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::loss::{BLOCK, Custom, Values};
 use crate::real::Real;
 use crate::similarity::Weights;
-use crate::similarity::blocks::BothSums;
+use crate::similarity::blocks::BothSides;
 use crate::similarity::schedule::TILE;
 use std::ops::Range;
 
@@ -85,7 +85,7 @@ fn asked_columns<'a, T: Real>(s: &'a [T], layer: &'a [f64]) -> impl Iterator<Ite
 /// `sum psi(s_ij - nu s_ik)` and of psi' for every pair of rows and of columns.
 pub(super) struct OfFamily<'a, T: Real> {
     pub(super) tiles: &'a Tiles<'a, T>,
-    pub(super) s: BothSums<&'a [f64]>,
+    pub(super) s: BothSides<&'a [f64]>,
     pub(super) custom: &'a Custom,
 }
 
@@ -165,17 +165,18 @@ impl<T: Real> Sums<T> for OfFamily<'_, T> {
         Ok(())
     }
 
-    /// Of every pair of the columns in turn: psi, psi'.
+    /// Of every pair of the row in turn: psi, psi'.
+    fn finish_row(&self, row: Self::Row) -> impl Iterator<Item = f64> {
+        row.into_iter().flat_map(|(psi, dpsi)| [psi, dpsi])
+    }
+
+    /// The same of the columns.
     fn finish(&self, positions: &Range<usize>, (layers, _): Self::Columns) -> Vec<f64> {
         let pairs = |j: usize| self.tiles.positives.col(self.tiles.schedule.col_id(j)).len();
         let of_column = |(local, j): (usize, usize)| {
             layers.iter().take(pairs(j)).flat_map(move |layer| [layer.psi[local], layer.dpsi[local]])
         };
         positions.clone().enumerate().flat_map(of_column).collect()
-    }
-
-    fn add(a: f64, b: f64) -> f64 {
-        a + b
     }
 }
 

@@ -108,8 +108,28 @@ impl<T: Real> Lookup<'_, T> {
     }
 }
 
-/// Matrices whose rows at the columns are shown, coefficients where they are shared out, and all columns packed where they are.
-pub(super) type Visited<'a, T> = (&'a [&'a Matrix<T>], Option<&'a Matrix<T>>, Option<&'a Ready<T>>);
+/// What comes past the panels of rows with the columns of some tiles.
+pub(crate) struct Passing<'a, T: Real> {
+    pub(super) phase: Phase,
+    pub(super) tiles: &'a Tiles<'a, T>,
+    /// Matrices whose rows at the columns are shown: first embeddings, where similarities come from any.
+    pub(super) matrices: Vec<&'a Matrix<T>>,
+    /// The columns' coefficients, where they are shared out.
+    pub(super) coefficients: Option<&'a Matrix<T>>,
+    /// All columns packed, where that pays.
+    pub(super) ready: Option<Ready<T>>,
+    /// Columns of a block at most.
+    pub(super) width: usize,
+}
+
+impl<'a, T: Real> Passing<'a, T> {
+    /// The embeddings and `others`, in blocks as large as what is here.
+    pub(super) fn new(phase: Phase, tiles: &'a Tiles<'a, T>, others: Option<&'a Matrix<T>>) -> Self {
+        let embeddings = tiles.source.embeddings().map(|(_, zy)| zy);
+        let matrices = embeddings.into_iter().chain(others).collect();
+        Self { phase, tiles, matrices, coefficients: None, ready: None, width: usize::MAX }
+    }
+}
 
 impl<T: Real> Cpu<T> {
     /// How `n` samples are shared out, in panels of `panel` rows.
@@ -309,26 +329,28 @@ impl<T: Real> Cpu<T> {
         }
     }
 
-    /// Shows this rank all columns that its `panels` visit, in ascending order of positions, in pieces of at most `width`:
-    /// `compute` with the rows of `matrices` there (and coefficients, where they are shared out, and all columns packed, where they
-    /// are), then `after` (which may call collectives). The next piece is fetched
-    /// while `compute` runs on the pool. `stage` of `stages` such visits make up the whole, for progress.
-    #[allow(clippy::too_many_arguments)]
+    /// The embeddings of this rank's rows, where similarities come from any. A collective.
+    pub(super) fn row_embeddings<'a>(&self, tiles: &'a Tiles<'_, T>) -> Result<Option<Window<'a, T>>> {
+        let zx = tiles.source.embeddings().map(|(zx, _)| self.row_window(&tiles.schedule, zx));
+        zx.transpose()
+    }
+
+    /// Shows this rank all columns that its `panels` visit, in ascending order of positions, in blocks: `compute` with what comes
+    /// past there, then `after` (which may call collectives). The next block is fetched while `compute` runs on the pool.
+    /// `stage` of `stages` such visits make up the whole, for progress.
     pub(super) fn columns<S: Send>(
         &self,
-        phase: Phase,
+        passing: &Passing<'_, T>,
         (stage, stages): (usize, usize),
-        tiles: &Tiles<'_, T>,
         panels: Range<usize>,
-        (matrices, coefficients, ready): Visited<'_, T>,
-        width: usize,
         state: &mut S,
         compute: impl Fn(&mut S, &Columns<'_, T>, &Meter) -> Result<()> + Sync + Send,
-        mut after: impl FnMut(&mut S, &Columns<'_, T>) -> Result<()>,
+        mut after: impl FnMut(&mut S) -> Result<()>,
     ) -> Result<()> {
-        let schedule = &tiles.schedule;
+        let &Passing { phase, tiles, coefficients, width, .. } = passing;
+        let (schedule, ready) = (&tiles.schedule, passing.ready.as_ref());
+        let matrices: Vec<&Matrix<T>> = passing.matrices.iter().copied().chain(coefficients).collect();
         let passing = coefficients.is_some();
-        let matrices: Vec<&Matrix<T>> = matrices.iter().copied().chain(coefficients).collect();
         let embedded = tiles.source.embeddings().is_some();
         let width = (width / schedule.tile()).max(1) * schedule.tile();
         if schedule.is_sampled() && !self.group.is_single() {
@@ -339,7 +361,7 @@ impl<T: Real> Cpu<T> {
             let meter = Meter::quiet(phase);
             compute(state, &piece, &meter)?;
             self.report(phase, stage + 1, stages)?;
-            return after(state, &piece);
+            return after(state);
         }
         if self.columns_stay(schedule, &matrices) || matrices.is_empty() {
             let pieces = schedule.n_y().div_ceil(width);
@@ -354,7 +376,7 @@ impl<T: Real> Cpu<T> {
                     quiet: !self.group.is_single(),
                 };
                 compute(state, &piece, &meter)?;
-                after(state, &piece)?;
+                after(state)?;
             }
             return Ok(());
         }
@@ -392,7 +414,7 @@ impl<T: Real> Cpu<T> {
             });
             self.group.hid(spent.min(done?));
             next = brought?;
-            after(state, &piece)?;
+            after(state)?;
             self.report(phase, stage * pieces.len() + k + 1, stages * pieces.len())?;
         }
         Ok(())

@@ -104,10 +104,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         (rows, cols): (Range<usize>, Range<usize>),
     ) -> Result<Self> {
         let first = (rows.start, cols.start);
-        let zx = match tiles.source.embeddings() {
-            Some((zx, _)) => Some(cpu.row_window(&tiles.schedule, zx)?),
-            None => None,
-        };
+        let zx = cpu.row_embeddings(tiles)?;
         let coefficients = Coefficients::of(coefficients);
         let mut out =
             Self { tiles, w, coefficients, zx, first, passing: None, partners: (Vec::new(), Vec::new()) };

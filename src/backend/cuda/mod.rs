@@ -62,6 +62,7 @@ use crate::io::{Duplicates, RowSource, Survey};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::similarity::gradients::gradients;
 use crate::similarity::{NegativeSampling, Weights, pass1, pass2};
 use crate::spectral::{SvdMethod, TopR};
 use device::{Device, Event};
@@ -379,7 +380,7 @@ impl Backend for Cuda {
 
     fn gradients(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
         self.device.enter()?;
-        self.gradients_of(zx, zy, w)
+        gradients(self, zx, zy, w).map(|[of_x, of_y]| (of_x, of_y))
     }
 
     fn encode_backward(&self, x: &Matrix, z: &Matrix, norms: &[f64], g: &Matrix) -> Result<Mat<f64>> {
