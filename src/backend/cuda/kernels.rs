@@ -1,13 +1,13 @@
 //! The compiled kernels of `cuda/*.cu`: loaded family by family on first use, launched by name.
 
-use super::device::Device;
 use super::driver::Driver;
 use super::params::Argument;
+use super::stream::Stream;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute_enum as Attribute, CUmodule};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Keeps an image aligned as the driver wants it.
 #[repr(C, align(64))]
@@ -47,12 +47,20 @@ pub(super) struct Name {
     pub(super) kernel: &'static str,
 }
 
-/// Loaded modules and functions.
-#[derive(Default)]
+/// The kernels of a device, and the stream that they are enqueued on.
 pub(super) struct Kernels {
+    stream: Arc<Stream>,
+    /// The device's name.
+    device: String,
     loaded: Mutex<Loaded>,
 }
 
+// SAFETY: handles, which the driver accepts from any thread; what changes is behind the lock.
+unsafe impl Send for Kernels {}
+// SAFETY: as above.
+unsafe impl Sync for Kernels {}
+
+/// Loaded modules and functions.
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<&'static str, CUmodule>,
@@ -67,8 +75,12 @@ struct Function {
 }
 
 impl Kernels {
-    fn function(&self, device: &Device, name: Name, shared: u32) -> Result<CUfunction> {
-        let driver = device.driver;
+    pub(super) fn new(stream: &Arc<Stream>, device: &str) -> Self {
+        Self { stream: stream.clone(), device: device.into(), loaded: Mutex::default() }
+    }
+
+    fn function(&self, name: Name, shared: u32) -> Result<CUfunction> {
+        let driver = self.stream.driver;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let mut function = match loaded.functions.get(&name) {
             Some(function) => *function,
@@ -76,7 +88,7 @@ impl Kernels {
                 let module = match loaded.modules.get(name.family) {
                     Some(module) => *module,
                     None => {
-                        let module = load(driver, name.family, &device.info.name)?;
+                        let module = load(driver, name.family, &self.device)?;
                         loaded.modules.insert(name.family, module);
                         module
                     }
@@ -104,13 +116,17 @@ impl Kernels {
         loaded.functions.insert(name, function);
         Ok(function.handle)
     }
+}
 
-    pub(super) fn release(&mut self, driver: &Driver) {
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if !self.stream.is_left() || self.stream.synchronize().is_err() {
+            return;
+        }
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
-        loaded.functions.clear();
         for (_, module) in loaded.modules.drain() {
             // SAFETY: loaded by us, and the stream is idle.
-            unsafe { (driver.cuModuleUnload)(module) };
+            unsafe { (self.stream.driver.cuModuleUnload)(module) };
         }
     }
 }
@@ -140,7 +156,7 @@ pub(super) fn argument<T: Argument>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
-impl Device {
+impl Kernels {
     /// Enqueues a kernel on `grid` blocks of [`THREADS`] threads with `shared` bytes of shared memory. A grid without
     /// blocks is nothing to do.
     ///
@@ -176,10 +192,10 @@ impl Device {
         if x > i32::MAX as usize || y > 65_535 {
             return Err(internal(name, &format!("a grid of {x} x {y} blocks")));
         }
-        let function = self.kernels.function(self, name, shared)?;
+        let function = self.function(name, shared)?;
         // SAFETY: the arguments by this function's contract; the driver copies them before it returns.
         let status = unsafe {
-            (self.driver.cuLaunchKernel)(
+            (self.stream.driver.cuLaunchKernel)(
                 function,
                 x as u32,
                 y as u32,
@@ -188,11 +204,11 @@ impl Device {
                 1,
                 1,
                 shared,
-                self.stream,
+                self.stream.handle,
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
         };
-        if status == 0 { Ok(()) } else { Err(internal(name, &self.driver.reason(status))) }
+        if status == 0 { Ok(()) } else { Err(internal(name, &self.stream.driver.reason(status))) }
     }
 }

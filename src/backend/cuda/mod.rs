@@ -18,6 +18,7 @@ mod gradients;
 mod grid;
 mod hopper;
 mod host;
+mod kernel_set;
 mod kernels;
 mod lent;
 mod link;
@@ -38,14 +39,14 @@ mod retrieval;
 mod rows;
 mod solver;
 mod spectral;
+mod stream;
 mod sums;
 mod sweeps;
 mod transfer;
 mod values;
 mod weight_panels;
 
-pub use device::BorrowedStream;
-pub use hopper::KernelSet;
+pub use kernel_set::KernelSet;
 pub use lent::{LentMatrix, Place};
 pub use matrix::Matrix;
 pub(crate) use matrix::depth_of;
@@ -53,6 +54,7 @@ pub use nccl::nccl_version;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 pub(crate) use ranks::PIECE;
+pub use stream::BorrowedStream;
 
 use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
 use crate::control::{Control, Phase, Progress};
@@ -65,10 +67,11 @@ use crate::positives::Positives;
 use crate::similarity::gradients::gradients;
 use crate::similarity::{NegativeSampling, Weights, pass1, pass2};
 use crate::spectral::{SvdMethod, TopR};
-use device::{Device, Event};
+use device::Device;
 use faer::{Mat, MatRef};
 use std::ops::Range;
 use std::sync::Arc;
+use stream::Event;
 
 /// How a device is opened.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +141,7 @@ impl Cuda {
         if group.size() == 1 {
             return Ok((self.with_group(group), None));
         }
-        Ok(match link::connect(&self.device, &group)? {
+        Ok(match link::connect(&self.device.stream, &group)? {
             Ok(link) => (Self { group, link: Some(link), ..self }, None),
             Err(why) => (self.with_group(group), Some(why)),
         })
@@ -194,19 +197,13 @@ impl Cuda {
     /// Those of `work`; [`Cuda`](crate::Error::Cuda)(crate::Error::Cuda) when the device failed.
     pub fn timed<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, f32)> {
         self.device.enter()?;
-        let driver = self.device.driver;
-        let (begin, end) = (Event::new(driver, true)?, Event::new(driver, true)?);
-        let run = || {
-            begin.record(driver, self.device.stream)?;
-            let result = work()?;
-            end.record(driver, self.device.stream)?;
-            end.wait(driver)?;
-            Ok((result, end.since(driver, &begin)?))
-        };
-        let timed = run();
-        begin.release(driver);
-        end.release(driver);
-        timed
+        let stream = &self.device.stream;
+        let (begin, end) = (Event::new(stream, true)?, Event::new(stream, true)?);
+        begin.record(stream)?;
+        let result = work()?;
+        end.record(stream)?;
+        end.wait()?;
+        Ok((result, end.since(&begin)?))
     }
 
     /// Waits until everything enqueued so far has been done.

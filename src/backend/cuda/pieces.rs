@@ -85,7 +85,7 @@ impl<'a> Pieces<'a> {
             Ahead::Own(raw) => {
                 let (begin, ids) = (Instant::now(), self.ids(&rows));
                 let raw = cuda.join_raw(x, &ids, raw)?;
-                if cuda.device.is_busy() {
+                if cuda.device.stream.is_busy() {
                     cuda.group.hid(begin.elapsed().as_secs_f64());
                 }
                 let piece = cuda.matrix_of(Kind::of(x), ids.len(), x.cols(), &raw)?;

@@ -99,8 +99,12 @@ impl Cuda {
         let out = self.device.upload(sent, "bytes for other ranks")?;
         let back = self.device.alloc::<u8>(received.len(), "bytes of other ranks")?;
         let address = |ptr: u64| std::ptr::with_exposed_provenance_mut::<c_void>(ptr as usize);
-        call(address(out.view().ptr).cast_const(), address(back.view().ptr), self.device.stream.cast())?;
-        self.device.synchronize_within_patience()?;
+        call(
+            address(out.view().ptr).cast_const(),
+            address(back.view().ptr),
+            self.device.stream.handle.cast(),
+        )?;
+        self.device.stream.synchronize_within_patience()?;
         self.device.download_to(back.view(), received)
     }
 

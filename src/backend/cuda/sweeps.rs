@@ -122,7 +122,7 @@ impl Device {
         let name = Name { family, kernel };
         let threads = if l.hopper { hopper::THREADS } else { THREADS };
         // SAFETY: by this function's contract.
-        unsafe { self.launch_blocks(name, l.grid, threads, l.shared, &mut [argument(p)]) }
+        unsafe { self.kernels.launch_blocks(name, l.grid, threads, l.shared, &mut [argument(p)]) }
     }
 
     /// Partial sums of `2^(scale s - shift)`; with maxima, the robust form. The caller sizes them by [`Launch`].
@@ -267,7 +267,9 @@ impl Device {
         let mut arguments =
             [argument(&p.value), argument(&p.index), argument(&lists), argument(&rows), argument(&p.k)];
         // SAFETY: the same lists.
-        unsafe { self.launch(Name { family: "search", kernel: "merge_top_k" }, grid, 0, &mut arguments) }
+        unsafe {
+            self.kernels.launch(Name { family: "search", kernel: "merge_top_k" }, grid, 0, &mut arguments)
+        }
     }
 
     /// Partial counts of the columns before every row's best positive.
