@@ -3,7 +3,7 @@
 //! An entry of a tile is asked about once for every positive of its row, and once for every positive of its column. Arguments
 //! are gathered until a block of them is full; what the function answers is scattered again. All of it is float64.
 
-use super::sums::{Sums, column_layers};
+use super::sums::Sums;
 use super::tiles::Tiles;
 use crate::error::Result;
 use crate::loss::{BLOCK, Custom, Values};
@@ -122,7 +122,7 @@ impl<T: Real> Sums<T> for OfFamily<'_, T> {
 
     fn columns(&self, positions: &Range<usize>) -> Self::Columns {
         let zeros = || vec![0.0; positions.len()];
-        let layers = column_layers(self.tiles, positions, self.s[1], f64::NAN);
+        let layers = self.tiles.column_layers(positions, self.s[1], f64::NAN);
         (layers.map(|offsets| LayerSums { offsets, psi: zeros(), dpsi: zeros() }).collect(), Asked::default())
     }
 
@@ -195,7 +195,7 @@ pub(super) fn layers<T: Real>(
         let of = |position: usize| pair(layer, position).map_or(0.0, |e| d[position] * w.cols.dphi[e]);
         Layer { offsets, coefficients: range.clone().map(of).collect() }
     };
-    column_layers(tiles, range, &w.cols.s_pos, f64::NAN).enumerate().map(with_coefficients).collect()
+    tiles.column_layers(range, &w.cols.s_pos, f64::NAN).enumerate().map(with_coefficients).collect()
 }
 
 /// Turns the similarities of a tile's negatives into their weights `-S`; masked entries become 0. `positions` are the rows',

@@ -2,12 +2,12 @@
 
 use super::Cpu;
 use super::matrix::Matrix;
-use super::products::Block;
 use super::ranks::{PIECE, Passing};
 use super::tile_sums::TileSums;
 use super::tiles::Tiles;
 use super::unit::Factor;
 use super::weight_tiles::{MaskedRows, WeightScratch, WeightTiles};
+use super::window::Block;
 use crate::control::Phase;
 use crate::error::Result;
 use crate::real::Real;
@@ -125,9 +125,8 @@ impl<T: Real> Cpu<T> {
         });
         let passing = Passing {
             coefficients: weights.passing.as_ref(),
-            ready: self.ready(tiles, Some(zy), tiles.unit.part())?,
             width: PIECE,
-            ..Passing::new(Phase::Weights, tiles, None)
+            ..Passing::new(Phase::Weights, tiles, None).packed(self, Some(zy), tiles.unit.part())?
         };
         Ok(NewVisit { rows: layout.own(), passing, sums })
     }

@@ -25,6 +25,7 @@ mod tile_sums;
 mod tiles;
 mod unit;
 mod weight_tiles;
+mod window;
 
 pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};

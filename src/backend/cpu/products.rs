@@ -3,13 +3,16 @@
 //! Tiles hold `-S`, whose negatives are >= 0; the sign returns when rows are finished.
 
 use super::Cpu;
+use super::family::OfFamily;
 use super::matrix::Matrix;
 use super::panels::{Meter, add};
-use super::ranks::{Columns, Passing};
+use super::ranks::Passing;
+use super::simd::AdditiveKind;
 use super::spill::bytes;
-use super::sums::NewSums;
+use super::sums::{ByMaxima, OfPairs, Shifted};
 use super::tiles::{Source, Tiles};
 use super::weight_tiles::{Coefficients as Narrow, MaskedRows, WeightTiles};
+use super::window::{Block, Columns};
 use crate::backend::Similarity;
 use crate::control::Phase;
 use crate::distributed::Fold;
@@ -130,12 +133,6 @@ impl<'a, T: Real> AsRef<Passing<'a, T>> for Values<'a, T> {
     }
 }
 
-/// A block of columns that is here, and where it stands in the whole.
-pub(crate) struct Block<'a, T: Real> {
-    pub(super) columns: &'a Columns<'a, T>,
-    pub(super) meter: &'a Meter,
-}
-
 /// Products on some panels of rows.
 pub(crate) struct Rows<T> {
     pub(super) panels: Range<usize>,
@@ -192,8 +189,21 @@ impl<T: Real> Blocks for Cpu<T> {
         }
     }
 
-    fn sums<'a, 'p: 'a>(&'a self, tiles: &'a Tiles<'p, T>, of: SumsOf<'a>) -> Result<NewSums<'a, T>> {
-        self.summing(tiles, of)
+    fn sums<'a, 'p: 'a>(
+        &'a self,
+        tiles: &'a Tiles<'p, T>,
+        of: SumsOf<'a>,
+    ) -> Result<NewVisit<'a, Self, BothSides<Vec<f64>>>> {
+        let shift = 1.0 / tiles.loss.tau;
+        let scale = T::of(shift);
+        match (of, tiles.loss.own()?) {
+            (SumsOf::Exponentials { by_maxima: false }, _) => self.visiting(tiles, Shifted { scale, shift }),
+            (SumsOf::Exponentials { by_maxima: true }, _) => self.visiting(tiles, ByMaxima { scale }),
+            (SumsOf::Pairs(s), Some(custom)) => self.visiting(tiles, OfFamily { tiles, s, custom }),
+            (SumsOf::Pairs(s), None) => {
+                self.visiting(tiles, OfPairs { tiles, s, kind: AdditiveKind::of(tiles.loss) })
+            }
+        }
     }
 
     fn anchors_held(&self, w: &Weights) -> (Range<usize>, Range<usize>) {
@@ -216,12 +226,12 @@ impl<T: Real> Blocks for Cpu<T> {
         v: &'a Matrix<T>,
     ) -> Result<Values<'a, T>> {
         let (tiles, flat) = (weights.tiles, self.flat_sums(weights, v)?);
-        let ready = match flat {
-            Some(_) => None,
-            None => self.ready(tiles, Some(v), tiles.unit.part())?,
-        };
         let coefficients = weights.passing.as_ref();
-        let passing = Passing { ready, coefficients, ..Passing::new(Phase::Weights, tiles, Some(v)) };
+        let passing = Passing { coefficients, ..Passing::new(Phase::Weights, tiles, Some(v)) };
+        let passing = match flat {
+            Some(_) => passing,
+            None => passing.packed(self, Some(v), tiles.unit.part())?,
+        };
         Ok(Values { v, passing, flat })
     }
 

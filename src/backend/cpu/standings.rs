@@ -1,9 +1,10 @@
 //! Where the best positive of every row stands, streaming, without an `n x m` matrix.
 
 use super::Cpu;
-use super::ranks::{Columns, Passing};
+use super::ranks::Passing;
 use super::tiles::{Panel, Scratch, Source, Tiles};
 use super::unit::Unit;
+use super::window::Columns;
 use crate::backend::Standing;
 use crate::control::Phase;
 use crate::error::Result;

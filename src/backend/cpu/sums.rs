@@ -1,18 +1,16 @@
 //! Pass 1's sums over negatives of every row and column, and the similarities of masked entries.
 
 use super::Cpu;
-use super::family::OfFamily;
-use super::products::Block;
-use super::ranks::{PIECE, Passing, Window};
+use super::ranks::{PIECE, Passing};
 use super::simd::AdditiveKind;
 use super::tile_sums::TileSums;
 use super::tiles::{Scratch, Tiles, cuts, product};
-use super::weight_tiles::additive_kind;
+use super::window::{Block, Window};
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::log_add_exp;
 use crate::real::Real;
-use crate::similarity::blocks::{BothSides, NewVisit, SumsOf, Visit};
+use crate::similarity::blocks::{BothSides, NewVisit, Visit};
 use crate::similarity::masked::masked_of_row;
 use crate::similarity::schedule::TILE;
 use rayon::prelude::*;
@@ -60,10 +58,10 @@ pub(super) trait Sums<T>: Send + Sync {
 }
 
 /// `sum e^{(s - 1)/tau}`: one shift for all, since |s| <= 1.
-struct Shifted<T> {
-    scale: T,
+pub(super) struct Shifted<T> {
+    pub(super) scale: T,
     /// `1/tau`.
-    shift: f64,
+    pub(super) shift: f64,
 }
 
 impl<T: Real> Sums<T> for Shifted<T> {
@@ -100,8 +98,8 @@ impl<T: Real> Sums<T> for Shifted<T> {
 }
 
 /// `log sum e^{s/tau}` with running maxima: any temperature.
-struct ByMaxima<T> {
-    scale: T,
+pub(super) struct ByMaxima<T> {
+    pub(super) scale: T,
 }
 
 /// The logarithm of `sum e^max`.
@@ -159,10 +157,10 @@ impl<T: Real> Sums<T> for ByMaxima<T> {
 }
 
 /// `sum psi(s_ij - nu s_ik)` and of psi' for every pair of rows and of columns.
-struct OfPairs<'a, T: Real> {
-    tiles: &'a Tiles<'a, T>,
-    s: BothSides<&'a [f64]>,
-    kind: AdditiveKind,
+pub(super) struct OfPairs<'a, T: Real> {
+    pub(super) tiles: &'a Tiles<'a, T>,
+    pub(super) s: BothSides<&'a [f64]>,
+    pub(super) kind: AdditiveKind,
 }
 
 impl<T: Real> OfPairs<'_, T> {
@@ -173,7 +171,7 @@ impl<T: Real> OfPairs<'_, T> {
 }
 
 /// The `t`-th positives of a tile's columns, and the sums of psi and psi' against them.
-struct Layer<T> {
+pub(super) struct Layer<T> {
     offsets: Vec<T>,
     psi: Vec<T>,
     dpsi: Vec<T>,
@@ -189,7 +187,8 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
 
     fn columns(&self, positions: &Range<usize>) -> Vec<Layer<T>> {
         let zeros = || vec![T::default(); positions.len()];
-        column_layers(self.tiles, positions, self.s[1], T::default())
+        self.tiles
+            .column_layers(positions, self.s[1], T::default())
             .map(|offsets| Layer { offsets, psi: zeros(), dpsi: zeros() })
             .collect()
     }
@@ -229,26 +228,6 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
         };
         positions.clone().enumerate().flat_map(of_column).collect()
     }
-}
-
-/// The positives of a tile's columns, one layer after the other: layer `t` holds `-nu s` of every column's `t`-th positive,
-/// `none` where a column has fewer.
-pub(super) fn column_layers<'a, T: Real, U: Real>(
-    tiles: &'a Tiles<'_, T>,
-    positions: &Range<usize>,
-    s_cols: &'a [f64],
-    none: U,
-) -> impl Iterator<Item = Vec<U>> + 'a {
-    let (p, nu, positions) = (&tiles.positives, tiles.loss.nu, positions.clone());
-    let ids = move || positions.clone().map(|j| tiles.schedule.col_id(j));
-    let layers = ids().map(|j| p.col(j).len()).max().unwrap_or(0);
-    (0..layers).map(move |layer| {
-        let offset = |j: usize| match layer < p.col(j).len() {
-            true => U::of(-nu * s_cols[p.col_offset(j) + layer]),
-            false => none,
-        };
-        ids().map(offset).collect()
-    })
 }
 
 /// A visit of every tile.
@@ -328,33 +307,20 @@ impl<T: Real, S: Sums<T>> Visit<Cpu<T>, BothSides<Vec<f64>>> for Summing<'_, T, 
     }
 }
 
-/// Sums over the negatives of rows and columns, by position.
-pub(super) type NewSums<'a, T> = NewVisit<'a, Cpu<T>, BothSides<Vec<f64>>>;
-
 impl<T: Real> Cpu<T> {
     /// A visit that has not begun.
-    pub(super) fn summing<'a>(&'a self, tiles: &'a Tiles<'a, T>, of: SumsOf<'a>) -> Result<NewSums<'a, T>> {
-        let shift = 1.0 / tiles.loss.tau;
-        let scale = T::of(shift);
-        match (of, tiles.loss.own()?) {
-            (SumsOf::Exponentials { by_maxima: false }, _) => self.visiting(tiles, Shifted { scale, shift }),
-            (SumsOf::Exponentials { by_maxima: true }, _) => self.visiting(tiles, ByMaxima { scale }),
-            (SumsOf::Pairs(s), Some(custom)) => self.visiting(tiles, OfFamily { tiles, s, custom }),
-            (SumsOf::Pairs(s), None) => {
-                self.visiting(tiles, OfPairs { tiles, s, kind: additive_kind(tiles.loss) })
-            }
-        }
-    }
-
-    fn visiting<'a, S: Sums<T> + 'a>(&'a self, tiles: &'a Tiles<'a, T>, sums: S) -> Result<NewSums<'a, T>> {
+    pub(super) fn visiting<'a, S: Sums<T> + 'a>(
+        &'a self,
+        tiles: &'a Tiles<'a, T>,
+        sums: S,
+    ) -> Result<NewVisit<'a, Self, BothSides<Vec<f64>>>> {
         let (schedule, width) = (&tiles.schedule, sums.part(tiles.unit.part()));
         let layout = self.rows_of(schedule);
         let of_panel = |p: usize| schedule.panel(p).map(|i| sums.row(i)).collect();
         let rows = self.own_panels(schedule).map(of_panel).collect();
         let passing = Passing {
-            ready: self.ready(tiles, None, width)?,
             width: PIECE,
-            ..Passing::new(Phase::Statistics, tiles, None)
+            ..Passing::new(Phase::Statistics, tiles, None).packed(self, None, width)?
         };
         let (zx, open) = (self.row_embeddings(tiles)?, TileSums::new(layout.own_blocks()));
         let sums = Box::new(Summing { cpu: self, tiles, sums, zx, width, rows, open, done: Vec::new() });
