@@ -2,15 +2,18 @@
 
 use super::Cuda;
 use super::Phase;
+use super::grid::{WEIGHT_COLS, WEIGHT_ROWS};
 use super::masked::Masked;
 use super::matrix::{Data, Matrix, panels_of};
 use super::memory::Buffer;
-use super::products::{Columns, WeightTiles, inverse};
+use super::problem::{Columns, WeightTiles};
 use super::rows::Rows;
 use super::values::Values;
-use super::weight_panels::{PanelRoom, WEIGHT_COLS, WEIGHT_ROWS};
+use super::weight_panels::PanelRoom;
 use crate::error::{Error, Result};
 use crate::similarity::blocks::{BothSides, Visit};
+use crate::similarity::schedule::Order;
+use std::sync::Arc;
 
 /// `-S Z_y` and `-S^T Z_x` on their way, by position. All columns are one block.
 pub(super) struct BothProducts<'a> {
@@ -69,14 +72,14 @@ impl Visit<Cuda, BothSides<Matrix>> for BothProducts<'_> {
         let masked = Masked::new(cuda, &back, &grid.schedule.transposed(), 0..n_y, of_columns)?;
         tiles.masked.add(cuda, 0..n_x, zy, [(unit * v.unit) as f32, -1.0], self.rows(0)?)?;
         masked.add(cuda, 0..n_y, zx, [(unit * u.unit) as f32, -1.0], self.rows(1)?)?;
-        let by_sample = |g: Buffer<f32>, z: &Matrix, ids: Option<&[u32]>| {
+        let by_sample = |g: Buffer<f32>, z: &Matrix, order: &Option<Arc<Order>>| {
             let g = Matrix::new(z.rows(), z.cols(), Data::Wide(g));
-            match ids {
+            match order {
                 None => Ok(g),
-                Some(ids) => cuda.gather(&g, &inverse(ids)),
+                Some(order) => cuda.gather(&g, &order.positions),
             }
         };
         let [of_x, of_y] = self.sums;
-        Ok([by_sample(of_x, zx, grid.schedule.x_ids())?, by_sample(of_y, zy, grid.schedule.y_ids())?])
+        Ok([by_sample(of_x, zx, &grid.schedule.order_x)?, by_sample(of_y, zy, &grid.schedule.order_y)?])
     }
 }

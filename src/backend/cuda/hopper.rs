@@ -8,7 +8,6 @@ use super::kernels::{Name, argument};
 use super::matrix::Embedded;
 use super::memory::Buffer;
 use super::params::{Csr, Embeddings, Sweep};
-use super::precision::Narrow;
 use super::rows::{Rows, launch, threads};
 use super::sweeps::{Launch, column_groups};
 use crate::error::{Error, Result};
@@ -29,7 +28,7 @@ const MOST_CHUNKS: usize = 4;
 const SWEEP_REST: usize = 256 + 4096 + 16_384;
 const FUSED_REST: usize = 256 + 1024;
 /// Threads of a block of the kernels that compute.
-pub(super) const THREADS: u32 = 384;
+const THREADS: u32 = 384;
 /// Widest V of the fused kernel.
 const FUSED_WIDTH: usize = 256;
 
@@ -156,6 +155,7 @@ impl Packed {
         let col_tiles = cols.end.div_ceil(SWEEP_COLS) - cols.start / SWEEP_COLS;
         let (tiles, groups) = column_groups(blocks, strips, col_tiles);
         Ok(Launch {
+            threads: THREADS,
             sweep: self.sweep(masked, &rows, &cols, stages, tiles),
             grid: unless_empty(&rows, &cols, (strips, groups)),
             shared: self.shape.sweep_shared(stages) as u32,
@@ -185,6 +185,7 @@ impl Packed {
         let stages =
             self.shape.fused_stages(device.info.shared_memory as usize, padded).ok_or_else(no_room)?;
         Ok(Launch {
+            threads: THREADS,
             sweep: self.sweep(masked, &rows, &cols, stages, 0),
             grid: unless_empty(&rows, &cols, (rows.end.div_ceil(FUSED_ROWS) - rows.start / FUSED_ROWS, 1)),
             shared: self.shape.fused_shared(stages, padded) as u32,
@@ -296,16 +297,6 @@ impl Device {
                 out.ptr
             ]
         )
-    }
-}
-
-/// The fused kernel for V of this width.
-pub(super) fn fused_kernel(narrow: Narrow, robust: bool, padded: usize) -> &'static str {
-    match (padded <= 128, robust) {
-        (true, false) => narrow.pick("hopper_fused128_f16", "hopper_fused128_bf16"),
-        (true, true) => narrow.pick("hopper_fused128_robust_f16", "hopper_fused128_robust_bf16"),
-        (false, false) => narrow.pick("hopper_fused256_f16", "hopper_fused256_bf16"),
-        (false, true) => narrow.pick("hopper_fused256_robust_f16", "hopper_fused256_robust_bf16"),
     }
 }
 

@@ -32,6 +32,7 @@ mod pieces;
 mod places;
 mod precision;
 mod probe;
+mod problem;
 mod products;
 mod ranks;
 mod rate;
@@ -39,6 +40,7 @@ mod retrieval;
 mod rows;
 mod solver;
 mod spectral;
+mod stored;
 mod stream;
 mod sums;
 mod sweeps;
@@ -261,7 +263,7 @@ impl Backend for Cuda {
     /// A panel of weights, and the partial sums of pass 1 with their maxima.
     fn workspace(&self) -> u64 {
         let weight = if self.mode == Mode::Fp32 { 4 } else { 2 };
-        (weight_panels::WEIGHT_ROWS * weight_panels::WEIGHT_COLS * weight + 8 * sums::COLUMN_PARTS) as u64
+        (grid::WEIGHT_ROWS * grid::WEIGHT_COLS * weight + 8 * sums::COLUMN_PARTS) as u64
     }
 
     fn synchronize(&self) -> Result<()> {

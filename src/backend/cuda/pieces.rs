@@ -5,10 +5,11 @@
 //! the group's transport moves it meanwhile.
 
 use super::Cuda;
+use super::grid::WEIGHT_COLS;
 use super::matrix::{Matrix, panels_of};
-use super::ranks::{Kind, PIECE, Raw};
-use super::transfer::{Coming, Wanted};
-use super::weight_panels::WEIGHT_COLS;
+use super::ranks::PIECE;
+use super::stored::{Kind, Raw, Wanted};
+use super::transfer::Coming;
 use crate::error::Result;
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -5,18 +5,19 @@
 
 use super::blas::Operand;
 use super::gradients::BothProducts;
-use super::grid::{Grid, Pairs, Sides};
+use super::grid::{Grid, Pairs, Sides, WEIGHT_COLS, WEIGHT_ROWS};
 use super::masked::Masked;
-use super::matrix::{Matrix, Order, PANEL, Panels, panels_of};
+use super::matrix::{Matrix, PANEL, Panels, panels_of};
 use super::memory::Buffer;
 use super::pieces::Pieces;
+use super::problem::{Columns, Passing, Problem, Values, WeightTiles};
 use super::rows::Rows as DeviceRows;
 use super::sums::{ROBUST_BELOW, SAFE_EXPONENT, Sums};
 use super::values::Values as Operands;
-use super::weight_panels::{PanelRoom, WEIGHT_COLS, WEIGHT_ROWS, WeightPanels};
+use super::weight_panels::{PanelRoom, WeightPanels};
 use super::{Cuda, Phase, swapped};
 use crate::backend::Similarity;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::similarity::Weights;
@@ -33,76 +34,6 @@ use std::ops::Range;
 const BLOCK: usize = 8 * WEIGHT_ROWS;
 /// Partial column sums of a panel.
 const SUM_PARTS: usize = 64;
-
-/// Similarities in the order of a schedule.
-pub(crate) struct Problem<'a> {
-    loss: &'a Loss,
-    positives: Positives,
-    schedule: TileSchedule,
-    /// None where all similarities are 0.
-    of_embeddings: Option<(Grid<'a>, Pairs)>,
-}
-
-/// `-S`.
-pub(crate) struct WeightTiles<'a> {
-    pub(super) panels: Option<WeightPanels<'a>>,
-    pub(super) masked: Masked,
-    pub(super) problem: &'a Problem<'a>,
-    pub(super) w: &'a Weights,
-    /// Where all similarities are 0: `alpha_i + beta_j`.
-    flat: Option<(Buffer<f64>, Vec<f64>)>,
-    /// Row positions of this rank.
-    own: Range<usize>,
-}
-
-impl<'a> Problem<'a> {
-    pub(super) fn grid(&self) -> Result<(&Grid<'a>, &Pairs)> {
-        let missing = || Error::Cuda("internal: similarities without embeddings".into());
-        self.of_embeddings.as_ref().map(|(grid, pairs)| (grid, pairs)).ok_or_else(missing)
-    }
-
-    pub(super) fn order_x(&self) -> Option<&Order> {
-        self.of_embeddings.as_ref().and_then(|(grid, _)| grid.order_x.as_deref())
-    }
-
-    fn order_y(&self) -> Option<&Order> {
-        self.of_embeddings.as_ref().and_then(|(grid, _)| grid.order_y.as_deref())
-    }
-}
-
-/// What comes past with the columns beside their embeddings and coefficients, which every device has.
-pub(crate) struct Passing<'a> {
-    problem: &'a Problem<'a>,
-    /// `V`, where weights are multiplied with any, and as the panels take it where it stays on the device.
-    values: Option<(&'a Matrix, Option<Operands<'a>>)>,
-}
-
-/// `V`.
-pub(crate) struct Values<'a> {
-    v: &'a Matrix,
-    passing: Passing<'a>,
-    /// Its column sums, and those weighted by beta, where all similarities are 0.
-    flat: Option<Buffer<f64>>,
-}
-
-impl<'a> AsRef<Passing<'a>> for Values<'a> {
-    fn as_ref(&self) -> &Passing<'a> {
-        &self.passing
-    }
-}
-
-impl Values<'_> {
-    /// Whether they stay on the device.
-    fn stay(&self) -> bool {
-        matches!(self.passing.values, Some((_, Some(_))))
-    }
-}
-
-/// Columns that are on the device, and their values.
-pub(crate) struct Columns<'a> {
-    range: Range<usize>,
-    values: Option<&'a Operands<'a>>,
-}
 
 /// Products on some rows.
 pub(crate) struct Rows<'a> {
@@ -381,14 +312,14 @@ impl Blocks for Cuda {
             panel = made.panel;
             Ok(())
         })?;
-        let Some(order) = tiles.problem.order_x() else {
+        let Some(order) = &schedule.order_x else {
             return Ok(self.as_share(by_position, schedule.n_x()));
         };
         // From the order of the sample to this rank's samples.
-        let (wanted, positions) = (self.layout(schedule.n_x()).own(), inverse(&order.ids));
+        let wanted = self.layout(schedule.n_x()).own();
         let layout = self.positions_of(schedule);
         let by_position = by_position.held_as(own, schedule.n_x());
-        let found = self.fetch(&by_position, &positions[wanted], &|position| layout.owner(position))?;
+        let found = self.fetch(&by_position, &order.positions[wanted], &|position| layout.owner(position))?;
         Ok(self.as_share(found, schedule.n_x()))
     }
 
@@ -434,13 +365,4 @@ impl Blocks for Cuda {
         let c = self.sum_on_device(c.view())?;
         Ok(Mat::from_fn(d1, d2, |i, j| c[i * d2 + j]))
     }
-}
-
-/// Position of each sample from the sample of each position.
-pub(super) fn inverse(ids: &[u32]) -> Vec<u32> {
-    let mut positions = vec![0; ids.len()];
-    for (position, &id) in ids.iter().enumerate() {
-        positions[id as usize] = position as u32;
-    }
-    positions
 }

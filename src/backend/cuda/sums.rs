@@ -4,7 +4,7 @@ use super::grid::Grid;
 use super::matrix::panels_of;
 use super::memory::{Buffer, View};
 use super::params::{AdditiveSums, ClipStats};
-use super::products::Columns;
+use super::problem::Columns;
 use super::{Cuda, Phase};
 use crate::distributed::{Layout, Part};
 use crate::error::Result;

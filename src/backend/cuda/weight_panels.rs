@@ -3,7 +3,7 @@
 
 use super::Cuda;
 use super::blas::Operand;
-use super::grid::Grid;
+use super::grid::{BLOCKS, Grid, WEIGHT_COLS, WEIGHT_ROWS};
 use super::hopper::{Packed, PackedValues};
 use super::matrix::{panels_of, room};
 use super::memory::{Buffer, View};
@@ -19,12 +19,6 @@ use crate::similarity::coefficients::Coefficients;
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
-/// Rows and columns of a panel of weights: 32 MiB of 16-bit numbers, which the L2 of the large cards keeps between the
-/// kernel that writes them and the product that reads them.
-pub(super) const WEIGHT_ROWS: usize = 4096;
-pub(super) const WEIGHT_COLS: usize = 4096;
-/// Blocks of a launch that writes a panel: two for each multiprocessor of the largest cards.
-pub(super) const BLOCKS: usize = 256;
 /// Largest weight of a panel, as a power of two: fp16 ends at 2^16.
 const TOP_WEIGHT: f64 = 14.0;
 
