@@ -333,20 +333,4 @@ mod tests {
         }
         assert_eq!(Shape::new(128, 1).sweep_stages(99 << 10), None);
     }
-
-    #[test]
-    fn a_set_is_taken_only_where_it_runs() {
-        let info = |major, minor| DeviceInfo {
-            ordinal: 1,
-            name: "a device".into(),
-            memory: 1 << 30,
-            capability: (major, minor),
-            processors: 4,
-            shared_memory: SHARED as u32,
-            driver: 13000,
-        };
-        assert!(!KernelSet::Portable.is_hopper(&info(9, 0)).expect("everywhere"));
-        let refused = KernelSet::Hopper.is_hopper(&info(8, 6)).expect_err("another architecture").to_string();
-        assert!(refused.contains("cuda:1 has 8.6"), "{refused}");
-    }
 }

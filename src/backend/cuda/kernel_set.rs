@@ -72,3 +72,24 @@ fn why_not(info: &DeviceInfo) -> Option<String> {
     (!kernels::has("hopper_stats"))
         .then(|| "this build has none (its architectures do not include 90a)".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_is_taken_only_where_it_runs() {
+        let info = |major, minor| DeviceInfo {
+            ordinal: 1,
+            name: "a device".into(),
+            memory: 1 << 30,
+            capability: (major, minor),
+            processors: 4,
+            shared_memory: 227 << 10,
+            driver: 13000,
+        };
+        assert!(!KernelSet::Portable.is_hopper(&info(9, 0)).expect("everywhere"));
+        let refused = KernelSet::Hopper.is_hopper(&info(8, 6)).expect_err("another architecture").to_string();
+        assert!(refused.contains("cuda:1 has 8.6"), "{refused}");
+    }
+}
