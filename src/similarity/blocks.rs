@@ -59,10 +59,11 @@ impl<B: Blocks, R> NewVisit<'_, B, R> {
 /// Positions are places in the order of a schedule, which shuffles samples where negatives are sampled. Every method is a
 /// collective of the ranks.
 ///
-/// A block is as large as what is here: on a device, which has the embeddings of all columns, and on one CPU whose matrices are in
-/// memory it is the whole range, and [`add_product`](Self::add_product) and [`Visit::add`] cut it as their launches and caches ask
-/// for. These cuts differ for reasons of the hardware and stay with the backend. So does what one sweep of a tile yields: sums of
-/// rows and columns together, for a tile is computed once for both.
+/// A block is as large as what is here: a device has the embeddings of all columns, and in pass 2 one CPU sees all that is in
+/// memory at once; where sums over rows are open for every column of a block, some thousand bound them. Within a block
+/// [`add_product`](Self::add_product) and [`Visit::add`] take panels and parts as launches and caches ask for: these sizes differ
+/// for reasons of the hardware, and stay with the backends. So does what comes of a tile: it is computed once for its rows and its
+/// columns.
 pub(crate) trait Blocks: Backend + Sized {
     /// The similarities of a problem in the order of a schedule.
     type Problem<'a>

@@ -1,6 +1,6 @@
 //! Dense products through cuBLAS, on row-major operands.
 
-use super::driver::Blas;
+use super::driver::{Blas, Handle};
 use super::memory::View;
 use super::stream::Stream;
 use crate::error::{Error, Result};
@@ -13,27 +13,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A cuBLAS handle on one stream.
 pub(super) struct Products {
     blas: &'static Blas,
-    handle: Mutex<cublasHandle_t>,
+    handle: Mutex<Handle<cublasHandle_t>>,
     stream: Arc<Stream>,
 }
-
-// SAFETY: the handle is used by one thread at a time, under the lock.
-unsafe impl Send for Products {}
-// SAFETY: as above.
-unsafe impl Sync for Products {}
 
 impl Products {
     pub(super) fn new(blas: &'static Blas, stream: &Arc<Stream>) -> Result<Self> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: writes one handle.
         check("cublasCreate", unsafe { (blas.cublasCreate_v2)(&mut handle) })?;
-        let products = Self { blas, handle: Mutex::new(handle), stream: stream.clone() };
+        let products = Self { blas, handle: Mutex::new(Handle(handle)), stream: stream.clone() };
         // Sums stay in fp32, and fp32 products are not done in TF32.
         let math = cublasMath_t::CUBLAS_DEFAULT_MATH as c_int
             | cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION as c_int;
         // SAFETY: the handle was just made.
         let set = unsafe {
-            check("cublasSetStream", (blas.cublasSetStream_v2)(handle, stream.handle))
+            check("cublasSetStream", (blas.cublasSetStream_v2)(handle, stream.raw()))
                 .and_then(|()| check("cublasSetMathMode", (blas.cublasSetMathMode)(handle, math)))
         };
         set.map(|()| products)
@@ -42,10 +37,10 @@ impl Products {
 
 impl Drop for Products {
     fn drop(&mut self) {
-        if self.stream.is_left() {
+        if self.stream.is_left_idle() {
             let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: ours, and not used again.
-            unsafe { (self.blas.cublasDestroy_v2)(*handle) };
+            unsafe { (self.blas.cublasDestroy_v2)(handle.0) };
         }
     }
 }
@@ -162,7 +157,7 @@ impl Products {
         // SAFETY: operands checked above; the factors are read during the call (host pointer mode).
         let status = unsafe {
             (self.blas.cublasGemmEx)(
-                *handle,
+                handle.0,
                 op(&b),
                 op(&a),
                 n as c_int,

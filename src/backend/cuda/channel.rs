@@ -149,7 +149,7 @@ impl Channel {
     /// [`Error::Cuda`] with NCCL's reason; [`Error::Comm`] when other ranks are needed for that and do not come; that of
     /// `look`.
     pub(super) fn enqueue(&self, moves: &[Move], look: Look<'_>) -> Result<()> {
-        let (nccl, comm, stream) = (self.nccl, self.handle()?, self.stream.handle);
+        let (nccl, comm, stream) = (self.nccl, self.handle()?, self.stream.raw());
         let ask = || -> Result<()> {
             nccl.begin()?;
             let asked = moves.iter().filter(|m| m.bytes() > 0).try_for_each(|m| {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(super) struct Device {
     pub(super) info: DeviceInfo,
     pub(super) kernels: Kernels,
-    pub(super) products: Products,
+    pub(super) blas: Products,
     pub(super) eigen: Eigen,
     /// Whether the clip loss takes the kernels of `hopper.rs`.
     pub(super) hopper: bool,
@@ -56,7 +56,7 @@ impl Device {
         let stream = Stream::open(driver, ordinal, stream)?;
         Ok(Arc::new(Self {
             memory: Arc::new(Memory::new(&stream, ordinal, memory_limit)?),
-            products: Products::new(driver::blas()?, &stream)?,
+            blas: Products::new(driver::blas()?, &stream)?,
             eigen: Eigen::new(driver::solver()?, &stream)?,
             kernels: Kernels::new(&stream, &info.name),
             info,

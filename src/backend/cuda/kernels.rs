@@ -1,6 +1,6 @@
 //! The compiled kernels of `cuda/*.cu`: loaded family by family on first use, launched by name.
 
-use super::driver::Driver;
+use super::driver::{Driver, Handle};
 use super::params::Argument;
 use super::stream::Stream;
 use crate::error::{Error, Result};
@@ -55,21 +55,16 @@ pub(super) struct Kernels {
     loaded: Mutex<Loaded>,
 }
 
-// SAFETY: handles, which the driver accepts from any thread; what changes is behind the lock.
-unsafe impl Send for Kernels {}
-// SAFETY: as above.
-unsafe impl Sync for Kernels {}
-
 /// Loaded modules and functions.
 #[derive(Default)]
 struct Loaded {
-    modules: HashMap<&'static str, CUmodule>,
+    modules: HashMap<&'static str, Handle<CUmodule>>,
     functions: HashMap<Name, Function>,
 }
 
 #[derive(Clone, Copy)]
 struct Function {
-    handle: CUfunction,
+    handle: Handle<CUfunction>,
     /// Dynamic shared memory granted so far.
     shared: u32,
 }
@@ -86,10 +81,10 @@ impl Kernels {
             Some(function) => *function,
             None => {
                 let module = match loaded.modules.get(name.family) {
-                    Some(module) => *module,
+                    Some(module) => module.0,
                     None => {
                         let module = load(driver, name.family, &self.device)?;
-                        loaded.modules.insert(name.family, module);
+                        loaded.modules.insert(name.family, Handle(module));
                         module
                     }
                 };
@@ -100,13 +95,14 @@ impl Kernels {
                 if status != 0 {
                     return Err(internal(name, &driver.reason(status)));
                 }
-                Function { handle, shared: SHARED_WITHOUT_ASKING }
+                Function { handle: Handle(handle), shared: SHARED_WITHOUT_ASKING }
             }
         };
         if shared > function.shared {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as c_int;
             // SAFETY: the function is loaded.
-            let status = unsafe { (driver.cuFuncSetAttribute)(function.handle, attribute, shared as c_int) };
+            let status =
+                unsafe { (driver.cuFuncSetAttribute)(function.handle.0, attribute, shared as c_int) };
             if status != 0 {
                 let why = format!("{shared} bytes of shared memory: {}", driver.reason(status));
                 return Err(internal(name, &why));
@@ -114,19 +110,19 @@ impl Kernels {
             function.shared = shared;
         }
         loaded.functions.insert(name, function);
-        Ok(function.handle)
+        Ok(function.handle.0)
     }
 }
 
 impl Drop for Kernels {
     fn drop(&mut self) {
-        if !self.stream.is_left() || self.stream.synchronize().is_err() {
+        if !self.stream.is_left_idle() {
             return;
         }
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (_, module) in loaded.modules.drain() {
             // SAFETY: loaded by us, and the stream is idle.
-            unsafe { (self.stream.driver.cuModuleUnload)(module) };
+            unsafe { (self.stream.driver.cuModuleUnload)(module.0) };
         }
     }
 }
@@ -204,7 +200,7 @@ impl Kernels {
                 1,
                 1,
                 shared,
-                self.stream.handle,
+                self.stream.raw(),
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )

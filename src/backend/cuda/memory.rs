@@ -1,6 +1,6 @@
 //! Device memory: stream-ordered allocations that are accounted for, and transfers through two pinned buffers.
 
-use super::driver::Driver;
+use super::driver::{Driver, Handle};
 use super::params::Ptr;
 use super::stream::{Event, Stream};
 use crate::error::{Error, Result};
@@ -64,7 +64,7 @@ impl Account {
 }
 
 /// Our own pool: freed memory stays in it, so that allocating costs no synchronisation.
-struct Pool(CUmemoryPool);
+struct Pool(Handle<CUmemoryPool>);
 
 impl Pool {
     fn new(driver: &Driver, ordinal: u32) -> Result<Self> {
@@ -87,7 +87,7 @@ impl Pool {
         let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD as c_int;
         // SAFETY: the attribute is a 64-bit integer, read during the call.
         let status = unsafe { (driver.cuMemPoolSetAttribute)(pool, attribute, (&raw mut keep).cast()) };
-        let pool = Self(pool);
+        let pool = Self(Handle(pool));
         driver.check("cuMemPoolSetAttribute", status).inspect_err(|_| pool.release(driver))?;
         Ok(pool)
     }
@@ -98,7 +98,7 @@ impl Pool {
             let mut value = 0u64;
             // SAFETY: both attributes are 64-bit integers, written during the call.
             let status = unsafe {
-                (driver.cuMemPoolGetAttribute)(self.0, attribute as c_int, (&raw mut value).cast())
+                (driver.cuMemPoolGetAttribute)(self.0.0, attribute as c_int, (&raw mut value).cast())
             };
             (status == 0).then_some(value)
         };
@@ -108,7 +108,7 @@ impl Pool {
 
     fn release(&self, driver: &Driver) {
         // SAFETY: ours; what is still allocated from it stays valid.
-        unsafe { (driver.cuMemPoolDestroy)(self.0) };
+        unsafe { (driver.cuMemPoolDestroy)(self.0.0) };
     }
 }
 
@@ -120,11 +120,6 @@ pub(super) struct Memory {
     /// Made when something is first sent.
     pinned: Mutex<Option<Pinned>>,
 }
-
-// SAFETY: the pool is a handle, which the driver accepts from any thread; the rest is behind locks.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
 
 /// `len` elements of device memory, given back in stream order when dropped.
 pub(super) struct Buffer<T> {
@@ -223,7 +218,7 @@ impl<T> Drop for Buffer<T> {
             // A failure here cannot be reported; the memory then stays with the pool.
             let _ = stream.enter();
             // SAFETY: allocated from the pool, freed once, after all work enqueued so far.
-            unsafe { (stream.driver.cuMemFreeAsync)(self.ptr, stream.handle) };
+            unsafe { (stream.driver.cuMemFreeAsync)(self.ptr, stream.raw()) };
         }
         self.memory.account.give(self.bytes());
     }
@@ -261,7 +256,12 @@ impl Memory {
             let mut ptr = 0;
             // SAFETY: writes one address, valid in stream order from here on.
             let status = unsafe {
-                (self.stream.driver.cuMemAllocFromPoolAsync)(&mut ptr, bytes, self.pool.0, self.stream.handle)
+                (self.stream.driver.cuMemAllocFromPoolAsync)(
+                    &mut ptr,
+                    bytes,
+                    self.pool.0.0,
+                    self.stream.raw(),
+                )
             };
             if status == OUT_OF_MEMORY {
                 drop(buffer);
@@ -281,7 +281,7 @@ impl Memory {
             return Ok(());
         }
         // SAFETY: within the view's memory.
-        let status = unsafe { (self.stream.driver.cuMemsetD8Async)(to.ptr, 0, bytes, self.stream.handle) };
+        let status = unsafe { (self.stream.driver.cuMemsetD8Async)(to.ptr, 0, bytes, self.stream.raw()) };
         self.stream.driver.check("cuMemsetD8Async", status)
     }
 
@@ -294,7 +294,7 @@ impl Memory {
         }
         // SAFETY: both within their views.
         let status =
-            unsafe { (self.stream.driver.cuMemcpyDtoDAsync_v2)(to.ptr, from.ptr, bytes, self.stream.handle) };
+            unsafe { (self.stream.driver.cuMemcpyDtoDAsync_v2)(to.ptr, from.ptr, bytes, self.stream.raw()) };
         self.stream.driver.check("cuMemcpyDtoDAsync", status)
     }
 
@@ -377,7 +377,7 @@ impl Memory {
                 to.as_mut_ptr().cast::<c_void>(),
                 from.ptr,
                 bytes,
-                self.stream.handle,
+                self.stream.raw(),
             )
         };
         self.stream.driver.check("cuMemcpyDtoHAsync", status)?;
@@ -387,7 +387,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.stream.is_left() {
+        if self.stream.is_left_idle() {
             self.pool.release(self.stream.driver);
         }
     }
@@ -425,7 +425,7 @@ impl Pinned {
         write(out)?;
         // SAFETY: the source stays untouched until the event that the next user of the slot waits for.
         let status =
-            unsafe { (stream.driver.cuMemcpyHtoDAsync_v2)(to.ptr, memory.as_ptr(), bytes, stream.handle) };
+            unsafe { (stream.driver.cuMemcpyHtoDAsync_v2)(to.ptr, memory.as_ptr(), bytes, stream.raw()) };
         stream.driver.check("cuMemcpyHtoDAsync", status)?;
         sent.record(stream)
     }

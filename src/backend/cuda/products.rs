@@ -358,7 +358,7 @@ impl Blocks for Cuda {
                 let right = Operand::f32(sy.from((rows.start - stage.rows.start) * d2)?, d2);
                 let m = rows.len();
                 let left = Operand::f32(x_rows.get(rows.start - own.start..rows.end - own.start)?, d1).t();
-                device.products.multiply((d1, d2, m), left, right, false, Operand::f32(part.view(), d2))?;
+                device.blas.multiply((d1, d2, m), left, right, false, Operand::f32(part.view(), d2))?;
                 device.merge_sums(part.view(), 1, c.view())?;
             }
         }

@@ -61,7 +61,7 @@ impl Cuda {
         call(
             address(out.view().ptr).cast_const(),
             address(back.view().ptr),
-            self.device.stream.handle.cast(),
+            self.device.stream.raw().cast(),
         )?;
         self.device.stream.synchronize_within_patience()?;
         self.device.download_to(back.view(), received)

@@ -1,6 +1,6 @@
 //! Symmetric eigenvalues through cuSOLVER.
 
-use super::driver::Solver;
+use super::driver::{Handle, Solver};
 use super::memory::{Buffer, Memory};
 use super::stream::Stream;
 use crate::error::{Error, Result};
@@ -12,14 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A cuSOLVER handle on one stream.
 pub(super) struct Eigen {
     solver: &'static Solver,
-    handle: Mutex<cusolverDnHandle_t>,
+    handle: Mutex<Handle<cusolverDnHandle_t>>,
     stream: Arc<Stream>,
 }
-
-// SAFETY: the handle is used by one thread at a time, under the lock.
-unsafe impl Send for Eigen {}
-// SAFETY: as above.
-unsafe impl Sync for Eigen {}
 
 fn check(call: &str, status: c_int) -> Result<()> {
     if status == 0 { Ok(()) } else { Err(Error::Cuda(format!("{call}: status {status}"))) }
@@ -30,10 +25,9 @@ impl Eigen {
         let mut handle = std::ptr::null_mut();
         // SAFETY: writes one handle.
         check("cusolverDnCreate", unsafe { (solver.cusolverDnCreate)(&mut handle) })?;
-        let eigen = Self { solver, handle: Mutex::new(handle), stream: stream.clone() };
+        let eigen = Self { solver, handle: Mutex::new(Handle(handle)), stream: stream.clone() };
         // SAFETY: the handle was just made.
-        let set =
-            check("cusolverDnSetStream", unsafe { (solver.cusolverDnSetStream)(handle, stream.handle) });
+        let set = check("cusolverDnSetStream", unsafe { (solver.cusolverDnSetStream)(handle, stream.raw()) });
         set.map(|()| eigen)
     }
 
@@ -58,7 +52,7 @@ impl Eigen {
         // SAFETY: reads only the shape, writes one integer.
         let status = unsafe {
             (self.solver.cusolverDnDsyevd_bufferSize)(
-                *handle,
+                handle.0,
                 VECTORS,
                 LOWER,
                 order,
@@ -73,7 +67,7 @@ impl Eigen {
         // SAFETY: device buffers of the sizes asked for, alive until the download below has waited for the stream.
         let status = unsafe {
             (self.solver.cusolverDnDsyevd)(
-                *handle,
+                handle.0,
                 VECTORS,
                 LOWER,
                 order,
@@ -98,10 +92,10 @@ impl Eigen {
 
 impl Drop for Eigen {
     fn drop(&mut self) {
-        if self.stream.is_left() {
+        if self.stream.is_left_idle() {
             let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: ours, and not used again.
-            unsafe { (self.solver.cusolverDnDestroy)(*handle) };
+            unsafe { (self.solver.cusolverDnDestroy)(handle.0) };
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The ground of a device: its context, the stream that work is enqueued on in order, and points in that work.
 
-use super::driver::{self, Driver};
+use super::driver::{self, Driver, Handle};
 use crate::distributed::patience;
 use crate::error::{Error, Result};
 use crate::threads::forks;
@@ -14,12 +14,7 @@ const NOT_READY: i32 = 600;
 
 /// A stream that belongs to the caller: work goes there in order, and it is never destroyed here.
 #[derive(Clone, Copy, Debug)]
-pub struct BorrowedStream(CUstream);
-
-// SAFETY: a handle, which the driver accepts from any thread.
-unsafe impl Send for BorrowedStream {}
-// SAFETY: as above.
-unsafe impl Sync for BorrowedStream {}
+pub struct BorrowedStream(Handle<CUstream>);
 
 impl BorrowedStream {
     /// Takes a `CUstream` (or `cudaStream_t`); NULL is the legacy default stream.
@@ -27,22 +22,17 @@ impl BorrowedStream {
     /// # Safety
     /// It must belong to the primary context of the device it is used with, and outlive the backend and its matrices.
     pub unsafe fn from_raw(stream: *mut c_void) -> Self {
-        Self(stream.cast())
+        Self(Handle(stream.cast()))
     }
 }
 
 /// A stream of a device, in its primary context.
 pub(super) struct Stream {
     pub(super) driver: &'static Driver,
-    pub(super) handle: CUstream,
+    handle: Handle<CUstream>,
     own: bool,
     context: Context,
 }
-
-// SAFETY: the driver's handles may be used from any thread once the context is current there, which `enter` sees to.
-unsafe impl Send for Stream {}
-// SAFETY: as above.
-unsafe impl Sync for Stream {}
 
 impl Stream {
     /// The caller's stream, or one of our own, on device `ordinal`, whose context is current from here on.
@@ -53,7 +43,7 @@ impl Stream {
     ) -> Result<Arc<Self>> {
         let context = Context::retain(driver, ordinal)?;
         let (handle, own) = match borrowed {
-            Some(BorrowedStream(handle)) => (handle, false),
+            Some(BorrowedStream(Handle(handle))) => (handle, false),
             None => {
                 const NON_BLOCKING: u32 = 1;
                 let mut handle = std::ptr::null_mut();
@@ -63,7 +53,12 @@ impl Stream {
                 (handle, true)
             }
         };
-        Ok(Arc::new(Self { driver, handle, own, context }))
+        Ok(Arc::new(Self { driver, handle: Handle(handle), own, context }))
+    }
+
+    /// What the driver and the libraries know it by.
+    pub(super) fn raw(&self) -> CUstream {
+        self.handle.0
     }
 
     /// Another stream on the same device.
@@ -78,14 +73,23 @@ impl Stream {
     pub(super) fn enter(&self) -> Result<()> {
         driver::not_forked(self.context.born)?;
         // SAFETY: the context is retained until `drop`.
-        let status = unsafe { (self.driver.cuCtxSetCurrent)(self.context.handle) };
+        let status = unsafe { (self.driver.cuCtxSetCurrent)(self.context.handle.0) };
         self.driver.check("cuCtxSetCurrent", status)
     }
 
     /// Whether what was made on the stream can be released: never in a child of `fork()`, where everything is the parent's.
     /// Nothing can be reported from there; what fails to be released goes with the process.
     pub(super) fn is_left(&self) -> bool {
-        self.context.born == forks() && self.enter().is_ok()
+        self.enter().is_ok()
+    }
+
+    /// The same, when all that was enqueued has been done.
+    pub(super) fn is_left_idle(&self) -> bool {
+        let left = self.is_left();
+        if left {
+            let _ = self.synchronize();
+        }
+        left
     }
 
     /// The device's own number, the same in every process.
@@ -100,7 +104,7 @@ impl Stream {
     /// Whether something that was enqueued has not been done yet.
     pub(super) fn is_busy(&self) -> bool {
         // SAFETY: the stream lives as long as this.
-        unsafe { (self.driver.cuStreamQuery)(self.handle) == NOT_READY }
+        unsafe { (self.driver.cuStreamQuery)(self.raw()) == NOT_READY }
     }
 
     /// As [`synchronize`](Self::synchronize) where other ranks' devices take part: no longer than [`patience`].
@@ -108,7 +112,7 @@ impl Stream {
         let (begin, mut nap) = (Instant::now(), Duration::from_micros(5));
         loop {
             // SAFETY: the stream lives as long as this.
-            let status = unsafe { (self.driver.cuStreamQuery)(self.handle) };
+            let status = unsafe { (self.driver.cuStreamQuery)(self.raw()) };
             if status != NOT_READY {
                 return self.driver.check("cuStreamQuery", status);
             }
@@ -126,7 +130,7 @@ impl Stream {
     /// Waits for everything on the stream, and reports what went wrong in it.
     pub(super) fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream lives as long as this.
-        self.driver.check("cuStreamSynchronize", unsafe { (self.driver.cuStreamSynchronize)(self.handle) })
+        self.driver.check("cuStreamSynchronize", unsafe { (self.driver.cuStreamSynchronize)(self.raw()) })
     }
 }
 
@@ -134,7 +138,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if self.own && self.is_left() {
             // SAFETY: ours; what is under way on it is done first.
-            unsafe { (self.driver.cuStreamDestroy_v2)(self.handle) };
+            unsafe { (self.driver.cuStreamDestroy_v2)(self.raw()) };
         }
     }
 }
@@ -144,7 +148,7 @@ struct Context {
     driver: &'static Driver,
     ordinal: u32,
     device: CUdevice,
-    handle: CUcontext,
+    handle: Handle<CUcontext>,
     /// Of which process: in its children there is no device.
     born: u32,
 }
@@ -157,7 +161,7 @@ impl Context {
         // SAFETY: writes one handle, for a device that exists.
         let status = unsafe { (driver.cuDevicePrimaryCtxRetain)(&mut handle, device) };
         driver.check("cuDevicePrimaryCtxRetain", status)?;
-        let held = Self { driver, ordinal, device, handle, born: forks() };
+        let held = Self { driver, ordinal, device, handle: Handle(handle), born: forks() };
         // SAFETY: just retained.
         driver.check("cuCtxSetCurrent", unsafe { (driver.cuCtxSetCurrent)(handle) })?;
         Ok(held)
@@ -176,11 +180,8 @@ impl Drop for Context {
 /// A point in a stream's work.
 pub(super) struct Event {
     stream: Arc<Stream>,
-    handle: CUevent,
+    handle: Handle<CUevent>,
 }
-
-// SAFETY: a handle, which the driver accepts from any thread.
-unsafe impl Send for Event {}
 
 impl Event {
     /// One that can be waited for, on the device of `stream`; with `timed`, one whose distance to another can be asked.
@@ -190,12 +191,12 @@ impl Event {
         // SAFETY: writes one handle.
         let status = unsafe { (driver.cuEventCreate)(&mut handle, if timed { 0 } else { DISABLE_TIMING }) };
         driver.check("cuEventCreate", status)?;
-        Ok(Self { stream: stream.clone(), handle })
+        Ok(Self { stream: stream.clone(), handle: Handle(handle) })
     }
 
     pub(super) fn record(&self, stream: &Stream) -> Result<()> {
         // SAFETY: both handles are alive.
-        let status = unsafe { (stream.driver.cuEventRecord)(self.handle, stream.handle) };
+        let status = unsafe { (stream.driver.cuEventRecord)(self.handle.0, stream.raw()) };
         stream.driver.check("cuEventRecord", status)
     }
 
@@ -203,13 +204,13 @@ impl Event {
     pub(super) fn wait(&self) -> Result<()> {
         let driver = self.stream.driver;
         // SAFETY: the handle is alive.
-        driver.check("cuEventSynchronize", unsafe { (driver.cuEventSynchronize)(self.handle) })
+        driver.check("cuEventSynchronize", unsafe { (driver.cuEventSynchronize)(self.handle.0) })
     }
 
     /// What is enqueued on `stream` from here on waits until the event has passed.
     pub(super) fn hold_back(&self, stream: &Stream) -> Result<()> {
         // SAFETY: both handles are alive.
-        let status = unsafe { (stream.driver.cuStreamWaitEvent)(stream.handle, self.handle, 0) };
+        let status = unsafe { (stream.driver.cuStreamWaitEvent)(stream.raw(), self.handle.0, 0) };
         stream.driver.check("cuStreamWaitEvent", status)
     }
 
@@ -217,7 +218,7 @@ impl Event {
     pub(super) fn passed(&self) -> Result<bool> {
         let driver = self.stream.driver;
         // SAFETY: the handle is alive.
-        match unsafe { (driver.cuEventQuery)(self.handle) } {
+        match unsafe { (driver.cuEventQuery)(self.handle.0) } {
             NOT_READY => Ok(false),
             status => driver.check("cuEventQuery", status).map(|()| true),
         }
@@ -228,7 +229,7 @@ impl Event {
         let (driver, mut milliseconds) = (self.stream.driver, 0.0);
         // SAFETY: both handles are alive; writes one number.
         let status =
-            unsafe { (driver.cuEventElapsedTime_v2)(&mut milliseconds, earlier.handle, self.handle) };
+            unsafe { (driver.cuEventElapsedTime_v2)(&mut milliseconds, earlier.handle.0, self.handle.0) };
         driver.check("cuEventElapsedTime", status)?;
         Ok(milliseconds)
     }
@@ -238,7 +239,7 @@ impl Drop for Event {
     fn drop(&mut self) {
         if self.stream.is_left() {
             // SAFETY: ours, and not used again.
-            unsafe { (self.stream.driver.cuEventDestroy_v2)(self.handle) };
+            unsafe { (self.stream.driver.cuEventDestroy_v2)(self.handle.0) };
         }
     }
 }

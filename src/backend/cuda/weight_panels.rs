@@ -287,7 +287,7 @@ impl<'a> WeightPanels<'a> {
                 let w = panel.get(self.grid.cuda, sub.len(), part.len())?;
                 self.write_panel(sub.clone(), part.clone(), &w)?;
                 let v = values.operand(first + part.start - cols.start)?;
-                device.products.multiply((sub.len(), out.cols, part.len()), w.operand(), v, true, to)?;
+                device.blas.multiply((sub.len(), out.cols, part.len()), w.operand(), v, true, to)?;
             }
         }
         Ok(())
@@ -305,21 +305,9 @@ impl<'a> WeightPanels<'a> {
         let w = panel.get(self.grid.cuda, rows.len(), cols.len())?;
         self.write_panel(rows.clone(), cols.clone(), &w)?;
         let to = Operand::f32(x_out.view.from(rows.start * x_out.ld)?, x_out.ld);
-        device.products.multiply(
-            (rows.len(), r, cols.len()),
-            w.operand(),
-            v.operand(cols.start)?,
-            true,
-            to,
-        )?;
+        device.blas.multiply((rows.len(), r, cols.len()), w.operand(), v.operand(cols.start)?, true, to)?;
         let to = Operand::f32(y_out.view.from(cols.start * y_out.ld)?, y_out.ld);
-        device.products.multiply(
-            (cols.len(), r, rows.len()),
-            w.operand().t(),
-            u.operand(rows.start)?,
-            true,
-            to,
-        )
+        device.blas.multiply((cols.len(), r, rows.len()), w.operand().t(), u.operand(rows.start)?, true, to)
     }
 }
 
