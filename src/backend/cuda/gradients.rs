@@ -23,7 +23,6 @@ pub(super) struct BothProducts<'a> {
     /// The embeddings as the panels take them.
     values: BothSides<Values<'a>>,
     sums: BothSides<Buffer<f32>>,
-    panel: PanelRoom,
 }
 
 impl<'a> BothProducts<'a> {
@@ -38,7 +37,7 @@ impl<'a> BothProducts<'a> {
             Ok(sums)
         };
         let sums = [zeros(zx, "gradients of x")?, zeros(zy, "gradients of y")?];
-        Ok(Self { cuda, tiles, z, values, sums, panel: PanelRoom::default() })
+        Ok(Self { cuda, tiles, z, values, sums })
     }
 
     fn rows(&self, side: usize) -> Result<Rows<'_, f32>> {
@@ -50,8 +49,7 @@ impl Visit<Cuda, BothSides<Matrix>> for BothProducts<'_> {
     fn add(&mut self, _: &Columns<'_>) -> Result<()> {
         let missing = || Error::Cuda("internal: gradients without embeddings".into());
         let panels = self.tiles.panels.as_ref().ok_or_else(missing)?;
-        let mut panel = std::mem::take(&mut self.panel);
-        let (outs, [u, v]) = ((self.rows(0)?, self.rows(1)?), &self.values);
+        let (mut panel, outs, [u, v]) = (PanelRoom::default(), (self.rows(0)?, self.rows(1)?), &self.values);
         for (rows, ranges) in self.tiles.problem.grid()?.0.visits() {
             for rows in panels_of(rows, WEIGHT_ROWS) {
                 for cols in ranges.iter().flat_map(|c| panels_of(c.clone(), WEIGHT_COLS)) {
