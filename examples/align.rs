@@ -9,7 +9,7 @@
 use unicon::backend::cpu::Cpu;
 use unicon::backend::{Backend, Ties};
 use unicon::data::LatentFactor;
-use unicon::fit::{BestOptions, Data, Rank, fit_best};
+use unicon::fit::{BestOptions, Data, Dim, fit_best};
 use unicon::io::{self, RowSource, Rows};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let backend = Cpu::<f32>::new(0)?;
     let pairs = Positives::diagonal(train.len());
     let data = Data { x: &train_x, y: &train_y, positives: &pairs };
-    let (model, info) = fit_best(&backend, data, None, &BestOptions::new(Rank::Fixed(10)))?;
+    let (model, info) = fit_best(&backend, data, None, &BestOptions::new(Dim::Fixed(10)))?;
     println!("{} pairs on {}: fitted in {:.2} s", train.len(), backend.describe(), info.seconds.total);
 
     let folder = tempfile::tempdir()?;

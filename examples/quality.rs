@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use unicon::backend::cpu::Cpu;
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::data::{LatentFactor, Splits, digits};
-use unicon::fit::{BestOptions, Data, FitOptions, KernelOptions, Landmarks, Rank, WIDTHS, fit, fit_best};
+use unicon::fit::{BestOptions, Data, Dim, FitOptions, KernelOptions, Landmarks, WIDTHS, fit, fit_best};
 use unicon::io::{RowSource, Rows};
 use unicon::kernel::{Kernel, KernelKind};
 use unicon::model::{Model, Side};
@@ -45,7 +45,7 @@ fn synthetic(backend: &Cpu<f32>, data: &Splits, kernel: Option<KernelKind>, seed
     let landmarks = |k| KernelOptions::new(Kernel::new(k), Landmarks::Count(512.min(n)));
     let widths = WIDTHS.to_vec();
     let best =
-        BestOptions { kernel: kernel.map(landmarks), widths, seed, ..BestOptions::new(Rank::Fixed(RANK)) };
+        BestOptions { kernel: kernel.map(landmarks), widths, seed, ..BestOptions::new(Dim::Fixed(RANK)) };
     let ours = fit_best(backend, train, Some(held), &best)?.0;
     let exact = |k| KernelOptions::new(Kernel::new(k), Landmarks::Exact);
     let paper = FitOptions { kernel: kernel.map(exact), n_iters: 5, seed, ..FitOptions::new(RANK) };
@@ -71,7 +71,7 @@ fn halves(backend: &Cpu<f32>) -> Out<Value> {
         let data = Data { x: &lx, y: &ly, positives: &positives };
         for kernel in [None, Some(KernelKind::Angular)] {
             let kernel_options = kernel.map(|k| KernelOptions::new(Kernel::new(k), Landmarks::Count(512)));
-            let best = BestOptions { kernel: kernel_options, ..BestOptions::new(Rank::Fixed(16)) };
+            let best = BestOptions { kernel: kernel_options, ..BestOptions::new(Dim::Fixed(16)) };
             let (ours, info) = fit_best(backend, data, None, &best)?;
             let paper = FitOptions { final_loss: false, ..FitOptions::new(16) };
             let paper = fit(backend, data, None, &paper)?.0;

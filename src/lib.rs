@@ -18,6 +18,7 @@
 //! | sigmoid and triplets in `O(nnz(P) n)` | `similarity/additive.rs::anchors`, `similarity/additive.rs::gamma_positive` | `backend/cpu/simd/additive.rs::sums`, `cuda/additive.cu` |
 //! | any psi and phi in `O(nnz(P) n)` | `similarity/family.rs::anchors` | `backend/cpu/family.rs::fill` |
 //! | `C(gamma) = X^T S Y` | `similarity/pass1.rs::weights`, `similarity/pass2.rs::cross` | |
+//! | `dL/dZ_x = -S Z_y`, `dL/dZ_y = -S^T Z_x` | `similarity/gradients.rs::gradients` | |
 //! | Algorithm 1, the linear solver | `fit/linear.rs::solve`, `fit/linear.rs::contrast`, `fit/linear.rs::update` | |
 //! | its mini-batches | `fit/linear.rs::batched` | |
 //! | Theorem 9, the kernel solver | `fit/kernel.rs::exact_features`, `fit/kernel.rs::nystrom_features` | |

@@ -78,7 +78,7 @@ impl Model {
     pub fn new(components: Vec<Component>, options: &FitOptions) -> Self {
         let mut notes = HashMap::new();
         let mut note = |name: &str, value: String| notes.insert(name.to_string(), value);
-        note("rank", options.rank.to_string());
+        note("rank", options.dim.to_string());
         note("n_iters", options.updates().to_string());
         note("factorization_power", options.factorization.power().to_string());
         note("rho", options.rho.to_string());
@@ -100,7 +100,7 @@ impl Model {
     }
 
     /// Dimension of the shared space of each component.
-    pub fn rank(&self) -> usize {
+    pub fn dim(&self) -> usize {
         self.components.first().map_or(0, |c| c.x.matrix.nrows())
     }
 

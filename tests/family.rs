@@ -14,7 +14,7 @@ use unicon::backend::cpu::Cpu;
 use unicon::backend::{Backend, Similarity};
 use unicon::data::LatentFactor;
 use unicon::fit::{
-    Batches, BestOptions, DampingOptions, Data, FitOptions, Init, KernelOptions, Landmarks, Rank,
+    Batches, BestOptions, DampingOptions, Data, Dim, FitOptions, Init, KernelOptions, Landmarks,
     RefineOptions, fit, fit_best,
 };
 use unicon::io::HostMatrix;
@@ -384,8 +384,7 @@ fn what_a_function_does_wrong_is_said() {
     assert!(text(diagonal.validate()).starts_with("eps_by: "));
     assert!(text(Loss { family: None, ..others(1.0).remove(0) }.validate()).starts_with("loss: "));
     assert!(text(Loss { kind: LossKind::Clip, ..others(1.0).remove(0) }.validate()).starts_with("loss: "));
-    let auto =
-        BestOptions { tau_auto: true, loss: others(1.0).remove(0), ..BestOptions::new(Rank::Fixed(2)) };
+    let auto = BestOptions { tau_auto: true, loss: others(1.0).remove(0), ..BestOptions::new(Dim::Fixed(2)) };
     let (x, y) = sample();
     let positives = Positives::diagonal(x.rows());
     let data = Data { x: &x, y: &y, positives: &positives };
@@ -450,7 +449,7 @@ fn every_solver_takes_them() {
             assert!(info.loss.iter().all(|l| l.is_finite()), "{loss:?}");
             assert!(!max_abs(&similarities(&model, &x, &y)).is_nan());
         }
-        let best = BestOptions { loss: loss.clone(), final_loss: true, ..BestOptions::new(Rank::Fixed(5)) };
+        let best = BestOptions { loss: loss.clone(), final_loss: true, ..BestOptions::new(Dim::Fixed(5)) };
         let (_, info) = fit_best(&cpu, data, None, &best).unwrap();
         assert!(info.final_loss.unwrap().is_finite());
     }

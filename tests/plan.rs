@@ -36,7 +36,7 @@ fn planned(
         n_x: n as f64,
         n_y: n as f64,
         d: (d.0 as f64, d.1 as f64),
-        rank: options.rank as f64,
+        dim: options.dim as f64,
         negatives,
         updates: options.updates() as f64,
         gradients: evaluations as f64,

@@ -415,7 +415,7 @@ impl Args {
     fn options(&self, preset: Preset, seed: u64) -> Result<FitOptions> {
         let solver = &self.solver;
         let preset = preset.schedule(self.kernel.is_given());
-        let RankChoice::Fixed(rank) = solver.rank_or(preset.rank())? else {
+        let RankChoice::Fixed(rank) = solver.rank_or(preset.dim())? else {
             return Err(Error::invalid("--rank", "a number, unless the preset is best", "a choice").into());
         };
         let whiten = match solver.whiten[..] {

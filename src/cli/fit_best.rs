@@ -6,7 +6,7 @@ use super::output::{self, Report};
 use anyhow::Result;
 use std::path::Path;
 use unicon::Error;
-use unicon::fit::{Apart, BestOptions, Chosen, FitInfo, FitStatus, Landmarks, Rank, TracePoint, WIDTHS};
+use unicon::fit::{Apart, BestOptions, Chosen, Dim, FitInfo, FitStatus, Landmarks, TracePoint, WIDTHS};
 use unicon::loss::Loss;
 use unicon::model::Model;
 
@@ -25,9 +25,9 @@ pub fn options(
         return Err(Error::invalid(name, expected, "the preset best").into());
     }
     let rank = match solver.rank_or(None)? {
-        RankChoice::Fixed(r) => Rank::Fixed(r),
-        RankChoice::Energy(share) => Rank::Energy(share),
-        RankChoice::Auto => Rank::Auto,
+        RankChoice::Fixed(r) => Dim::Fixed(r),
+        RankChoice::Energy(share) => Dim::Energy(share),
+        RankChoice::Auto => Dim::Auto,
     };
     let (loss, tau_auto) = loss.build_or_auto(Loss::default())?;
     let defaults = BestOptions::new(rank);
@@ -63,8 +63,8 @@ pub fn describe(info: &FitInfo, report: &mut Report) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     if let Some(c) = &info.chosen {
         let width = c.width.map_or_else(String::new, |w| format!(", kernel width {w} median distances"));
-        let Chosen { whiten, power, tau, rank, .. } = c;
-        rows.push(row("chosen", format!("whiten {whiten}, power {power}, tau {tau}, rank {rank}{width}")));
+        let Chosen { whiten, power, tau, dim, .. } = c;
+        rows.push(row("chosen", format!("whiten {whiten}, power {power}, tau {tau}, rank {dim}{width}")));
         if let Some((raw, centred)) = c.centring {
             let better = if info.prepared.0.centred { "centred" } else { "as they are" };
             rows.push(row("features", format!("{better}: MRR {raw:.4} as they are, {centred:.4} centred")));

@@ -27,7 +27,7 @@ pub(super) fn report(
     report.value("d1", d1)?;
     report.value("d2", d2)?;
     report.value("pairs", pairs)?;
-    report.value("rank", model.rank())?;
+    report.value("rank", model.dim())?;
     let name = if preset == Preset::Best { "best" } else { preset.schedule(kernel).name() };
     report.value("preset", name)?;
     report.value("loss_def", &model.loss)?;
@@ -39,7 +39,7 @@ pub(super) fn report(
     let mut rows = vec![
         row("data", format!("{n_x} x {d1} and {n_y} x {d2}, {} of positives", output::count(pairs, "pair"))),
         row("device", device.to_string()),
-        row("preset", format!("{name}: rank {}, tau {}, nu {}", model.rank(), model.loss.tau, model.loss.nu)),
+        row("preset", format!("{name}: rank {}, tau {}, nu {}", model.dim(), model.loss.tau, model.loss.nu)),
     ];
     if preset == Preset::Best {
         rows.extend(fit_best::describe(info, &mut report));

@@ -133,7 +133,7 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         n_x: args.n,
         n_y: args.n_y.unwrap_or(args.n),
         d: (args.dx, args.dy),
-        rank: args.rank,
+        dim: args.rank,
         negatives: args.negatives,
         updates: args.iters.unwrap_or(usual.updates() as f64),
         gradients: args.gradients,

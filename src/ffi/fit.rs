@@ -9,7 +9,7 @@ use super::{entry, model, options, problem, report};
 use crate::backend::cuda::Cuda;
 use crate::distributed::{Group, share_rows, threads};
 use crate::error::{Error, Result};
-use crate::fit::{Chosen, Data, FitInfo, Rank};
+use crate::fit::{Chosen, Data, Dim, FitInfo};
 use crate::io::RowSource;
 use crate::model::Model;
 use crate::plan::memory::{self, Sizes};
@@ -284,7 +284,7 @@ entry!(
             }
             let (whiten, power) = (o.whiten.unwrap_or(-1.0), o.factorization.power());
             let known = Known {
-                chosen: Chosen { whiten, power, tau: o.loss.tau, rank: o.rank, ..Chosen::default() },
+                chosen: Chosen { whiten, power, tau: o.loss.tau, dim: o.dim, ..Chosen::default() },
                 workspace: memory::of_fit(&o, call.sizes(), call.precision.size()),
             };
             context.watch(raw.progress, raw.progress_user);
@@ -313,9 +313,9 @@ entry!(
             let raw = read(options)?;
             let call = Call::new(context, Arguments { pairs, validation: raw.validation, model, report })?;
             let o = options::best(&raw)?;
-            let rank = if let Rank::Fixed(r) = o.rank { r } else { 0 };
+            let dim = if let Dim::Fixed(r) = o.dim { r } else { 0 };
             let known = Known {
-                chosen: Chosen { tau: o.loss.tau, rank, ..Chosen::default() },
+                chosen: Chosen { tau: o.loss.tau, dim, ..Chosen::default() },
                 workspace: memory::of_best(&o, call.sizes(), call.precision.size()),
             };
             context.watch(raw.progress, raw.progress_user);

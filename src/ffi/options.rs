@@ -7,8 +7,8 @@ use super::structs::{Versioned, boolean, count, init, path_of, read, read_or_def
 use super::{entry, model, problem};
 use crate::error::{Error, Result};
 use crate::fit::{
-    BatchScore, Batches, BestOptions, Center, DampingOptions, Factorization, FitOptions, Init, KernelOptions,
-    Landmarks, MinibatchOptions, Preset, Rank, RefineOptions, host,
+    BatchScore, Batches, BestOptions, Center, DampingOptions, Dim, Factorization, FitOptions, Init,
+    KernelOptions, Landmarks, MinibatchOptions, Preset, RefineOptions, host,
 };
 use crate::similarity::NegativeSampling;
 use crate::spectral::SvdMethod;
@@ -85,8 +85,8 @@ pub(super) fn default_minibatch(raw: &mut unicon_minibatch) {
 
 /// The crate's defaults.
 pub(super) fn default_best(raw: &mut unicon_best_options) {
-    let o = BestOptions::new(Rank::Fixed(0));
-    raw.energy = Rank::ENERGY;
+    let o = BestOptions::new(Dim::Fixed(0));
+    raw.energy = Dim::ENERGY;
     raw.kernel_ridge = KernelOptions::new(Default::default(), Landmarks::Exact).ridge;
     raw.n_negatives = size(o.sample.unwrap_or(0));
     (raw.tau_auto, raw.exact) = (i32::from(o.tau_auto), i32::from(o.exact));
@@ -318,7 +318,7 @@ fn center(value: i32) -> Result<Center> {
 /// A struct that came through [`read`] and whose pointers are as the header requires.
 pub(super) unsafe fn fit(context: &Context, raw: &unicon_fit_options) -> Result<FitOptions> {
     reserved("options", raw.reserved)?;
-    let rank = count("options.r", raw.r, 1)?;
+    let dim = count("options.r", raw.r, 1)?;
     let svd = match u32::try_from(raw.svd) {
         Ok(UNICON_SVD_FULL) => SvdMethod::Full,
         Ok(UNICON_SVD_RANDOMIZED) => SvdMethod::randomized(raw.seed),
@@ -344,7 +344,7 @@ pub(super) unsafe fn fit(context: &Context, raw: &unicon_fit_options) -> Result<
     // SAFETY: pointers by the header's contract.
     let out = unsafe {
         FitOptions {
-            rank,
+            dim,
             loss: problem::loss(raw.loss)?,
             n_iters: match raw.n_iters {
                 n if n == i64::from(UNICON_UPDATES_AUTO) => FitOptions::AUTO,
@@ -400,17 +400,17 @@ unsafe fn start(init: Init, warm_start: *const unicon_model_t) -> Result<Init> {
 /// As [`fit`].
 pub(super) unsafe fn best(raw: &unicon_best_options) -> Result<BestOptions> {
     let unicon_best_options { kernel, landmarks, n_landmarks, kernel_ridge: ridge, .. } = *raw;
-    let rank = match u32::try_from(raw.dimension) {
-        Ok(UNICON_DIMENSION_FIXED) => Rank::Fixed(count("options.r", raw.r, 1)?),
+    let dim = match u32::try_from(raw.dimension) {
+        Ok(UNICON_DIMENSION_FIXED) => Dim::Fixed(count("options.r", raw.r, 1)?),
         Ok(_) if raw.r != 0 => {
             return Err(Error::invalid("options.r", "0 unless dimension is UNICON_DIMENSION_FIXED", raw.r));
         }
-        Ok(UNICON_DIMENSION_ENERGY) => Rank::Energy(raw.energy),
-        Ok(UNICON_DIMENSION_AUTO) => Rank::Auto,
+        Ok(UNICON_DIMENSION_ENERGY) => Dim::Energy(raw.energy),
+        Ok(UNICON_DIMENSION_AUTO) => Dim::Auto,
         _ => return Err(Error::invalid("options.dimension", "a value of unicon_dimension", raw.dimension)),
     };
     reserved("options", raw.reserved)?;
-    let defaults = BestOptions::new(rank);
+    let defaults = BestOptions::new(dim);
     // SAFETY: pointers by the header's contract.
     unsafe {
         // Its stages are made from n_negatives and exact.
@@ -421,7 +421,7 @@ pub(super) unsafe fn best(raw: &unicon_best_options) -> Result<BestOptions> {
             Ok::<_, Error>(list(name, pointer, len)?.map_or(default, <[f64]>::to_vec))
         };
         let out = BestOptions {
-            rank,
+            dim,
             loss: problem::loss(raw.loss)?,
             tau_auto: boolean("options.tau_auto", raw.tau_auto)?,
             whiten: given("options.whiten", raw.whiten, raw.n_whiten, defaults.whiten)?,
@@ -488,8 +488,8 @@ entry!(
         let mut raw = unsafe { read(options.cast_const())? };
         let preset = preset_of(preset, !raw.kernel.is_null())?;
         schedule(&mut raw, preset);
-        if let (0, Some(rank)) = (raw.r, preset.rank()) {
-            raw.r = size(rank);
+        if let (0, Some(dim)) = (raw.r, preset.dim()) {
+            raw.r = size(dim);
         }
         if raw.loss.is_null() && preset != Preset::Global {
             raw.loss = problem::lasting_loss(preset);

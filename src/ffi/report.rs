@@ -70,7 +70,7 @@ fn held_apart(apart: Apart) -> i64 {
 
 impl Fitted {
     fn chosen(&self) -> &Chosen {
-        self.info.chosen.as_ref().filter(|c| c.rank > 0).unwrap_or(&self.known.chosen)
+        self.info.chosen.as_ref().filter(|c| c.dim > 0).unwrap_or(&self.known.chosen)
     }
 
     /// None: no key; some none: no value.
@@ -112,7 +112,7 @@ impl Fitted {
             UNICON_REPORT_WORKSPACE_BYTES => Some(bytes(self.known.workspace)),
             UNICON_REPORT_PEAK_BYTES => Some(bytes(info.peak_bytes)),
             UNICON_REPORT_EVALUATIONS => Some(size(info.evaluations)),
-            UNICON_REPORT_R => Some(size(chosen.rank)),
+            UNICON_REPORT_R => Some(size(chosen.dim)),
             UNICON_REPORT_ROWS_HELD_BACK => Some(size(chosen.held_back.0)),
             UNICON_REPORT_COLS_HELD_BACK => Some(size(chosen.held_back.1)),
             UNICON_REPORT_HELD_APART => chosen.apart.map(held_apart),

@@ -127,7 +127,7 @@ impl<B: Backend> Problem<'_, B> {
         let o = self.options;
         let mut stages = self.stages().into_iter();
         let mut negatives = stages.next().unwrap_or_default();
-        let mut g = factors(start, o.rank)?;
+        let mut g = factors(start, o.dim)?;
         // The split decides the norms that the loss divides by, so the start is split as all later points are.
         let begun = Instant::now();
         let mut now = self.at(Encoders::split(&g, o.factorization), negatives, monitor.info)?;
@@ -153,7 +153,7 @@ impl<B: Backend> Problem<'_, B> {
             let trials = if unit.is_finite() { options.halvings + 1 } else { 0 };
             for _ in 0..trials {
                 // F1^T F2 = [G + eta C_r]_r, with eta halved until the loss falls.
-                let trial = timed(&mut monitor.seconds().spectral, || sum.top(relative * unit, o.rank))?;
+                let trial = timed(&mut monitor.seconds().spectral, || sum.top(relative * unit, o.dim))?;
                 let at = self.at(Encoders::split(&trial, o.factorization), negatives, monitor.info)?;
                 if at.loss() < before {
                     (g, now, found) = (trial, at, true);
@@ -213,7 +213,7 @@ impl<B: Backend> Problem<'_, B> {
             point.sampling_error = error;
         }
         timed(&mut info.seconds.spectral, || {
-            let top = leading_triplets(self.backend, c.as_ref(), self.options.rank, self.options.svd)?;
+            let top = leading_triplets(self.backend, c.as_ref(), self.options.dim, self.options.svd)?;
             info.singular_values.clone_from(&top.all);
             Ok((Sum::new(g, &top), size(&g.s) / size(&top.s).max(f64::MIN_POSITIVE)))
         })

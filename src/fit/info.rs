@@ -49,8 +49,9 @@ pub struct Chosen {
     pub tau: f64,
     /// Width of rbf and matern kernels, in median distances; none where it was not to be chosen.
     pub width: Option<f64>,
-    /// Rank.
-    pub rank: usize,
+    /// Dimension of the shared space.
+    #[serde(rename = "rank")]
+    pub dim: usize,
     /// Every candidate tried: `(whiten, power, validation score)`.
     pub candidates: Vec<(f64, f64, f64)>,
     /// Scores of the choice with raw and with centred features; none where that was not open.

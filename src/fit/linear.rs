@@ -218,7 +218,7 @@ impl<B: Backend> Problem<'_, B> {
             let loss = self.whole().seconds(e)?;
             monitor.reserve(if o.final_loss { loss } else { 0.0 });
             let narrow = self.backend.shape(&self.x.cross).1.min(self.backend.shape(&self.y.cross).1);
-            next = next.max(loss * update_per_loss(o.rank, narrow));
+            next = next.max(loss * update_per_loss(o.dim, narrow));
         }
         Ok(!monitor.allows(next)?)
     }
@@ -232,7 +232,7 @@ impl<B: Backend> Problem<'_, B> {
     }
 
     pub(super) fn start(&self) -> Result<Start<B::Matrix>> {
-        let r = self.options.rank;
+        let r = self.options.dim;
         let (p1, p2) = (self.x.width(self.backend), self.y.width(self.backend));
         Ok(match &self.options.init {
             Init::Zeros => Start::Zeros,
@@ -340,7 +340,7 @@ impl<B: Backend> Problem<'_, B> {
         let x = Side { cross: tx.as_ref().map_or(x.cross, |t| &t.rows), embed: x.embed };
         let y = Side { cross: ty.as_ref().map_or(y.cross, |t| &t.rows), embed: y.embed };
         let (c, loss) = self.contrast(&Rows { x, y, positives }, start, info)?;
-        let top = timed(&mut info.seconds.spectral, || leading_triplets(backend, c.as_ref(), o.rank, o.svd))?;
+        let top = timed(&mut info.seconds.spectral, || leading_triplets(backend, c.as_ref(), o.dim, o.svd))?;
         let top = top.lifted(tx.as_ref().map(|t| &t.basis), ty.as_ref().map(|t| &t.basis));
         let encoders = Encoders::split(&top, o.factorization);
         Ok(Update { encoders, loss, singular_values: top.all })
@@ -357,7 +357,7 @@ impl<B: Backend> Problem<'_, B> {
         let (o, e) = (self.options, &update.encoders);
         let narrow = e.f1.ncols().min(e.f2.ncols());
         // The product has rank r, and the ridge acts alone outside what the factors span.
-        if o.svd == SvdMethod::Full && 4 * o.rank <= narrow {
+        if o.svd == SvdMethod::Full && 4 * o.dim <= narrow {
             let top = timed(&mut info.seconds.spectral, || {
                 spectral::top_of_ridged(e.f1.as_ref(), e.f2.as_ref(), o.ridge)
             })?;
@@ -458,7 +458,7 @@ pub(super) fn refactor<B: Backend>(
     for k in 0..g.nrows().min(g.ncols()) {
         g[(k, k)] += o.ridge;
     }
-    let top = timed(&mut info.seconds.spectral, || leading_triplets(backend, g.as_ref(), o.rank, o.svd))?;
+    let top = timed(&mut info.seconds.spectral, || leading_triplets(backend, g.as_ref(), o.dim, o.svd))?;
     Ok((Encoders::split(&top, o.factorization), top.all))
 }
 

@@ -28,7 +28,7 @@ mod thin;
 mod validation;
 mod whole;
 
-pub use best::{BestOptions, Rank, WIDTHS, fit_best, fit_best_watched};
+pub use best::{BestOptions, Dim, WIDTHS, fit_best, fit_best_watched};
 #[cfg(feature = "cli")]
 pub(crate) use condition::in_range;
 pub use condition::{Center, Prepared};
@@ -144,8 +144,8 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
     check_data(data, validation)?;
     if options.kernel.is_none() {
         let bound = data.x.cols().min(data.y.cols());
-        if options.rank > bound {
-            return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
+        if options.dim > bound {
+            return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.dim));
         }
     }
     let values = options.kernel.as_ref().is_some_and(|k| k.precomputed);
@@ -246,8 +246,8 @@ fn fit_one<B: Backend>(
     let x = map_side(backend, data.x, sides.x.exponent, options, monitor.info)?;
     let y = map_side(backend, data.y, sides.y.exponent, options, monitor.info)?;
     let p = x.width(backend).min(y.width(backend));
-    if options.rank > p {
-        return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.rank));
+    if options.dim > p {
+        return Err(Error::invalid("rank", format!("at most the number of features, {p}"), options.dim));
     }
     // Validation rows weigh mini-batches and end a refinement.
     let used = options.batches.is_some() || options.refine.is_some();
@@ -285,15 +285,15 @@ fn fit_one<B: Backend>(
             loss: options.loss.clone(),
             negatives,
             maps: None,
-            rank: options.rank,
+            dim: options.dim,
             seconds: Seconds::default(),
         };
         let validation =
             validation.map(|(x, y, positives)| Validation { x, y, positives, loss: &options.loss });
         let start = alignment.variables(&encoders);
         let shape = (backend.shape(x.embed()), backend.shape(y.embed()), positives.nnz());
-        let (rank, loss, seed, sides) = (options.rank, &options.loss, options.seed, sides.fingerprint());
-        let fingerprint = format!("fit {rank} {loss:?} {refinement:?} {shape:?} {seed}{sides}");
+        let (dim, loss, seed, sides) = (options.dim, &options.loss, options.seed, sides.fingerprint());
+        let fingerprint = format!("fit {dim} {loss:?} {refinement:?} {shape:?} {seed}{sides}");
         monitor.checkpoint =
             options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &fingerprint, &start));
         encoders = refine::refine(alignment, start, refinement, validation.as_ref(), monitor)?;

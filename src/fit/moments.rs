@@ -248,9 +248,9 @@ fn scaled(f: &Mat<f64>, scales: &[f64]) -> Mat<f64> {
     Mat::from_fn(f.nrows(), f.ncols(), |i, j| f[(i, j)] * scales[j])
 }
 
-/// The leading `rank` rows of both encoders.
-pub(super) fn leading(e: &Encoders, rank: usize) -> Encoders {
-    Encoders { f1: e.f1.subrows(0, rank).to_owned(), f2: e.f2.subrows(0, rank).to_owned() }
+/// The leading `dim` rows of both encoders.
+pub(super) fn leading(e: &Encoders, dim: usize) -> Encoders {
+    Encoders { f1: e.f1.subrows(0, dim).to_owned(), f2: e.f2.subrows(0, dim).to_owned() }
 }
 
 /// What was chosen: the shrinkage, the power, the leading triplets, and every `(shrinkage, power, score)` tried.

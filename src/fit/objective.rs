@@ -22,7 +22,7 @@ pub(crate) struct Alignment<'a, B: Backend> {
     pub(crate) loss: Loss,
     pub(crate) negatives: NegativeSampling,
     pub(crate) maps: Option<(&'a Mat<f64>, &'a Mat<f64>)>,
-    pub(crate) rank: usize,
+    pub(crate) dim: usize,
     pub(crate) seconds: Seconds,
 }
 
@@ -40,7 +40,7 @@ impl<B: Backend> Alignment<'_, B> {
     pub(crate) fn variables(&self, a: &Encoders) -> Vec<f64> {
         let part = |m: &Mat<f64>| {
             let norm = m.norm_l2();
-            let scale = if norm > 0.0 { (self.rank as f64).sqrt() / norm } else { 1.0 };
+            let scale = if norm > 0.0 { (self.dim as f64).sqrt() / norm } else { 1.0 };
             (0..m.ncols())
                 .flat_map(move |j| (0..m.nrows()).map(move |i| scale * m[(i, j)]))
                 .collect::<Vec<_>>()
@@ -50,7 +50,7 @@ impl<B: Backend> Alignment<'_, B> {
 
     /// `A_1` and `A_2` of variables.
     fn parts<'v>(&self, v: &'v [f64]) -> (MatRef<'v, f64>, MatRef<'v, f64>) {
-        let ((p1, p2), r) = (self.widths(), self.rank);
+        let ((p1, p2), r) = (self.widths(), self.dim);
         let (a, b) = v.split_at(r * p1);
         (MatRef::from_column_major_slice(a, r, p1), MatRef::from_column_major_slice(b, r, p2))
     }

@@ -98,8 +98,8 @@ impl<B: Backend> PartialFit<B> {
             return Err(Error::Unsupported(format!("{what} with batches that arrive one by one")));
         }
         let bound = dims.0.min(dims.1);
-        if options.rank > bound {
-            return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.rank));
+        if options.dim > bound {
+            return Err(Error::invalid("rank", format!("at most min(d1, d2) = {bound}"), options.dim));
         }
         if let Some((f1, f2)) = options.init.encoders() {
             for (name, f, d) in [("init F1", f1, dims.0), ("init F2", f2, dims.1)] {
@@ -216,7 +216,7 @@ impl<B: Backend> PartialFit<B> {
                 };
                 let c = maps.as_ref().map_or_else(|| c.clone(), |(wx, wy)| wx * &c * wy);
                 let mut e =
-                    Encoders::split(&leading_triplets(backend, c.as_ref(), o.rank, o.svd)?, o.factorization);
+                    Encoders::split(&leading_triplets(backend, c.as_ref(), o.dim, o.svd)?, o.factorization);
                 if o.ridge > 0.0 {
                     e = refactor(backend, e.f1.transpose() * &e.f2, o, info)?.0;
                 }

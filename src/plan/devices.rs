@@ -11,8 +11,8 @@ use crate::backend::cuda::{PIECE, depth_of};
 use crate::similarity::schedule::TILE;
 
 /// Bytes of an embedding: both halves, each padded to steps of the matrix instructions.
-fn embedding(rank: f64) -> f64 {
-    2.0 * 2.0 * depth_of(rank as usize) as f64
+fn embedding(dim: f64) -> f64 {
+    2.0 * 2.0 * depth_of(dim as usize) as f64
 }
 
 /// Bytes of a feature: as stored, or fp32 once mapped.
@@ -22,7 +22,7 @@ fn feature(job: &Job, stored: f64) -> f64 {
 
 /// Counts a job whose features are stored in `stored` bytes a number.
 pub(super) fn steps(job: &Job, stored: f64) -> Steps {
-    let (ranks, r, all) = (job.ranks, job.rank, job.ranks - 1.0);
+    let (ranks, r, all) = (job.ranks, job.dim, job.ranks - 1.0);
     if all < 1.0 {
         return Steps::default();
     }
@@ -84,9 +84,9 @@ pub(super) fn memory(job: &Job, stored: f64) -> f64 {
     let values =
         if job.ranks > 1.0 { columns.min(PIECE as f64) * (bytes + narrowed) } else { columns * narrowed };
     let fetched = if job.sample().is_some() && job.ranks > 1.0 { bytes * rows * wide } else { 0.0 };
-    let gradients = if job.gradients > 0.0 { 4.0 * job.rank * (m_x + m_y) } else { 0.0 };
+    let gradients = if job.gradients > 0.0 { 4.0 * job.dim * (m_x + m_y) } else { 0.0 };
     bytes * features
-        + embedding(job.rank) * (m_x + m_y + all)
+        + embedding(job.dim) * (m_x + m_y + all)
         + 4.0 * product * narrow
         + values * narrow
         + fetched

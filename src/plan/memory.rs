@@ -6,7 +6,7 @@
 use super::traffic::Shares;
 use super::{Job, Rates, devices};
 use crate::backend::cpu::{PIECE, STAGE_ROWS};
-use crate::fit::{BestOptions, Center, FitOptions, Init, KernelOptions, Landmarks, Rank};
+use crate::fit::{BestOptions, Center, Dim, FitOptions, Init, KernelOptions, Landmarks};
 use crate::similarity::schedule::TILE;
 
 /// The sizes of a fit, of x and of y.
@@ -73,7 +73,7 @@ fn validation(m: f64, d: f64, width: f64, r: f64) -> f64 {
 /// Bytes of sample-sized matrices that a fit holds at most, with elements of `element` bytes.
 pub(crate) fn of_fit(o: &FitOptions, sizes: Sizes, element: u64) -> u64 {
     let ((n_x, n_y), (d1, d2), (m_x, m_y)) = (wide(sizes.rows), wide(sizes.widths), wide(sizes.validation));
-    let r = o.rank as f64;
+    let r = o.dim as f64;
     // Batches are at most twice their nominal size: what does not fill one is spread over the others.
     let batch = o.batches.map(|b| 2.0 * b.size as f64);
     let cut = |n: f64| batch.map_or(n, |b| n.min(b));
@@ -103,8 +103,8 @@ pub(crate) fn of_best(o: &BestOptions, sizes: Sizes, element: u64) -> u64 {
     let ((n_x, n_y), (d1, d2), (m_x, m_y)) = (wide(sizes.rows), wide(sizes.widths), wide(sizes.validation));
     let side = |n, d| Side::of(o.kernel.as_ref(), false, n, d);
     let (x, y) = (side(n_x, d1), side(n_y, d2));
-    let r = match o.rank {
-        Rank::Fixed(r) => r as f64,
+    let r = match o.dim {
+        Dim::Fixed(r) => r as f64,
         _ => x.width.min(y.width),
     };
     // Without validation rows some, or all where there are few, of the others are scored on. They are then not copied but
@@ -182,7 +182,7 @@ pub(super) fn of_rank(job: &Job, rates: &Rates) -> RankMemory {
 
 /// Bytes of memory of a CPU rank's share of the rows.
 fn host(job: &Job, bytes: f64, (x, y): (&Shares, &Shares)) -> f64 {
-    let (r, ranks) = (job.rank, job.ranks);
+    let (r, ranks) = (job.dim, job.ranks);
     let (d1, d2) = job.d;
     let (wide, narrow) = (d1.max(d2), d1.min(d2));
     let (m_x, m_y) = (x.most(), y.most());
@@ -281,10 +281,10 @@ mod tests {
     #[test]
     fn the_answer_is_enough_for_the_preset() {
         let kernel = Some(KernelOptions::new(Kernel::new(KernelKind::Rbf), Landmarks::Count(17)));
-        let plain = BestOptions::new(Rank::Fixed(3));
+        let plain = BestOptions::new(Dim::Fixed(3));
         for o in [
             plain.clone(),
-            BestOptions { rank: Rank::Auto, tau_auto: true, ..plain.clone() },
+            BestOptions { dim: Dim::Auto, tau_auto: true, ..plain.clone() },
             BestOptions { sample: None, final_loss: true, ..plain.clone() },
             BestOptions {
                 minibatch: Some(MinibatchOptions { batch: 8, min_steps: 5, ..MinibatchOptions::default() }),
@@ -306,7 +306,7 @@ mod tests {
         let huge = usize::MAX;
         let sizes = Sizes { rows: (huge, huge), widths: (huge, huge), validation: (huge, huge) };
         assert_eq!(of_fit(&FitOptions::new(3), sizes, 4), u64::MAX);
-        assert_eq!(of_best(&BestOptions::new(Rank::Auto), sizes, 4), u64::MAX);
+        assert_eq!(of_best(&BestOptions::new(Dim::Auto), sizes, 4), u64::MAX);
         assert_eq!(of_weights((huge, huge), huge, 8), u64::MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! What a fit will take before it is started: time, memory and traffic from the counts of operations, with measured
 //! rates.
 //!
-//! One exact update over `n_x x n_y` pairs at rank `r` is pass 1 (`2 n_x n_y r` operations of a matrix product and
+//! One exact update over `n_x x n_y` pairs in `r` dimensions is pass 1 (`2 n_x n_y r` operations of a matrix product and
 //! `n_x n_y` exponentials) and pass 2 (`2 n_x n_y (r + d)` operations, `d` the narrower side, and as many exponentials);
 //! a gradient of the loss costs two passes of the same kind with `3 r` in place of `r + d`. With sampled negatives `n_y` is
 //! their number. Rows are shared among the ranks; columns and their values pass every rank once a pass (once for every
@@ -107,8 +107,9 @@ pub struct Job {
     pub n_y: f64,
     /// Columns of x and y.
     pub d: (f64, f64),
-    /// Rank of the encoders.
-    pub rank: f64,
+    /// Dimension of the shared space.
+    #[serde(rename = "rank")]
+    pub dim: f64,
     /// Negatives per row; none: all.
     pub negatives: Option<f64>,
     /// Spectral updates, a given number. The first, from zeros, costs `O(n)`. Where the number is left to the fit and no final loss is asked
@@ -152,7 +153,7 @@ impl Job {
             ("n_y", self.n_y, 1.0, 1e15),
             ("dx", self.d.0, 1.0, 1e7),
             ("dy", self.d.1, 1.0, 1e7),
-            ("rank", self.rank, 1.0, 1e7),
+            ("rank", self.dim, 1.0, 1e7),
             ("ranks", self.ranks, 1.0, 1e6),
             ("negatives", self.negatives.unwrap_or(1.0), 1.0, 1e15),
             ("iters", self.updates, 0.0, 1e9),
@@ -164,9 +165,9 @@ impl Job {
             }
         }
         let (narrow, rows) = (self.d.0.min(self.d.1), self.n_x.max(self.n_y));
-        if self.rank > narrow {
+        if self.dim > narrow {
             let expected = format!("at most the columns of the narrower side, {narrow}");
-            return Err(Error::invalid("rank", expected, self.rank));
+            return Err(Error::invalid("rank", expected, self.dim));
         }
         if self.ranks > rows {
             return Err(Error::invalid("ranks", format!("at most the rows, {rows}"), self.ranks));
@@ -175,7 +176,7 @@ impl Job {
     }
 }
 
-/// Operations of pass 1 for a pair at rank `r`.
+/// Operations of pass 1 for a pair in `r` dimensions.
 fn pass1(r: f64) -> f64 {
     2.0 * r
 }
@@ -251,9 +252,9 @@ pub fn plan(job: &Job, rates: &Rates) -> Result<CostEstimate> {
     let narrow = job.d.0.min(job.d.1);
     let cells = job.n_x * job.d.0 + job.n_y * job.d.1;
     let outer = 2.0 * job.n_x * job.d.0 * job.d.1;
-    let (one, two) = (pairs * pass1(job.rank), pairs * pass2(job.rank, narrow) + outer);
-    let encode = 2.0 * job.rank * cells;
-    let gradient = 2.0 * pairs * 3.0 * job.rank + 2.0 * encode;
+    let (one, two) = (pairs * pass1(job.dim), pairs * pass2(job.dim, narrow) + outer);
+    let encode = 2.0 * job.dim * cells;
+    let gradient = 2.0 * pairs * 3.0 * job.dim + 2.0 * encode;
     let whiten = if job.whiten { 4.0 * (job.n_x * job.d.0.powi(2) + job.n_y * job.d.1.powi(2)) } else { 0.0 };
     let (exact, last) = (job.exact(), f64::from(job.final_loss));
     let (updates, passes) = (job.updates.min(1.0), job.passes());
@@ -331,7 +332,7 @@ mod tests {
             n_x,
             n_y,
             d: (768.0, 768.0),
-            rank: 128.0,
+            dim: 128.0,
             negatives: None,
             updates: 2.0,
             gradients: 0.0,
@@ -379,7 +380,7 @@ mod tests {
         assert!(plan(&Job { n_x: 0.0, ..million() }, &rates).unwrap_err().to_string().starts_with("n:"));
         let text = |job: Job| plan(&job, &rates).unwrap_err().to_string();
         assert!(text(Job { n_x: 1000.5, ..million() }).contains("whole number"));
-        assert!(text(Job { rank: 1000.0, ..million() }).contains("narrower side, 768"));
+        assert!(text(Job { dim: 1000.0, ..million() }).contains("narrower side, 768"));
         assert!(text(Job { ranks: 2e6, ..million() }).starts_with("ranks:"));
         assert!(plan(&million(), &Rates { flops: f64::NAN, ..rates }).is_err());
         assert!(Rates::of("abacus").is_err());

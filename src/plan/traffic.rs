@@ -94,7 +94,7 @@ pub(super) struct Steps {
 
 /// Counts a job with numbers of `bytes` in n-sized matrices.
 pub(super) fn steps(job: &Job, bytes: f64) -> Steps {
-    let (ranks, r) = (job.ranks, job.rank);
+    let (ranks, r) = (job.ranks, job.dim);
     let all = ranks - 1.0;
     if all < 1.0 {
         return Steps::default();
@@ -158,7 +158,7 @@ struct Sample {
 
 /// Counts a sample of `m` negatives a row. Rows are shuffled: all but one in R are elsewhere, and are asked for by number.
 fn sample(job: &Job, bytes: f64, m: f64) -> Sample {
-    let (ranks, r) = (job.ranks, job.rank);
+    let (ranks, r) = (job.ranks, job.dim);
     let tile = m.min(TILE as f64);
     let rounds = (m / tile).ceil();
     let (wide, narrow) = (job.d.0.max(job.d.1), job.d.0.min(job.d.1));

@@ -10,16 +10,61 @@ use crate::positives::Positives;
 use faer::Mat;
 use std::ops::Range;
 
-/// Sums over negatives of all rows and of all columns.
-pub(crate) type BothSums<S> = [S; 2];
-/// Sums of psi and of psi' of every pair.
-pub(crate) type PairSums = [Vec<f64>; 2];
+/// Of rows and of columns.
+pub(crate) type BothSides<S> = [S; 2];
 
-/// The block operations of a backend.
+/// What pass 1 sums over the visited negatives of every row and of every column.
+#[derive(Clone, Copy)]
+pub(crate) enum SumsOf<'a> {
+    /// Clip: `log sum e^{s/tau}`, one number for an anchor. By running maxima at any temperature, else with a constant shift.
+    Exponentials { by_maxima: bool },
+    /// `sum psi(s_ij - nu s_ik)` and the same of psi' in turn for every pair of an anchor, whose `s_ik` are given pair by pair.
+    Pairs(BothSides<&'a [f64]>),
+}
+
+/// What one visit of every tile adds up: on the rows of this rank, and over all rows on the columns.
+pub(crate) trait Visit<B: Blocks, R>: Send {
+    /// Adds the tiles of this rank's rows and a block of columns.
+    fn add(&mut self, columns: &B::Columns<'_>) -> Result<()>;
+    /// Nothing more is added to the columns of the last block: ranks may add up what they have of them. A collective.
+    fn share(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// What it has come to. A collective.
+    fn finish(self: Box<Self>) -> Result<R>;
+}
+
+/// A visit that has not begun.
+pub(crate) struct NewVisit<'a, B: Blocks + 'a, R> {
+    /// This rank's row positions.
+    pub(crate) rows: Range<usize>,
+    /// What comes past them.
+    pub(crate) passing: B::Passing<'a>,
+    pub(crate) sums: Box<dyn Visit<B, R> + 'a>,
+}
+
+impl<B: Blocks, R> NewVisit<'_, B, R> {
+    /// Visits all columns with all of this rank's rows, block by block.
+    pub(crate) fn run(self, backend: &B) -> Result<R> {
+        let Self { rows, passing, mut sums } = self;
+        let stage = Stage { rows, index: 0, of: 1 };
+        let add = |sums: &mut Box<dyn Visit<B, R> + '_>, columns: &B::Columns<'_>| sums.add(columns);
+        backend.for_columns(&passing, &stage, &mut sums, add, |sums| sums.share())?;
+        sums.finish()
+    }
+}
+
+/// The block operations of a backend: which blocks, in what order, is with the passes.
 ///
 /// Positions are places in the order of a schedule, which shuffles samples where negatives are sampled. Every method is a
 /// collective of the ranks.
-pub(crate) trait Blocks: Backend {
+///
+/// A block is as large as what is here: a device has the embeddings of all columns, and in pass 2 one CPU sees all that is in
+/// memory at once; where sums over rows are open for every column of a block, some thousand bound them. Within a block
+/// [`add_product`](Self::add_product) and [`Visit::add`] take panels and parts as launches and caches ask for: these sizes differ
+/// for reasons of the hardware, and stay with the backends. So does what comes of a tile: it is computed once for its rows and its
+/// columns.
+pub(crate) trait Blocks: Backend + Sized {
     /// The similarities of a problem in the order of a schedule.
     type Problem<'a>
     where
@@ -28,8 +73,12 @@ pub(crate) trait Blocks: Backend {
     type WeightTiles<'a>: Sync
     where
         Self: 'a;
+    /// What comes past with the columns: embeddings, and coefficients and values where they are needed.
+    type Passing<'a>
+    where
+        Self: 'a;
     /// What weights are multiplied with: `V`.
-    type Values<'a>
+    type Values<'a>: AsRef<Self::Passing<'a>>
     where
         Self: 'a;
     /// A block of columns that is here: embeddings, coefficients and values of all the columns, or of those that have come from
@@ -71,12 +120,12 @@ pub(crate) trait Blocks: Backend {
         columns: bool,
         f: impl Fn(usize, &[f64]) -> R + Sync,
     ) -> Result<Vec<R>>;
-    /// `log sum e^{s/tau}` over the visited negatives of rows and columns: of this rank's in order, or, where negatives are
-    /// sampled, of all samples. With `maxima` by running maxima at any temperature, else with the constant shift.
-    fn clip_log_sums(&self, p: &Self::Problem<'_>, maxima: bool) -> Result<BothSums<Vec<f64>>>;
-    /// `sum psi(s_ij - nu s_ik)` and of psi' over the visited negatives of every pair, row by row and column by column, on
-    /// every rank. `s` are the pairs' similarities.
-    fn additive_sums(&self, p: &Self::Problem<'_>, s: BothSums<&[f64]>) -> Result<BothSums<PairSums>>;
+    /// Sums over negatives, by position: of this rank's rows, and of its columns.
+    fn sums<'a, 'p: 'a>(
+        &'a self,
+        p: &'a Self::Problem<'p>,
+        of: SumsOf<'a>,
+    ) -> Result<NewVisit<'a, Self, BothSides<Vec<f64>>>>;
 
     /// The row and column positions whose numbers `w` has on this rank.
     fn anchors_held(&self, w: &Weights) -> (Range<usize>, Range<usize>);
@@ -93,15 +142,27 @@ pub(crate) trait Blocks: Backend {
         tiles: &'a Self::WeightTiles<'t>,
         v: &'a Self::Matrix,
     ) -> Result<Self::Values<'a>>;
+    /// Whether [`both_products`](Self::both_products) costs less than two products.
+    fn has_both_products(&self) -> bool {
+        true
+    }
+    /// `-S Z_y` and `-S^T Z_x`, by sample, of the embeddings that the weights are of.
+    fn both_products<'a, 't: 'a>(
+        &'a self,
+        tiles: &'a Self::WeightTiles<'t>,
+        zx: &'a Self::Matrix,
+        zy: &'a Self::Matrix,
+    ) -> Result<NewVisit<'a, Self, BothSides<Self::Matrix>>>;
+
     /// Shows the blocks of columns that the rows of a stage meet, in ascending order; the next one is fetched while `visit`
-    /// works on one.
+    /// works on one. `then` follows each, and may call collectives.
     fn for_columns<S: Send>(
         &self,
-        tiles: &Self::WeightTiles<'_>,
-        values: &Self::Values<'_>,
+        passing: &Self::Passing<'_>,
         stage: &Stage,
         state: &mut S,
         visit: impl Fn(&mut S, &Self::Columns<'_>) -> Result<()> + Sync + Send,
+        then: impl FnMut(&mut S) -> Result<()>,
     ) -> Result<()>;
     /// Adds the weights on a block of columns times their values to the rows of a stage.
     fn add_product(
@@ -119,12 +180,13 @@ pub(crate) trait Blocks: Backend {
         stage: &Stage,
         out: &mut Self::Rows<'_>,
     ) -> Result<()>;
-    /// Turns sums of `-S V` into `S V`: adds the masked entries that the tiles leave out.
+    /// Turns sums of `-S V` into `sign S V`: adds the masked entries that the tiles leave out.
     fn finish_rows(
         &self,
         tiles: &Self::WeightTiles<'_>,
         values: &Self::Values<'_>,
         stage: &Stage,
+        sign: Sign,
         out: &mut Self::Rows<'_>,
     ) -> Result<()>;
     /// The matrix, by sample, of rows that `fill` makes from zeros, stage by stage.
@@ -142,6 +204,15 @@ pub(crate) trait Blocks: Backend {
         x: &Self::Matrix,
         fill: impl FnMut(&Stage, &mut Self::Rows<'_>) -> Result<()>,
     ) -> Result<Mat<f64>>;
+}
+
+/// Which of the two a product is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// `S V`.
+    Plus,
+    /// `-S V`.
+    Minus,
 }
 
 /// Some of a rank's rows, which meet all columns together: few where the columns stay in memory, many where they come past.

@@ -10,6 +10,7 @@
 //! | which tiles are visited, and what a sample of them stands for | `schedule.rs`, `sampling.rs` |
 //! | pass 1: sums over negatives, the loss, the coefficients of `S` | `pass1.rs` |
 //! | pass 2: `S V`, `S^T U`, `X^T S Y` | `pass2.rs` |
+//! | gradients: `-S Z_y` and `-S^T Z_x` from one visit | `gradients.rs` |
 //!
 //! A backend multiplies blocks of rows and columns that it holds (`blocks.rs`); the passes say which, in what order, and
 //! what follows from the sums.
@@ -20,6 +21,7 @@ pub(crate) mod clip;
 pub(crate) mod coefficients;
 pub mod definition;
 pub(crate) mod family;
+pub(crate) mod gradients;
 pub(crate) mod masked;
 pub(crate) mod pass1;
 pub(crate) mod pass2;

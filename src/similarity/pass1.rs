@@ -1,6 +1,6 @@
 //! Pass 1: sums over the negatives of every row and column, then the loss and the coefficients of `S(gamma)`.
 
-use super::blocks::{Blocks, PairSums};
+use super::blocks::{Blocks, BothSides, SumsOf};
 use super::masked::diagonal_apart;
 use super::sampling::{NegativeSampling, Seen};
 use super::schedule::{TILE, TileSchedule};
@@ -12,6 +12,9 @@ use crate::error::Result;
 use crate::loss::{EpsBy, Loss, LossKind};
 use crate::positives::Positives;
 use std::ops::Range;
+
+/// Sums of psi and of psi' over the negatives of every pair.
+type PairSums = [Vec<f64>; 2];
 
 /// The loss and the coefficients of `S(gamma)` at similarities `s`. A collective.
 pub(crate) fn weights<B: Blocks>(
@@ -82,14 +85,14 @@ impl<B: Blocks> Pass<'_, B> {
             [0, 1].map(|side| self.summed(side).map(|i| self.seen[side].of(i).ln()).collect())
         } else {
             let by_maxima = self.backend.always_by_maxima(tau);
-            let sums = self.backend.clip_log_sums(&self.problem, by_maxima)?;
+            let sums = self.log_sums(by_maxima)?;
             let lost = !by_maxima
                 && (0..2).any(|side| {
                     let mut anchors = sums[side].iter().enumerate();
                     anchors.any(|(k, log)| negatives(side, k) > 0.0 && clip::lost_range(*log, tau, limit))
                 });
             match self.backend.group().any(lost)? {
-                true => self.backend.clip_log_sums(&self.problem, true)?,
+                true => self.log_sums(true)?,
                 false => sums,
             }
         };
@@ -101,6 +104,48 @@ impl<B: Blocks> Pass<'_, B> {
             }
         }
         Ok(sums)
+    }
+
+    /// `log sum e^{s/tau}` over the visited negatives of the anchors whose sums are here.
+    fn log_sums(&self, by_maxima: bool) -> Result<BothSides<Vec<f64>>> {
+        let [x, y] = self.sums(SumsOf::Exponentials { by_maxima })?;
+        Ok([self.by_sample(0, x)?, self.by_sample(1, y)?])
+    }
+
+    /// Sums over the negatives of this rank's rows and columns, by position.
+    fn sums(&self, of: SumsOf<'_>) -> Result<BothSides<Vec<f64>>> {
+        self.backend.sums(&self.problem, of)?.run(self.backend)
+    }
+
+    /// The anchor at a position of one side.
+    fn anchor_at(&self, side: usize, position: usize) -> usize {
+        if side == 0 { self.schedule.row_id(position) } else { self.schedule.col_id(position) }
+    }
+
+    /// Numbers of the positions of all ranks in the order of samples, where negatives are sampled; elsewhere positions are samples.
+    fn by_sample(&self, side: usize, own: Vec<f64>) -> Result<Vec<f64>> {
+        if !self.schedule.is_sampled() {
+            return Ok(own);
+        }
+        let all = self.backend.group().concat(own)?;
+        let mut out = vec![0.0; all.len()];
+        all.into_iter().enumerate().for_each(|(position, v)| out[self.anchor_at(side, position)] = v);
+        Ok(out)
+    }
+
+    /// Sums of psi and of psi' of all pairs, anchor by anchor, from those of this rank's positions.
+    fn pair_sums(&self, side: usize, own: Vec<f64>) -> Result<PairSums> {
+        let p = self.sides[side];
+        let all = self.backend.group().concat(own)?;
+        let pairs = |position: usize| {
+            let i = self.anchor_at(side, position);
+            p.row_offset(i)..p.row_offset(i + 1)
+        };
+        let mut out = [vec![0.0; p.nnz()], vec![0.0; p.nnz()]];
+        for (e, sums) in (0..p.n_x()).flat_map(pairs).zip(all.chunks_exact(2)) {
+            (out[0][e], out[1][e]) = (sums[0], sums[1]);
+        }
+        Ok(out)
     }
 
     /// The anchors of one side and their half of the loss, from the log-sums of their negatives.
@@ -137,7 +182,8 @@ impl<B: Blocks> Pass<'_, B> {
         let sums = if self.zeros {
             [self.sums_at_zero(0)?, self.sums_at_zero(1)?]
         } else {
-            self.backend.additive_sums(&self.problem, s.each_ref().map(|s| &s[..]))?
+            let [x, y] = self.sums(SumsOf::Pairs(s.each_ref().map(|s| &s[..])))?;
+            [self.pair_sums(0, x)?, self.pair_sums(1, y)?]
         };
         let ([sums_x, sums_y], [s_x, s_y]) = (sums, s);
         Ok([self.anchors_of_pairs(0, s_x, sums_x)?, self.anchors_of_pairs(1, s_y, sums_y)?])

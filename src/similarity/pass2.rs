@@ -1,7 +1,7 @@
 //! Pass 2: similarities are made again, turned into weights, and multiplied at once: `S V`, `S^T U` and `X^T S Y`, never an
 //! `n x n` matrix. Some rows at a time meet one block of columns after the other.
 
-use super::blocks::{Blocks, Stage};
+use super::blocks::{Blocks, Sign, Stage};
 use super::coefficients::Coefficients;
 use super::schedule::TileSchedule;
 use super::weights::Weights;
@@ -17,10 +17,22 @@ pub(crate) fn apply<B: Blocks>(
     transposed: bool,
     v: &B::Matrix,
 ) -> Result<B::Matrix> {
-    let zeros = matches!(s, Similarity::Zeros(..));
+    signed_product(backend, s, w, transposed, v, Sign::Plus)
+}
+
+/// [`apply`] times a sign.
+pub(crate) fn signed_product<B: Blocks>(
+    backend: &B,
+    s: Similarity<'_, B::Matrix>,
+    w: &Weights,
+    transposed: bool,
+    v: &B::Matrix,
+    sign: Sign,
+) -> Result<B::Matrix> {
+    let kind = (sign, matches!(s, Similarity::Zeros(..)));
     with_tiles(backend, s, w, transposed, |tiles| {
         let values = backend.values(tiles, v)?;
-        backend.collect_rows(tiles, &values, |stage, out| product(backend, tiles, &values, stage, zeros, out))
+        backend.collect_rows(tiles, &values, |stage, out| product(backend, tiles, &values, stage, kind, out))
     })
 }
 
@@ -34,22 +46,22 @@ pub(crate) fn cross<B: Blocks>(
 ) -> Result<Mat<f64>> {
     let transposed = backend.shape(x).1 < backend.shape(y).1;
     let (outer, inner) = if transposed { (y, x) } else { (x, y) };
-    let zeros = matches!(s, Similarity::Zeros(..));
+    let kind = (Sign::Plus, matches!(s, Similarity::Zeros(..)));
     let c = with_tiles(backend, s, w, transposed, |tiles| {
         let values = backend.values(tiles, inner)?;
-        let fill = |stage: &Stage, out: &mut B::Rows<'_>| product(backend, tiles, &values, stage, zeros, out);
+        let fill = |stage: &Stage, out: &mut B::Rows<'_>| product(backend, tiles, &values, stage, kind, out);
         backend.cross_rows(tiles, &values, outer, fill)
     })?;
     Ok(if transposed { c.transpose().to_owned() } else { c })
 }
 
-/// `S V` on the rows of a stage.
+/// `S V` times a sign on the rows of a stage; with `zeros` all similarities are 0.
 fn product<B: Blocks>(
     backend: &B,
     tiles: &B::WeightTiles<'_>,
     values: &B::Values<'_>,
     stage: &Stage,
-    zeros: bool,
+    (sign, zeros): (Sign, bool),
     out: &mut B::Rows<'_>,
 ) -> Result<()> {
     if zeros {
@@ -58,9 +70,9 @@ fn product<B: Blocks>(
         let add = |out: &mut &mut B::Rows<'_>, columns: &B::Columns<'_>| {
             backend.add_product(tiles, columns, stage, out)
         };
-        backend.for_columns(tiles, values, stage, &mut &mut *out, add)?;
+        backend.for_columns(values.as_ref(), stage, &mut &mut *out, add, |_| Ok(()))?;
     }
-    backend.finish_rows(tiles, values, stage, out)
+    backend.finish_rows(tiles, values, stage, sign, out)
 }
 
 /// Runs `f` with the weights `S`, or `S^T`, as tiles.

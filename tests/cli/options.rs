@@ -67,7 +67,7 @@ fn agree(pairs: &Pairs, args: &str, options: &FitOptions) -> FitInfo {
     let validated = args.contains("--val-x") || options.batches.is_some();
     let grouped = args.contains("--groups-x");
     let mut line =
-        format!("fit --x x.npy --y y.npy --rank {} --precision f64 --out m.safetensors {args}", options.rank);
+        format!("fit --x x.npy --y y.npy --rank {} --precision f64 --out m.safetensors {args}", options.dim);
     if !args.contains("--preset") {
         line.push_str(" --preset global");
     }

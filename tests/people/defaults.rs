@@ -6,8 +6,8 @@ use crate::program::Lab;
 use std::collections::BTreeMap;
 use std::process::Command;
 use unicon::fit::{
-    BatchScore, BestOptions, DampingOptions, FitOptions, KernelOptions, Landmarks, MinibatchOptions, Preset,
-    Rank, RefineOptions,
+    BatchScore, BestOptions, DampingOptions, Dim, FitOptions, KernelOptions, Landmarks, MinibatchOptions,
+    Preset, RefineOptions,
 };
 use unicon::kernel::Kernel;
 use unicon::loss::{Loss, LossKind};
@@ -78,11 +78,11 @@ fn library() -> Values {
         put(name, &of_fit(preset));
     }
     let (o, ridge) =
-        (BestOptions::new(Rank::Auto), KernelOptions::new(Kernel::default(), Landmarks::Auto).ridge);
+        (BestOptions::new(Dim::Auto), KernelOptions::new(Kernel::default(), Landmarks::Auto).ridge);
     put(
         "best",
         &[
-            ("energy", Rank::ENERGY),
+            ("energy", Dim::ENERGY),
             ("tau_auto", f64::from(o.tau_auto)),
             ("kernel_ridge", ridge),
             ("n_negatives", o.sample.map_or(0.0, count)),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use unicon::backend::Backend;
 use unicon::backend::cpu::Cpu;
 use unicon::fit::{
-    BestOptions, DampingOptions, Data, Factorization, FitInfo, FitOptions, Init, KernelOptions, Landmarks,
-    MinibatchOptions, Preset, Rank, RefineOptions, fit, fit_best,
+    BestOptions, DampingOptions, Data, Dim, Factorization, FitInfo, FitOptions, Init, KernelOptions,
+    Landmarks, MinibatchOptions, Preset, RefineOptions, fit, fit_best,
 };
 use unicon::io::{HostMatrix, RowSource, read_all};
 use unicon::kernel::{Kernel, KernelKind};
@@ -183,12 +183,12 @@ fn the_preset_best_solves_few_rows_in_their_span() {
         let data = Data { x: &tx, y: &ty, positives: &p };
         let held = Data { x: &vx, y: &vy, positives: &vp };
         for max_steps in [0, 3] {
-            let mut o = BestOptions { loss: Loss::clip(0.3), ..BestOptions::new(Rank::Fixed(4)) };
+            let mut o = BestOptions { loss: Loss::clip(0.3), ..BestOptions::new(Dim::Fixed(4)) };
             o.refine.max_steps = max_steps;
             let (thin, info) = fit_best(&cpu, data, Some(held), &o).unwrap();
             let wide = BestOptions { start: Some(zeros(d, 4)), ..o };
             let (wide, want) = fit_best(&cpu, data, Some(held), &wide).unwrap();
-            let chosen = |i: &FitInfo| i.chosen.as_ref().map(|c| (c.whiten, c.power, c.rank));
+            let chosen = |i: &FitInfo| i.chosen.as_ref().map(|c| (c.whiten, c.power, c.dim));
             assert_eq!(chosen(&info), chosen(&want));
             let error = relative(&product(&thin), &product(&wide));
             assert!(error < 1e-7, "{n} rows of {d:?}, {max_steps} steps: {error:e}");
@@ -211,11 +211,11 @@ fn dimensions_beyond_the_rows_are_zero() {
         }] as [&dyn Fn(FitOptions) -> FitOptions; 3]
     {
         let (some, many) = (of(5, o), of(20, o));
-        assert_eq!(many.rank(), 20);
+        assert_eq!(many.dim(), 20);
         assert!(relative(&product(&many), &product(&some)) < 1e-8);
     }
     let damped = of(20, &|o| FitOptions { damping: Some(DampingOptions::default()), n_iters: 3, ..o });
-    assert!(damped.rank() == 20 && damped.components[0].x.matrix.norm_l2().is_finite());
+    assert!(damped.dim() == 20 && damped.components[0].x.matrix.norm_l2().is_finite());
 }
 
 // ---- budgets and reports
@@ -405,8 +405,8 @@ fn poor_data_gives_a_model_or_a_reason() {
                     FitOptions { refine: Some(RefineOptions::default()), ..plain.clone() },
                     FitOptions { init: Init::Random, n_iters: 2, ..plain.clone() },
                     FitOptions { ridge: 0.1, ..plain.clone() },
-                    FitOptions { rank: 1, kernel: kernel(Landmarks::Auto), ..plain.clone() },
-                    FitOptions { rank: 1, kernel: kernel(Landmarks::Exact), ..plain.clone() },
+                    FitOptions { dim: 1, kernel: kernel(Landmarks::Auto), ..plain.clone() },
+                    FitOptions { dim: 1, kernel: kernel(Landmarks::Exact), ..plain.clone() },
                     FitOptions { loss: loss.clone(), ..Preset::PaperLinear.options(rank) },
                 ];
                 let mut outcome = |what: String, fitted: unicon::Result<(Model, FitInfo)>| match fitted {
@@ -425,15 +425,15 @@ fn poor_data_gives_a_model_or_a_reason() {
                     outcome(format!("{name}: {o:?}"), fit(&oracle(), data, None, o));
                 }
                 let loss = loss.clone();
-                let best = BestOptions { loss, final_loss: true, ..BestOptions::new(Rank::Fixed(rank)) };
+                let best = BestOptions { loss, final_loss: true, ..BestOptions::new(Dim::Fixed(rank)) };
                 let batch = MinibatchOptions { batch: 8, min_steps: 9, ..MinibatchOptions::default() };
                 let minibatch = Some(batch);
                 for o in [
                     best.clone(),
                     BestOptions { minibatch, ..best.clone() },
-                    BestOptions { rank: Rank::Auto, tau_auto: true, ..best.clone() },
-                    BestOptions { rank: Rank::Energy(0.9), sample: Some(3), ..best.clone() },
-                    BestOptions { kernel: kernel(Landmarks::Auto), rank: Rank::Fixed(1), ..best },
+                    BestOptions { dim: Dim::Auto, tau_auto: true, ..best.clone() },
+                    BestOptions { dim: Dim::Energy(0.9), sample: Some(3), ..best.clone() },
+                    BestOptions { kernel: kernel(Landmarks::Auto), dim: Dim::Fixed(1), ..best },
                 ] {
                     outcome(format!("{name}: {o:?}"), fit_best(&oracle(), data, None, &o));
                 }

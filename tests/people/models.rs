@@ -163,7 +163,7 @@ fn whole_files_load() {
         Parts::with_kernel(kernel("rbf")),
     ] {
         let model = Model::from_bytes(&parts.bytes()).unwrap();
-        assert_eq!((model.input_dim(Side::X), model.input_dim(Side::Y), model.rank()), (3, 4, 2));
+        assert_eq!((model.input_dim(Side::X), model.input_dim(Side::Y), model.dim()), (3, 4, 2));
         let again = Model::from_bytes(&model.to_bytes().unwrap()).unwrap();
         assert_eq!(again.components[0].x.matrix, model.components[0].x.matrix);
     }

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use unicon::Error;
 use unicon::backend::cpu::Cpu;
 use unicon::fit::{
-    Accumulate, BestOptions, Center, Data, FitOptions, Init, PartialFit, Rank, RefineOptions, fit,
+    Accumulate, BestOptions, Center, Data, Dim, FitOptions, Init, PartialFit, RefineOptions, fit,
 };
 use unicon::io::{Dtype, HostMatrix, MatView, RowScale, read_all};
 use unicon::loss::{Loss, LossKind};
@@ -392,7 +392,7 @@ fn a_start_keeps_its_offset() {
     assert!(info.prepared.0.centred && info.prepared.0.mean_over_spread.is_none());
     assert_eq!(same.components[0].x.offset, model.components[0].x.offset);
     assert!((recall(&cpu, &same, &test.sources(true)) - before).abs() < 1e-9);
-    let best = BestOptions { start: Some(model.clone()), ..BestOptions::new(Rank::Fixed(8)) };
+    let best = BestOptions { start: Some(model.clone()), ..BestOptions::new(Dim::Fixed(8)) };
     let (best, _) = fitted(&cpu, &train.sources(true), &Way::Best(Box::new(best))).unwrap();
     assert!(recall(&cpu, &best, &test.sources(true)) >= before - 0.02);
 }

@@ -130,7 +130,7 @@ const NUMBERS: [(Preset, u32); 6] = [
 #[test]
 fn presets_of_the_paper_are_the_authors_schedules() {
     let of = |p: Preset| {
-        let rank = p.rank().unwrap();
+        let rank = p.dim().unwrap();
         let o = p.options(rank);
         assert_eq!((o.whiten, o.center, o.damping.is_none()), (None, Center::Off, true));
         let batch = o.batches.map(|b| (b.size, b.count, b.drop_trailing));

@@ -3,13 +3,13 @@
 //! An entry of a tile is asked about once for every positive of its row, and once for every positive of its column. Arguments
 //! are gathered until a block of them is full; what the function answers is scattered again. All of it is float64.
 
-use super::sums::{Sums, column_layers};
+use super::sums::Sums;
 use super::tiles::Tiles;
 use crate::error::Result;
 use crate::loss::{BLOCK, Custom, Values};
 use crate::real::Real;
 use crate::similarity::Weights;
-use crate::similarity::blocks::BothSums;
+use crate::similarity::blocks::BothSides;
 use crate::similarity::schedule::TILE;
 use std::ops::Range;
 
@@ -85,7 +85,7 @@ fn asked_columns<'a, T: Real>(s: &'a [T], layer: &'a [f64]) -> impl Iterator<Ite
 /// `sum psi(s_ij - nu s_ik)` and of psi' for every pair of rows and of columns.
 pub(super) struct OfFamily<'a, T: Real> {
     pub(super) tiles: &'a Tiles<'a, T>,
-    pub(super) s: BothSums<&'a [f64]>,
+    pub(super) s: BothSides<&'a [f64]>,
     pub(super) custom: &'a Custom,
 }
 
@@ -122,7 +122,7 @@ impl<T: Real> Sums<T> for OfFamily<'_, T> {
 
     fn columns(&self, positions: &Range<usize>) -> Self::Columns {
         let zeros = || vec![0.0; positions.len()];
-        let layers = column_layers(self.tiles, positions, self.s[1], f64::NAN);
+        let layers = self.tiles.column_layers(positions, self.s[1], f64::NAN);
         (layers.map(|offsets| LayerSums { offsets, psi: zeros(), dpsi: zeros() }).collect(), Asked::default())
     }
 
@@ -165,17 +165,18 @@ impl<T: Real> Sums<T> for OfFamily<'_, T> {
         Ok(())
     }
 
-    /// Of every pair of the columns in turn: psi, psi'.
+    /// Of every pair of the row in turn: psi, psi'.
+    fn finish_row(&self, row: Self::Row) -> impl Iterator<Item = f64> {
+        row.into_iter().flat_map(|(psi, dpsi)| [psi, dpsi])
+    }
+
+    /// The same of the columns.
     fn finish(&self, positions: &Range<usize>, (layers, _): Self::Columns) -> Vec<f64> {
         let pairs = |j: usize| self.tiles.positives.col(self.tiles.schedule.col_id(j)).len();
         let of_column = |(local, j): (usize, usize)| {
             layers.iter().take(pairs(j)).flat_map(move |layer| [layer.psi[local], layer.dpsi[local]])
         };
         positions.clone().enumerate().flat_map(of_column).collect()
-    }
-
-    fn add(a: f64, b: f64) -> f64 {
-        a + b
     }
 }
 
@@ -194,7 +195,7 @@ pub(super) fn layers<T: Real>(
         let of = |position: usize| pair(layer, position).map_or(0.0, |e| d[position] * w.cols.dphi[e]);
         Layer { offsets, coefficients: range.clone().map(of).collect() }
     };
-    column_layers(tiles, range, &w.cols.s_pos, f64::NAN).enumerate().map(with_coefficients).collect()
+    tiles.column_layers(range, &w.cols.s_pos, f64::NAN).enumerate().map(with_coefficients).collect()
 }
 
 /// Turns the similarities of a tile's negatives into their weights `-S`; masked entries become 0. `positions` are the rows',

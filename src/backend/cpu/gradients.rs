@@ -2,99 +2,133 @@
 
 use super::Cpu;
 use super::matrix::Matrix;
-use super::ranks::PIECE;
+use super::ranks::{PIECE, Passing};
 use super::tile_sums::TileSums;
 use super::tiles::Tiles;
 use super::unit::Factor;
 use super::weight_tiles::{MaskedRows, WeightScratch, WeightTiles};
+use super::window::Block;
 use crate::control::Phase;
 use crate::error::Result;
 use crate::real::Real;
 use crate::similarity::Weights;
+use crate::similarity::blocks::{BothSides, NewVisit, Visit};
 use crate::similarity::masked::masked_of_row;
 use faer::Mat;
 use rayon::prelude::*;
 use std::ops::Range;
 
-impl<T: Real> Cpu<T> {
-    /// `-S Z_y` and `-S^T Z_x` from one visit of every tile.
-    pub(super) fn both_gradients(
-        &self,
-        weights: &WeightTiles<'_, T>,
-        zx: &Matrix<T>,
-        zy: &Matrix<T>,
-    ) -> Result<(Matrix<T>, Matrix<T>)> {
-        let (tiles, w) = (weights.tiles, weights.w);
-        let (schedule, r, unit) = (&tiles.schedule, zx.cols(), tiles.unit);
-        let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
-        let (own, blocks) = (layout.own(), layout.own_blocks());
-        let sum = |a: T, b: T| T::of(a.as_f64() + b.as_f64());
-        // By position; sums over rows of S^T Z_x are finished piece by piece of the columns.
-        let mut gx: Vec<Vec<T>> =
-            panels.clone().map(|p| vec![T::default(); schedule.panel(p).len() * r]).collect();
-        let owned = self.layout(schedule.n_y(), schedule.tile()).own();
-        let mut gy = vec![T::default(); owned.len() * r];
-        let state = &mut (&mut gx, TileSums::new(blocks.clone()), &mut gy);
-        let ready = self.ready(tiles, Some(zy), unit.part())?;
-        self.columns(
-            Phase::Weights,
-            (0, 1),
-            tiles,
-            panels.clone(),
-            (&[zy], weights.passing.as_ref(), ready.as_ref()),
-            PIECE,
-            state,
-            |(gx, sums, _), columns, meter| {
-                let work = |p: usize, out: &mut Vec<T>| {
-                    let (mut rows_z, mut scratch) = (Vec::new(), WeightScratch::default());
-                    let mut cols = Vec::new();
-                    if !schedule.meets(p, &columns.range) {
-                        return Ok((p, cols));
-                    }
-                    let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
-                    let m = panel.rows.len();
-                    let (mut x_values, mut panel_weights) = (Factor::default(), Vec::new());
-                    unit.pack(&mut x_values, panel.z, m, r);
-                    for range in schedule.tiles_in(p, &columns.range) {
-                        let mut part = vec![T::default(); range.len() * r];
-                        for cut in weights.parts(range.clone()) {
-                            panel_weights.clear();
-                            weights.add_part(&panel, columns, &cut, &mut scratch, out, |strip| {
-                                panel_weights.extend_from_slice(strip);
-                            })?;
-                            unit.pack_rows_transposed(&mut scratch.weights, &panel_weights, cut.len(), m);
-                            let rows = scratch.weights.transposed(&panel_weights, cut.len());
-                            let part = &mut part[(cut.start - range.start) * r..];
-                            unit.multiply(false, part, r, rows, &x_values);
-                        }
-                        cols.push((range, part));
-                    }
-                    Ok((p, cols))
-                };
-                self.for_panels(meter, panels.clone(), gx, work, |(p, cols)| {
-                    let block = schedule.panel(p).start / layout.block();
-                    cols.into_iter().for_each(|(range, part)| sums.add(block, range, part, sum));
-                    Ok(())
-                })
-            },
-            |(_, sums, gy), _| {
-                let done = std::mem::replace(sums, TileSums::new(blocks.clone()));
-                for (range, part) in self.finish_tiles(schedule, done, sum)? {
-                    gy[(range.start - owned.start) * r..(range.end - owned.start) * r].copy_from_slice(&part);
+/// `-S Z_y` and `-S^T Z_x` on their way, by position.
+struct BothProducts<'a, T: Real> {
+    cpu: &'a Cpu<T>,
+    weights: &'a WeightTiles<'a, T>,
+    zx: &'a Matrix<T>,
+    zy: &'a Matrix<T>,
+    /// Of every panel.
+    of_x: Vec<Vec<T>>,
+    /// Sums over rows for the columns that are here.
+    open: TileSums<T>,
+    /// Of this rank's columns, as far as they are finished.
+    of_y: Vec<T>,
+}
+
+/// The sum of two entries of a product.
+fn sum<T: Real>(a: T, b: T) -> T {
+    T::of(a.as_f64() + b.as_f64())
+}
+
+impl<T: Real> Visit<Cpu<T>, BothSides<Matrix<T>>> for BothProducts<'_, T> {
+    fn add(&mut self, &Block { columns, meter }: &Block<'_, T>) -> Result<()> {
+        let Self { cpu, weights, zx, of_x, open, .. } = self;
+        let (tiles, r) = (weights.tiles, zx.cols());
+        let (schedule, unit) = (&tiles.schedule, tiles.unit);
+        let layout = cpu.rows_of(schedule);
+        let work = |p: usize, out: &mut Vec<T>| {
+            let (mut rows_z, mut scratch) = (Vec::new(), WeightScratch::default());
+            let mut cols = Vec::new();
+            if !schedule.meets(p, &columns.range) {
+                return Ok((p, cols));
+            }
+            let panel = tiles.panel(p, weights.zx.as_ref(), &mut rows_z)?;
+            let m = panel.rows.len();
+            let (mut x_values, mut panel_weights) = (Factor::default(), Vec::new());
+            unit.pack(&mut x_values, panel.z, m, r);
+            for range in schedule.tiles_in(p, &columns.range) {
+                let mut part = vec![T::default(); range.len() * r];
+                for cut in weights.parts(range.clone()) {
+                    panel_weights.clear();
+                    weights.add_part(&panel, columns, &cut, &mut scratch, out, |strip| {
+                        panel_weights.extend_from_slice(strip);
+                    })?;
+                    unit.pack_rows_transposed(&mut scratch.weights, &panel_weights, cut.len(), m);
+                    let rows = scratch.weights.transposed(&panel_weights, cut.len());
+                    let part = &mut part[(cut.start - range.start) * r..];
+                    unit.multiply(false, part, r, rows, &x_values);
                 }
-                Ok(())
-            },
-        )?;
-        let mut gx = gx.concat();
-        if !weights.masked_inline() {
-            self.add_masked(tiles, w, zx, zy, own.clone(), &mut gx)?;
-            let (tiles, w) = (tiles.transposed(), w.transposed());
-            self.add_masked(&tiles, &w, zy, zx, owned.clone(), &mut gy)?;
+                cols.push((range, part));
+            }
+            Ok((p, cols))
+        };
+        cpu.for_panels(meter, cpu.own_panels(schedule), of_x, work, |(p, cols)| {
+            let block = schedule.panel(p).start / layout.block();
+            cols.into_iter().for_each(|(range, part)| open.add(block, range, part, sum));
+            Ok(())
+        })
+    }
+
+    fn share(&mut self) -> Result<()> {
+        let (schedule, r, sums) = (&self.weights.tiles.schedule, self.zx.cols(), self.open.take());
+        let first = self.cpu.layout(schedule.n_y(), schedule.tile()).own().start;
+        for (range, part) in self.cpu.finish_tiles(schedule, sums, sum)? {
+            self.of_y[(range.start - first) * r..(range.end - first) * r].copy_from_slice(&part);
         }
-        Ok((
-            self.by_sample(schedule.n_x(), r, schedule.x_ids(), own, gx)?,
-            self.by_sample(schedule.n_y(), r, schedule.y_ids(), owned, gy)?,
-        ))
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<BothSides<Matrix<T>>> {
+        let Self { cpu, weights, zx, zy, of_x, mut of_y, .. } = *self;
+        let (tiles, w, r) = (weights.tiles, weights.w, zx.cols());
+        let (schedule, mut of_x) = (&tiles.schedule, of_x.concat());
+        let own = cpu.rows_of(schedule).own();
+        let owned = cpu.layout(schedule.n_y(), schedule.tile()).own();
+        if !weights.masked_inline() {
+            cpu.add_masked(tiles, w, zx, zy, own.clone(), &mut of_x)?;
+            let (tiles, w) = (tiles.transposed(), w.transposed());
+            cpu.add_masked(&tiles, &w, zy, zx, owned.clone(), &mut of_y)?;
+        }
+        Ok([
+            cpu.by_sample(schedule.n_x(), r, schedule.x_ids(), own, of_x)?,
+            cpu.by_sample(schedule.n_y(), r, schedule.y_ids(), owned, of_y)?,
+        ])
+    }
+}
+
+impl<T: Real> Cpu<T> {
+    /// A visit that has not begun.
+    pub(super) fn multiplying_both<'a>(
+        &'a self,
+        weights: &'a WeightTiles<'a, T>,
+        zx: &'a Matrix<T>,
+        zy: &'a Matrix<T>,
+    ) -> Result<NewVisit<'a, Self, BothSides<Matrix<T>>>> {
+        let (tiles, schedule, r) = (weights.tiles, &weights.tiles.schedule, zx.cols());
+        let layout = self.rows_of(schedule);
+        let zeros = |rows: Range<usize>| vec![T::default(); rows.len() * r];
+        let sums = Box::new(BothProducts {
+            cpu: self,
+            weights,
+            zx,
+            zy,
+            of_x: self.own_panels(schedule).map(|p| zeros(schedule.panel(p))).collect(),
+            open: TileSums::new(layout.own_blocks()),
+            of_y: zeros(self.layout(schedule.n_y(), schedule.tile()).own()),
+        });
+        let passing = Passing {
+            coefficients: weights.passing.as_ref(),
+            width: PIECE,
+            ..Passing::new(Phase::Weights, tiles, None).packed(self, Some(zy), tiles.unit.part())?
+        };
+        Ok(NewVisit { rows: layout.own(), passing, sums })
     }
 
     /// Adds the masked entries' share of `-S Z_y` to the row positions `own`.
@@ -145,16 +179,14 @@ impl<T: Real> Cpu<T> {
         let (tiles, w) = (weights.tiles, weights.w);
         let (schedule, n_y) = (&tiles.schedule, tiles.positives.n_y());
         let panels = self.own_panels(schedule);
-        let items: Vec<_> = tiles.source.embeddings().map(|(_, zy)| zy).into_iter().collect();
+        let passing =
+            Passing { coefficients: weights.passing.as_ref(), ..Passing::new(Phase::Weights, tiles, None) };
         let mut states: Vec<Vec<f64>> =
             panels.clone().map(|p| vec![0.0; schedule.panel(p).len() * n_y]).collect();
         self.columns(
-            Phase::Weights,
+            &passing,
             (0, 1),
-            tiles,
             panels.clone(),
-            (&items, weights.passing.as_ref(), None),
-            usize::MAX,
             &mut states,
             |states, columns, meter| {
                 let work = |p: usize, out: &mut Vec<f64>| {
@@ -176,7 +208,7 @@ impl<T: Real> Cpu<T> {
                 };
                 self.for_panels(meter, panels.clone(), states, work, Ok)
             },
-            |_, _| Ok(()),
+            |_| Ok(()),
         )?;
         let rows = self.group.concat(states.concat())?;
         let mut out = Mat::<f64>::zeros(schedule.n_x(), n_y);

@@ -25,6 +25,7 @@ mod tile_sums;
 mod tiles;
 mod unit;
 mod weight_tiles;
+mod window;
 
 pub use matrix::Matrix;
 pub use memory::{HostBlock, HostMemory};
@@ -43,9 +44,9 @@ use crate::memory::room;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::blocks::Blocks;
+use crate::similarity::gradients::gradients;
 use crate::similarity::schedule::{TILE, TileSchedule};
-use crate::similarity::{NegativeSampling, Weights};
-use crate::similarity::{pass1, pass2};
+use crate::similarity::{NegativeSampling, Weights, pass1, pass2};
 use crate::spectral::{self, SvdMethod, TopR};
 use crate::threads::Threads;
 use faer::{Mat, MatRef};
@@ -429,8 +430,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn gradients(&self, zx: &Matrix<T>, zy: &Matrix<T>, w: &Weights) -> Result<(Matrix<T>, Matrix<T>)> {
-        let s = Similarity::Embeddings(zx, zy);
-        self.inside(|| pass2::with_tiles(self, s, w, false, |tiles| self.both_gradients(tiles, zx, zy)))
+        self.inside(|| gradients(self, zx, zy, w)).map(|[of_x, of_y]| (of_x, of_y))
     }
 
     fn encode_backward(

@@ -3,14 +3,16 @@
 //! Tiles hold `-S`, whose negatives are >= 0; the sign returns when rows are finished.
 
 use super::Cpu;
+use super::family::OfFamily;
 use super::matrix::Matrix;
-
 use super::panels::{Meter, add};
-use super::ranks::Columns;
-use super::ready::Ready;
+use super::ranks::Passing;
+use super::simd::AdditiveKind;
 use super::spill::bytes;
+use super::sums::{ByMaxima, OfPairs, Shifted};
 use super::tiles::{Source, Tiles};
 use super::weight_tiles::{Coefficients as Narrow, MaskedRows, WeightTiles};
+use super::window::{Block, Columns};
 use crate::backend::Similarity;
 use crate::control::Phase;
 use crate::distributed::Fold;
@@ -19,7 +21,7 @@ use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::real::Real;
 use crate::similarity::Weights;
-use crate::similarity::blocks::{Blocks, BothSums, PairSums, Stage};
+use crate::similarity::blocks::{Blocks, BothSides, NewVisit, Sign, Stage, SumsOf};
 use crate::similarity::coefficients::Coefficients;
 use crate::similarity::masked::masked_of_row;
 use crate::similarity::schedule::{TILE, TileSchedule};
@@ -74,7 +76,7 @@ impl<T: Real> Cpu<T> {
     ) -> impl Iterator<Item = Stage> {
         let schedule = &weights.tiles.schedule;
         let tile = schedule.tile();
-        let held = if self.columns_stay(schedule, &values.matrices) {
+        let held = if self.columns_stay(schedule, &values.passing.matrices) {
             // Several panels a thread, so that none waits long for the last one; few where a panel takes long.
             let panels = if schedule.n_y() > MANY { self.threads() } else { self.together() };
             panels * tile
@@ -113,9 +115,7 @@ impl<T: Real> Cpu<T> {
 pub(crate) struct Values<'a, T: Real> {
     v: &'a Matrix<T>,
     /// The embeddings of the columns, where similarities come from any, and `v`.
-    matrices: Vec<&'a Matrix<T>>,
-    /// Both packed for all stages, where that pays.
-    ready: Option<Ready<T>>,
+    passing: Passing<'a, T>,
     /// `sum_j v_j` and `sum_j beta_j v_j`, where all similarities are 0.
     flat: Option<Vec<f64>>,
 }
@@ -127,10 +127,10 @@ impl<T: Real> Values<'_, T> {
     }
 }
 
-/// A block of columns that is here, and where it stands in the whole.
-pub(crate) struct Block<'a, T: Real> {
-    columns: &'a Columns<'a, T>,
-    meter: &'a Meter,
+impl<'a, T: Real> AsRef<Passing<'a, T>> for Values<'a, T> {
+    fn as_ref(&self) -> &Passing<'a, T> {
+        &self.passing
+    }
 }
 
 /// Products on some panels of rows.
@@ -151,6 +151,7 @@ impl<T: Real> Rows<T> {
 impl<T: Real> Blocks for Cpu<T> {
     type Problem<'a> = Tiles<'a, T>;
     type WeightTiles<'a> = WeightTiles<'a, T>;
+    type Passing<'a> = Passing<'a, T>;
     type Values<'a> = Values<'a, T>;
     type Columns<'a> = Block<'a, T>;
     type Rows<'a> = Rows<T>;
@@ -188,12 +189,21 @@ impl<T: Real> Blocks for Cpu<T> {
         }
     }
 
-    fn clip_log_sums(&self, tiles: &Tiles<'_, T>, maxima: bool) -> Result<BothSums<Vec<f64>>> {
-        if maxima { self.log_sums_by_maxima(tiles) } else { self.log_sums_shifted(tiles) }
-    }
-
-    fn additive_sums(&self, tiles: &Tiles<'_, T>, s: BothSums<&[f64]>) -> Result<BothSums<PairSums>> {
-        self.sums_of_pairs(tiles, s)
+    fn sums<'a, 'p: 'a>(
+        &'a self,
+        tiles: &'a Tiles<'p, T>,
+        of: SumsOf<'a>,
+    ) -> Result<NewVisit<'a, Self, BothSides<Vec<f64>>>> {
+        let shift = 1.0 / tiles.loss.tau;
+        let scale = T::of(shift);
+        match (of, tiles.loss.own()?) {
+            (SumsOf::Exponentials { by_maxima: false }, _) => self.visiting(tiles, Shifted { scale, shift }),
+            (SumsOf::Exponentials { by_maxima: true }, _) => self.visiting(tiles, ByMaxima { scale }),
+            (SumsOf::Pairs(s), Some(custom)) => self.visiting(tiles, OfFamily { tiles, s, custom }),
+            (SumsOf::Pairs(s), None) => {
+                self.visiting(tiles, OfPairs { tiles, s, kind: AdditiveKind::of(tiles.loss) })
+            }
+        }
     }
 
     fn anchors_held(&self, w: &Weights) -> (Range<usize>, Range<usize>) {
@@ -215,36 +225,37 @@ impl<T: Real> Blocks for Cpu<T> {
         weights: &'a WeightTiles<'t, T>,
         v: &'a Matrix<T>,
     ) -> Result<Values<'a, T>> {
-        let embeddings = weights.tiles.source.embeddings().map(|(_, zy)| zy);
-        let matrices = embeddings.into_iter().chain([v]).collect();
-        let flat = self.flat_sums(weights, v)?;
-        let ready = match flat {
-            Some(_) => None,
-            None => self.ready(weights.tiles, Some(v), weights.tiles.unit.part())?,
+        let (tiles, flat) = (weights.tiles, self.flat_sums(weights, v)?);
+        let coefficients = weights.passing.as_ref();
+        let passing = Passing { coefficients, ..Passing::new(Phase::Weights, tiles, Some(v)) };
+        let passing = match flat {
+            Some(_) => passing,
+            None => passing.packed(self, Some(v), tiles.unit.part())?,
         };
-        Ok(Values { v, matrices, ready, flat })
+        Ok(Values { v, passing, flat })
+    }
+
+    fn both_products<'a, 't: 'a>(
+        &'a self,
+        weights: &'a WeightTiles<'t, T>,
+        zx: &'a Matrix<T>,
+        zy: &'a Matrix<T>,
+    ) -> Result<NewVisit<'a, Self, BothSides<Matrix<T>>>> {
+        self.multiplying_both(weights, zx, zy)
     }
 
     fn for_columns<S: Send>(
         &self,
-        weights: &WeightTiles<'_, T>,
-        values: &Values<'_, T>,
+        passing: &Passing<'_, T>,
         stage: &Stage,
         state: &mut S,
         visit: impl Fn(&mut S, &Block<'_, T>) -> Result<()> + Sync + Send,
+        then: impl FnMut(&mut S) -> Result<()>,
     ) -> Result<()> {
-        let schedule = &weights.tiles.schedule;
-        self.columns(
-            Phase::Weights,
-            (stage.index, stage.of),
-            weights.tiles,
-            schedule.panels_of(&stage.rows),
-            (&values.matrices, weights.passing.as_ref(), values.ready.as_ref()),
-            usize::MAX,
-            state,
-            |state, columns, meter| visit(state, &Block { columns, meter }),
-            |_, _| Ok(()),
-        )
+        let (stages, panels) = ((stage.index, stage.of), passing.tiles.schedule.panels_of(&stage.rows));
+        let visit =
+            |state: &mut S, columns: &Columns<'_, T>, meter: &Meter| visit(state, &Block { columns, meter });
+        self.columns(passing, stages, panels, state, visit, then)
     }
 
     fn add_product(
@@ -277,6 +288,7 @@ impl<T: Real> Blocks for Cpu<T> {
         weights: &WeightTiles<'_, T>,
         values: &Values<'_, T>,
         stage: &Stage,
+        sign: Sign,
         out: &mut Rows<T>,
     ) -> Result<()> {
         let schedule = &weights.tiles.schedule;
@@ -294,7 +306,9 @@ impl<T: Real> Blocks for Cpu<T> {
                     let z = zx.map_or(Ok(&[][..]), |zx| zx.get(&schedule.panel(p), &mut scratch))?;
                     masked.add(weights.tiles, schedule.panel(p), z, out)?;
                 }
-                out.iter_mut().for_each(|v| *v = T::of(-v.as_f64()));
+                if sign == Sign::Plus {
+                    out.iter_mut().for_each(|v| *v = T::of(-v.as_f64()));
+                }
                 Ok(())
             },
             Ok,

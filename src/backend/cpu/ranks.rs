@@ -6,6 +6,7 @@ use super::panels::Meter;
 use super::ready::Ready;
 use super::spill::bytes;
 use super::tiles::Tiles;
+use super::window::{Columns, Lookup, Window};
 use crate::backend::Similarity;
 use crate::control::Phase;
 use crate::distributed::Layout;
@@ -22,94 +23,34 @@ const LOOKUPS: usize = 65_536;
 /// Columns that are streamed at once.
 pub(crate) const PIECE: usize = 16 * TILE;
 
-/// Rows by position in a schedule's order, wherever they are.
-pub(super) enum Window<'a, T: Real> {
-    /// Of a matrix that is here, through an order.
-    Matrix(&'a Matrix<T>, Option<&'a [u32]>),
-    /// A range of positions.
-    Piece { start: usize, cols: usize, data: std::borrow::Cow<'a, [T]> },
-    /// Tiles of positions, by their first: where a tile ends, and where its rows begin in `data`.
-    Tiles { cols: usize, places: BTreeMap<usize, (usize, usize)>, data: Vec<T> },
-}
-
-impl<T: Real> Window<'_, T> {
-    /// The rows at positions `range`; of [`Window::Tiles`], of one tile.
-    pub(super) fn get<'b>(&'b self, range: &Range<usize>, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
-        match self {
-            Self::Matrix(matrix, ids) => matrix.gather(*ids, range, scratch),
-            Self::Piece { start, cols, data } => {
-                Ok(&data[(range.start - start) * cols..(range.end - start) * cols])
-            }
-            Self::Tiles { cols, places, data } => {
-                let tile = places.range(..=range.start).next_back().filter(|(_, (end, _))| range.end <= *end);
-                let rows = tile.map(|(start, (_, place))| {
-                    let place = place + (range.start - start) * cols;
-                    &data[place..place + range.len() * cols]
-                });
-                rows.ok_or_else(|| {
-                    crate::Error::Comm(format!("columns {range:?} were not brought to this rank"))
-                })
-            }
-        }
-    }
-}
-
-/// Columns that are here now.
-pub(super) struct Columns<'a, T: Real> {
-    /// Their positions.
-    pub(super) range: Range<usize>,
+/// What comes past the panels of rows with the columns of some tiles.
+pub(crate) struct Passing<'a, T: Real> {
+    pub(super) phase: Phase,
+    pub(super) tiles: &'a Tiles<'a, T>,
+    /// Matrices whose rows at the columns are shown: first embeddings, where similarities come from any.
+    pub(super) matrices: Vec<&'a Matrix<T>>,
+    /// The columns' coefficients, where they are shared out.
+    pub(super) coefficients: Option<&'a Matrix<T>>,
     /// All columns packed, where that pays.
-    pub(super) ready: Option<&'a Ready<T>>,
-    windows: Vec<Window<'a, T>>,
-    /// Whether the first are embeddings.
-    embedded: bool,
-    /// Whether the last are coefficients.
-    passing: bool,
+    pub(super) ready: Option<Ready<T>>,
+    /// Columns of a block at most.
+    pub(super) width: usize,
 }
 
-impl<'a, T: Real> Columns<'a, T> {
-    /// The embeddings of the columns: the first matrix, where similarities come from embeddings.
-    pub(super) fn z(&self) -> Option<&Window<'a, T>> {
-        self.windows.first().filter(|_| self.embedded)
+impl<'a, T: Real> Passing<'a, T> {
+    /// The embeddings and `others`, in blocks as large as what is here.
+    pub(super) fn new(phase: Phase, tiles: &'a Tiles<'a, T>, others: Option<&'a Matrix<T>>) -> Self {
+        let embeddings = tiles.source.embeddings().map(|(_, zy)| zy);
+        let matrices = embeddings.into_iter().chain(others).collect();
+        Self { phase, tiles, matrices, coefficients: None, ready: None, width: usize::MAX }
     }
 
-    /// Rows of the last matrix at positions `range`.
-    pub(super) fn values<'b>(&'b self, range: &Range<usize>, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
-        let values = &self.windows[..self.windows.len() - usize::from(self.passing)];
-        values.last().map_or(Ok(&[]), |w| w.get(range, scratch))
-    }
-
-    /// The coefficients that came with the columns.
-    pub(super) fn coefficients<'b>(
-        &'b self,
-        range: &Range<usize>,
-        scratch: &'b mut Vec<T>,
-    ) -> Result<&'b [T]> {
-        self.windows.last().filter(|_| self.passing).map_or(Ok(&[]), |w| w.get(range, scratch))
+    /// The same, with all columns and the values `v` packed in parts of `width` where that pays.
+    pub(super) fn packed(self, cpu: &Cpu<T>, v: Option<&Matrix<T>>, width: usize) -> Result<Self> {
+        let z = self.tiles.source.embeddings().map(|(_, zy)| zy);
+        Ok(Self { ready: cpu.ready((&self.tiles.schedule, self.tiles.unit), z, v, width)?, ..self })
     }
 }
-
-/// Rows by sample: those held here and some that were fetched.
-pub(super) struct Lookup<'a, T> {
-    matrix: &'a Matrix<T>,
-    ids: Vec<u32>,
-    data: Vec<T>,
-}
-
-impl<T: Real> Lookup<'_, T> {
-    pub(super) fn row<'b>(&'b self, id: usize, scratch: &'b mut Vec<T>) -> Result<&'b [T]> {
-        if self.matrix.own().contains(&id) {
-            return self.matrix.row(id, scratch);
-        }
-        let missing = || crate::Error::Comm(format!("row {id} was not brought to this rank"));
-        let k = self.ids.binary_search(&(id as u32)).map_err(|_| missing())?;
-        let cols = self.matrix.cols();
-        Ok(&self.data[k * cols..(k + 1) * cols])
-    }
-}
-
-/// Matrices whose rows at the columns are shown, coefficients where they are shared out, and all columns packed where they are.
-pub(super) type Visited<'a, T> = (&'a [&'a Matrix<T>], Option<&'a Matrix<T>>, Option<&'a Ready<T>>);
 
 impl<T: Real> Cpu<T> {
     /// How `n` samples are shared out, in panels of `panel` rows.
@@ -309,26 +250,28 @@ impl<T: Real> Cpu<T> {
         }
     }
 
-    /// Shows this rank all columns that its `panels` visit, in ascending order of positions, in pieces of at most `width`:
-    /// `compute` with the rows of `matrices` there (and coefficients, where they are shared out, and all columns packed, where they
-    /// are), then `after` (which may call collectives). The next piece is fetched
-    /// while `compute` runs on the pool. `stage` of `stages` such visits make up the whole, for progress.
-    #[allow(clippy::too_many_arguments)]
+    /// The embeddings of this rank's rows, where similarities come from any. A collective.
+    pub(super) fn row_embeddings<'a>(&self, tiles: &'a Tiles<'_, T>) -> Result<Option<Window<'a, T>>> {
+        let zx = tiles.source.embeddings().map(|(zx, _)| self.row_window(&tiles.schedule, zx));
+        zx.transpose()
+    }
+
+    /// Shows this rank all columns that its `panels` visit, in ascending order of positions, in blocks: `compute` with what comes
+    /// past there, then `after` (which may call collectives). The next block is fetched while `compute` runs on the pool.
+    /// `stage` of `stages` such visits make up the whole, for progress.
     pub(super) fn columns<S: Send>(
         &self,
-        phase: Phase,
+        passing: &Passing<'_, T>,
         (stage, stages): (usize, usize),
-        tiles: &Tiles<'_, T>,
         panels: Range<usize>,
-        (matrices, coefficients, ready): Visited<'_, T>,
-        width: usize,
         state: &mut S,
         compute: impl Fn(&mut S, &Columns<'_, T>, &Meter) -> Result<()> + Sync + Send,
-        mut after: impl FnMut(&mut S, &Columns<'_, T>) -> Result<()>,
+        mut after: impl FnMut(&mut S) -> Result<()>,
     ) -> Result<()> {
-        let schedule = &tiles.schedule;
+        let &Passing { phase, tiles, coefficients, width, .. } = passing;
+        let (schedule, ready) = (&tiles.schedule, passing.ready.as_ref());
+        let matrices: Vec<&Matrix<T>> = passing.matrices.iter().copied().chain(coefficients).collect();
         let passing = coefficients.is_some();
-        let matrices: Vec<&Matrix<T>> = matrices.iter().copied().chain(coefficients).collect();
         let embedded = tiles.source.embeddings().is_some();
         let width = (width / schedule.tile()).max(1) * schedule.tile();
         if schedule.is_sampled() && !self.group.is_single() {
@@ -339,7 +282,7 @@ impl<T: Real> Cpu<T> {
             let meter = Meter::quiet(phase);
             compute(state, &piece, &meter)?;
             self.report(phase, stage + 1, stages)?;
-            return after(state, &piece);
+            return after(state);
         }
         if self.columns_stay(schedule, &matrices) || matrices.is_empty() {
             let pieces = schedule.n_y().div_ceil(width);
@@ -354,7 +297,7 @@ impl<T: Real> Cpu<T> {
                     quiet: !self.group.is_single(),
                 };
                 compute(state, &piece, &meter)?;
-                after(state, &piece)?;
+                after(state)?;
             }
             return Ok(());
         }
@@ -392,7 +335,7 @@ impl<T: Real> Cpu<T> {
             });
             self.group.hid(spent.min(done?));
             next = brought?;
-            after(state, &piece)?;
+            after(state)?;
             self.report(phase, stage * pieces.len() + k + 1, stages * pieces.len())?;
         }
         Ok(())

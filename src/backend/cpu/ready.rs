@@ -2,10 +2,10 @@
 
 use super::Cpu;
 use super::matrix::Matrix;
-use super::tiles::Tiles;
 use super::unit::{Factor, Unit};
 use crate::error::Result;
 use crate::real::Real;
+use crate::similarity::schedule::TileSchedule;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -44,16 +44,15 @@ impl<T> Ready<T> {
 }
 
 impl<T: Real> Cpu<T> {
-    /// Packs all columns of `tiles` in parts of `width` (which divides a tile), with their `values`, if several panels meet them
-    /// and they are here and few.
+    /// Packs the embeddings `z` of a schedule's columns in parts of `width` (which divides a tile), with their `values`, if
+    /// several panels meet them and they are here and few.
     pub(super) fn ready(
         &self,
-        tiles: &Tiles<'_, T>,
+        (schedule, unit): (&TileSchedule, Unit),
+        z: Option<&Matrix<T>>,
         values: Option<&Matrix<T>>,
         width: usize,
     ) -> Result<Option<Ready<T>>> {
-        let (schedule, unit) = (&tiles.schedule, tiles.unit);
-        let z = tiles.source.embeddings().map(|(_, zy)| zy);
         let matrices: Vec<_> = z.into_iter().chain(values).collect();
         let (n, cols) = (schedule.n_y(), matrices.iter().map(|m| m.cols()).sum::<usize>());
         let few = n.saturating_mul(cols).saturating_mul(unit.bytes::<T>()) <= MOST;

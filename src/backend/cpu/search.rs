@@ -4,6 +4,7 @@ use super::Cpu;
 use super::best::Best;
 use super::gemm::gemm_nt;
 use super::matrix::Matrix;
+use super::ranks::Passing;
 use super::tiles::{Source, Tiles};
 use super::unit::Unit;
 use crate::backend::TopK;
@@ -113,12 +114,9 @@ impl<T: Real> Cpu<T> {
         let mut best: Vec<Vec<Best<T>>> =
             panels.clone().map(|p| vec![Best::new(k); tiles.schedule.panel(p).len()]).collect();
         self.columns(
-            Phase::Retrieval,
+            &Passing::new(Phase::Retrieval, &tiles, None),
             (0, 1),
-            &tiles,
             panels.clone(),
-            (&[items], None, None),
-            usize::MAX,
             &mut best,
             |best, columns, meter| {
                 let work = |p: usize, best: &mut Vec<Best<T>>| {
@@ -135,7 +133,7 @@ impl<T: Real> Cpu<T> {
                 };
                 self.for_panels(meter, panels.clone(), best, work, Ok)
             },
-            |_, _| Ok(()),
+            |_| Ok(()),
         )?;
         Ok(best.into_iter().flatten().collect())
     }

@@ -1,9 +1,10 @@
 //! Where the best positive of every row stands, streaming, without an `n x m` matrix.
 
 use super::Cpu;
-use super::ranks::Columns;
+use super::ranks::Passing;
 use super::tiles::{Panel, Scratch, Source, Tiles};
 use super::unit::Unit;
+use super::window::Columns;
 use crate::backend::Standing;
 use crate::control::Phase;
 use crate::error::Result;
@@ -29,24 +30,19 @@ impl<T: Real> Cpu<T> {
         let left_out = if exclude_self { positives.with_self()? } else { positives.clone() };
         let tiles = Tiles { source, loss: &loss, positives: left_out, schedule, unit: Unit::Vectors };
         let (schedule, panels) = (&tiles.schedule, self.own_panels(&tiles.schedule));
-        let (zx, items) = match tiles.source.embeddings() {
-            Some((zx, zy)) => (Some(self.row_window(schedule, zx)?), vec![zy]),
-            None => (None, Vec::new()),
-        };
+        let zx = self.row_embeddings(&tiles)?;
         let zx = zx.as_ref();
+        let passing = Passing::new(Phase::Retrieval, &tiles, None);
         // The best positive of every row and the wrong items before it.
         let mut states: Vec<Vec<State<T>>> =
             panels.clone().map(|p| vec![(None, Standing::default()); schedule.panel(p).len()]).collect();
         // Where all columns are here, one visit does both.
-        let at_once = self.all_here(&items);
+        let at_once = self.all_here(&passing.matrices);
         for stage in 0..if at_once { 1 } else { 2 } {
             self.columns(
-                Phase::Retrieval,
+                &passing,
                 (stage, if at_once { 1 } else { 2 }),
-                &tiles,
                 panels.clone(),
-                (&items, None, None),
-                usize::MAX,
                 &mut states,
                 |states, columns, meter| {
                     let work = |p: usize, state: &mut Vec<State<T>>| {
@@ -62,7 +58,7 @@ impl<T: Real> Cpu<T> {
                     };
                     self.for_panels(meter, panels.clone(), states, work, Ok)
                 },
-                |_, _| Ok(()),
+                |_| Ok(()),
             )?;
         }
         self.group.concat(states.into_iter().flatten().map(|(_, standing)| standing).collect())

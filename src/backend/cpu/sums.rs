@@ -1,24 +1,23 @@
 //! Pass 1's sums over negatives of every row and column, and the similarities of masked entries.
 
 use super::Cpu;
-use super::family::OfFamily;
-use super::ranks::PIECE;
+use super::ranks::{PIECE, Passing};
 use super::simd::AdditiveKind;
 use super::tile_sums::TileSums;
 use super::tiles::{Scratch, Tiles, cuts, product};
-use super::weight_tiles::additive_kind;
+use super::window::{Block, Window};
 use crate::control::Phase;
 use crate::error::Result;
 use crate::loss::log_add_exp;
 use crate::real::Real;
-use crate::similarity::blocks::{BothSums, PairSums};
+use crate::similarity::blocks::{BothSides, NewVisit, Visit};
 use crate::similarity::masked::masked_of_row;
 use crate::similarity::schedule::TILE;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// What a visit of tiles does: sums over the rows of tiles and over their columns.
-pub(super) trait Sums<T>: Sync {
+pub(super) trait Sums<T>: Send + Sync {
     /// The sum of a row on its way.
     type Row: Send;
     /// The sums of the columns of a tile on their way.
@@ -44,18 +43,25 @@ pub(super) trait Sums<T>: Sync {
         sums: &mut [Self::Row],
         columns: &mut Self::Columns,
     ) -> Result<()>;
+    /// What a row has come to.
+    fn finish_row(&self, row: Self::Row) -> impl Iterator<Item = f64>;
     /// What the columns have come to.
     fn finish(&self, positions: &Range<usize>, columns: Self::Columns) -> Vec<f64>;
     /// Adds what two visits of the same column have come to.
-    fn add(a: f64, b: f64) -> f64;
+    fn add(a: f64, b: f64) -> f64 {
+        a + b
+    }
+    /// The result that belongs to a sum over all.
+    fn result(&self, sum: f64) -> f64 {
+        sum
+    }
 }
 
-/// Sums of the rows of every panel, and those of columns.
-type Visited<R> = (Vec<Vec<R>>, Vec<f64>);
-
 /// `sum e^{(s - 1)/tau}`: one shift for all, since |s| <= 1.
-struct Shifted<T> {
-    scale: T,
+pub(super) struct Shifted<T> {
+    pub(super) scale: T,
+    /// `1/tau`.
+    pub(super) shift: f64,
 }
 
 impl<T: Real> Sums<T> for Shifted<T> {
@@ -78,18 +84,22 @@ impl<T: Real> Sums<T> for Shifted<T> {
         Ok(())
     }
 
+    fn finish_row(&self, row: f64) -> impl Iterator<Item = f64> {
+        std::iter::once(row)
+    }
+
     fn finish(&self, _: &Range<usize>, columns: Vec<T>) -> Vec<f64> {
         columns.into_iter().map(T::as_f64).collect()
     }
 
-    fn add(a: f64, b: f64) -> f64 {
-        a + b
+    fn result(&self, sum: f64) -> f64 {
+        sum.ln() + self.shift
     }
 }
 
 /// `log sum e^{s/tau}` with running maxima: any temperature.
-struct ByMaxima<T> {
-    scale: T,
+pub(super) struct ByMaxima<T> {
+    pub(super) scale: T,
 }
 
 /// The logarithm of `sum e^max`.
@@ -133,6 +143,10 @@ impl<T: Real> Sums<T> for ByMaxima<T> {
         Ok(())
     }
 
+    fn finish_row(&self, (max, sum): (T, f64)) -> impl Iterator<Item = f64> {
+        std::iter::once(log_of(max, sum))
+    }
+
     fn finish(&self, _: &Range<usize>, (max, sum): (Vec<T>, Vec<f64>)) -> Vec<f64> {
         max.into_iter().zip(sum).map(|(max, sum)| log_of(max, sum)).collect()
     }
@@ -143,10 +157,10 @@ impl<T: Real> Sums<T> for ByMaxima<T> {
 }
 
 /// `sum psi(s_ij - nu s_ik)` and of psi' for every pair of rows and of columns.
-struct OfPairs<'a, T: Real> {
-    tiles: &'a Tiles<'a, T>,
-    s: BothSums<&'a [f64]>,
-    kind: AdditiveKind,
+pub(super) struct OfPairs<'a, T: Real> {
+    pub(super) tiles: &'a Tiles<'a, T>,
+    pub(super) s: BothSides<&'a [f64]>,
+    pub(super) kind: AdditiveKind,
 }
 
 impl<T: Real> OfPairs<'_, T> {
@@ -157,7 +171,7 @@ impl<T: Real> OfPairs<'_, T> {
 }
 
 /// The `t`-th positives of a tile's columns, and the sums of psi and psi' against them.
-struct Layer<T> {
+pub(super) struct Layer<T> {
     offsets: Vec<T>,
     psi: Vec<T>,
     dpsi: Vec<T>,
@@ -173,7 +187,8 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
 
     fn columns(&self, positions: &Range<usize>) -> Vec<Layer<T>> {
         let zeros = || vec![T::default(); positions.len()];
-        column_layers(self.tiles, positions, self.s[1], T::default())
+        self.tiles
+            .column_layers(positions, self.s[1], T::default())
             .map(|offsets| Layer { offsets, psi: zeros(), dpsi: zeros() })
             .collect()
     }
@@ -199,7 +214,12 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
         Ok(())
     }
 
-    /// Of every pair of the columns in turn: psi, psi'.
+    /// Of every pair of the row in turn: psi, psi'.
+    fn finish_row(&self, row: Self::Row) -> impl Iterator<Item = f64> {
+        row.into_iter().flat_map(|(psi, dpsi)| [psi, dpsi])
+    }
+
+    /// The same of the columns.
     fn finish(&self, positions: &Range<usize>, columns: Vec<Layer<T>>) -> Vec<f64> {
         let pairs = |j: usize| self.tiles.positives.col(self.tiles.schedule.col_id(j)).len();
         let of_column = |(local, j): (usize, usize)| {
@@ -208,141 +228,103 @@ impl<T: Real> Sums<T> for OfPairs<'_, T> {
         };
         positions.clone().enumerate().flat_map(of_column).collect()
     }
-
-    fn add(a: f64, b: f64) -> f64 {
-        a + b
-    }
 }
 
-/// The positives of a tile's columns, one layer after the other: layer `t` holds `-nu s` of every column's `t`-th positive,
-/// `none` where a column has fewer.
-pub(super) fn column_layers<'a, T: Real, U: Real>(
-    tiles: &'a Tiles<'_, T>,
-    positions: &Range<usize>,
-    s_cols: &'a [f64],
-    none: U,
-) -> impl Iterator<Item = Vec<U>> + 'a {
-    let (p, nu, positions) = (&tiles.positives, tiles.loss.nu, positions.clone());
-    let ids = move || positions.clone().map(|j| tiles.schedule.col_id(j));
-    let layers = ids().map(|j| p.col(j).len()).max().unwrap_or(0);
-    (0..layers).map(move |layer| {
-        let offset = |j: usize| match layer < p.col(j).len() {
-            true => U::of(-nu * s_cols[p.col_offset(j) + layer]),
-            false => none,
-        };
-        ids().map(offset).collect()
-    })
+/// A visit of every tile.
+struct Summing<'a, T: Real, S: Sums<T>> {
+    cpu: &'a Cpu<T>,
+    tiles: &'a Tiles<'a, T>,
+    sums: S,
+    /// The embeddings of the rows.
+    zx: Option<Window<'a, T>>,
+    /// Columns that are visited together, at most.
+    width: usize,
+    /// Of every panel.
+    rows: Vec<Vec<S::Row>>,
+    /// Of the columns that are here, and of this rank's before them.
+    open: TileSums<f64>,
+    done: Vec<(Range<usize>, Vec<f64>)>,
 }
 
-impl<T: Real> Cpu<T> {
-    /// `log sum e^{s/tau}` with one shift for all: |s| <= 1.
-    pub(super) fn log_sums_shifted(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
-        let shift = 1.0 / tiles.loss.tau;
-        let sums = self.row_and_column_sums(tiles, &Shifted { scale: T::of(shift) }, |row| row)?;
-        Ok(sums.map(|sums| sums.into_iter().map(|sum| sum.ln() + shift).collect()))
-    }
-
-    /// `log sum e^{s/tau}` with running maxima: any temperature.
-    pub(super) fn log_sums_by_maxima(&self, tiles: &Tiles<'_, T>) -> Result<BothSums<Vec<f64>>> {
-        let sums = ByMaxima { scale: T::of(1.0 / tiles.loss.tau) };
-        self.row_and_column_sums(tiles, &sums, |(max, sum)| log_of(max, sum))
-    }
-
-    /// Sums over the negatives of every row and of every column, from one visit of every tile: of this rank's rows and
-    /// columns, or of all where negatives are sampled. `finish` makes the result of a row. Results are by sample.
-    fn row_and_column_sums<S: Sums<T>>(
-        &self,
-        tiles: &Tiles<'_, T>,
-        sums: &S,
-        finish: impl Fn(S::Row) -> f64,
-    ) -> Result<BothSums<Vec<f64>>> {
-        let schedule = &tiles.schedule;
-        let (states, y) = self.visit_sums(tiles, sums)?;
-        let x: Vec<f64> = states.into_iter().flatten().map(finish).collect();
-        if !schedule.is_sampled() {
-            return Ok([x, y]);
-        }
-        let by_sample = |values: Vec<f64>, id: &dyn Fn(usize) -> usize| -> Result<Vec<f64>> {
-            let values = self.group.concat(values)?;
-            let mut out = vec![0.0; values.len()];
-            values.into_iter().enumerate().for_each(|(position, v)| out[id(position)] = v);
-            Ok(out)
-        };
-        Ok([by_sample(x, &|i| schedule.row_id(i))?, by_sample(y, &|j| schedule.col_id(j))?])
-    }
-
-    /// The sums of this rank's panels, and those of its columns, by position.
-    fn visit_sums<S: Sums<T>>(&self, tiles: &Tiles<'_, T>, sums: &S) -> Result<Visited<S::Row>> {
-        let schedule = &tiles.schedule;
-        let (layout, panels) = (self.rows_of(schedule), self.own_panels(schedule));
-        let blocks = layout.own_blocks();
-        let (zx, items) = match tiles.source.embeddings() {
-            Some((zx, zy)) => (Some(self.row_window(schedule, zx)?), vec![zy]),
-            None => (None, Vec::new()),
-        };
-        let zx = zx.as_ref();
-        let mut states: Vec<Vec<S::Row>> =
-            panels.clone().map(|p| schedule.panel(p).map(|i| sums.row(i)).collect()).collect();
-        let width = sums.part(tiles.unit.part());
-        let ready = self.ready(tiles, None, width)?;
-        let mut y = Vec::new();
-        let state = &mut (&mut states, TileSums::new(blocks.clone()), &mut y);
-        self.columns(
-            Phase::Statistics,
-            (0, 1),
-            tiles,
-            panels.clone(),
-            (&items, None, ready.as_ref()),
-            PIECE,
-            state,
-            |(states, totals, _), columns, meter| {
-                let work = |p: usize, row: &mut Vec<S::Row>| {
-                    let mut parts = Vec::new();
-                    if !schedule.meets(p, &columns.range) {
-                        return Ok((p, parts));
+impl<T: Real, S: Sums<T>> Visit<Cpu<T>, BothSides<Vec<f64>>> for Summing<'_, T, S> {
+    fn add(&mut self, &Block { columns, meter }: &Block<'_, T>) -> Result<()> {
+        let Self { cpu, tiles, sums, zx, width, rows, open, .. } = self;
+        let (schedule, sums, zx) = (&tiles.schedule, &*sums, zx.as_ref());
+        let layout = cpu.rows_of(schedule);
+        let work = |p: usize, row: &mut Vec<S::Row>| {
+            let mut parts = Vec::new();
+            if !schedule.meets(p, &columns.range) {
+                return Ok((p, parts));
+            }
+            let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
+            let panel = tiles.panel(p, zx, &mut rows_z)?;
+            for range in schedule.tiles_in(p, &columns.range) {
+                let mut finished = Vec::new();
+                for cut in cuts(range.clone(), *width) {
+                    tiles.take_columns(columns, &cut, &mut scratch)?;
+                    let mut part = sums.columns(&cut);
+                    for strip in panel.strips(sums.strip(tiles.unit.strip())) {
+                        tiles.fill_negatives(&panel, &strip, &cut, &mut scratch)?;
+                        let rows = panel.rows.start + strip.start..panel.rows.start + strip.end;
+                        sums.visit(&scratch.tile, rows, &mut row[strip], &mut part)?;
                     }
-                    let (mut rows_z, mut scratch) = (Vec::new(), Scratch::default());
-                    let panel = tiles.panel(p, zx, &mut rows_z)?;
-                    for range in schedule.tiles_in(p, &columns.range) {
-                        let mut finished = Vec::new();
-                        for cut in cuts(range.clone(), width) {
-                            tiles.take_columns(columns, &cut, &mut scratch)?;
-                            let mut part = sums.columns(&cut);
-                            for strip in panel.strips(sums.strip(tiles.unit.strip())) {
-                                tiles.fill_negatives(&panel, &strip, &cut, &mut scratch)?;
-                                let rows = panel.rows.start + strip.start..panel.rows.start + strip.end;
-                                sums.visit(&scratch.tile, rows, &mut row[strip], &mut part)?;
-                            }
-                            finished.extend(sums.finish(&cut, part));
-                        }
-                        parts.push((range, finished));
-                    }
-                    Ok((p, parts))
-                };
-                self.for_panels(meter, panels.clone(), states, work, |(p, parts)| {
-                    let block = schedule.panel(p).start / layout.block();
-                    parts.into_iter().for_each(|(range, part)| totals.add(block, range, part, S::add));
-                    Ok(())
-                })
-            },
-            |(_, totals, y), _| {
-                let done = std::mem::replace(totals, TileSums::new(blocks.clone()));
-                y.extend(self.finish_tiles(schedule, done, S::add)?);
-                Ok(())
-            },
-        )?;
+                    finished.extend(sums.finish(&cut, part));
+                }
+                parts.push((range, finished));
+            }
+            Ok((p, parts))
+        };
+        cpu.for_panels(meter, cpu.own_panels(schedule), rows, work, |(p, parts)| {
+            let block = schedule.panel(p).start / layout.block();
+            parts.into_iter().for_each(|(range, part)| open.add(block, range, part, S::add));
+            Ok(())
+        })
+    }
+
+    fn share(&mut self) -> Result<()> {
+        let sums = self.open.take();
+        self.done.extend(self.cpu.finish_tiles(&self.tiles.schedule, sums, S::add)?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<BothSides<Vec<f64>>> {
+        let Self { cpu, tiles, sums, rows, done, .. } = *self;
+        let schedule = &tiles.schedule;
+        let rows = rows.into_iter().flatten().flat_map(|row| sums.finish_row(row));
+        let rows = rows.map(|sum| sums.result(sum)).collect();
         // Every tile of a rank's columns, in order; those that nobody visited hold nothing.
-        let owned = self.layout(schedule.n_y(), schedule.tile()).own();
-        let mut found = y.into_iter().peekable();
-        let mut own = Vec::new();
+        let owned = cpu.layout(schedule.n_y(), schedule.tile()).own();
+        let (mut found, mut columns) = (done.into_iter().peekable(), Vec::new());
         for start in owned.clone().step_by(schedule.tile()) {
             let range = start..(start + schedule.tile()).min(schedule.n_y());
             match found.next_if(|(r, _)| r.start == start) {
-                Some((_, part)) => own.extend(part),
-                None => own.extend(sums.finish(&range, sums.columns(&range))),
+                Some((_, part)) => columns.extend(part),
+                None => columns.extend(sums.finish(&range, sums.columns(&range))),
             }
         }
-        Ok((states, own))
+        columns.iter_mut().for_each(|sum| *sum = sums.result(*sum));
+        Ok([rows, columns])
+    }
+}
+
+impl<T: Real> Cpu<T> {
+    /// A visit that has not begun.
+    pub(super) fn visiting<'a, S: Sums<T> + 'a>(
+        &'a self,
+        tiles: &'a Tiles<'a, T>,
+        sums: S,
+    ) -> Result<NewVisit<'a, Self, BothSides<Vec<f64>>>> {
+        let (schedule, width) = (&tiles.schedule, sums.part(tiles.unit.part()));
+        let layout = self.rows_of(schedule);
+        let of_panel = |p: usize| schedule.panel(p).map(|i| sums.row(i)).collect();
+        let rows = self.own_panels(schedule).map(of_panel).collect();
+        let passing = Passing {
+            width: PIECE,
+            ..Passing::new(Phase::Statistics, tiles, None).packed(self, None, width)?
+        };
+        let (zx, open) = (self.row_embeddings(tiles)?, TileSums::new(layout.own_blocks()));
+        let sums = Box::new(Summing { cpu: self, tiles, sums, zx, width, rows, open, done: Vec::new() });
+        Ok(NewVisit { rows: layout.own(), passing, sums })
     }
 
     /// `f(i, similarities of i's masked entries)` for every row sample that this rank holds, in order.
@@ -382,43 +364,5 @@ impl<T: Real> Cpu<T> {
             out.extend(part?);
         }
         Ok(out)
-    }
-
-    /// `sum psi(s_ij - nu s_ik)` and of psi' over negatives, for every pair of rows and of columns.
-    pub(super) fn sums_of_pairs(
-        &self,
-        tiles: &Tiles<'_, T>,
-        s: BothSums<&[f64]>,
-    ) -> Result<BothSums<PairSums>> {
-        match tiles.loss.own()? {
-            Some(custom) => self.spread_sums(tiles, s, &OfFamily { tiles, s, custom }),
-            None => self.spread_sums(tiles, s, &OfPairs { tiles, s, kind: additive_kind(tiles.loss) }),
-        }
-    }
-
-    /// The sums of a visit from positions to samples.
-    fn spread_sums<S: Sums<T, Row = Vec<(f64, f64)>>>(
-        &self,
-        tiles: &Tiles<'_, T>,
-        s: BothSums<&[f64]>,
-        sums: &S,
-    ) -> Result<BothSums<PairSums>> {
-        let (p, schedule) = (&tiles.positives, &tiles.schedule);
-        let mut x = [vec![0.0; s[0].len()], vec![0.0; s[0].len()]];
-        let mut y = [vec![0.0; s[1].len()], vec![0.0; s[1].len()]];
-        let (rows, by_position) = self.visit_sums(tiles, sums)?;
-        let rows = rows.into_iter().flatten().flatten().flat_map(|(psi, dpsi)| [psi, dpsi]).collect();
-        let (rows, by_position) = (self.group.concat(rows)?, self.group.concat(by_position)?);
-        let spread = |values: &[f64], ids: &dyn Fn(usize) -> Range<usize>, n: usize, out: &mut PairSums| {
-            let mut values = values.chunks_exact(2);
-            for (e, v) in (0..n).flat_map(ids).zip(&mut values) {
-                (out[0][e], out[1][e]) = (v[0], v[1]);
-            }
-        };
-        let of_row = |i: usize| p.row_offset(i)..p.row_offset(i + 1);
-        spread(&rows, &|position| of_row(schedule.row_id(position)), p.n_x(), &mut x);
-        let of_col = |j: usize| p.col_offset(j)..p.col_offset(j + 1);
-        spread(&by_position, &|position| of_col(schedule.col_id(position)), p.n_y(), &mut y);
-        Ok([x, y])
     }
 }

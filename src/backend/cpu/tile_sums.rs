@@ -20,6 +20,12 @@ impl<S: Copy> TileSums<S> {
         Self { blocks, folds: BTreeMap::new() }
     }
 
+    /// What has been added, which leaves nothing.
+    pub(super) fn take(&mut self) -> Self {
+        let blocks = self.blocks.clone();
+        std::mem::replace(self, Self::new(blocks))
+    }
+
     /// Adds what a panel of `block` contributes to the columns `range`.
     pub(super) fn add(
         &mut self,

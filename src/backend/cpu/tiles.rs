@@ -1,8 +1,8 @@
 //! Tiles of similarities: made from embeddings by a matrix product, or copied from a given matrix.
 
 use super::matrix::Matrix;
-use super::ranks::{Columns, Window};
 use super::unit::{Factor, Rows, Unit};
+use super::window::{Columns, Window};
 use crate::backend::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -231,5 +231,25 @@ impl<'a, T: Real> Tiles<'a, T> {
             });
         }
         Ok(())
+    }
+
+    /// The positives of a tile's columns, one layer after the other: layer `t` holds `-nu s` of every column's `t`-th positive,
+    /// `none` where a column has fewer.
+    pub(super) fn column_layers<'b, U: Real>(
+        &'b self,
+        positions: &Range<usize>,
+        s_cols: &'b [f64],
+        none: U,
+    ) -> impl Iterator<Item = Vec<U>> + 'b {
+        let (p, nu, positions) = (&self.positives, self.loss.nu, positions.clone());
+        let ids = move || positions.clone().map(|j| self.schedule.col_id(j));
+        let layers = ids().map(|j| p.col(j).len()).max().unwrap_or(0);
+        (0..layers).map(move |layer| {
+            let offset = |j: usize| match layer < p.col(j).len() {
+                true => U::of(-nu * s_cols[p.col_offset(j) + layer]),
+                false => none,
+            };
+            ids().map(offset).collect()
+        })
     }
 }

@@ -3,30 +3,17 @@
 use super::Cpu;
 use super::family::{self, Asked, STRIP};
 use super::matrix::Matrix;
-use super::ranks::{Columns, Lookup, Window};
 use super::simd::AdditiveKind;
-use super::sums::column_layers;
 use super::tiles::{Panel, Scratch, Tiles, cuts, packed_anew, product};
 use super::unit::{Factor, Rows};
+use super::window::{Columns, Lookup, Window};
 use crate::error::Result;
-use crate::loss::{Loss, LossKind};
 use crate::real::Real;
 use crate::similarity::Weights;
 use crate::similarity::coefficients::Coefficients as Wide;
 use crate::similarity::masked::masked_of_row;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// The additive member as the micro-kernels take it.
-pub(super) fn additive_kind(loss: &Loss) -> AdditiveKind {
-    let (tau, margin) = (loss.tau, loss.margin);
-    match loss.kind {
-        LossKind::TripletHard => AdditiveKind::TripletHard { margin },
-        LossKind::TripletSmooth => AdditiveKind::TripletSmooth { tau, margin },
-        // Clip never gets here, its exponential has its own kernels; nor does a psi of one's own.
-        LossKind::Sigmoid | LossKind::Clip | LossKind::Custom => AdditiveKind::Sigmoid { tau },
-    }
-}
 
 /// The [coefficients](Wide) of the weights in the tiles' number type.
 pub(super) enum Coefficients<T> {
@@ -104,10 +91,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
         (rows, cols): (Range<usize>, Range<usize>),
     ) -> Result<Self> {
         let first = (rows.start, cols.start);
-        let zx = match tiles.source.embeddings() {
-            Some((zx, _)) => Some(cpu.row_window(&tiles.schedule, zx)?),
-            None => None,
-        };
+        let zx = cpu.row_embeddings(tiles)?;
         let coefficients = Coefficients::of(coefficients);
         let mut out =
             Self { tiles, w, coefficients, zx, first, passing: None, partners: (Vec::new(), Vec::new()) };
@@ -202,7 +186,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
             }
             Coefficients::Additive { d, .. } => {
                 let schedule = &self.tiles.schedule;
-                let layers = column_layers(self.tiles, range, &self.w.cols.s_pos, T::default()).enumerate();
+                let layers = self.tiles.column_layers(range, &self.w.cols.s_pos, T::default()).enumerate();
                 let coefficient = |layer: usize, position: usize| {
                     let has = layer < self.w.positives.col(schedule.col_id(position)).len();
                     if has { d[position] } else { T::default() }
@@ -252,7 +236,7 @@ impl<'a, T: Real> WeightTiles<'a, T> {
                 family::fill(custom, self.tiles, w, (&positions, c), family_layers, tile, buffers)?;
             }
             Coefficients::Additive { c, .. } => {
-                let kind = additive_kind(loss);
+                let kind = AdditiveKind::of(loss);
                 sums.clear();
                 sums.resize(m * n, T::default());
                 for (li, position) in positions.clone().enumerate() {

@@ -1,47 +1,47 @@
 //! Dense products through cuBLAS, on row-major operands.
 
-use super::device::Device;
-use super::driver::Blas;
+use super::driver::{Blas, Handle};
 use super::memory::View;
+use super::stream::Stream;
 use crate::error::{Error, Result};
 use cudarc::cublas::sys::{
     cublasComputeType_t as Compute, cublasHandle_t, cublasMath_t, cudaDataType_t as DataType,
 };
-use cudarc::driver::sys::CUstream;
 use std::ffi::{c_int, c_void};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A cuBLAS handle on one stream.
 pub(super) struct Products {
     blas: &'static Blas,
-    handle: Mutex<cublasHandle_t>,
+    handle: Mutex<Handle<cublasHandle_t>>,
+    stream: Arc<Stream>,
 }
 
 impl Products {
-    pub(super) fn new(blas: &'static Blas, stream: CUstream) -> Result<Self> {
+    pub(super) fn new(blas: &'static Blas, stream: &Arc<Stream>) -> Result<Self> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: writes one handle.
         check("cublasCreate", unsafe { (blas.cublasCreate_v2)(&mut handle) })?;
-        let products = Self { blas, handle: Mutex::new(handle) };
+        let products = Self { blas, handle: Mutex::new(Handle(handle)), stream: stream.clone() };
         // Sums stay in fp32, and fp32 products are not done in TF32.
         let math = cublasMath_t::CUBLAS_DEFAULT_MATH as c_int
             | cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION as c_int;
         // SAFETY: the handle was just made.
         let set = unsafe {
-            check("cublasSetStream", (blas.cublasSetStream_v2)(handle, stream))
+            check("cublasSetStream", (blas.cublasSetStream_v2)(handle, stream.raw()))
                 .and_then(|()| check("cublasSetMathMode", (blas.cublasSetMathMode)(handle, math)))
         };
-        if let Err(e) = set {
-            products.release();
-            return Err(e);
-        }
-        Ok(products)
+        set.map(|()| products)
     }
+}
 
-    pub(super) fn release(&self) {
-        let handle = self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // SAFETY: ours, and not used again.
-        unsafe { (self.blas.cublasDestroy_v2)(*handle) };
+impl Drop for Products {
+    fn drop(&mut self) {
+        if self.stream.is_left_idle() {
+            let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: ours, and not used again.
+            unsafe { (self.blas.cublasDestroy_v2)(handle.0) };
+        }
     }
 }
 
@@ -121,7 +121,7 @@ impl<'a> Operand<'a> {
     }
 }
 
-impl Device {
+impl Products {
     /// `C <- A B + keep C` with A `m x k`, B `k x n`, C `m x n`, all row-major; `keep` is 0 (C is not read) or 1. The
     /// operands are alike; C is f32 for 16-bit and f32 operands, f64 for f64.
     pub(super) fn multiply(
@@ -152,12 +152,12 @@ impl Device {
             ((&raw const alpha32).cast(), (&raw const beta32).cast())
         };
         let op = |o: &Operand<'_>| c_int::from(o.transposed);
-        let handle = self.products.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         // cuBLAS is column-major: it is asked for C^T = B^T A^T, whose operands are ours as they lie.
         // SAFETY: operands checked above; the factors are read during the call (host pointer mode).
         let status = unsafe {
-            (self.products.blas.cublasGemmEx)(
-                *handle,
+            (self.blas.cublasGemmEx)(
+                handle.0,
                 op(&b),
                 op(&a),
                 n as c_int,

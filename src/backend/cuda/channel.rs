@@ -1,11 +1,10 @@
 //! A communicator of NCCL on a device, with a stream of its own: what it is asked for, and the waits, which have an end.
 
-use super::device::{Device, Event, create_stream};
 use super::memory::View;
 use super::nccl::{Handle, Nccl, UniqueId};
+use super::stream::{Event, Stream};
 use crate::distributed::patience;
 use crate::error::{Error, Result};
-use cudarc::driver::sys::CUstream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,9 @@ pub(super) type Look<'a> = &'a dyn Fn(bool) -> Result<()>;
 /// This rank's end of a communicator.
 pub(super) struct Channel {
     pub(super) nccl: &'static Nccl,
-    pub(super) device: Arc<Device>,
-    pub(super) stream: CUstream,
+    /// What is computed on the device.
+    pub(super) work: Arc<Stream>,
+    pub(super) stream: Arc<Stream>,
     /// None once it is broken.
     comm: Mutex<Option<Comm>>,
 }
@@ -30,10 +30,6 @@ struct Comm(Handle);
 
 // SAFETY: the handle is used by one thread at a time, under the lock.
 unsafe impl Send for Comm {}
-// SAFETY: the stream is a handle, which the driver accepts from any thread; the rest is behind a lock.
-unsafe impl Send for Channel {}
-// SAFETY: as above.
-unsafe impl Sync for Channel {}
 
 /// One part of a transfer. Addresses are of device memory that stays until the transfer is done.
 #[derive(Clone, Copy)]
@@ -81,15 +77,13 @@ impl Channel {
     /// `look`.
     pub(super) fn join(
         nccl: &'static Nccl,
-        device: &Arc<Device>,
+        work: &Arc<Stream>,
         id: UniqueId,
         (rank, size): (usize, usize),
         within: Duration,
         look: &dyn Fn() -> Result<()>,
     ) -> Result<Self> {
-        device.enter()?;
-        let stream = create_stream(device.driver)?;
-        let channel = Self { nccl, device: device.clone(), stream, comm: Mutex::new(None) };
+        let channel = Self { nccl, work: work.clone(), stream: work.beside()?, comm: Mutex::new(None) };
         let comm = nccl.join(id, rank, size)?;
         *channel.lock() = Some(Comm(comm));
         let look = |late| match late {
@@ -114,11 +108,9 @@ impl Channel {
     /// Ends the connection, and what is under way.
     pub(super) fn abort(&self) {
         if let Some(Comm(comm)) = self.lock().take() {
-            // SAFETY: taken out, so nobody uses it again; the stream lives as long as this.
-            unsafe {
-                self.nccl.abort(comm);
-                (self.device.driver.cuStreamSynchronize)(self.stream);
-            }
+            // SAFETY: taken out, so nobody uses it again.
+            unsafe { self.nccl.abort(comm) };
+            let _ = self.stream.synchronize();
         }
     }
 
@@ -157,7 +149,7 @@ impl Channel {
     /// [`Error::Cuda`] with NCCL's reason; [`Error::Comm`] when other ranks are needed for that and do not come; that of
     /// `look`.
     pub(super) fn enqueue(&self, moves: &[Move], look: Look<'_>) -> Result<()> {
-        let (nccl, comm, stream) = (self.nccl, self.handle()?, self.stream);
+        let (nccl, comm, stream) = (self.nccl, self.handle()?, self.stream.raw());
         let ask = || -> Result<()> {
             nccl.begin()?;
             let asked = moves.iter().filter(|m| m.bytes() > 0).try_for_each(|m| {
@@ -185,10 +177,9 @@ impl Channel {
     /// # Errors
     /// As [`enqueue`](Self::enqueue).
     pub(super) fn wait(&self, event: &Event, look: Look<'_>) -> Result<()> {
-        let driver = self.device.driver;
         // An error of NCCL leaves its kernels waiting.
         let done = || -> Result<bool> {
-            let passed = event.passed(driver)?;
+            let passed = event.passed()?;
             if !passed {
                 self.nccl.state(self.handle()?)?;
             }
@@ -201,7 +192,7 @@ impl Channel {
 impl Drop for Channel {
     fn drop(&mut self) {
         // Nothing can be reported from here; what fails to be released goes with the process.
-        let _ = self.device.enter();
+        let _ = self.work.enter();
         let comm = self.lock().take();
         if let Some(Comm(comm)) = comm {
             let begin = Instant::now();
@@ -221,7 +212,5 @@ impl Drop for Channel {
                 }
             }
         }
-        // SAFETY: ours, and nothing runs on it: its transfers are done or aborted.
-        unsafe { (self.device.driver.cuStreamDestroy_v2)(self.stream) };
     }
 }

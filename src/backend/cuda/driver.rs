@@ -141,6 +141,16 @@ library!(
     );
 });
 
+/// A handle of one of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handle<T>(pub(super) T);
+
+// SAFETY: the libraries take their handles from any thread on which the device's context is current; what they do not do at once
+// is behind locks.
+unsafe impl<T> Send for Handle<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Handle<T> {}
+
 /// Where CUDA's libraries may hide.
 const HINT: &str = "install CUDA 13 or set LD_LIBRARY_PATH to its libraries";
 

@@ -31,7 +31,7 @@ impl Cuda {
         self.build(x.rows(), p, PANEL, "mapped features", &mut |rows, out| {
             let from = Operand::f32(panels.get(rows.clone())?, d);
             let to = Operand::f32(out, p);
-            self.device.multiply((rows.len(), p, d), from, Operand::f32(w.view(), d).t(), false, to)?;
+            self.device.blas.multiply((rows.len(), p, d), from, Operand::f32(w.view(), d).t(), false, to)?;
             self.report(Phase::Features, rows.end, x.rows())
         })
     }
@@ -49,7 +49,13 @@ impl Cuda {
             let h = h.view().part(0..rows.len() * r)?;
             let from = Operand::f32(panels.get(rows.clone())?, d);
             let product = (rows.len(), r, d);
-            self.device.multiply(product, from, Operand::f32(f.view(), d).t(), false, Operand::f32(h, r))?;
+            self.device.blas.multiply(
+                product,
+                from,
+                Operand::f32(f.view(), d).t(),
+                false,
+                Operand::f32(h, r),
+            )?;
             let to = z.view().part(rows.start * 2 * depth..rows.end * 2 * depth)?;
             let length = norms.view().part(rows.clone())?;
             let h = Rows::dense(h, rows.len(), r)?;
@@ -75,7 +81,13 @@ impl Cuda {
             let g = g_rows.get(rows.clone())?;
             self.device.tangent_rows(z, norms.view().part(rows.clone())?, g, tangent)?;
             let right = Operand::f32(x_rows.get(rows)?, d);
-            self.device.multiply((r, d, m), Operand::f32(tangent, r).t(), right, false, Operand::f32(sum, d))
+            self.device.blas.multiply(
+                (r, d, m),
+                Operand::f32(tangent, r).t(),
+                right,
+                false,
+                Operand::f32(sum, d),
+            )
         })
     }
 
@@ -108,7 +120,7 @@ impl Cuda {
         let mut gram = self.sum_products((d, d), panels_of(0..x.rows(), PANEL), x.rows(), |rows, sum| {
             let m = rows.len();
             let panel = Operand::f32(panels.get(rows)?, d);
-            self.device.multiply((d, d, m), panel.t(), panel, false, Operand::f32(sum, d))
+            self.device.blas.multiply((d, d, m), panel.t(), panel, false, Operand::f32(sum, d))
         })?;
         // Symmetric up to rounding; its lower half is mirrored.
         for j in 0..d {
@@ -153,7 +165,7 @@ impl Cuda {
             self.device.row_squares(Rows::dense(x64.view(), n, d)?, squares.view())?;
             let product = Operand::f64(values.view(), m);
             let (left, right) = (Operand::f64(x64.view(), d), Operand::f64(points.view(), d).t());
-            self.device.multiply((n, m, d), left, right, false, product)?;
+            self.device.blas.multiply((n, m, d), left, right, false, product)?;
             let k = Rows::dense(values.view(), n, m)?;
             let squares = (squares.view(), point_squares.view());
             self.device.kernel_values(kind, k, squares, (parameter, 1.0 - kernel.cos_clamp))?;

@@ -8,7 +8,6 @@ use super::memory::Buffer;
 use super::params::{Csr, Embeddings};
 use super::rows::Rows;
 use super::sweeps::{Launch, TILE, embeddings};
-use super::weight_panels::BLOCKS;
 use crate::distributed::Layout;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -20,6 +19,12 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Rows and columns of a panel of weights: 32 MiB of 16-bit numbers, which the L2 of the large cards keeps between the
+/// kernel that writes them and the product that reads them.
+pub(super) const WEIGHT_ROWS: usize = 4096;
+pub(super) const WEIGHT_COLS: usize = 4096;
+/// Blocks of a launch that writes a panel: two for each multiprocessor of the largest cards.
+pub(super) const BLOCKS: usize = 256;
 /// Pairs whose similarities are found in one launch.
 const PAIRS: usize = 1 << 24;
 

@@ -4,35 +4,15 @@
 
 use super::Cuda;
 use super::device::Device;
-use super::kernels::{self, Name, argument};
+use super::kernels::{Name, argument};
 use super::matrix::Embedded;
 use super::memory::Buffer;
 use super::params::{Csr, Embeddings, Sweep};
-use super::precision::Narrow;
-use super::probe::DeviceInfo;
 use super::rows::{Rows, launch, threads};
 use super::sweeps::{Launch, column_groups};
 use crate::error::{Error, Result};
 use std::ops::Range;
 use std::sync::OnceLock;
-
-/// Which kernels compute the clip loss.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KernelSet {
-    /// As the environment variable `UNICON_CUDA_KERNELS` says (`portable`, `hopper` or `auto`); without it, or with `auto`,
-    /// what is known to be best on the device: the portable ones, until the others have been measured.
-    #[default]
-    Auto,
-    /// Those for every device (`mma.sync`).
-    Portable,
-    /// Those for compute capability 9.0 (`wgmma`); an error on other devices. Where the device has no room for their packed
-    /// operands, or embeddings have more than 256 columns (128 in fp32 mode), the portable ones do the work, with other
-    /// roundings.
-    Hopper,
-}
-
-/// What [`KernelSet::Auto`] is on compute capability 9.0.
-const AUTO: KernelSet = KernelSet::Portable;
 
 /// Rows and columns of a packed tile, and its bytes: `cuda/hopper.cuh`, as all that follows.
 const TILE: usize = 64;
@@ -48,60 +28,9 @@ const MOST_CHUNKS: usize = 4;
 const SWEEP_REST: usize = 256 + 4096 + 16_384;
 const FUSED_REST: usize = 256 + 1024;
 /// Threads of a block of the kernels that compute.
-pub(super) const THREADS: u32 = 384;
+const THREADS: u32 = 384;
 /// Widest V of the fused kernel.
 const FUSED_WIDTH: usize = 256;
-
-impl KernelSet {
-    /// The name that `UNICON_CUDA_KERNELS` knows it by.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Portable => "portable",
-            Self::Hopper => "hopper",
-        }
-    }
-
-    /// Whether a device can take these kernels.
-    pub fn runs_on(self, info: &DeviceInfo) -> bool {
-        self != Self::Hopper || why_not(info).is_none()
-    }
-
-    /// Whether a device takes the Hopper kernels.
-    pub(super) fn is_hopper(self, info: &DeviceInfo) -> Result<bool> {
-        let (set, asked) = match self {
-            Self::Auto => (Self::of_environment()?, "UNICON_CUDA_KERNELS=hopper"),
-            set => (set, "the Hopper kernels"),
-        };
-        match set {
-            Self::Auto => Ok(AUTO == Self::Hopper && AUTO.runs_on(info)),
-            Self::Portable => Ok(false),
-            Self::Hopper => match why_not(info) {
-                None => Ok(true),
-                Some(why) => Err(Error::Unsupported(format!("CUDA: {asked}: {why}"))),
-            },
-        }
-    }
-
-    fn of_environment() -> Result<Self> {
-        let Some(value) = std::env::var_os("UNICON_CUDA_KERNELS") else { return Ok(Self::Auto) };
-        let value = value.to_string_lossy();
-        [Self::Auto, Self::Portable, Self::Hopper].into_iter().find(|set| set.name() == value).ok_or_else(
-            || Error::invalid("UNICON_CUDA_KERNELS", "portable, hopper or auto", format!("`{value}`")),
-        )
-    }
-}
-
-/// Why a device cannot take the Hopper kernels.
-fn why_not(info: &DeviceInfo) -> Option<String> {
-    let (major, minor) = info.capability;
-    if (major, minor) != (9, 0) {
-        let ordinal = info.ordinal;
-        return Some(format!("compute capability 9.0 is needed, cuda:{ordinal} has {major}.{minor}"));
-    }
-    (!kernels::has("hopper_stats"))
-        .then(|| "this build has none (its architectures do not include 90a)".into())
-}
 
 /// Both sides' embeddings as the kernels take them.
 pub(super) struct Packed {
@@ -226,6 +155,7 @@ impl Packed {
         let col_tiles = cols.end.div_ceil(SWEEP_COLS) - cols.start / SWEEP_COLS;
         let (tiles, groups) = column_groups(blocks, strips, col_tiles);
         Ok(Launch {
+            threads: THREADS,
             sweep: self.sweep(masked, &rows, &cols, stages, tiles),
             grid: unless_empty(&rows, &cols, (strips, groups)),
             shared: self.shape.sweep_shared(stages) as u32,
@@ -255,6 +185,7 @@ impl Packed {
         let stages =
             self.shape.fused_stages(device.info.shared_memory as usize, padded).ok_or_else(no_room)?;
         Ok(Launch {
+            threads: THREADS,
             sweep: self.sweep(masked, &rows, &cols, stages, 0),
             grid: unless_empty(&rows, &cols, (rows.end.div_ceil(FUSED_ROWS) - rows.start / FUSED_ROWS, 1)),
             shared: self.shape.fused_shared(stages, padded) as u32,
@@ -369,16 +300,6 @@ impl Device {
     }
 }
 
-/// The fused kernel for V of this width.
-pub(super) fn fused_kernel(narrow: Narrow, robust: bool, padded: usize) -> &'static str {
-    match (padded <= 128, robust) {
-        (true, false) => narrow.pick("hopper_fused128_f16", "hopper_fused128_bf16"),
-        (true, true) => narrow.pick("hopper_fused128_robust_f16", "hopper_fused128_robust_bf16"),
-        (false, false) => narrow.pick("hopper_fused256_f16", "hopper_fused256_bf16"),
-        (false, true) => narrow.pick("hopper_fused256_robust_f16", "hopper_fused256_robust_bf16"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,21 +332,5 @@ mod tests {
             }
         }
         assert_eq!(Shape::new(128, 1).sweep_stages(99 << 10), None);
-    }
-
-    #[test]
-    fn a_set_is_taken_only_where_it_runs() {
-        let info = |major, minor| DeviceInfo {
-            ordinal: 1,
-            name: "a device".into(),
-            memory: 1 << 30,
-            capability: (major, minor),
-            processors: 4,
-            shared_memory: SHARED as u32,
-            driver: 13000,
-        };
-        assert!(!KernelSet::Portable.is_hopper(&info(9, 0)).expect("everywhere"));
-        let refused = KernelSet::Hopper.is_hopper(&info(8, 6)).expect_err("another architecture").to_string();
-        assert!(refused.contains("cuda:1 has 8.6"), "{refused}");
     }
 }

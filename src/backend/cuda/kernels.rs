@@ -1,13 +1,13 @@
 //! The compiled kernels of `cuda/*.cu`: loaded family by family on first use, launched by name.
 
-use super::device::Device;
-use super::driver::Driver;
+use super::driver::{Driver, Handle};
 use super::params::Argument;
+use super::stream::Stream;
 use crate::error::{Error, Result};
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute_enum as Attribute, CUmodule};
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Keeps an image aligned as the driver wants it.
 #[repr(C, align(64))]
@@ -47,37 +47,44 @@ pub(super) struct Name {
     pub(super) kernel: &'static str,
 }
 
-/// Loaded modules and functions.
-#[derive(Default)]
+/// The kernels of a device, and the stream that they are enqueued on.
 pub(super) struct Kernels {
+    stream: Arc<Stream>,
+    /// The device's name.
+    device: String,
     loaded: Mutex<Loaded>,
 }
 
+/// Loaded modules and functions.
 #[derive(Default)]
 struct Loaded {
-    modules: HashMap<&'static str, CUmodule>,
+    modules: HashMap<&'static str, Handle<CUmodule>>,
     functions: HashMap<Name, Function>,
 }
 
 #[derive(Clone, Copy)]
 struct Function {
-    handle: CUfunction,
+    handle: Handle<CUfunction>,
     /// Dynamic shared memory granted so far.
     shared: u32,
 }
 
 impl Kernels {
-    fn function(&self, device: &Device, name: Name, shared: u32) -> Result<CUfunction> {
-        let driver = device.driver;
+    pub(super) fn new(stream: &Arc<Stream>, device: &str) -> Self {
+        Self { stream: stream.clone(), device: device.into(), loaded: Mutex::default() }
+    }
+
+    fn function(&self, name: Name, shared: u32) -> Result<CUfunction> {
+        let driver = self.stream.driver;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let mut function = match loaded.functions.get(&name) {
             Some(function) => *function,
             None => {
                 let module = match loaded.modules.get(name.family) {
-                    Some(module) => *module,
+                    Some(module) => module.0,
                     None => {
-                        let module = load(driver, name.family, &device.info.name)?;
-                        loaded.modules.insert(name.family, module);
+                        let module = load(driver, name.family, &self.device)?;
+                        loaded.modules.insert(name.family, Handle(module));
                         module
                     }
                 };
@@ -88,13 +95,14 @@ impl Kernels {
                 if status != 0 {
                     return Err(internal(name, &driver.reason(status)));
                 }
-                Function { handle, shared: SHARED_WITHOUT_ASKING }
+                Function { handle: Handle(handle), shared: SHARED_WITHOUT_ASKING }
             }
         };
         if shared > function.shared {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as c_int;
             // SAFETY: the function is loaded.
-            let status = unsafe { (driver.cuFuncSetAttribute)(function.handle, attribute, shared as c_int) };
+            let status =
+                unsafe { (driver.cuFuncSetAttribute)(function.handle.0, attribute, shared as c_int) };
             if status != 0 {
                 let why = format!("{shared} bytes of shared memory: {}", driver.reason(status));
                 return Err(internal(name, &why));
@@ -102,15 +110,19 @@ impl Kernels {
             function.shared = shared;
         }
         loaded.functions.insert(name, function);
-        Ok(function.handle)
+        Ok(function.handle.0)
     }
+}
 
-    pub(super) fn release(&mut self, driver: &Driver) {
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if !self.stream.is_left_idle() {
+            return;
+        }
         let loaded = self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner);
-        loaded.functions.clear();
         for (_, module) in loaded.modules.drain() {
             // SAFETY: loaded by us, and the stream is idle.
-            unsafe { (driver.cuModuleUnload)(module) };
+            unsafe { (self.stream.driver.cuModuleUnload)(module.0) };
         }
     }
 }
@@ -140,7 +152,7 @@ pub(super) fn argument<T: Argument>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
-impl Device {
+impl Kernels {
     /// Enqueues a kernel on `grid` blocks of [`THREADS`] threads with `shared` bytes of shared memory. A grid without
     /// blocks is nothing to do.
     ///
@@ -176,10 +188,10 @@ impl Device {
         if x > i32::MAX as usize || y > 65_535 {
             return Err(internal(name, &format!("a grid of {x} x {y} blocks")));
         }
-        let function = self.kernels.function(self, name, shared)?;
+        let function = self.function(name, shared)?;
         // SAFETY: the arguments by this function's contract; the driver copies them before it returns.
         let status = unsafe {
-            (self.driver.cuLaunchKernel)(
+            (self.stream.driver.cuLaunchKernel)(
                 function,
                 x as u32,
                 y as u32,
@@ -188,11 +200,11 @@ impl Device {
                 1,
                 1,
                 shared,
-                self.stream,
+                self.stream.raw(),
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
         };
-        if status == 0 { Ok(()) } else { Err(internal(name, &self.driver.reason(status))) }
+        if status == 0 { Ok(()) } else { Err(internal(name, &self.stream.driver.reason(status))) }
     }
 }

@@ -6,8 +6,8 @@
 //! none answers within [`patience`], what is under way is aborted.
 
 use super::channel::{Channel, Move};
-use super::device::{Device, Event};
 use super::nccl::{self, ID, UniqueId, Wish};
+use super::stream::{Event, Stream};
 use crate::distributed::{Group, patience};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -47,8 +47,8 @@ struct Vote {
 ///
 /// # Errors
 /// [`Error::Unsupported`] where a rank has `UNICON_NCCL=require` and they are not; [`Error::Comm`].
-pub(super) fn connect(device: &Arc<Device>, group: &Group) -> Result<std::result::Result<Arc<Link>, String>> {
-    device.enter()?;
+pub(super) fn connect(stream: &Arc<Stream>, group: &Group) -> Result<std::result::Result<Arc<Link>, String>> {
+    stream.enter()?;
     let wish = Wish::read()?;
     let own = match (&wish, nccl::nccl()) {
         (Wish::Off, _) => Err("UNICON_NCCL=off".to_string()),
@@ -61,7 +61,7 @@ pub(super) fn connect(device: &Arc<Device>, group: &Group) -> Result<std::result
     };
     let own = own.and_then(|nccl| id.map(|id| (nccl, id)));
     let vote = Vote {
-        device: device.uuid()?,
+        device: stream.uuid()?,
         family: own.as_ref().map_or(0, |(nccl, _)| nccl.family() as u32),
         require: u32::from(wish == Wish::Require),
         id: own.as_ref().map_or([0; ID], |(_, id)| id.0),
@@ -89,7 +89,7 @@ pub(super) fn connect(device: &Arc<Device>, group: &Group) -> Result<std::result
     // Shorter than the others wait for this rank at the agreement that follows.
     let within = START.min(patience() / 2);
     let place = (group.rank(), group.size());
-    let begun = Channel::join(nccl, device, UniqueId(votes[0].id), place, within, &look);
+    let begun = Channel::join(nccl, stream, UniqueId(votes[0].id), place, within, &look);
     // Nobody goes on alone.
     let why = begun.as_ref().err().map(ToString::to_string).unwrap_or_default();
     let whys = group.allgather(why.as_bytes())?;
@@ -124,22 +124,21 @@ impl Link {
     pub(super) fn begin(&self, moves: &[Move]) -> Result<Transfer<'_>> {
         self.group.enter_beside()?;
         let channel = &self.channel;
-        let (device, driver) = (&channel.device, channel.device.driver);
         let mut transfer = Transfer {
             link: self,
-            events: [Event::new(driver, true)?, Event::new(driver, true)?],
+            events: [Event::new(&channel.work, true)?, Event::new(&channel.work, true)?],
             asked: Instant::now(),
             sent: 0,
             received: 0,
             waited: false,
         };
         let [ready, end] = &transfer.events;
-        ready.record(driver, device.stream)?;
-        ready.hold_back(driver, channel.stream)?;
+        ready.record(&channel.work)?;
+        ready.hold_back(&channel.stream)?;
         // From here on it is when the transfer itself could begin.
-        ready.record(driver, channel.stream)?;
+        ready.record(&channel.stream)?;
         channel.enqueue(moves, &|late| self.look(late))?;
-        end.record(driver, channel.stream)?;
+        end.record(&channel.stream)?;
         let (rank, others) = (self.group.rank(), (self.group.size() - 1) as u64);
         for m in moves {
             let bytes = m.bytes() as u64;
@@ -176,11 +175,10 @@ impl Transfer<'_> {
     /// NCCL.
     pub(super) fn wait(mut self) -> Result<()> {
         let (link, begin) = (self.link, Instant::now());
-        let driver = link.channel.device.driver;
         let hidden = begin - self.asked;
         link.channel.wait(&self.events[1], &|late| link.look(late))?;
         self.waited = true;
-        let took = Duration::from_secs_f32(self.events[1].since(driver, &self.events[0])?.max(0.0) * 1e-3);
+        let took = Duration::from_secs_f32(self.events[1].since(&self.events[0])?.max(0.0) * 1e-3);
         let exposed = begin.elapsed();
         // What the host has not seen of it passed beside the computation.
         let hidden = hidden.min(took.saturating_sub(exposed));
@@ -191,13 +189,9 @@ impl Transfer<'_> {
 
 impl Drop for Transfer<'_> {
     fn drop(&mut self) {
-        let driver = self.link.channel.device.driver;
         if !self.waited {
             // Its memory is about to be given back. A wait that fails has ended the connection.
             let _ = self.link.channel.wait(&self.events[1], &|late| self.link.look(late));
-        }
-        for event in &self.events {
-            event.destroy(driver);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Device memory: stream-ordered allocations that are accounted for, and transfers through two pinned buffers.
 
-use super::device::{Device, Event};
-use super::driver::Driver;
+use super::driver::{Driver, Handle};
 use super::params::Ptr;
+use super::stream::{Event, Stream};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use cudarc::driver::sys::{
@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What `cuMemAllocFromPoolAsync` and `cuMemHostAlloc` say when there is no memory.
 const OUT_OF_MEMORY: c_int = 2;
@@ -64,10 +64,10 @@ impl Account {
 }
 
 /// Our own pool: freed memory stays in it, so that allocating costs no synchronisation.
-pub(super) struct Pool(CUmemoryPool);
+struct Pool(Handle<CUmemoryPool>);
 
 impl Pool {
-    pub(super) fn new(driver: &Driver, ordinal: u32) -> Result<Self> {
+    fn new(driver: &Driver, ordinal: u32) -> Result<Self> {
         let properties = CUmemPoolProps {
             allocType: AllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
             handleTypes: HandleType::CU_MEM_HANDLE_TYPE_NONE,
@@ -87,7 +87,7 @@ impl Pool {
         let attribute = PoolAttribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD as c_int;
         // SAFETY: the attribute is a 64-bit integer, read during the call.
         let status = unsafe { (driver.cuMemPoolSetAttribute)(pool, attribute, (&raw mut keep).cast()) };
-        let pool = Self(pool);
+        let pool = Self(Handle(pool));
         driver.check("cuMemPoolSetAttribute", status).inspect_err(|_| pool.release(driver))?;
         Ok(pool)
     }
@@ -98,7 +98,7 @@ impl Pool {
             let mut value = 0u64;
             // SAFETY: both attributes are 64-bit integers, written during the call.
             let status = unsafe {
-                (driver.cuMemPoolGetAttribute)(self.0, attribute as c_int, (&raw mut value).cast())
+                (driver.cuMemPoolGetAttribute)(self.0.0, attribute as c_int, (&raw mut value).cast())
             };
             (status == 0).then_some(value)
         };
@@ -106,15 +106,24 @@ impl Pool {
         reserved.saturating_sub(read(PoolAttribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).unwrap_or(reserved))
     }
 
-    pub(super) fn release(&self, driver: &Driver) {
+    fn release(&self, driver: &Driver) {
         // SAFETY: ours; what is still allocated from it stays valid.
-        unsafe { (driver.cuMemPoolDestroy)(self.0) };
+        unsafe { (driver.cuMemPoolDestroy)(self.0.0) };
     }
+}
+
+/// The memory of a device, in the order of a stream.
+pub(super) struct Memory {
+    pub(super) stream: Arc<Stream>,
+    pub(super) account: Account,
+    pool: Pool,
+    /// Made when something is first sent.
+    pinned: Mutex<Option<Pinned>>,
 }
 
 /// `len` elements of device memory, given back in stream order when dropped.
 pub(super) struct Buffer<T> {
-    device: Arc<Device>,
+    memory: Arc<Memory>,
     ptr: Ptr,
     len: usize,
     element: PhantomData<T>,
@@ -184,7 +193,7 @@ impl Buffer<u16> {
     pub(super) fn into_wide(mut self) -> Buffer<f32> {
         debug_assert!(self.len.is_multiple_of(2));
         let (ptr, len) = (std::mem::take(&mut self.ptr), std::mem::take(&mut self.len) / 2);
-        Buffer { device: self.device.clone(), ptr, len, element: PhantomData }
+        Buffer { memory: self.memory.clone(), ptr, len, element: PhantomData }
     }
 }
 
@@ -205,22 +214,28 @@ impl<T> Buffer<T> {
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.ptr != 0 {
+            let stream = &self.memory.stream;
             // A failure here cannot be reported; the memory then stays with the pool.
-            let _ = self.device.enter();
+            let _ = stream.enter();
             // SAFETY: allocated from the pool, freed once, after all work enqueued so far.
-            unsafe { (self.device.driver.cuMemFreeAsync)(self.ptr, self.device.stream) };
+            unsafe { (stream.driver.cuMemFreeAsync)(self.ptr, stream.raw()) };
         }
-        self.device.account.give(self.bytes());
+        self.memory.account.give(self.bytes());
     }
 }
 
-impl Device {
+impl Memory {
+    pub(super) fn new(stream: &Arc<Stream>, ordinal: u32, limit: Option<u64>) -> Result<Self> {
+        let pool = Pool::new(stream.driver, ordinal)?;
+        Ok(Self { stream: stream.clone(), account: Account::new(limit), pool, pinned: Mutex::new(None) })
+    }
+
     /// Bytes that can still be allocated: by the limit and by what is free on the device.
     pub(super) fn available(&self) -> u64 {
         let (mut free, mut total) = (0usize, 0usize);
         // SAFETY: writes two integers.
-        let status = unsafe { (self.driver.cuMemGetInfo_v2)(&mut free, &mut total) };
-        let free = if status == 0 { free as u64 + self.pool.idle(self.driver) } else { 0 };
+        let status = unsafe { (self.stream.driver.cuMemGetInfo_v2)(&mut free, &mut total) };
+        let free = if status == 0 { free as u64 + self.pool.idle(self.stream.driver) } else { 0 };
         free.min(self.account.left())
     }
 
@@ -236,18 +251,24 @@ impl Device {
         };
         self.account.take(bytes as u64, what)?;
         // From here on dropping the buffer gives the bytes back to the account.
-        let mut buffer = Buffer { device: self.clone(), ptr: 0, len, element: PhantomData };
+        let mut buffer = Buffer { memory: self.clone(), ptr: 0, len, element: PhantomData };
         if bytes > 0 {
             let mut ptr = 0;
             // SAFETY: writes one address, valid in stream order from here on.
-            let status =
-                unsafe { (self.driver.cuMemAllocFromPoolAsync)(&mut ptr, bytes, self.pool.0, self.stream) };
+            let status = unsafe {
+                (self.stream.driver.cuMemAllocFromPoolAsync)(
+                    &mut ptr,
+                    bytes,
+                    self.pool.0.0,
+                    self.stream.raw(),
+                )
+            };
             if status == OUT_OF_MEMORY {
                 drop(buffer);
                 let (what, needed) = (what.to_string(), bytes as u64);
                 return Err(Error::OutOfMemory { what, needed, limit: self.available() });
             }
-            self.driver.check("cuMemAllocFromPoolAsync", status)?;
+            self.stream.driver.check("cuMemAllocFromPoolAsync", status)?;
             buffer.ptr = ptr;
         }
         Ok(buffer)
@@ -260,8 +281,8 @@ impl Device {
             return Ok(());
         }
         // SAFETY: within the view's memory.
-        let status = unsafe { (self.driver.cuMemsetD8Async)(to.ptr, 0, bytes, self.stream) };
-        self.driver.check("cuMemsetD8Async", status)
+        let status = unsafe { (self.stream.driver.cuMemsetD8Async)(to.ptr, 0, bytes, self.stream.raw()) };
+        self.stream.driver.check("cuMemsetD8Async", status)
     }
 
     /// Copies the elements of `from` to the beginning of `to`.
@@ -272,8 +293,9 @@ impl Device {
             return Ok(());
         }
         // SAFETY: both within their views.
-        let status = unsafe { (self.driver.cuMemcpyDtoDAsync_v2)(to.ptr, from.ptr, bytes, self.stream) };
-        self.driver.check("cuMemcpyDtoDAsync", status)
+        let status =
+            unsafe { (self.stream.driver.cuMemcpyDtoDAsync_v2)(to.ptr, from.ptr, bytes, self.stream.raw()) };
+        self.stream.driver.check("cuMemcpyDtoDAsync", status)
     }
 
     /// A copy of `values` on the device.
@@ -306,7 +328,7 @@ impl Device {
         let mut guard = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         let pinned = match &mut *guard {
             Some(pinned) => pinned,
-            none => none.insert(Pinned::new(self.driver)?),
+            none => none.insert(Pinned::new(&self.stream)?),
         };
         let (row, fits) = (row.max(1), PINNED / size_of::<T>());
         // A row larger than a buffer is read on the side and sent in pieces.
@@ -318,17 +340,13 @@ impl Device {
                 read(first, &mut wide[..len])?;
                 for piece in (0..len).step_by(fits) {
                     let count = fits.min(len - piece);
-                    pinned.send(
-                        self,
-                        to.part(first + piece..first + piece + count)?,
-                        &mut |out: &mut [T]| {
-                            out.copy_from_slice(&wide[piece..piece + count]);
-                            Ok(())
-                        },
-                    )?;
+                    pinned.send(to.part(first + piece..first + piece + count)?, &mut |out: &mut [T]| {
+                        out.copy_from_slice(&wide[piece..piece + count]);
+                        Ok(())
+                    })?;
                 }
             } else {
-                pinned.send(self, to.part(first..first + len)?, &mut |out: &mut [T]| read(first, out))?;
+                pinned.send(to.part(first..first + len)?, &mut |out: &mut [T]| read(first, out))?;
             }
         }
         Ok(())
@@ -351,74 +369,71 @@ impl Device {
         let bytes = size_of_val(to);
         from.holds(to.len())?;
         if bytes == 0 {
-            return self.synchronize();
+            return self.stream.synchronize();
         }
         // SAFETY: `to` has that many bytes of a type without invalid values, and is not touched before the wait.
         let status = unsafe {
-            (self.driver.cuMemcpyDtoHAsync_v2)(to.as_mut_ptr().cast::<c_void>(), from.ptr, bytes, self.stream)
+            (self.stream.driver.cuMemcpyDtoHAsync_v2)(
+                to.as_mut_ptr().cast::<c_void>(),
+                from.ptr,
+                bytes,
+                self.stream.raw(),
+            )
         };
-        self.driver.check("cuMemcpyDtoHAsync", status)?;
-        self.synchronize()
+        self.stream.driver.check("cuMemcpyDtoHAsync", status)?;
+        self.stream.synchronize()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.stream.is_left_idle() {
+            self.pool.release(self.stream.driver);
+        }
     }
 }
 
 /// Two page-locked buffers, used in turn.
-pub(super) struct Pinned {
+struct Pinned {
     slots: [Slot; 2],
     next: usize,
 }
 
 struct Slot {
+    stream: Arc<Stream>,
     memory: NonNull<c_void>,
     sent: Event,
 }
 
-// SAFETY: the memory belongs to the slot and is used under the device's lock.
+// SAFETY: the memory belongs to the slot and is used under the lock.
 unsafe impl Send for Pinned {}
 
 impl Pinned {
-    fn new(driver: &Driver) -> Result<Self> {
-        let first = Slot::new(driver)?;
-        match Slot::new(driver) {
-            Ok(second) => Ok(Self { slots: [first, second], next: 0 }),
-            Err(e) => {
-                first.release(driver);
-                Err(e)
-            }
-        }
+    fn new(stream: &Arc<Stream>) -> Result<Self> {
+        Ok(Self { slots: [Slot::new(stream)?, Slot::new(stream)?], next: 0 })
     }
 
     /// Writes the elements of `to` into the buffer whose turn it is and sends them off.
-    fn send<T: Pod>(
-        &mut self,
-        device: &Device,
-        to: View<'_, T>,
-        write: &mut dyn FnMut(&mut [T]) -> Result<()>,
-    ) -> Result<()> {
-        let slot = &self.slots[self.next];
+    fn send<T: Pod>(&mut self, to: View<'_, T>, write: &mut dyn FnMut(&mut [T]) -> Result<()>) -> Result<()> {
+        let Slot { stream, memory, sent } = &self.slots[self.next];
         self.next = 1 - self.next;
-        slot.sent.wait(device.driver)?;
+        sent.wait()?;
         let bytes = to.len * size_of::<T>();
         assert!(bytes <= PINNED, "callers send at most a buffer at a time");
         // SAFETY: page-aligned memory of at least that size that nobody else uses: the previous transfer has ended.
-        let out = unsafe { std::slice::from_raw_parts_mut(slot.memory.as_ptr().cast::<T>(), to.len) };
+        let out = unsafe { std::slice::from_raw_parts_mut(memory.as_ptr().cast::<T>(), to.len) };
         write(out)?;
         // SAFETY: the source stays untouched until the event that the next user of the slot waits for.
-        let status = unsafe {
-            (device.driver.cuMemcpyHtoDAsync_v2)(to.ptr, slot.memory.as_ptr(), bytes, device.stream)
-        };
-        device.driver.check("cuMemcpyHtoDAsync", status)?;
-        slot.sent.record(device.driver, device.stream)
-    }
-
-    pub(super) fn release(self, driver: &Driver) {
-        self.slots.into_iter().for_each(|slot| slot.release(driver));
+        let status =
+            unsafe { (stream.driver.cuMemcpyHtoDAsync_v2)(to.ptr, memory.as_ptr(), bytes, stream.raw()) };
+        stream.driver.check("cuMemcpyHtoDAsync", status)?;
+        sent.record(stream)
     }
 }
 
 impl Slot {
-    fn new(driver: &Driver) -> Result<Self> {
-        let mut memory = std::ptr::null_mut();
+    fn new(stream: &Arc<Stream>) -> Result<Self> {
+        let (driver, mut memory, sent) = (stream.driver, std::ptr::null_mut(), Event::new(stream, false)?);
         // SAFETY: writes one address.
         let status = unsafe { (driver.cuMemHostAlloc)(&mut memory, PINNED, 0) };
         let memory = match (status, NonNull::new(memory)) {
@@ -431,22 +446,18 @@ impl Slot {
         };
         // SAFETY: ours, and large enough: every element is initialised before anyone reads it.
         unsafe { memory.as_ptr().cast::<u8>().write_bytes(0, PINNED) };
-        match Event::new(driver, false) {
-            Ok(sent) => Ok(Self { memory, sent }),
-            Err(e) => {
-                // SAFETY: allocated above.
-                unsafe { (driver.cuMemFreeHost)(memory.as_ptr()) };
-                Err(e)
-            }
-        }
+        Ok(Self { stream: stream.clone(), memory, sent })
     }
+}
 
-    fn release(self, driver: &Driver) {
-        // The transfer from this memory may still run.
-        let _ = self.sent.wait(driver);
-        self.sent.release(driver);
-        // SAFETY: allocated in `new`, freed once.
-        unsafe { (driver.cuMemFreeHost)(self.memory.as_ptr()) };
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.stream.is_left() {
+            // The transfer from this memory may still run.
+            let _ = self.sent.wait();
+            // SAFETY: allocated in `new`, freed once.
+            unsafe { (self.stream.driver.cuMemFreeHost)(self.memory.as_ptr()) };
+        }
     }
 }
 

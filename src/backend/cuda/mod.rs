@@ -18,6 +18,7 @@ mod gradients;
 mod grid;
 mod hopper;
 mod host;
+mod kernel_set;
 mod kernels;
 mod lent;
 mod link;
@@ -31,6 +32,7 @@ mod pieces;
 mod places;
 mod precision;
 mod probe;
+mod problem;
 mod products;
 mod ranks;
 mod rate;
@@ -38,14 +40,15 @@ mod retrieval;
 mod rows;
 mod solver;
 mod spectral;
+mod stored;
+mod stream;
 mod sums;
 mod sweeps;
 mod transfer;
 mod values;
 mod weight_panels;
 
-pub use device::BorrowedStream;
-pub use hopper::KernelSet;
+pub use kernel_set::KernelSet;
 pub use lent::{LentMatrix, Place};
 pub use matrix::Matrix;
 pub(crate) use matrix::depth_of;
@@ -53,6 +56,7 @@ pub use nccl::nccl_version;
 pub use precision::Mode;
 pub use probe::{DeviceInfo, probe};
 pub(crate) use ranks::PIECE;
+pub use stream::BorrowedStream;
 
 use crate::backend::{Arithmetic, Backend, Reader, Similarity, Standing, TopK, directions};
 use crate::control::{Control, Phase, Progress};
@@ -62,12 +66,14 @@ use crate::io::{Duplicates, RowSource, Survey};
 use crate::kernel::Kernel;
 use crate::loss::Loss;
 use crate::positives::Positives;
+use crate::similarity::gradients::gradients;
 use crate::similarity::{NegativeSampling, Weights, pass1, pass2};
 use crate::spectral::{SvdMethod, TopR};
-use device::{Device, Event};
+use device::Device;
 use faer::{Mat, MatRef};
 use std::ops::Range;
 use std::sync::Arc;
+use stream::Event;
 
 /// How a device is opened.
 #[derive(Clone, Debug, Default)]
@@ -137,7 +143,7 @@ impl Cuda {
         if group.size() == 1 {
             return Ok((self.with_group(group), None));
         }
-        Ok(match link::connect(&self.device, &group)? {
+        Ok(match link::connect(&self.device.stream, &group)? {
             Ok(link) => (Self { group, link: Some(link), ..self }, None),
             Err(why) => (self.with_group(group), Some(why)),
         })
@@ -193,19 +199,13 @@ impl Cuda {
     /// Those of `work`; [`Cuda`](crate::Error::Cuda)(crate::Error::Cuda) when the device failed.
     pub fn timed<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, f32)> {
         self.device.enter()?;
-        let driver = self.device.driver;
-        let (begin, end) = (Event::new(driver, true)?, Event::new(driver, true)?);
-        let run = || {
-            begin.record(driver, self.device.stream)?;
-            let result = work()?;
-            end.record(driver, self.device.stream)?;
-            end.wait(driver)?;
-            Ok((result, end.since(driver, &begin)?))
-        };
-        let timed = run();
-        begin.release(driver);
-        end.release(driver);
-        timed
+        let stream = &self.device.stream;
+        let (begin, end) = (Event::new(stream, true)?, Event::new(stream, true)?);
+        begin.record(stream)?;
+        let result = work()?;
+        end.record(stream)?;
+        end.wait()?;
+        Ok((result, end.since(&begin)?))
     }
 
     /// Waits until everything enqueued so far has been done.
@@ -263,7 +263,7 @@ impl Backend for Cuda {
     /// A panel of weights, and the partial sums of pass 1 with their maxima.
     fn workspace(&self) -> u64 {
         let weight = if self.mode == Mode::Fp32 { 4 } else { 2 };
-        (weight_panels::WEIGHT_ROWS * weight_panels::WEIGHT_COLS * weight + 8 * sums::COLUMN_PARTS) as u64
+        (grid::WEIGHT_ROWS * grid::WEIGHT_COLS * weight + 8 * sums::COLUMN_PARTS) as u64
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -379,7 +379,7 @@ impl Backend for Cuda {
 
     fn gradients(&self, zx: &Matrix, zy: &Matrix, w: &Weights) -> Result<(Matrix, Matrix)> {
         self.device.enter()?;
-        self.gradients_of(zx, zy, w)
+        gradients(self, zx, zy, w).map(|[of_x, of_y]| (of_x, of_y))
     }
 
     fn encode_backward(&self, x: &Matrix, z: &Matrix, norms: &[f64], g: &Matrix) -> Result<Mat<f64>> {

@@ -5,10 +5,11 @@
 //! the group's transport moves it meanwhile.
 
 use super::Cuda;
+use super::grid::WEIGHT_COLS;
 use super::matrix::{Matrix, panels_of};
-use super::ranks::{Kind, PIECE, Raw};
-use super::transfer::{Coming, Wanted};
-use super::weight_panels::WEIGHT_COLS;
+use super::ranks::PIECE;
+use super::stored::{Kind, Raw, Wanted};
+use super::transfer::Coming;
 use crate::error::Result;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -85,7 +86,7 @@ impl<'a> Pieces<'a> {
             Ahead::Own(raw) => {
                 let (begin, ids) = (Instant::now(), self.ids(&rows));
                 let raw = cuda.join_raw(x, &ids, raw)?;
-                if cuda.device.is_busy() {
+                if cuda.device.stream.is_busy() {
                     cuda.group.hid(begin.elapsed().as_secs_f64());
                 }
                 let piece = cuda.matrix_of(Kind::of(x), ids.len(), x.cols(), &raw)?;

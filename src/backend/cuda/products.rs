@@ -4,22 +4,24 @@
 //! back when the masked entries are added.
 
 use super::blas::Operand;
-use super::grid::{Grid, Pairs, Sides};
+use super::gradients::BothProducts;
+use super::grid::{Grid, Pairs, Sides, WEIGHT_COLS, WEIGHT_ROWS};
 use super::masked::Masked;
-use super::matrix::{Matrix, Order, PANEL, Panels, panels_of};
+use super::matrix::{Matrix, PANEL, Panels, panels_of};
 use super::memory::Buffer;
 use super::pieces::Pieces;
+use super::problem::{Columns, Passing, Problem, Values, WeightTiles};
 use super::rows::Rows as DeviceRows;
-use super::sums::{ROBUST_BELOW, SAFE_EXPONENT};
+use super::sums::{ROBUST_BELOW, SAFE_EXPONENT, Sums};
 use super::values::Values as Operands;
-use super::weight_panels::{PanelRoom, WEIGHT_COLS, WEIGHT_ROWS, WeightPanels};
+use super::weight_panels::{PanelRoom, WeightPanels};
 use super::{Cuda, Phase, swapped};
 use crate::backend::Similarity;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::Loss;
 use crate::positives::Positives;
 use crate::similarity::Weights;
-use crate::similarity::blocks::{Blocks, BothSums, PairSums, Stage};
+use crate::similarity::blocks::{Blocks, BothSides, NewVisit, Sign, Stage, SumsOf};
 use crate::similarity::coefficients::Coefficients;
 use crate::similarity::masked::masked_of_row;
 use crate::similarity::schedule::TileSchedule;
@@ -32,56 +34,6 @@ use std::ops::Range;
 const BLOCK: usize = 8 * WEIGHT_ROWS;
 /// Partial column sums of a panel.
 const SUM_PARTS: usize = 64;
-
-/// Similarities in the order of a schedule.
-pub(crate) struct Problem<'a> {
-    loss: &'a Loss,
-    positives: Positives,
-    schedule: TileSchedule,
-    /// None where all similarities are 0.
-    of_embeddings: Option<(Grid<'a>, Pairs)>,
-}
-
-/// `-S`.
-pub(crate) struct WeightTiles<'a> {
-    pub(super) panels: Option<WeightPanels<'a>>,
-    pub(super) masked: Masked,
-    pub(super) problem: &'a Problem<'a>,
-    /// Where all similarities are 0: `alpha_i + beta_j`.
-    flat: Option<(Buffer<f64>, Vec<f64>)>,
-    /// Row positions of this rank.
-    own: Range<usize>,
-}
-
-impl<'a> Problem<'a> {
-    pub(super) fn grid(&self) -> Result<(&Grid<'a>, &Pairs)> {
-        let missing = || Error::Cuda("internal: similarities without embeddings".into());
-        self.of_embeddings.as_ref().map(|(grid, pairs)| (grid, pairs)).ok_or_else(missing)
-    }
-
-    pub(super) fn order_x(&self) -> Option<&Order> {
-        self.of_embeddings.as_ref().and_then(|(grid, _)| grid.order_x.as_deref())
-    }
-
-    fn order_y(&self) -> Option<&Order> {
-        self.of_embeddings.as_ref().and_then(|(grid, _)| grid.order_y.as_deref())
-    }
-}
-
-/// `V`.
-pub(crate) struct Values<'a> {
-    v: &'a Matrix,
-    /// As the panels take it, where it stays on the device.
-    resident: Option<Operands<'a>>,
-    /// Its column sums, and those weighted by beta, where all similarities are 0.
-    flat: Option<Buffer<f64>>,
-}
-
-/// Columns that are on the device, and their values.
-pub(crate) struct Columns<'a> {
-    range: Range<usize>,
-    values: &'a Operands<'a>,
-}
 
 /// Products on some rows.
 pub(crate) struct Rows<'a> {
@@ -104,7 +56,7 @@ impl Cuda {
         let own = tiles.own.clone();
         let (block, most) = if self.group.size() > 1 {
             (own.len().max(1), own.len().max(1))
-        } else if values.resident.is_some() || tiles.flat.is_some() {
+        } else if values.stay() || tiles.flat.is_some() {
             (BLOCK, own.len())
         } else {
             let fits = self.device.available() / 4 / (4 * values.v.cols().max(1)) as u64;
@@ -138,6 +90,7 @@ impl Cuda {
 impl Blocks for Cuda {
     type Problem<'a> = Problem<'a>;
     type WeightTiles<'a> = WeightTiles<'a>;
+    type Passing<'a> = Passing<'a>;
     type Values<'a> = Values<'a>;
     type Columns<'a> = Columns<'a>;
     type Rows<'a> = Rows<'a>;
@@ -193,13 +146,14 @@ impl Blocks for Cuda {
         Ok(threads::run(|| own.into_par_iter().map_init(Vec::new, of_anchor).collect()))
     }
 
-    fn clip_log_sums(&self, problem: &Problem<'_>, maxima: bool) -> Result<BothSums<Vec<f64>>> {
-        self.log_sums(problem.grid()?.0, maxima)
-    }
-
-    fn additive_sums(&self, problem: &Problem<'_>, [x, y]: BothSums<&[f64]>) -> Result<BothSums<PairSums>> {
+    fn sums<'a, 'p: 'a>(
+        &'a self,
+        problem: &'a Problem<'p>,
+        of: SumsOf<'a>,
+    ) -> Result<NewVisit<'a, Self, BothSides<Vec<f64>>>> {
         let (grid, _) = problem.grid()?;
-        Ok([self.sums_of_pairs(grid, x)?, self.sums_of_pairs(&grid.transposed()?, y)?])
+        let passing = Passing { problem, values: None };
+        Ok(NewVisit { rows: grid.own.clone(), passing, sums: Box::new(Sums::new(grid, of)) })
     }
 
     fn anchors_held(&self, w: &Weights) -> (Range<usize>, Range<usize>) {
@@ -218,41 +172,65 @@ impl Blocks for Cuda {
             let added = |i: usize, j: usize| w.masked_entry(i, j, 0.0) + alpha[i] + beta[j];
             let masked = Masked::new(self, w, schedule, own.clone(), added)?;
             let alpha = self.device.upload(&alpha, "coefficients")?;
-            return Ok(WeightTiles { panels: None, masked, problem, flat: Some((alpha, beta)), own });
+            return Ok(WeightTiles { panels: None, masked, problem, w, flat: Some((alpha, beta)), own });
         }
         let (grid, pairs) = problem.grid()?;
         let added = |i: usize, j: usize| w.masked_entry(i, j, pairs.at(i, j));
         let masked = Masked::new(self, w, schedule, own.clone(), added)?;
         let panels = WeightPanels::new(grid, w, coefficients)?;
-        Ok(WeightTiles { panels, masked, problem, flat: None, own })
+        Ok(WeightTiles { panels, masked, problem, w, flat: None, own })
     }
 
     fn values<'a, 't: 'a>(&'a self, tiles: &'a WeightTiles<'t>, v: &'a Matrix) -> Result<Values<'a>> {
         let flat = tiles.flat.as_ref().map(|(_, beta)| self.flat_sums(beta, v)).transpose()?;
         let stays = flat.is_none() && v.on_device() && self.group.size() == 1;
         let resident = stays.then(|| Operands::new(self, v, tiles.problem.order_y(), 0..v.rows()));
-        Ok(Values { v, resident: resident.transpose()?, flat })
+        let passing = Passing { problem: tiles.problem, values: Some((v, resident.transpose()?)) };
+        Ok(Values { v, passing, flat })
+    }
+
+    /// Of several ranks each has its rows of both, so that each orientation is multiplied.
+    fn has_both_products(&self) -> bool {
+        self.group.size() == 1
+    }
+
+    fn both_products<'a, 't: 'a>(
+        &'a self,
+        tiles: &'a WeightTiles<'t>,
+        zx: &'a Matrix,
+        zy: &'a Matrix,
+    ) -> Result<NewVisit<'a, Self, BothSides<Matrix>>> {
+        let passing = Passing { problem: tiles.problem, values: None };
+        let sums = Box::new(BothProducts::new(self, tiles, [zx, zy])?);
+        Ok(NewVisit { rows: tiles.own.clone(), passing, sums })
     }
 
     fn for_columns<S: Send>(
         &self,
-        tiles: &WeightTiles<'_>,
-        values: &Values<'_>,
+        &Passing { problem, ref values }: &Passing<'_>,
         stage: &Stage,
         state: &mut S,
         visit: impl Fn(&mut S, &Columns<'_>) -> Result<()> + Sync + Send,
+        mut then: impl FnMut(&mut S) -> Result<()>,
     ) -> Result<()> {
-        let (n, v, order) = (tiles.problem.positives.n_y(), values.v, tiles.problem.order_y());
-        if let Some(values) = &values.resident {
-            visit(state, &Columns { range: 0..n, values })?;
-            return self.report(Phase::Weights, stage.rows.end, tiles.own.end);
+        let (n, order) = (problem.positives.n_y(), problem.order_y());
+        let of = self.positions_of(&problem.schedule).own().end;
+        let Some((v, resident)) = values else {
+            visit(state, &Columns { range: 0..n, values: None })?;
+            return then(state);
+        };
+        if resident.is_some() {
+            visit(state, &Columns { range: 0..n, values: resident.as_ref() })?;
+            self.report(Phase::Weights, stage.rows.end, of)?;
+            return then(state);
         }
         if self.group.size() == 1 {
             for range in panels_of(0..n, WEIGHT_COLS) {
                 let values = Operands::new(self, v, order, range.clone())?;
-                visit(state, &Columns { range, values: &values })?;
+                visit(state, &Columns { range, values: Some(&values) })?;
+                then(state)?;
             }
-            return self.report(Phase::Weights, stage.rows.end, tiles.own.end);
+            return self.report(Phase::Weights, stage.rows.end, of);
         }
         // One power of two for the pieces of all ranks.
         let tops = self.group.concat(vec![self.max_abs(v)?])?;
@@ -263,7 +241,8 @@ impl Blocks for Cuda {
             let piece = piece.bounded(top);
             let values = Operands::new(self, &piece, None, 0..range.len())?;
             let end = range.end;
-            visit(state, &Columns { range, values: &values })?;
+            visit(state, &Columns { range, values: Some(&values) })?;
+            then(state)?;
             self.report(Phase::Weights, end, n)?;
         }
         Ok(())
@@ -276,12 +255,12 @@ impl Blocks for Cuda {
         stage: &Stage,
         Rows { out, unit, panel }: &mut Rows<'_>,
     ) -> Result<()> {
-        let Some(panels) = &tiles.panels else { return Ok(()) };
-        *unit = panels.unit() * columns.values.unit;
+        let (Some(panels), Some(values)) = (&tiles.panels, columns.values) else { return Ok(()) };
+        *unit = panels.unit() * values.unit;
         for rows in panels_of(stage.rows.clone(), BLOCK) {
             let to = out.view.from((rows.start - stage.rows.start) * out.ld)?;
             let to = DeviceRows::new(to, rows.len(), out.cols, out.ld)?;
-            panels.add(rows, columns.range.clone(), columns.values, panel, to)?;
+            panels.add(rows, columns.range.clone(), values, panel, to)?;
         }
         Ok(())
     }
@@ -305,9 +284,12 @@ impl Blocks for Cuda {
         tiles: &WeightTiles<'_>,
         values: &Values<'_>,
         stage: &Stage,
+        sign: Sign,
         rows: &mut Rows<'_>,
     ) -> Result<()> {
-        tiles.masked.add(self, stage.rows.clone(), values.v, [-rows.unit as f32, 1.0], rows.out)
+        let factor = if sign == Sign::Plus { 1.0 } else { -1.0 };
+        let factors = [-factor * rows.unit as f32, factor];
+        tiles.masked.add(self, stage.rows.clone(), values.v, factors, rows.out)
     }
 
     fn collect_rows(
@@ -330,14 +312,14 @@ impl Blocks for Cuda {
             panel = made.panel;
             Ok(())
         })?;
-        let Some(order) = tiles.problem.order_x() else {
+        let Some(order) = &schedule.order_x else {
             return Ok(self.as_share(by_position, schedule.n_x()));
         };
         // From the order of the sample to this rank's samples.
-        let (wanted, positions) = (self.layout(schedule.n_x()).own(), inverse(&order.ids));
+        let wanted = self.layout(schedule.n_x()).own();
         let layout = self.positions_of(schedule);
         let by_position = by_position.held_as(own, schedule.n_x());
-        let found = self.fetch(&by_position, &positions[wanted], &|position| layout.owner(position))?;
+        let found = self.fetch(&by_position, &order.positions[wanted], &|position| layout.owner(position))?;
         Ok(self.as_share(found, schedule.n_x()))
     }
 
@@ -376,20 +358,11 @@ impl Blocks for Cuda {
                 let right = Operand::f32(sy.from((rows.start - stage.rows.start) * d2)?, d2);
                 let m = rows.len();
                 let left = Operand::f32(x_rows.get(rows.start - own.start..rows.end - own.start)?, d1).t();
-                device.multiply((d1, d2, m), left, right, false, Operand::f32(part.view(), d2))?;
+                device.blas.multiply((d1, d2, m), left, right, false, Operand::f32(part.view(), d2))?;
                 device.merge_sums(part.view(), 1, c.view())?;
             }
         }
         let c = self.sum_on_device(c.view())?;
         Ok(Mat::from_fn(d1, d2, |i, j| c[i * d2 + j]))
     }
-}
-
-/// Position of each sample from the sample of each position.
-pub(super) fn inverse(ids: &[u32]) -> Vec<u32> {
-    let mut positions = vec![0; ids.len()];
-    for (position, &id) in ids.iter().enumerate() {
-        positions[id as usize] = position as u32;
-    }
-    positions
 }

@@ -8,8 +8,7 @@
 
 use super::Cuda;
 use super::matrix::{Data, Matrix, PANEL, Panels, depth_of, panels_of};
-use super::precision::Narrow;
-use super::transfer::Wanted;
+use super::stored::{Kind, Raw, Wanted};
 use crate::backend::Backend;
 use crate::backend::Reader;
 use crate::backend::TopK;
@@ -23,46 +22,6 @@ use std::ffi::c_void;
 
 /// Rows that come past at once, at most.
 pub(crate) const PIECE: usize = 1 << 16;
-
-/// How the rows of a matrix are stored.
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    Wide,
-    Narrow(Narrow),
-    Embedded(usize),
-}
-
-/// Stored rows on the host.
-pub(super) enum Raw {
-    Wide(Vec<f32>),
-    Half(Vec<u16>),
-}
-
-impl Kind {
-    pub(super) fn of(x: &Matrix) -> Self {
-        match x.data() {
-            Data::Wide(_) | Data::HostWide(_) => Self::Wide,
-            Data::Narrow(narrow, _) | Data::HostNarrow(narrow, _) => Self::Narrow(*narrow),
-            Data::Embedded(depth, _) => Self::Embedded(*depth),
-        }
-    }
-
-    /// Elements of a row of so many columns.
-    fn width(self, cols: usize) -> usize {
-        match self {
-            Self::Wide | Self::Narrow(_) => cols,
-            Self::Embedded(depth) => 2 * depth,
-        }
-    }
-
-    /// 16-bit words of a row of so many columns.
-    pub(super) fn words(self, cols: usize) -> usize {
-        match self {
-            Self::Wide => 2 * cols,
-            Self::Narrow(_) | Self::Embedded(_) => self.width(cols),
-        }
-    }
-}
 
 /// Rows in the order in which they are wanted, from one list a rank; row `k` comes from `owners[k]`.
 fn interleave<T: Copy>(
@@ -99,8 +58,12 @@ impl Cuda {
         let out = self.device.upload(sent, "bytes for other ranks")?;
         let back = self.device.alloc::<u8>(received.len(), "bytes of other ranks")?;
         let address = |ptr: u64| std::ptr::with_exposed_provenance_mut::<c_void>(ptr as usize);
-        call(address(out.view().ptr).cast_const(), address(back.view().ptr), self.device.stream.cast())?;
-        self.device.synchronize_within_patience()?;
+        call(
+            address(out.view().ptr).cast_const(),
+            address(back.view().ptr),
+            self.device.stream.raw().cast(),
+        )?;
+        self.device.stream.synchronize_within_patience()?;
         self.device.download_to(back.view(), received)
     }
 

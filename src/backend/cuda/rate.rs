@@ -63,7 +63,7 @@ impl Cuda {
             self.synchronize()?;
             let begin = Instant::now();
             for _ in 0..count {
-                device.multiply((n, n, n), operand, operand.t(), false, to)?;
+                device.blas.multiply((n, n, n), operand, operand.t(), false, to)?;
             }
             self.synchronize()?;
             Ok(begin.elapsed().as_secs_f64() / count as f64)

@@ -39,7 +39,7 @@ fn span(rows: usize, cols: usize, ld: usize) -> usize {
 macro_rules! launch {
     ($device:expr, $name:expr, $grid:expr, [$($value:expr),+ $(,)?]) => {
         // SAFETY: the kernel's parameters in their order and types; the views were checked against what it touches.
-        unsafe { $device.launch($name, $grid, 0, &mut [$(argument(&$value)),+]) }
+        unsafe { $device.kernels.launch($name, $grid, 0, &mut [$(argument(&$value)),+]) }
     };
 }
 pub(super) use launch;

@@ -1,10 +1,10 @@
 //! Symmetric eigenvalues through cuSOLVER.
 
-use super::device::Device;
-use super::driver::Solver;
+use super::driver::{Handle, Solver};
+use super::memory::{Buffer, Memory};
+use super::stream::Stream;
 use crate::error::{Error, Result};
 use cudarc::cusolver::sys::cusolverDnHandle_t;
-use cudarc::driver::sys::CUstream;
 use faer::Mat;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A cuSOLVER handle on one stream.
 pub(super) struct Eigen {
     solver: &'static Solver,
-    handle: Mutex<cusolverDnHandle_t>,
+    handle: Mutex<Handle<cusolverDnHandle_t>>,
+    stream: Arc<Stream>,
 }
 
 fn check(call: &str, status: c_int) -> Result<()> {
@@ -20,33 +21,22 @@ fn check(call: &str, status: c_int) -> Result<()> {
 }
 
 impl Eigen {
-    pub(super) fn new(solver: &'static Solver, stream: CUstream) -> Result<Self> {
+    pub(super) fn new(solver: &'static Solver, stream: &Arc<Stream>) -> Result<Self> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: writes one handle.
         check("cusolverDnCreate", unsafe { (solver.cusolverDnCreate)(&mut handle) })?;
-        let eigen = Self { solver, handle: Mutex::new(handle) };
+        let eigen = Self { solver, handle: Mutex::new(Handle(handle)), stream: stream.clone() };
         // SAFETY: the handle was just made.
-        let set = check("cusolverDnSetStream", unsafe { (solver.cusolverDnSetStream)(handle, stream) });
-        if let Err(e) = set {
-            eigen.release();
-            return Err(e);
-        }
-        Ok(eigen)
+        let set = check("cusolverDnSetStream", unsafe { (solver.cusolverDnSetStream)(handle, stream.raw()) });
+        set.map(|()| eigen)
     }
 
-    pub(super) fn release(&self) {
-        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: ours, and not used again.
-        unsafe { (self.solver.cusolverDnDestroy)(*handle) };
-    }
-}
-
-impl Device {
     /// Eigenvectors (columns) and eigenvalues, ascending, of a symmetric `n x n` matrix on the device, which is
     /// overwritten.
-    pub(super) fn symmetric_eigen(
-        self: &Arc<Self>,
-        matrix: &super::memory::Buffer<f64>,
+    pub(super) fn symmetric(
+        &self,
+        memory: &Arc<Memory>,
+        matrix: &Buffer<f64>,
         n: usize,
     ) -> Result<(Mat<f64>, Vec<f64>)> {
         const VECTORS: c_int = 1;
@@ -54,15 +44,15 @@ impl Device {
         matrix.view().holds(n * n)?;
         let order =
             c_int::try_from(n).map_err(|_| Error::Cuda(format!("internal: eigenvalues of order {n}")))?;
-        let values = self.alloc::<f64>(n, "eigenvalues")?;
-        let info = self.alloc::<i32>(1, "a status")?;
-        let handle = self.eigen.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = memory.alloc::<f64>(n, "eigenvalues")?;
+        let info = memory.alloc::<i32>(1, "a status")?;
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         let (a, w) = (matrix.view().ptr, values.view().ptr);
         let mut size = 0;
         // SAFETY: reads only the shape, writes one integer.
         let status = unsafe {
-            (self.eigen.solver.cusolverDnDsyevd_bufferSize)(
-                *handle,
+            (self.solver.cusolverDnDsyevd_bufferSize)(
+                handle.0,
                 VECTORS,
                 LOWER,
                 order,
@@ -73,11 +63,11 @@ impl Device {
             )
         };
         check("cusolverDnDsyevd_bufferSize", status)?;
-        let work = self.alloc::<f64>(usize::try_from(size).unwrap_or(0), "cuSOLVER's workspace")?;
+        let work = memory.alloc::<f64>(usize::try_from(size).unwrap_or(0), "cuSOLVER's workspace")?;
         // SAFETY: device buffers of the sizes asked for, alive until the download below has waited for the stream.
         let status = unsafe {
-            (self.eigen.solver.cusolverDnDsyevd)(
-                *handle,
+            (self.solver.cusolverDnDsyevd)(
+                handle.0,
                 VECTORS,
                 LOWER,
                 order,
@@ -90,12 +80,22 @@ impl Device {
             )
         };
         check("cusolverDnDsyevd", status)?;
-        let info = self.download(info.view())?;
+        let info = memory.download(info.view())?;
         if info[0] != 0 {
             return Err(Error::Numerical(format!("cusolverDnDsyevd did not converge ({})", info[0])));
         }
-        let vectors = self.download(matrix.view().part(0..n * n)?)?;
+        let vectors = memory.download(matrix.view().part(0..n * n)?)?;
         // Column-major, as cuSOLVER leaves them.
-        Ok((Mat::from_fn(n, n, |i, j| vectors[j * n + i]), self.download(values.view())?))
+        Ok((Mat::from_fn(n, n, |i, j| vectors[j * n + i]), memory.download(values.view())?))
+    }
+}
+
+impl Drop for Eigen {
+    fn drop(&mut self) {
+        if self.stream.is_left_idle() {
+            let handle = self.handle.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: ours, and not used again.
+            unsafe { (self.solver.cusolverDnDestroy)(handle.0) };
+        }
     }
 }

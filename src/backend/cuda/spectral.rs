@@ -41,8 +41,8 @@ impl Cuda {
         let on_device = self.device.upload(&row_major_f64(c), "a matrix to decompose")?;
         let gram = self.device.alloc::<f64>(n * n, "its Gram matrix")?;
         let c64 = Operand::f64(on_device.view(), n);
-        self.device.multiply((n, n, m), c64.t(), c64, false, Operand::f64(gram.view(), n))?;
-        let (q, values) = self.device.symmetric_eigen(&gram, n)?;
+        self.device.blas.multiply((n, n, m), c64.t(), c64, false, Operand::f64(gram.view(), n))?;
+        let (q, values) = self.device.eigen.symmetric(&self.device, &gram, n)?;
         let all: Vec<f64> = values.iter().rev().map(|w| w.max(0.0).sqrt()).collect();
         // Written so that NaN goes to the host too.
         if all[r - 1].is_nan() || all[r - 1] <= GRAM_FLOOR * all[0] {
@@ -72,7 +72,7 @@ impl Cuda {
         let c64 = Operand::f64(on_device.view(), n);
         for step in 0..=power_iterations {
             let from = Operand::f64(right.view(), width);
-            self.device.multiply((m, width, n), c64, from, false, Operand::f64(left.view(), width))?;
+            self.device.blas.multiply((m, width, n), c64, from, false, Operand::f64(left.view(), width))?;
             if !self.orthonormalise(&left, m, width)? {
                 return Ok(None);
             }
@@ -81,7 +81,7 @@ impl Cuda {
                     right = self.device.alloc(n * width, "a basis")?;
                 }
                 let from = Operand::f64(left.view(), width);
-                self.device.multiply(
+                self.device.blas.multiply(
                     (n, width, m),
                     c64.t(),
                     from,
@@ -96,7 +96,7 @@ impl Cuda {
         // The matrix within the basis, decomposed on the host: `width x n`.
         let small = self.device.alloc::<f64>(width * n, "a projected matrix")?;
         let q = Operand::f64(left.view(), width);
-        self.device.multiply((width, n, m), q.t(), c64, false, Operand::f64(small.view(), n))?;
+        self.device.blas.multiply((width, n, m), q.t(), c64, false, Operand::f64(small.view(), n))?;
         let small = self.device.download(small.view())?;
         let small = Mat::from_fn(width, n, |i, j| small[i * n + j]);
         let top = spectral::top_r(small.as_ref(), r, SvdMethod::Full)?;
@@ -113,7 +113,7 @@ impl Cuda {
         for _ in 0..2 {
             let operand = Operand::f64(a.view(), width);
             let to = Operand::f64(gram.view(), width);
-            self.device.multiply((width, width, rows), operand.t(), operand, false, to)?;
+            self.device.blas.multiply((width, width, rows), operand.t(), operand, false, to)?;
             let host = self.device.download(gram.view())?;
             let host = Mat::from_fn(width, width, |i, j| 0.5 * (host[i * width + j] + host[j * width + i]));
             if !host.norm_l2().is_finite() {
@@ -130,7 +130,7 @@ impl Cuda {
             }
             let inverse = self.device.upload(&row_major_f64(inverse.transpose()), "a triangular factor")?;
             let (left, right) = (Operand::f64(a.view(), width), Operand::f64(inverse.view(), width));
-            self.device.multiply(
+            self.device.blas.multiply(
                 (rows, width, width),
                 left,
                 right,

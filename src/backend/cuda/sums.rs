@@ -4,11 +4,12 @@ use super::grid::Grid;
 use super::matrix::panels_of;
 use super::memory::{Buffer, View};
 use super::params::{AdditiveSums, ClipStats};
+use super::problem::Columns;
 use super::{Cuda, Phase};
 use crate::distributed::{Layout, Part};
 use crate::error::Result;
 use crate::loss::log_add_exp;
-use crate::similarity::blocks::{BothSums, PairSums};
+use crate::similarity::blocks::{BothSides, SumsOf, Visit};
 
 /// Below this temperature a constant shift cannot keep `e^{s/tau}` in the range of fp32.
 pub(super) const ROBUST_BELOW: f64 = 0.015;
@@ -21,10 +22,47 @@ pub(super) const COLUMN_PARTS: usize = 1 << 24;
 /// Rows of a launch of additive sums.
 const PAIR_PANEL: usize = 1 << 16;
 
+/// Sums over the negatives of this rank's rows and of all columns, which are one block: every device has their embeddings.
+pub(super) struct Sums<'a> {
+    grid: &'a Grid<'a>,
+    of: SumsOf<'a>,
+    found: BothSides<Vec<f64>>,
+}
+
+impl<'a> Sums<'a> {
+    pub(super) fn new(grid: &'a Grid<'a>, of: SumsOf<'a>) -> Self {
+        Self { grid, of, found: BothSides::default() }
+    }
+}
+
+impl Visit<Cuda, BothSides<Vec<f64>>> for Sums<'_> {
+    fn add(&mut self, _: &Columns<'_>) -> Result<()> {
+        let (cuda, grid) = (self.grid.cuda, self.grid);
+        self.found = match self.of {
+            SumsOf::Exponentials { by_maxima } => cuda.log_sums(grid, by_maxima)?,
+            // Pairs are the rows of a sweep of their own, which sums no columns.
+            SumsOf::Pairs([x, y]) => {
+                [cuda.sums_of_pairs(grid, x)?, cuda.sums_of_pairs(&grid.transposed()?, y)?]
+            }
+        };
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<BothSides<Vec<f64>>> {
+        let [rows, columns] = self.found;
+        match self.of {
+            SumsOf::Exponentials { .. } => {
+                Ok([rows, self.grid.cuda.merge_logs(columns, &self.grid.columns_of_ranks())?])
+            }
+            SumsOf::Pairs(_) => Ok([rows, columns]),
+        }
+    }
+}
+
 impl Cuda {
-    /// `log sum e^{s/tau}` over the visited negatives of this rank's rows and columns, in order; of all samples where
-    /// negatives are sampled. `robust`: by running maxima.
-    pub(super) fn log_sums(&self, grid: &Grid<'_>, robust: bool) -> Result<BothSums<Vec<f64>>> {
+    /// `log sum e^{s/tau}` over the visited negatives of this rank's rows, and of all columns against them, by position.
+    /// `robust`: by running maxima.
+    fn log_sums(&self, grid: &Grid<'_>, robust: bool) -> Result<BothSides<Vec<f64>>> {
         let (device, (n_x, n_y)) = (&self.device, (grid.positives.n_x(), grid.positives.n_y()));
         let scale = std::f64::consts::LOG2_E / grid.loss.tau;
         let shift = if robust { 0.0 } else { scale };
@@ -58,18 +96,7 @@ impl Cuda {
                 }
             }
         }
-        let x = device.download(log_x.view().part(grid.own.clone())?)?;
-        let y = self.merge_logs(device.download(log_y.view())?, &grid.columns_of_ranks())?;
-        if !grid.schedule.is_sampled() {
-            return Ok([x, y]);
-        }
-        let by_sample = |logs: Vec<f64>, id: &dyn Fn(usize) -> usize| -> Result<Vec<f64>> {
-            let logs = self.group.concat(logs)?;
-            let mut out = vec![0.0; logs.len()];
-            logs.into_iter().enumerate().for_each(|(position, log)| out[id(position)] = log);
-            Ok(out)
-        };
-        Ok([by_sample(x, &|p| grid.schedule.row_id(p))?, by_sample(y, &|p| grid.schedule.col_id(p))?])
+        Ok([device.download(log_x.view().part(grid.own.clone())?)?, device.download(log_y.view())?])
     }
 
     /// This rank's share of the logarithms of what every rank has summed, whose logarithms are `own`.
@@ -80,11 +107,11 @@ impl Cuda {
         self.group.scatter_sum(&parts, &shares, f64::NEG_INFINITY, add)
     }
 
-    /// `sum_neg psi(s_ij - nu s_ik)` and of psi' for every pair of the grid's rows, row by row; eps not yet applied.
-    pub(super) fn sums_of_pairs(&self, grid: &Grid<'_>, s_pos: &[f64]) -> Result<PairSums> {
-        let (device, p, loss) = (&self.device, &grid.positives, grid.loss);
+    /// `sum_neg psi(s_ij - nu s_ik)` and of psi' in turn for every pair of this rank's rows by position; eps not yet applied.
+    fn sums_of_pairs(&self, grid: &Grid<'_>, s_pos: &[f64]) -> Result<Vec<f64>> {
+        let (device, loss) = (&self.device, grid.loss);
         let pairs = PairRows::new(self, grid, s_pos)?;
-        let nnz = pairs.of.len();
+        let nnz = pairs.threshold.len();
         let (psi, dpsi) =
             (device.alloc::<f64>(nnz, "sums of psi")?, device.alloc::<f64>(nnz, "sums of psi'")?);
         device.zero(psi.view())?;
@@ -114,23 +141,14 @@ impl Cuda {
             }
         }
         let own = pairs.first[grid.own.start]..pairs.first[grid.own.end];
-        let mut found =
-            [device.download(psi.view().part(own.clone())?)?, device.download(dpsi.view().part(own)?)?];
-        for sums in &mut found {
-            *sums = self.group.concat(std::mem::take(sums))?;
-        }
-        Ok(found.map(|sums| {
-            let mut out = vec![0.0; p.nnz()];
-            pairs.of.iter().zip(sums).for_each(|(&e, sum)| out[e] = sum);
-            out
-        }))
+        let psi = device.download(psi.view().part(own.clone())?)?;
+        let dpsi = device.download(dpsi.view().part(own)?)?;
+        Ok(psi.into_iter().zip(dpsi).flat_map(|(psi, dpsi)| [psi, dpsi]).collect())
     }
 }
 
 /// The positive pairs of a grid's rows by position: the rows of an additive sweep.
 struct PairRows {
-    /// Pair (row by row, by sample) of each row of the sweep.
-    of: Vec<usize>,
     /// Where the pairs of each position begin; one longer than the positions.
     first: Vec<usize>,
     row_of: Buffer<i32>,
@@ -140,17 +158,17 @@ struct PairRows {
 impl PairRows {
     fn new(cuda: &Cuda, grid: &Grid<'_>, s_pos: &[f64]) -> Result<Self> {
         let p = &grid.positives;
-        let (mut of, mut first, mut row_of) =
-            (Vec::with_capacity(p.nnz()), vec![0], Vec::with_capacity(p.nnz()));
+        let (mut first, mut row_of, mut threshold) =
+            (vec![0], Vec::with_capacity(p.nnz()), Vec::with_capacity(p.nnz()));
         for position in 0..p.n_x() {
             let i = grid.schedule.row_id(position);
-            of.extend(p.row_offset(i)..p.row_offset(i + 1));
-            row_of.resize(of.len(), position as i32);
-            first.push(of.len());
+            let pairs = &s_pos[p.row_offset(i)..p.row_offset(i + 1)];
+            threshold.extend(pairs.iter().map(|s| (grid.loss.nu * s) as f32));
+            row_of.resize(threshold.len(), position as i32);
+            first.push(threshold.len());
         }
-        let threshold: Vec<f32> = of.iter().map(|&e| (grid.loss.nu * s_pos[e]) as f32).collect();
         let row_of = cuda.device.upload(&row_of, "rows of pairs")?;
-        Ok(Self { of, first, row_of, threshold: cuda.device.upload(&threshold, "thresholds of pairs")? })
+        Ok(Self { first, row_of, threshold: cuda.device.upload(&threshold, "thresholds of pairs")? })
     }
 }
 

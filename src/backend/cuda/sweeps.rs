@@ -1,7 +1,6 @@
 //! Launches of the dense kernels: which blocks, how much shared memory, how many partial results.
 
 use super::device::Device;
-use super::hopper;
 use super::kernels::{Name, THREADS, argument};
 use super::params::{
     AdditiveSums, AdditiveWeights, Argument, ClipFused, ClipStats, ClipWeights, Csr, Embeddings, Ptr, Ranks,
@@ -33,6 +32,7 @@ const FUSED_TILE: usize = 64;
 pub(super) struct Launch {
     pub(super) sweep: Sweep,
     pub(super) grid: (usize, usize),
+    pub(super) threads: u32,
     pub(super) shared: u32,
     /// Partial results of a row in each group of columns, and of a column in each strip of rows.
     pub(super) parts: (usize, usize),
@@ -72,7 +72,7 @@ impl Launch {
         };
         let shared = (slots * TILE_BYTES + MASK_BYTES + 16) as u32;
         // Four warps side by side share a row, two a column.
-        Self { sweep, grid: (strips, groups), shared, parts: (4, 2), hopper: false }
+        Self { sweep, grid: (strips, groups), threads: THREADS, shared, parts: (4, 2), hopper: false }
     }
 
     /// The same sweep for the fused kernel: strips of 128 rows, each of all columns, and `shared` bytes of shared memory.
@@ -120,9 +120,8 @@ impl Device {
         p: &P,
     ) -> Result<()> {
         let name = Name { family, kernel };
-        let threads = if l.hopper { hopper::THREADS } else { THREADS };
         // SAFETY: by this function's contract.
-        unsafe { self.launch_blocks(name, l.grid, threads, l.shared, &mut [argument(p)]) }
+        unsafe { self.kernels.launch_blocks(name, l.grid, l.threads, l.shared, &mut [argument(p)]) }
     }
 
     /// Partial sums of `2^(scale s - shift)`; with maxima, the robust form. The caller sizes them by [`Launch`].
@@ -192,7 +191,7 @@ impl Device {
         let (family, kernel) = match (l.hopper, robust) {
             (false, false) => ("clip_fused", narrow.pick("clip_fused_f16", "clip_fused_bf16")),
             (false, true) => ("clip_fused", narrow.pick("clip_fused_robust_f16", "clip_fused_robust_bf16")),
-            (true, _) => ("hopper_fused", hopper::fused_kernel(narrow, robust, p.ld_values as usize)),
+            (true, _) => ("hopper_fused", hopper_fused(narrow, robust, p.ld_values as usize)),
         };
         // SAFETY: by this function's contract.
         unsafe { self.sweep(family, kernel, l, p) }
@@ -267,7 +266,9 @@ impl Device {
         let mut arguments =
             [argument(&p.value), argument(&p.index), argument(&lists), argument(&rows), argument(&p.k)];
         // SAFETY: the same lists.
-        unsafe { self.launch(Name { family: "search", kernel: "merge_top_k" }, grid, 0, &mut arguments) }
+        unsafe {
+            self.kernels.launch(Name { family: "search", kernel: "merge_top_k" }, grid, 0, &mut arguments)
+        }
     }
 
     /// Partial counts of the columns before every row's best positive.
@@ -278,6 +279,16 @@ impl Device {
         let kernel = narrow.pick("ranks_f16", "ranks_bf16");
         // SAFETY: by this function's contract.
         unsafe { self.sweep("search", kernel, l, p) }
+    }
+}
+
+/// The Hopper kernel for V of this width.
+fn hopper_fused(narrow: Narrow, robust: bool, padded: usize) -> &'static str {
+    match (padded <= 128, robust) {
+        (true, false) => narrow.pick("hopper_fused128_f16", "hopper_fused128_bf16"),
+        (true, true) => narrow.pick("hopper_fused128_robust_f16", "hopper_fused128_robust_bf16"),
+        (false, false) => narrow.pick("hopper_fused256_f16", "hopper_fused256_bf16"),
+        (false, true) => narrow.pick("hopper_fused256_robust_f16", "hopper_fused256_robust_bf16"),
     }
 }
 

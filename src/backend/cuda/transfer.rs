@@ -5,17 +5,10 @@ use super::channel::Move;
 use super::link::{Link, Transfer};
 use super::matrix::{Data, Matrix};
 use super::memory::{Buffer, View};
-use super::ranks::Kind;
 use super::rows::Rows;
+use super::stored::{Kind, Wanted};
 use crate::error::Result;
 use std::ops::Range;
-
-/// Rows that all ranks want.
-pub(super) enum Wanted {
-    Range(Range<usize>),
-    /// In this order.
-    Ids(Vec<u32>),
-}
 
 /// Stored rows on the device.
 enum Stored<'a> {

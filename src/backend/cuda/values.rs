@@ -2,12 +2,12 @@
 
 use super::Cuda;
 use super::blas::Operand;
+use super::grid::WEIGHT_ROWS;
 use super::hopper::{Lazily, PackedValues};
 use super::matrix::{Data, Matrix, Order, Panels, panels_of};
 use super::memory::{Buffer, View};
 use super::precision::Mode;
 use super::rows::Rows;
-use super::weight_panels::WEIGHT_ROWS;
 use crate::error::Result;
 use std::ops::Range;
 

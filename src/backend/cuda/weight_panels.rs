@@ -3,7 +3,7 @@
 
 use super::Cuda;
 use super::blas::Operand;
-use super::grid::Grid;
+use super::grid::{BLOCKS, Grid, WEIGHT_COLS, WEIGHT_ROWS};
 use super::hopper::{Packed, PackedValues};
 use super::matrix::{panels_of, room};
 use super::memory::{Buffer, View};
@@ -19,12 +19,6 @@ use crate::similarity::coefficients::Coefficients;
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
-/// Rows and columns of a panel of weights: 32 MiB of 16-bit numbers, which the L2 of the large cards keeps between the
-/// kernel that writes them and the product that reads them.
-pub(super) const WEIGHT_ROWS: usize = 4096;
-pub(super) const WEIGHT_COLS: usize = 4096;
-/// Blocks of a launch that writes a panel: two for each multiprocessor of the largest cards.
-pub(super) const BLOCKS: usize = 256;
 /// Largest weight of a panel, as a power of two: fp16 ends at 2^16.
 const TOP_WEIGHT: f64 = 14.0;
 
@@ -293,7 +287,7 @@ impl<'a> WeightPanels<'a> {
                 let w = panel.get(self.grid.cuda, sub.len(), part.len())?;
                 self.write_panel(sub.clone(), part.clone(), &w)?;
                 let v = values.operand(first + part.start - cols.start)?;
-                device.multiply((sub.len(), out.cols, part.len()), w.operand(), v, true, to)?;
+                device.blas.multiply((sub.len(), out.cols, part.len()), w.operand(), v, true, to)?;
             }
         }
         Ok(())
@@ -311,9 +305,9 @@ impl<'a> WeightPanels<'a> {
         let w = panel.get(self.grid.cuda, rows.len(), cols.len())?;
         self.write_panel(rows.clone(), cols.clone(), &w)?;
         let to = Operand::f32(x_out.view.from(rows.start * x_out.ld)?, x_out.ld);
-        device.multiply((rows.len(), r, cols.len()), w.operand(), v.operand(cols.start)?, true, to)?;
+        device.blas.multiply((rows.len(), r, cols.len()), w.operand(), v.operand(cols.start)?, true, to)?;
         let to = Operand::f32(y_out.view.from(cols.start * y_out.ld)?, y_out.ld);
-        device.multiply((cols.len(), r, rows.len()), w.operand().t(), u.operand(rows.start)?, true, to)
+        device.blas.multiply((cols.len(), r, rows.len()), w.operand().t(), u.operand(rows.start)?, true, to)
     }
 }
 

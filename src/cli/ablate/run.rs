@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::time::{Duration, Instant};
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::error::{Error, Result};
-use unicon::fit::{BestOptions, Data, Factorization, FitOptions, Rank, Step, Sweep, Whitened, fit_best};
+use unicon::fit::{BestOptions, Data, Dim, Factorization, FitOptions, Step, Sweep, Whitened, fit_best};
 use unicon::loss::Loss;
 use unicon::model::{Component, Model, Side};
 use unicon::positives::Positives;
@@ -217,7 +217,7 @@ impl<B: Backend> Table<'_, B> {
         let options = BestOptions {
             seed: self.design.seed,
             budget: self.judging.budget.map(|b| b.mul_f64(SHARE_OF_BEST)),
-            ..BestOptions::new(Rank::Fixed(self.design.rank))
+            ..BestOptions::new(Dim::Fixed(self.design.rank))
         };
         let fitted = attempt(fit_best(self.backend, sets.train, Some(sets.validation), &options))?;
         let (model, info) = match fitted {

@@ -39,7 +39,7 @@ pub struct Args {
     /// Columns of both sides.
     #[arg(long, default_value_t = 384, value_name = "D")]
     scaling_d: usize,
-    /// Rank of the encoders.
+    /// Dimension of the shared space.
     #[arg(long, default_value_t = 128, value_name = "R")]
     scaling_rank: usize,
     /// Repetitions; the median counts.
@@ -229,7 +229,7 @@ fn shape(ranks: usize, n: usize, args: &Args) -> plan::Job {
         n_x: n as f64,
         n_y: n as f64,
         d: (args.scaling_d as f64, args.scaling_d as f64),
-        rank: args.scaling_rank as f64,
+        dim: args.scaling_rank as f64,
         negatives: None,
         updates: 2.0,
         gradients: 0.0,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use unicon::backend::{Backend, Similarity, Ties};
 use unicon::error::{Error, Result};
 use unicon::fit::{
-    BestOptions, Data, Factorization, FitOptions, Iterate, KernelOptions, Landmarks, Offsets, Preset, Rank,
+    BestOptions, Data, Dim, Factorization, FitOptions, Iterate, KernelOptions, Landmarks, Offsets, Preset,
     fit, fit_best, fit_best_watched, in_range,
 };
 use unicon::io::{Conditioned, Conditioning, RowSource};
@@ -70,7 +70,7 @@ impl CompareOptions {
             adam,
             cca: vec![0.1, 0.01],
             paper: vec![Preset::PaperFlickr, Preset::PaperCocoClip, Preset::PaperCocoResnet],
-            best: BestOptions::new(Rank::Fixed(rank)),
+            best: BestOptions::new(Dim::Fixed(rank)),
             kernel: None,
             widths: Vec::new(),
             ks: vec![1, 5, 10],
@@ -281,7 +281,7 @@ pub fn compare<B: Backend>(
         }
         note(&format!("best on {name}"));
         let best = BestOptions {
-            rank: Rank::Fixed(options.rank),
+            dim: Dim::Fixed(options.rank),
             loss: options.loss.clone(),
             kernel: Some(kernel.clone()),
             widths: options.widths.clone(),
@@ -295,7 +295,7 @@ pub fn compare<B: Backend>(
     note("best");
     let mut track = Track::default();
     let best =
-        BestOptions { rank: Rank::Fixed(options.rank), loss: options.loss.clone(), ..options.best.clone() };
+        BestOptions { dim: Dim::Fixed(options.rank), loss: options.loss.clone(), ..options.best.clone() };
     let (model, info) = fit_best_watched(backend, data, validation, &best, &mut |i| {
         track.push(&i);
         Ok(())

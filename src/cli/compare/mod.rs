@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use unicon::Error;
 use unicon::backend::Ties;
-use unicon::fit::{BestOptions, Landmarks, Preset, Rank, WIDTHS};
+use unicon::fit::{BestOptions, Dim, Landmarks, Preset, WIDTHS};
 use unicon::io::AtomicFile;
 
 /// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam), the
@@ -123,7 +123,7 @@ impl Args {
             loss: self.loss.build()?,
             adam,
             paper: self.paper.iter().copied().flatten().collect(),
-            best: BestOptions { budget: self.budget, seed, ..BestOptions::new(Rank::Fixed(self.rank)) },
+            best: BestOptions { budget: self.budget, seed, ..BestOptions::new(Dim::Fixed(self.rank)) },
             exact_loss: !self.no_exact_loss,
             ties: if self.shared_ties { Ties::Optimistic } else { self.ties },
             seed,

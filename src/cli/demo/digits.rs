@@ -50,7 +50,7 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
     // One exact update from zeros; whitened, this is regularised canonical correlation analysis.
     let linear = FitOptions { n_iters: 1, seed: session.seed(), ..FitOptions::new(RANK_LINEAR) };
     let angular = KernelOptions::new(Kernel::new(KernelKind::Angular), Landmarks::Count(LANDMARKS));
-    let kernel = FitOptions { kernel: Some(angular), rank: RANK_KERNEL, ..linear.clone() };
+    let kernel = FitOptions { kernel: Some(angular), dim: RANK_KERNEL, ..linear.clone() };
     let plain: &[Option<f64>] = &[None];
     let shrinkages = SHRINKAGES.map(Some);
     let mut rows = Vec::new();
@@ -69,7 +69,7 @@ pub fn run<B: Backend>(session: &Session, backend: &B, report: &mut Report) -> R
             let (model, info) = fit(backend, Data { x, y, positives }, None, &options)?;
             let (recall, test_loss) = evaluate(backend, &model, &validation)?;
             let score = recall.x_to_y[0] + recall.y_to_x[0];
-            let (rank, train_loss, seconds) = (options.rank, info.final_loss, info.seconds.total);
+            let (rank, train_loss, seconds) = (options.dim, info.final_loss, info.seconds.total);
             let row = Row { encoder, rank, whiten, recall, train_loss, test_loss, seconds };
             if best.as_ref().is_none_or(|(s, ..)| score > *s) {
                 best = Some((score, model, row));

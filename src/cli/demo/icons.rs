@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use unicon::Error;
 use unicon::backend::Backend;
 use unicon::data::{IconRows, Icons};
-use unicon::fit::{BestOptions, Data, Rank, fit_best};
+use unicon::fit::{BestOptions, Data, Dim, fit_best};
 use unicon::io::{RowSource, check_finite};
 use unicon::model::{Model, Side};
 use unicon::positives::Positives;
@@ -170,7 +170,7 @@ fn fitted<B: Backend>(session: &Session, backend: &B, icons: &Icons) -> Result<M
         budget: Some(BUDGET),
         seed: session.seed(),
         final_loss: false,
-        ..BestOptions::new(Rank::Fixed(RANK))
+        ..BestOptions::new(Dim::Fixed(RANK))
     };
     let validation = Some(data(&icons.validation, &validation));
     Ok(fit_best(backend, data(&icons.train, &train), validation, &options)?.0)

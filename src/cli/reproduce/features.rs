@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::time::Instant;
 use unicon::backend::Backend;
-use unicon::fit::{Batches, BestOptions, Data, FitOptions, Preset, Rank, fit, fit_best};
+use unicon::fit::{Batches, BestOptions, Data, Dim, FitOptions, Preset, fit, fit_best};
 use unicon::loss::Loss;
 use unicon::model::{Model, Side};
 use unicon::retrieval::{Recall, RecallOptions, evaluate};
@@ -118,7 +118,7 @@ pub fn run<B: Backend>(
     report: &mut Report,
 ) -> Result<()> {
     let (train, test, seed) = (features.train, features.test, session.seed());
-    let rank = features.rank.or(table.preset.rank()).unwrap_or(1);
+    let rank = features.rank.or(table.preset.dim()).unwrap_or(1);
     let progress = session.steps(table.name, 4);
     let mut rows = Vec::new();
     if train.x.cols() == train.y.cols() {
@@ -173,7 +173,7 @@ pub fn run<B: Backend>(
     progress.inc(1);
     session.check()?;
     let begin = Instant::now();
-    let best = BestOptions { seed, final_loss: false, ..BestOptions::new(Rank::Fixed(rank)) };
+    let best = BestOptions { seed, final_loss: false, ..BestOptions::new(Dim::Fixed(rank)) };
     let (model, _) = fit_best(backend, train, features.validation, &best)?;
     let seconds = begin.elapsed().as_secs_f64();
     let recall = features.judge(backend, &model)?;
@@ -223,7 +223,7 @@ pub fn batches<B: Backend>(
     report: &mut Report,
 ) -> Result<()> {
     let preset = Preset::PaperCocoClip;
-    let rank = features.rank.or(preset.rank()).unwrap_or(1);
+    let rank = features.rank.or(preset.dim()).unwrap_or(1);
     let n = features.train.x.rows();
     let sizes: Vec<_> = BATCHES.iter().filter(|(rows, _)| *rows <= n).collect();
     if sizes.is_empty() {

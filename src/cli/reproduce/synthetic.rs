@@ -9,7 +9,7 @@ use std::time::Instant;
 use unicon::backend::{Backend, Similarity};
 use unicon::data::{LatentFactor, Splits};
 use unicon::fit::{
-    BestOptions, Data, FitOptions, KernelOptions, Landmarks, Preset, Rank, WIDTHS, fit, fit_best,
+    BestOptions, Data, Dim, FitOptions, KernelOptions, Landmarks, Preset, WIDTHS, fit, fit_best,
 };
 use unicon::io::RowSource;
 use unicon::kernel::{Kernel, KernelKind};
@@ -184,7 +184,7 @@ fn one<B: Backend>(backend: &B, data: &Splits, case: &Case, best: bool, seed: u6
 /// What the paper does.
 fn schedule(case: &Case, seed: u64) -> FitOptions {
     let preset = Preset::paper(case.kernel.is_some());
-    let o = preset.options(preset.rank().unwrap_or(10));
+    let o = preset.options(preset.dim().unwrap_or(10));
     let kernel = case.kernel.map(|kind| KernelOptions::new(preset.kernel(kind), Landmarks::Exact));
     let loss = if case.loss == o.loss.kind { o.loss } else { Loss::new(case.loss, o.loss.tau) };
     FitOptions { loss, kernel, seed, final_loss: false, ..o }
@@ -199,14 +199,14 @@ fn default<B: Backend>(
     seed: u64,
 ) -> Result<Model> {
     let usual = Loss::default();
-    let rank = Preset::paper(case.kernel.is_some()).rank().unwrap_or(10);
+    let rank = Preset::paper(case.kernel.is_some()).dim().unwrap_or(10);
     let o = BestOptions {
         loss: Loss::new(case.loss, usual.tau),
         kernel: case.kernel.map(|kind| KernelOptions::new(Kernel::new(kind), Landmarks::Auto)),
         widths: if case.kernel.is_some() { WIDTHS.to_vec() } else { Vec::new() },
         seed,
         final_loss: false,
-        ..BestOptions::new(Rank::Fixed(rank))
+        ..BestOptions::new(Dim::Fixed(rank))
     };
     Ok(fit_best(backend, train, validation, &o)?.0)
 }

@@ -70,7 +70,7 @@ pub(super) struct Raw<'a, M> {
     pub(super) moments: &'a Moments,
     pub(super) choice: &'a Choice,
     /// As [`choose`] takes them.
-    pub(super) ranks: (usize, usize),
+    pub(super) dims: (usize, usize),
 }
 
 impl<M: Send + Sync> Raw<'_, M> {
@@ -80,7 +80,7 @@ impl<M: Send + Sync> Raw<'_, M> {
         backend: &B,
         monitor: &mut Monitor<'_>,
     ) -> Result<Option<Centred<M>>> {
-        let Self { data, sides: (x, y), validation, moments, choice: raw, ranks } = self;
+        let Self { data, sides: (x, y), validation, moments, choice: raw, dims } = self;
         let means = timed(&mut monitor.seconds().load, || {
             Ok::<_, crate::Error>((mean_of(backend, data.x)?, mean_of(backend, data.y)?))
         })?;
@@ -92,7 +92,7 @@ impl<M: Send + Sync> Raw<'_, M> {
         let rows = (beside_ones(backend, validation.x)?, beside_ones(backend, validation.y)?);
         let validation = Validation { x: &rows.0, y: &rows.1, ..**validation };
         let lists = (&[raw.lambda][..], &[raw.power][..]);
-        let choice = choose(backend, &moments, &validation, lists, *ranks, monitor, None)?;
+        let choice = choose(backend, &moments, &validation, lists, *dims, monitor, None)?;
         let scores = (raw.score.min(1.0), choice.score.min(1.0));
         monitor.info.chosen.get_or_insert_default().centring = Some(scores);
         let mut tried = raw.candidates.clone();

@@ -12,7 +12,7 @@ mod solver;
 mod start;
 
 pub(super) use center::Sums;
-pub use options::{BestOptions, Rank, WIDTHS};
+pub use options::{BestOptions, Dim, WIDTHS};
 
 use super::checkpoint::Checkpoint;
 use super::features;
@@ -34,7 +34,7 @@ use solver::Solver;
 use start::{Spectral, spectral, width};
 use std::time::Instant;
 
-/// Fits the best encoders there are time for; `validation` rows choose shrinkage, power, rank, temperature and when to
+/// Fits the best encoders there are time for; `validation` rows choose shrinkage, power, dimension, temperature and when to
 /// stop. Without them a tenth of the rows (at most 1,000) is held back.
 ///
 /// # Errors
@@ -122,7 +122,7 @@ fn run<B: Backend>(
         x,
         y,
         choice: Choice { lambda, power, top, whitenings, candidates, .. },
-        rank,
+        dim,
         encoders: mut start,
         ..
     } = found;
@@ -132,12 +132,12 @@ fn run<B: Backend>(
     let positives = validation.map_or(data.positives, |v| v.positives);
     let validation = Validation { x: x.validation(), y: y.validation(), positives, loss: &options.loss };
     let maps = whitenings.maps(backend);
-    let solver = Solver { backend, x: mx, y: my, data, options, whitenings: &whitenings, maps: &maps, rank };
+    let solver = Solver { backend, x: mx, y: my, data, options, whitenings: &whitenings, maps: &maps, dim };
     let mut encoders = solver.folded(&start);
     monitor.shows((&x.mapped.map, &y.mapped.map), &sides);
     monitor.show(&encoders, f64::NAN)?;
     if let Some(warm) = &options.start {
-        let warm = warm_start(warm, &x.mapped, &y.mapped, rank)?;
+        let warm = warm_start(warm, &x.mapped, &y.mapped, dim)?;
         if validation.score(backend, &warm)? > validation.score(backend, &encoders)? {
             start = whitenings.unfolded(&warm);
             encoders = warm;
@@ -160,7 +160,7 @@ fn run<B: Backend>(
     }
     if options.refine.max_steps > 0 && monitor.goes_on(0.0)? {
         let (descent, sides) = (solver.fingerprint(), sides.fingerprint());
-        let fingerprint = format!("best {rank} {loss:?} {lambda} {power} {descent:?}{sides}");
+        let fingerprint = format!("best {dim} {loss:?} {lambda} {power} {descent:?}{sides}");
         let variables = solver.alignment(&loss).variables(&start);
         monitor.checkpoint =
             options.checkpoint.as_ref().map(|path| Checkpoint::new(path, &fingerprint, &variables));
@@ -171,7 +171,7 @@ fn run<B: Backend>(
     }
     let info = &mut *monitor.info;
     let chosen = info.chosen.get_or_insert_default();
-    (chosen.whiten, chosen.power, chosen.tau, chosen.rank) = (lambda, power, loss.tau, rank);
+    (chosen.whiten, chosen.power, chosen.tau, chosen.dim) = (lambda, power, loss.tau, dim);
     chosen.width = width;
     chosen.candidates = candidates;
     let component = Component {
@@ -187,7 +187,7 @@ fn run<B: Backend>(
         factorization: Factorization::Power(power),
         whiten: Some(lambda),
         seed: options.seed,
-        ..FitOptions::new(rank)
+        ..FitOptions::new(dim)
     };
     let mut model = Model::new(vec![component], &record);
     check_result(&model, info)?;
@@ -202,7 +202,7 @@ fn warm_start<M>(
     model: &Model,
     x: &features::Mapped<M>,
     y: &features::Mapped<M>,
-    rank: usize,
+    dim: usize,
 ) -> Result<Encoders> {
     let [c] = &model.components[..] else {
         return Err(Error::invalid("start", "a model of one component", model.components.len()));
@@ -213,8 +213,8 @@ fn warm_start<M>(
     if c.x.map.is_some() || c.y.map.is_some() || x.map.folds() || y.map.folds() {
         return Err(Error::Unsupported("a warm start of kernel encoders".into()));
     }
-    if c.x.matrix.nrows() != rank {
-        return Err(Error::invalid("start", format!("a model of rank {rank}"), c.x.matrix.nrows()));
+    if c.x.matrix.nrows() != dim {
+        return Err(Error::invalid("start", format!("a model of dimension {dim}"), c.x.matrix.nrows()));
     }
     Ok(Encoders { f1: c.x.matrix.clone(), f2: c.y.matrix.clone() })
 }

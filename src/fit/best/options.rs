@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The dimension of the shared space.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rank {
+pub enum Dim {
     /// This one.
     Fixed(usize),
     /// The smallest whose squared singular values of the whitened cross-covariance make up this share of all.
@@ -22,8 +22,8 @@ pub enum Rank {
     Auto,
 }
 
-impl Rank {
-    /// The share of [`Rank::Energy`] where a caller asks for that choice alone.
+impl Dim {
+    /// The share of [`Dim::Energy`] where a caller asks for that choice alone.
     pub const ENERGY: f64 = 0.95;
 }
 
@@ -33,8 +33,8 @@ pub const WIDTHS: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
 /// Options of [`fit_best`](super::fit_best). The defaults need no tuning.
 #[derive(Clone, Debug)]
 pub struct BestOptions {
-    /// The rank.
-    pub rank: Rank,
+    /// The dimension of the shared space.
+    pub dim: Dim,
     /// The loss; its temperature is replaced where `tau_auto` is set.
     pub loss: Loss,
     /// Choose the temperature on validation rows.
@@ -59,7 +59,7 @@ pub struct BestOptions {
     pub sample: Option<usize>,
     /// End in L-BFGS on all negatives. Small data, where nothing is sampled, always does. Default false.
     pub exact: bool,
-    /// Start the refinement from this model (linear, of the same rank) where it scores better than the spectral step.
+    /// Start the refinement from this model (linear, of the same dimension) where it scores better than the spectral step.
     pub start: Option<Model>,
     /// Save the refinement's state here after every step, and continue from it where it exists.
     pub checkpoint: Option<PathBuf>,
@@ -72,10 +72,10 @@ pub struct BestOptions {
 }
 
 impl BestOptions {
-    /// Defaults for a rank: clip at tau 0.07.
-    pub fn new(rank: Rank) -> Self {
+    /// Defaults for a dimension: clip at tau 0.07.
+    pub fn new(dim: Dim) -> Self {
         Self {
-            rank,
+            dim,
             loss: Loss::default(),
             tau_auto: false,
             whiten: vec![10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001],
@@ -105,10 +105,10 @@ impl BestOptions {
         if let Some(minibatch) = &self.minibatch {
             minibatch.validate()?;
         }
-        if self.rank == Rank::Fixed(0) {
+        if self.dim == Dim::Fixed(0) {
             return Err(Error::invalid("rank", "at least 1", 0));
         }
-        if let Rank::Energy(share) = self.rank
+        if let Dim::Energy(share) = self.dim
             && !(share > 0.0 && share <= 1.0)
         {
             return Err(Error::invalid("rank energy", "a share in (0, 1]", share));

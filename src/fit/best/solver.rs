@@ -33,7 +33,7 @@ pub(super) struct Solver<'a, B: Backend> {
     pub(super) options: &'a BestOptions,
     pub(super) whitenings: &'a Whitenings,
     pub(super) maps: &'a (Mat<f64>, Mat<f64>),
-    pub(super) rank: usize,
+    pub(super) dim: usize,
 }
 
 impl<B: Backend> Solver<'_, B> {
@@ -58,7 +58,7 @@ impl<B: Backend> Solver<'_, B> {
             loss: loss.clone(),
             negatives: NegativeSampling::All,
             maps: Some((&self.maps.0, &self.maps.1)),
-            rank: self.rank,
+            dim: self.dim,
             seconds: Default::default(),
         }
     }

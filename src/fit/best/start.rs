@@ -1,7 +1,7 @@
 //! The spectral step: features of both sides, and what is chosen from their moments.
 
 use super::center::{Means, Raw, is_open};
-use super::{BestOptions, Rank};
+use super::{BestOptions, Dim};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::fit::features::{self, Mapped};
@@ -16,10 +16,10 @@ use crate::fit::validation::Validation;
 use crate::fit::{Data, Sides, timed};
 use crate::io::{RowSource, Rows};
 
-/// Rank at which shrinkages are compared.
-const TRIAL_RANK: usize = 128;
-/// A smaller rank is preferred when its score is within this of the best.
-const RANK_TOLERANCE: f64 = 0.005;
+/// Dimension at which shrinkages are compared.
+const TRIAL_DIM: usize = 128;
+/// A smaller dimension is preferred when its score is within this of the best.
+const DIM_TOLERANCE: f64 = 0.005;
 /// Rows that kernel widths are compared on.
 const WIDTH_ROWS: usize = 2048;
 
@@ -84,8 +84,8 @@ pub(super) struct Spectral<M> {
     pub(super) x: SideData<M>,
     pub(super) y: SideData<M>,
     pub(super) choice: Choice,
-    pub(super) rank: usize,
-    /// Encoders of whitened features, of that rank.
+    pub(super) dim: usize,
+    /// Encoders of whitened features, of that dimension.
     pub(super) encoders: Encoders,
     /// The means to take out, where centring scored better.
     pub(super) means: Option<Means>,
@@ -100,14 +100,14 @@ impl<M: Send + Sync> Spectral<M> {
         validation: Option<Data<'_>>,
         info: &mut FitInfo,
     ) -> Result<Self> {
-        let Self { x, y, choice, rank, encoders, means } = self;
+        let Self { x, y, choice, dim, encoders, means } = self;
         let (qx, qy) = (x.mapped.basis, y.mapped.basis);
         drop((x.mapped.cross, y.mapped.cross));
         let mapped = features::linear_in(backend, data.x, qx, &mut info.seconds)?;
         let x = with_validation(backend, mapped, validation.map(|v| v.x), info)?;
         let mapped = features::linear_in(backend, data.y, qy, &mut info.seconds)?;
         let y = with_validation(backend, mapped, validation.map(|v| v.y), info)?;
-        Ok(Self { x, y, choice, rank, encoders, means })
+        Ok(Self { x, y, choice, dim, encoders, means })
     }
 }
 
@@ -126,12 +126,12 @@ pub(super) fn spectral<B: Backend>(
     let (mx, my) = (&x.mapped.cross, &y.mapped.cross);
     let widths = (x.mapped.width(backend), y.mapped.width(backend));
     let bound = widths.0.min(widths.1);
-    let widest = match options.rank {
-        Rank::Fixed(r) if r > bound => {
+    let widest = match options.dim {
+        Dim::Fixed(r) if r > bound => {
             let what = if options.kernel.is_some() { "the number of features," } else { "min(d1, d2) =" };
             return Err(Error::invalid("rank", format!("at most {what} {bound}"), r));
         }
-        Rank::Fixed(r) => r,
+        Dim::Fixed(r) => r,
         // Few rows have no more directions than rows.
         _ => backend.shape(mx).1.min(backend.shape(my).1),
     };
@@ -139,18 +139,18 @@ pub(super) fn spectral<B: Backend>(
     let positives = validation.map_or(data.positives, |v| v.positives);
     let (vx, vy) = (x.validation(), y.validation());
     let mut validation = Validation { x: vx, y: vy, positives, loss: &options.loss };
-    // Choices of shrinkage hardly depend on the rank.
+    // Choices of shrinkage hardly depend on the dimension.
     let lists = (&options.whiten[..], &options.powers[..]);
-    let ranks = (widest.min(TRIAL_RANK), widest);
-    let (maps, fixed) = ((&x.mapped.map, &y.mapped.map), matches!(options.rank, Rank::Fixed(_)));
+    let dims = (widest.min(TRIAL_DIM), widest);
+    let (maps, fixed) = ((&x.mapped.map, &y.mapped.map), matches!(options.dim, Dim::Fixed(_)));
     monitor.shows(maps, sides);
     let mut first = |e: Encoders, monitor: &mut Monitor<'_>| monitor.show(&e, f64::NAN);
     let first: Option<First<'_>> = if fixed && width.is_none() { Some(&mut first) } else { None };
-    let mut choice = choose(backend, &moments, &validation, lists, ranks, monitor, first)?;
+    let mut choice = choose(backend, &moments, &validation, lists, dims, monitor, first)?;
     let mut centred = None;
     if is_open(sides, options) && monitor.allows(0.0)? {
         let (sides, validation) = ((&x, &y), &validation);
-        let raw = Raw { data, sides, validation, moments: &moments, choice: &choice, ranks };
+        let raw = Raw { data, sides, validation, moments: &moments, choice: &choice, dims };
         centred = raw.centred(backend, monitor)?;
     }
     let (mut means, mut with_ones) = (None, None);
@@ -160,21 +160,21 @@ pub(super) fn spectral<B: Backend>(
         validation = Validation { x, y, ..validation };
     }
     let all = Encoders::split(&choice.top, Factorization::Power(choice.power));
-    let rank = timed(&mut monitor.seconds().validation, || match options.rank {
-        Rank::Fixed(r) => Ok(r),
-        Rank::Energy(share) => Ok(by_energy(&choice.top.all, share)),
-        Rank::Auto => {
-            let mut ranks: Vec<usize> = (2..).map(|k| 1 << k).take_while(|&r| r < widest).collect();
-            ranks.push(widest);
+    let dim = timed(&mut monitor.seconds().validation, || match options.dim {
+        Dim::Fixed(r) => Ok(r),
+        Dim::Energy(share) => Ok(by_energy(&choice.top.all, share)),
+        Dim::Auto => {
+            let mut dims: Vec<usize> = (2..).map(|k| 1 << k).take_while(|&r| r < widest).collect();
+            dims.push(widest);
             let on = |r: usize| choice.whitenings.with_bias(&leading(&all, r));
             let scores: Vec<f64> =
-                ranks.iter().map(|&r| validation.score(backend, &on(r))).collect::<Result<_>>()?;
-            let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - RANK_TOLERANCE;
-            Ok::<_, Error>(ranks.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(widest, |(&r, _)| r))
+                dims.iter().map(|&r| validation.score(backend, &on(r))).collect::<Result<_>>()?;
+            let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - DIM_TOLERANCE;
+            Ok::<_, Error>(dims.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(widest, |(&r, _)| r))
         }
     })?;
-    let encoders = leading(&all, rank);
-    Ok(Spectral { x, y, choice, rank, encoders, means })
+    let encoders = leading(&all, dim);
+    Ok(Spectral { x, y, choice, dim, encoders, means })
 }
 
 /// The kernels' width with the best spectral step; none where there are no widths to choose from.
@@ -216,7 +216,7 @@ pub(super) fn width<B: Backend>(
     Ok(Some(best.1))
 }
 
-/// The smallest rank whose squared singular values make up `share` of all.
+/// The smallest dimension whose squared singular values make up `share` of all.
 fn by_energy(values: &[f64], share: f64) -> usize {
     let total: f64 = values.iter().map(|v| v * v).sum();
     let mut sum = 0.0;

@@ -189,7 +189,7 @@ impl KernelOptions {
 #[derive(Clone, Debug)]
 pub struct FitOptions {
     /// Dimension of the shared space, 1 to min(d1, d2).
-    pub rank: usize,
+    pub dim: usize,
     /// The loss.
     pub loss: Loss,
     /// Spectral updates, at least 1 (0 refines given or random encoders as they are). Default [`AUTO`](Self::AUTO): 2, and 1
@@ -242,10 +242,10 @@ pub struct FitOptions {
 }
 
 impl FitOptions {
-    /// Defaults for a rank, the preset `global`: clip at tau 0.07, exact global updates from zeros.
-    pub fn new(rank: usize) -> Self {
+    /// Defaults for a dimension, the preset `global`: clip at tau 0.07, exact global updates from zeros.
+    pub fn new(dim: usize) -> Self {
         Self {
-            rank,
+            dim,
             loss: Loss::default(),
             n_iters: Self::AUTO,
             rho: 1.0,
@@ -278,8 +278,8 @@ impl FitOptions {
     /// [`Error::InvalidArgument`] naming the first bad one; [`Error::Unsupported`] for a combination that has no meaning.
     pub fn validate(&self) -> Result<()> {
         self.loss.validate()?;
-        if self.rank == 0 {
-            return Err(Error::invalid("rank", "at least 1", self.rank));
+        if self.dim == 0 {
+            return Err(Error::invalid("rank", "at least 1", self.dim));
         }
         let given = self.init.encoders().is_some() || matches!(self.init, Init::Random);
         if self.n_iters == 0 && !(given && self.refine.is_some()) {

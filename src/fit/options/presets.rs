@@ -69,7 +69,7 @@ impl Preset {
     }
 
     /// The dimension of the shared space that belongs to the schedule; none for [`Global`](Self::Global).
-    pub fn rank(self) -> Option<usize> {
+    pub fn dim(self) -> Option<usize> {
         match self {
             Self::Global => None,
             Self::PaperLinear | Self::PaperKernel => Some(10),
@@ -90,9 +90,9 @@ impl Preset {
         }
     }
 
-    /// The options of this preset for a rank, which may be another than [`rank`](Self::rank).
-    pub fn options(self, rank: usize) -> FitOptions {
-        let global = FitOptions::new(rank);
+    /// The options of this preset for a dimension, which may be another than [`dim`](Self::dim).
+    pub fn options(self, dim: usize) -> FitOptions {
+        let global = FitOptions::new(dim);
         if self == Self::Global {
             return global;
         }

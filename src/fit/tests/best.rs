@@ -12,7 +12,7 @@ use crate::fit::objective::Alignment;
 use crate::fit::refine::refine;
 use crate::fit::validation::Validation;
 use crate::fit::{
-    BestOptions, Data, FitInfo, FitStatus, KernelOptions, Landmarks, MinibatchOptions, Rank, RefineOptions,
+    BestOptions, Data, Dim, FitInfo, FitStatus, KernelOptions, Landmarks, MinibatchOptions, RefineOptions,
     WIDTHS, fit_best,
 };
 use crate::io::HostMatrix;
@@ -35,9 +35,9 @@ fn run(s: &Sample, options: &BestOptions) -> (Model, FitInfo) {
 }
 
 /// Options that descend on mini-batches of data as small as a test's.
-fn small(rank: Rank) -> BestOptions {
+fn small(dim: Dim) -> BestOptions {
     let minibatch = MinibatchOptions { batch: 64, epochs: 4, min_steps: 40, ..MinibatchOptions::default() };
-    BestOptions { minibatch: Some(minibatch), final_loss: true, ..BestOptions::new(rank) }
+    BestOptions { minibatch: Some(minibatch), final_loss: true, ..BestOptions::new(dim) }
 }
 
 fn same(a: &Model, b: &Model) -> bool {
@@ -48,12 +48,12 @@ fn same(a: &Model, b: &Model) -> bool {
 
 /// The exact loss before and after a descent on mini-batches without validation rows, and after L-BFGS on all pairs,
 /// from random encoders in the coordinates of the features.
-fn descents(s: &Sample, loss: &Loss, rank: usize) -> [f64; 3] {
+fn descents(s: &Sample, loss: &Loss, dim: usize) -> [f64; 3] {
     let backend = oracle();
     let (x, y) = (backend.load(&s.x).unwrap(), backend.load(&s.y).unwrap());
     let (d1, d2) = (backend.shape(&x).1, backend.shape(&y).1);
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
-    let mut random = |d: usize| Mat::from_fn(rank, d, |_, _| rng.random_range(-1.0..1.0));
+    let mut random = |d: usize| Mat::from_fn(dim, d, |_, _| rng.random_range(-1.0..1.0));
     let start = Encoders { f1: random(d1), f2: random(d2) };
     let alignment = || Alignment {
         backend: &backend,
@@ -63,7 +63,7 @@ fn descents(s: &Sample, loss: &Loss, rank: usize) -> [f64; 3] {
         loss: loss.clone(),
         negatives: NegativeSampling::All,
         maps: None,
-        rank,
+        dim,
         seconds: Seconds::default(),
     };
     let value = |e: &Encoders| {
@@ -122,7 +122,7 @@ fn nystrom_encoders_descend_and_lbfgs_follows_on_request() {
     let s = pairs(600, 12, 10, 6, 0.4, 4);
     let kernel = Some(KernelOptions::new(Kernel::new(KernelKind::Angular), Landmarks::Count(40)));
     for kernel in [None, kernel] {
-        let o = BestOptions { kernel, exact: true, ..small(Rank::Fixed(5)) };
+        let o = BestOptions { kernel, exact: true, ..small(Dim::Fixed(5)) };
         let info = run(&s, &o).1;
         let (sampled, exact): (Vec<_>, Vec<_>) = info.trace.iter().partition(|t| t.negatives.is_some());
         assert!(sampled.len() > 2 && exact.len() > 1);
@@ -134,17 +134,17 @@ fn nystrom_encoders_descend_and_lbfgs_follows_on_request() {
 #[test]
 fn temperature_and_rank_are_chosen_on_validation_rows() {
     let s = pairs(500, 14, 11, 6, 0.4, 5);
-    for minibatch in [None, small(Rank::Auto).minibatch] {
-        let o = BestOptions { tau_auto: true, minibatch, ..small(Rank::Fixed(6)) };
+    for minibatch in [None, small(Dim::Auto).minibatch] {
+        let o = BestOptions { tau_auto: true, minibatch, ..small(Dim::Fixed(6)) };
         let (model, info) = run(&s, &o);
         let tau = info.chosen.unwrap().tau;
         assert!([0.03, 0.05, 0.07, 0.1, 0.2].contains(&tau), "{tau}");
         assert_eq!(model.loss.tau, tau);
     }
-    let energy = |share| run(&s, &small(Rank::Energy(share))).1.chosen.unwrap().rank;
+    let energy = |share| run(&s, &small(Dim::Energy(share))).1.chosen.unwrap().dim;
     let (half, most, all) = (energy(0.5), energy(0.9), energy(1.0));
     assert!(1 <= half && half < most && most <= all && all <= 11, "{half} {most} {all}");
-    assert!(run(&s, &small(Rank::Auto)).1.chosen.unwrap().rank >= 4);
+    assert!(run(&s, &small(Dim::Auto)).1.chosen.unwrap().dim >= 4);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_budget_is_kept_and_still_gives_a_model() {
     let s = pairs(3000, 16, 12, 8, 0.4, 6);
     let started = std::time::Instant::now();
     let budget = Some(Duration::from_secs(2));
-    let mut o = BestOptions { budget, ..small(Rank::Fixed(6)) };
+    let mut o = BestOptions { budget, ..small(Dim::Fixed(6)) };
     o.final_loss = false;
     let minibatch = o.minibatch.as_mut().unwrap();
     (minibatch.epochs, minibatch.patience) = (1_000_000, usize::MAX);
@@ -169,7 +169,7 @@ fn a_budget_is_kept_and_still_gives_a_model() {
 #[test]
 fn equal_seeds_give_equal_models_whatever_the_threads() {
     let s = pairs(900, 12, 10, 6, 0.4, 7);
-    let o = small(Rank::Fixed(5));
+    let o = small(Dim::Fixed(5));
     let fit = |threads: usize, o: &BestOptions| {
         fit_best(&Cpu::<f32>::new(threads).unwrap(), data(&s), None, o).unwrap().0
     };
@@ -181,9 +181,9 @@ fn equal_seeds_give_equal_models_whatever_the_threads() {
 #[test]
 fn a_good_start_is_taken_and_a_bad_one_is_not() {
     let s = pairs(500, 12, 10, 6, 0.4, 8);
-    let good = run(&s, &small(Rank::Fixed(5))).0;
+    let good = run(&s, &small(Dim::Fixed(5))).0;
     // High powers of the singular values leave one direction: a bad spectral step. Without steps the better is returned.
-    let mut o = BestOptions { powers: vec![1000.0], ..small(Rank::Fixed(5)) };
+    let mut o = BestOptions { powers: vec![1000.0], ..small(Dim::Fixed(5)) };
     o.refine.max_steps = 0;
     let spectral = run(&s, &o).0;
     let taken = run(&s, &BestOptions { start: Some(good.clone()), ..o.clone() }).0;
@@ -200,7 +200,7 @@ fn a_good_start_is_taken_and_a_bad_one_is_not() {
 fn a_checkpoint_continues_every_phase_bit_for_bit() {
     let s = pairs(500, 12, 10, 6, 0.4, 9);
     let dir = tempfile::tempdir().unwrap();
-    let mut o = BestOptions { exact: true, ..small(Rank::Fixed(5)) };
+    let mut o = BestOptions { exact: true, ..small(Dim::Fixed(5)) };
     o.refine.max_steps = 5;
     let whole = run(&s, &o);
     let total = whole.1.trace.len();
@@ -230,7 +230,7 @@ fn a_checkpoint_continues_every_phase_bit_for_bit() {
 fn a_kernels_width_is_chosen_in_median_distances() {
     let s = pairs(400, 30, 20, 6, 1.0, 12);
     let kernel = KernelOptions::new(Kernel::new(KernelKind::Rbf), Landmarks::Count(100));
-    let own = BestOptions { kernel: Some(kernel), ..BestOptions::new(Rank::Fixed(6)) };
+    let own = BestOptions { kernel: Some(kernel), ..BestOptions::new(Dim::Fixed(6)) };
     let chosen = BestOptions { widths: WIDTHS.to_vec(), ..own.clone() };
     let ((_, before), (model, after)) = (run(&s, &own), run(&s, &chosen));
     let score = |info: &FitInfo| info.trace.iter().filter_map(|t| t.score).fold(0.0, f64::max);

@@ -32,7 +32,7 @@ fn check(data: &Sample, loss: &Loss, mapped: bool, negatives: NegativeSampling) 
         loss: loss.clone(),
         negatives,
         maps: mapped.then_some((&maps.0, &maps.1)),
-        rank: r,
+        dim: r,
         seconds: Seconds::default(),
     };
     let v = f.variables(&start);

@@ -3,7 +3,7 @@
 use super::{Sample, many, oracle, pairs};
 use crate::backend::cpu::Cpu;
 use crate::fit::{
-    BestOptions, DampingOptions, Data, FitInfo, FitOptions, Init, KernelOptions, Landmarks, Rank,
+    BestOptions, DampingOptions, Data, Dim, FitInfo, FitOptions, Init, KernelOptions, Landmarks,
     RefineOptions, fit, fit_best,
 };
 use crate::kernel::{Kernel, KernelKind};
@@ -123,14 +123,14 @@ fn hostile_starts_end_in_finite_encoders() {
 fn best_beats_the_paper_without_validation_rows_and_keeps_zero_rows() {
     let s = pairs(400, 14, 11, 6, 0.4, 5);
     let paper = run::<f32>(&s, &FitOptions { loss: Loss::clip(0.07), ..FitOptions::new(6) });
-    let options = BestOptions { final_loss: true, ..BestOptions::new(Rank::Fixed(6)) };
+    let options = BestOptions { final_loss: true, ..BestOptions::new(Dim::Fixed(6)) };
     let (model, info) = fit_best(&oracle(), data(&s), None, &options).unwrap();
     assert!(info.final_loss.unwrap() < 0.5 * paper.final_loss.unwrap());
     let chosen = info.chosen.unwrap();
-    assert_eq!((chosen.held_back, chosen.rank), ((40, 40), 6));
+    assert_eq!((chosen.held_back, chosen.dim), ((40, 40), 6));
     assert_eq!(model.embedding_dim(), 6);
-    // The rank is found where it is not given.
-    let options = BestOptions::new(Rank::Auto);
-    let rank = fit_best(&oracle(), data(&s), None, &options).unwrap().1.chosen.unwrap().rank;
-    assert!((4..=8).contains(&rank), "{rank}");
+    // The dimension is found where it is not given.
+    let options = BestOptions::new(Dim::Auto);
+    let dim = fit_best(&oracle(), data(&s), None, &options).unwrap().1.chosen.unwrap().dim;
+    assert!((4..=8).contains(&dim), "{dim}");
 }

@@ -9,8 +9,8 @@ use unicon::Error;
 use unicon::backend::cpu::Cpu;
 use unicon::backend::{Backend, Ties};
 use unicon::fit::{
-    Batches, BestOptions, Center, DampingOptions, Data, FitInfo, FitOptions, Init, KernelOptions, Landmarks,
-    Rank, RefineOptions, WIDTHS, fit, fit_best,
+    Batches, BestOptions, Center, DampingOptions, Data, Dim, FitInfo, FitOptions, Init, KernelOptions,
+    Landmarks, RefineOptions, WIDTHS, fit, fit_best,
 };
 use unicon::io::{HostMatrix, RowSource};
 use unicon::kernel::{Kernel, KernelKind};
@@ -89,7 +89,7 @@ pub fn way(name: &str, loss: Loss, rank: usize, n: usize) -> Way {
     let plain = FitOptions { loss: loss.clone(), n_iters: 1, ..FitOptions::new(rank) };
     let kernel = |kind, landmarks| Some(KernelOptions::new(Kernel::new(kind), landmarks));
     let some = Landmarks::Count(40.min(n));
-    let best = BestOptions { loss, ..BestOptions::new(Rank::Fixed(rank)) };
+    let best = BestOptions { loss, ..BestOptions::new(Dim::Fixed(rank)) };
     let fit = |o: FitOptions| Way::Fit(Box::new(o));
     match name {
         "global" => fit(plain),

@@ -4,6 +4,7 @@ use super::SimdLevel;
 use super::clip::{check_tile, for_vectors, load, store};
 use super::elementary::{sigmoid, softplus_and_sigmoid};
 use super::lanes::{Dispatch, Element, Kernel, Lanes};
+use crate::loss::{Loss, LossKind};
 
 /// The function psi of an additive member (phi is the identity).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,6 +15,19 @@ pub enum AdditiveKind {
     TripletHard { margin: f64 },
     /// `psi(t) = -tau^2 softplus((margin - t) / tau)`.
     TripletSmooth { tau: f64, margin: f64 },
+}
+
+impl AdditiveKind {
+    /// That of a loss.
+    pub(crate) fn of(loss: &Loss) -> Self {
+        let (tau, margin) = (loss.tau, loss.margin);
+        match loss.kind {
+            LossKind::TripletHard => Self::TripletHard { margin },
+            LossKind::TripletSmooth => Self::TripletSmooth { tau, margin },
+            // Clip never gets here, its exponential has its own kernels; nor does a psi of one's own.
+            LossKind::Sigmoid | LossKind::Clip | LossKind::Custom => Self::Sigmoid { tau },
+        }
+    }
 }
 
 /// psi and its slope on vectors; where `x = -inf` both are 0.
