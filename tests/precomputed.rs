@@ -6,7 +6,7 @@ use faer::Mat;
 use unicon::backend::Backend;
 use unicon::backend::cpu::Cpu;
 use unicon::fit::{
-    Batches, BestOptions, Center, Data, FitOptions, KernelOptions, Landmarks, Rank, fit, fit_best,
+    Batches, BestOptions, Center, Data, Dim, FitOptions, KernelOptions, Landmarks, fit, fit_best,
 };
 use unicon::io::{HostMatrix, read_all};
 use unicon::kernel::{Kernel, KernelKind, kernel_values};
@@ -161,7 +161,7 @@ fn what_is_no_gram_matrix_is_refused_by_name() {
     }
     let best = BestOptions {
         kernel: Some(KernelOptions::of_values(Landmarks::Count(12))),
-        ..BestOptions::new(Rank::Fixed(3))
+        ..BestOptions::new(Dim::Fixed(3))
     };
     let said = fit_best(&cpu, Data { x: &gx, y: &gy, positives: &r.positives }, None, &best).unwrap_err();
     assert!(said.to_string().contains("precomputed Gram matrices"), "{said}");

@@ -155,8 +155,8 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
         return Err(Error::invalid(source.name(), expected, source.cols()));
     }
     let fused = options.kernel.is_some() && options.batches.is_some();
-    if let Some(columns) = options.compress.filter(|&c| !fused && c > options.rank) {
-        let expected = format!("at most the rank, {}, of a model that is not fused", options.rank);
+    if let Some(columns) = options.compress.filter(|&c| !fused && c > options.dim) {
+        let expected = format!("at most the rank, {}, of a model that is not fused", options.dim);
         return Err(Error::invalid("compress", expected, columns));
     }
     if let Some(batches) = options.batches {

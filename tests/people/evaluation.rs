@@ -351,6 +351,34 @@ fn what_cannot_be_evaluated_is_one_line() {
     }
 }
 
+/// Fewer rows than columns: a fit works in the span of the rows, and its iterates are encoders of the columns all the same.
+#[test]
+fn methods_are_compared_on_few_rows_of_many_columns() {
+    let lab = Lab::new();
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let latent: Vec<f64> = (0..140 * 6).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let (x, y) = (seen(&mut rng, &latent, 150, 0.3), seen(&mut rng, &latent, 130, 0.3));
+    for (name, d, values) in [("x", 150, &x), ("y", 130, &y)] {
+        lab.npy(&format!("{name}.npy"), &[80, d], &values[..80 * d]);
+        lab.npy(&format!("v{name}.npy"), &[30, d], &values[80 * d..110 * d]);
+        lab.npy(&format!("t{name}.npy"), &[30, d], &values[110 * d..]);
+    }
+    let args = "compare --x x.npy --y y.npy --val-x vx.npy --val-y vy.npy --test-x tx.npy --test-y ty.npy --rank 4 --lr 0.01 \
+                --batch 20 --epochs 1 --paper none";
+    let json = lab.json(args);
+    let curves = json["comparison"]["curves"].as_array().unwrap();
+    let best = curves.iter().find(|c| c["method"] == "best").unwrap();
+    let points = best["points"].as_array().unwrap();
+    assert!(points.len() > 2, "{best}");
+    // The first iterate is a spectral step already; chance is one of 30.
+    for point in points {
+        assert!(
+            point["x_to_y"][0].as_f64().unwrap() > 0.5 && point["loss"].as_f64().unwrap().is_finite(),
+            "{point}"
+        );
+    }
+}
+
 #[test]
 fn methods_are_compared_on_test_groups_and_kernels() {
     let lab = Lab::new();
