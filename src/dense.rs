@@ -113,48 +113,68 @@ pub(crate) fn cholesky(a: MatRef<'_, f64>) -> Result<Option<Mat<f64>>> {
     let request = cholesky_factor::cholesky_in_place_scratch::<f64>(n, parts(), Spec::default());
     let mut memory = workspace(request, what)?;
     room(n, n, what)?;
-    let mut l = Mat::from_fn(n, n, |i, j| if i >= j { a[(i, j)] } else { 0.0 });
+    let mut l = a.to_owned();
     let to_l = l.as_mut();
     let done = threads::run(|| {
         let stack = MemStack::new(&mut memory);
         cholesky_factor::cholesky_in_place(to_l, Default::default(), parts(), stack, Spec::default())
     });
+    // Above the diagonal blocks of the decomposition leave what they worked with.
+    for j in 0..n {
+        l.col_mut(j).subrows_mut(0, j).fill(0.0);
+    }
     Ok(done.is_ok().then_some(l))
 }
 
 /// `L^{-1} B` with `L` lower triangular.
-pub(crate) fn solve_lower(l: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn solve_lower(l: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Result<Mat<f64>> {
+    room(b.nrows(), b.ncols(), "a triangular solution")?;
     let mut x = b.to_owned();
     let to_x = x.as_mut();
     threads::run(|| triangular_solve::solve_lower_triangular_in_place(l, to_x, parts()));
-    x
+    Ok(x)
 }
 
 /// `L^{-T} B` with `L` lower triangular.
-pub(crate) fn solve_lower_transposed(l: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn solve_lower_transposed(l: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Result<Mat<f64>> {
+    room(b.nrows(), b.ncols(), "a triangular solution")?;
     let mut x = b.to_owned();
     let to_x = x.as_mut();
     threads::run(|| triangular_solve::solve_upper_triangular_in_place(l.transpose(), to_x, parts()));
-    x
+    Ok(x)
 }
 
 /// `L^{-1}` of a lower triangular `L`, zeros above the diagonal.
-pub(crate) fn inverse_lower(l: MatRef<'_, f64>) -> Mat<f64> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn inverse_lower(l: MatRef<'_, f64>) -> Result<Mat<f64>> {
+    room(l.nrows(), l.ncols(), "a triangular inverse")?;
     let mut inverse = Mat::zeros(l.nrows(), l.ncols());
     let to_inverse = inverse.as_mut();
     threads::run(|| triangular_inverse::invert_lower_triangular(to_inverse, l, parts()));
-    inverse
+    Ok(inverse)
 }
 
 /// `W^T W` of a lower triangular `W`.
-pub(crate) fn square_of_lower(w: MatRef<'_, f64>) -> Mat<f64> {
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn square_of_lower(w: MatRef<'_, f64>) -> Result<Mat<f64>> {
     use matmul::triangular::{BlockStructure, matmul};
     let n = w.nrows();
+    room(2 * n, n, "a square of a triangular matrix")?;
     let mut half = Mat::zeros(n, n);
     let (lower, upper) = (BlockStructure::TriangularLower, BlockStructure::TriangularUpper);
     let to_half = half.as_mut();
     threads::run(|| matmul(to_half, lower, Accum::Replace, w.transpose(), upper, w, lower, 1.0, parts()));
-    Mat::from_fn(n, n, |i, j| half[(i.max(j), i.min(j))])
+    Ok(Mat::from_fn(n, n, |i, j| half[(i.max(j), i.min(j))]))
 }
 
 /// An orthonormal basis of the columns, `min(m, n)` of them.
@@ -216,11 +236,13 @@ mod tests {
             let basis = orthonormal(a.as_ref()).unwrap();
             let all = [of(&product(a.as_ref(), b.as_ref())), of(&k), of(&u), of(&v), of(&q), of(&basis)];
             let l = cholesky(k.as_ref()).unwrap().unwrap();
-            let inverse = inverse_lower(l.as_ref());
-            let (down, up) =
-                (solve_lower(l.as_ref(), b.as_ref()), solve_lower_transposed(l.as_ref(), b.as_ref()));
+            let inverse = inverse_lower(l.as_ref()).unwrap();
+            let (down, up) = (
+                solve_lower(l.as_ref(), b.as_ref()).unwrap(),
+                solve_lower_transposed(l.as_ref(), b.as_ref()).unwrap(),
+            );
             let triangular =
-                [of(&l), of(&inverse), of(&down), of(&up), of(&square_of_lower(inverse.as_ref()))];
+                [of(&l), of(&inverse), of(&down), of(&up), of(&square_of_lower(inverse.as_ref()).unwrap())];
             let values = [s, w].concat().iter().map(|v| v.to_bits()).collect();
             [all.concat(), triangular.concat(), values].concat()
         })
@@ -255,13 +277,18 @@ mod tests {
         assert!((product(scaled.as_ref(), q.transpose()) - &k).norm_l2() < 1e-12 * k.norm_l2());
         let l = cholesky(k.as_ref()).unwrap().unwrap();
         assert!((product(l.as_ref(), l.transpose()) - &k).norm_l2() < 1e-12 * k.norm_l2());
-        let w = inverse_lower(l.as_ref());
+        let w = inverse_lower(l.as_ref()).unwrap();
         let identity = Mat::<f64>::identity(40, 40);
         assert!((product(w.as_ref(), l.as_ref()) - &identity).norm_l2() < 1e-11);
-        assert!((product(square_of_lower(w.as_ref()).as_ref(), k.as_ref()) - &identity).norm_l2() < 1e-9);
+        assert!(
+            (product(square_of_lower(w.as_ref()).unwrap().as_ref(), k.as_ref()) - &identity).norm_l2() < 1e-9
+        );
         let b = sample(40, 7, 5);
-        assert!((product(l.as_ref(), solve_lower(l.as_ref(), b.as_ref()).as_ref()) - &b).norm_l2() < 1e-12);
-        let up = solve_lower_transposed(l.as_ref(), b.as_ref());
+        assert!(
+            (product(l.as_ref(), solve_lower(l.as_ref(), b.as_ref()).unwrap().as_ref()) - &b).norm_l2()
+                < 1e-12
+        );
+        let up = solve_lower_transposed(l.as_ref(), b.as_ref()).unwrap();
         assert!((product(l.transpose(), up.as_ref()) - &b).norm_l2() < 1e-12);
         assert!(
             cholesky((&k - &identity * faer::Scale(w.norm_l2() * k.norm_l2())).as_ref()).unwrap().is_none()

@@ -170,7 +170,7 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return values
 
     def _encode_second(self, y: Any) -> Array:
-        return self.model_.encode(self._values(self._second(y), self._fit_y, "y"), "y")
+        return self.model_.encode(self._values(self._second(y), getattr(self, "_fit_y", None), "y"), "y")
 
     def _context(self) -> Context:
         return self.context or Context(n_threads=self.n_jobs)
@@ -202,7 +202,7 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             float64 of float64, else float32.
         """
         X = self._first(X)
-        zx = self.model_.encode(self._values(X, self._fit_X, "X"), "x")
+        zx = self.model_.encode(self._values(X, getattr(self, "_fit_X", None), "X"), "x")
         return zx if y is None else (zx, self._encode_second(y))
 
     def score(self, X: Any, y: Any) -> float:

@@ -11,7 +11,7 @@ use std::time::Instant;
 use unicon::io::NpyWriter;
 use unicon::model::{Model, Side};
 
-/// Applies a model to one side's features: unit rows, float32.
+/// Applies a model to one side's features: float32 rows of unit length, but for models of --compress.
 ///
 /// Rows are read, encoded and written a chunk at a time: neither features nor embeddings have to fit in memory.
 #[derive(clap::Args)]
@@ -65,5 +65,13 @@ pub fn run(session: &Session, args: Args) -> Result<()> {
         output::count(zero_rows, "zero row"),
         begin.elapsed().as_secs_f64()
     ));
+    let unit = model.compression.is_none();
+    report.value("unit_rows", unit)?;
+    if !unit {
+        report.line(
+            "a compressed model: the rows are not of unit length and their products are the similarities; search and eval scale rows \
+             that come without the model",
+        );
+    }
     session.print(&report)
 }

@@ -184,6 +184,10 @@ fn zero_shot(
         let name = labels.display().to_string();
         return Err(Error::invalid(name, expected, format!("{l} at row {i}")).into());
     }
+    if groups.is_some() && model.is_some_and(|m| m.compression.is_some()) {
+        let what = "--class-groups with a compressed model: means of rows that are not of unit length";
+        return Err(Error::Unsupported(what.into()).into());
+    }
     let (shot, zero_rows) = on_backend!(session, |backend| {
         let (zx, zero_x) = embeddings(session, backend, model, Side::X, x)?;
         let (mut zc, zero_c) = embeddings(session, backend, model, Side::Y, classes)?;

@@ -15,13 +15,13 @@ use super::condition::Sides;
 use super::features::{EIGENVALUE_CUT, FeatureMap, Mapped, download, host_rows, upload, whitened};
 use super::info::FitInfo;
 use super::linear::{batch_ranges, batch_seed};
-use super::monitor::{Clock, Iterate, Monitor};
+use super::monitor::{Clock, Monitor};
 use super::options::{BatchScore, Batches, FitOptions, Init, KernelOptions, Landmarks};
-use super::validation::batch_score;
+use super::validation::{BatchWeights, batch_score};
 use super::{Data, fit_one, timed};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::io::{RowRange, RowSource};
+use crate::io::{RowRange, RowSource, exponent, is_ordinary, times_power};
 use crate::kernel::Kernel;
 use crate::model::{Component, KernelMap};
 use crate::plan::memory::exact_kernel;
@@ -99,8 +99,14 @@ pub(crate) fn value_features<B: Backend>(
     options: &FitOptions,
 ) -> Result<Mapped<B::Matrix>> {
     let n = source.rows();
-    check_exact_memory(n)?;
+    match &kernel.landmarks {
+        Landmarks::Exact => check_exact_memory(n)?,
+        some => check_memory(8 * (n as u64) * (n + 3 * some.count(n)) as u64, || {
+            format!("a Gram matrix of {n} rows")
+        })?,
+    }
     let k = host_rows(backend, source, None, &(0..n).collect::<Vec<_>>())?;
+    let k = in_range(k);
     check_symmetric(source, k.as_ref())?;
     if kernel.landmarks == Landmarks::Exact {
         check_definite(source, k.as_ref())?;
@@ -125,9 +131,17 @@ pub(crate) fn value_features<B: Backend>(
     whitened(backend, phi, FeatureMap { kernel: None, linear: Some(linear) }, options.whiten, m)
 }
 
+/// Values far from 1 times a power of two, so that the ridge is as small beside them as it is beside a kernel's: embeddings have no scale.
+fn in_range(k: Mat<f64>) -> Mat<f64> {
+    match exponent(k.norm_max()).filter(|&e| !is_ordinary(e)) {
+        Some(e) => Mat::from_fn(k.nrows(), k.ncols(), |i, j| times_power(k[(i, j)], -e)),
+        None => k,
+    }
+}
+
 /// Refuses a Gram matrix that is not symmetric, to rounding.
 fn check_symmetric(source: &dyn RowSource, k: MatRef<'_, f64>) -> Result<()> {
-    let limit = GRAM_TOLERANCE * k.norm_max();
+    let limit = GRAM_TOLERANCE.max(2.0 * rounded(k)) * k.norm_max();
     for j in 0..k.ncols() {
         if let Some(i) = (0..j).find(|&i| (k[(i, j)] - k[(j, i)]).abs() > limit) {
             let got = format!("{} at ({i}, {j}) and {} at ({j}, {i})", k[(i, j)], k[(j, i)]);
@@ -137,12 +151,24 @@ fn check_symmetric(source: &dyn RowSource, k: MatRef<'_, f64>) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a Gram matrix with negative eigenvalues, beyond rounding: no inner products are such values.
+/// Half a unit in the last place, relative, of the 16-bit type that holds all entries; 0 where none does.
+fn rounded(k: MatRef<'_, f64>) -> f64 {
+    let all = |held: &dyn Fn(f64) -> f64| (0..k.ncols()).all(|j| k.col(j).iter().all(|&v| held(v) == v));
+    match () {
+        () if all(&|v| half::f16::from_f64(v).to_f64()) => 2f64.powi(-11),
+        () if all(&|v| half::bf16::from_f64(v).to_f64()) => 2f64.powi(-8),
+        () => 0.0,
+    }
+}
+
+/// Refuses a Gram matrix with negative eigenvalues, beyond rounding: no inner products are such values. Numbers of 16 bits have
+/// been rounded, which moves an eigenvalue by no more than the norm of all that was rounded off.
 fn check_definite(source: &dyn RowSource, k: MatRef<'_, f64>) -> Result<()> {
     let values = crate::spectral::eigen(k)?.1;
     let size = values.iter().fold(0f64, |m, v| m.max(v.abs()));
+    let limit = (GRAM_TOLERANCE * size).max(rounded(k) * k.norm_l2());
     match values.first() {
-        Some(&least) if least < -GRAM_TOLERANCE * size => {
+        Some(&least) if least < -limit => {
             let expected = "a positive semi-definite Gram matrix (of a kernel: no negative eigenvalue)";
             Err(Error::invalid(
                 source.name(),
@@ -182,12 +208,13 @@ fn gram<B: Backend>(backend: &B, kernel: &Kernel, points: MatRef<'_, f64>) -> Re
 
 /// Refuses an exact kernel fit that cannot fit in memory, before it starts.
 fn check_exact_memory(n: usize) -> Result<()> {
-    let needed = exact_kernel(n as f64) as u64;
+    let what = || format!("the exact kernel solver on {n} rows (use landmarks)");
+    check_memory(exact_kernel(n as f64) as u64, what)
+}
+
+fn check_memory(needed: u64, what: impl FnOnce() -> String) -> Result<()> {
     match crate::memory::available() {
-        Some(limit) if needed > limit => {
-            let what = format!("the exact kernel solver on {n} rows (use landmarks)");
-            Err(Error::OutOfMemory { what, needed, limit })
-        }
+        Some(limit) if needed > limit => Err(Error::OutOfMemory { what: what(), needed, limit }),
         _ => Ok(()),
     }
 }
@@ -223,8 +250,7 @@ pub(super) fn fit_batches<B: Backend>(
         let mut part = FitInfo { seconds: monitor.info.seconds, ..FitInfo::default() };
         let batch = Data { x: &x, y: &y, positives: &positives };
         let begun = Instant::now();
-        let mut unwatched = |_: Iterate<'_>| Ok(());
-        let mut alone = Monitor::new(backend, Clock::new(begun, None), &mut part, &mut unwatched);
+        let mut alone = Monitor::new(backend, Clock::new(begun, None), &mut part, None);
         let mut component = fit_one(backend, (batch, None, sides), &one, &mut alone)?;
         monitor.info.seconds = part.seconds;
         if let Some(v) = validation.filter(|_| batches.score != BatchScore::Equal) {
@@ -253,6 +279,12 @@ pub(super) fn fit_batches<B: Backend>(
     }
     let count = components.len();
     monitor.info.loss = losses.iter().map(|(sum, count)| sum / *count as f64).collect();
+    let mut of_scores = BatchWeights::new(batches.score);
+    for k in 0..count {
+        let (weight, before) = of_scores.next(components[k].weight);
+        components[..k].iter_mut().for_each(|c| c.weight *= before);
+        components[k].weight = weight;
+    }
     let total: f64 = components.iter().map(|c| c.weight).sum();
     for c in &mut components {
         c.weight = if total > 0.0 { c.weight / total } else { 1.0 / count as f64 };

@@ -12,7 +12,7 @@ use super::info::{FitInfo, FitStatus};
 use super::monitor::Monitor;
 use super::options::{BatchScore, Batches, Factorization, FitOptions, Init};
 use super::sampling::sampled_cross;
-use super::validation::batch_score;
+use super::validation::{BatchWeights, batch_score};
 use super::whole::Whole;
 use super::{thin, timed};
 use crate::backend::{Backend, Similarity, inverse_lengths};
@@ -379,7 +379,9 @@ impl<B: Backend> Problem<'_, B> {
     ) -> Result<Option<Update>> {
         let ranges = batch_ranges(self.positives.n_x(), batches, monitor.info);
         let weighed = ranges.len() > 1;
-        let (mut sum, mut plain, mut weights, mut loss) = (None, None, Vec::new(), 0.0);
+        let (mut sum, mut plain, mut weights, mut loss): (Option<Mat<f64>>, _, Vec<f64>, _) =
+            (None, None, Vec::new(), 0.0);
+        let mut of_scores = BatchWeights::new(batches.score);
         let mut longest = 0f64;
         for range in &ranges {
             // The average is solved like a batch.
@@ -398,6 +400,11 @@ impl<B: Backend> Problem<'_, B> {
             };
             let update = self.update(&rows, own.as_ref().unwrap_or(start), monitor.info)?;
             let weight = if weighed { self.batch_weight(&update.encoders, monitor.info)? } else { 1.0 };
+            let (weight, before) = if weighed { of_scores.next(weight) } else { (weight, 1.0) };
+            if before != 1.0 {
+                sum = sum.map(|sum| sum * faer::Scale(before));
+                weights.iter_mut().for_each(|w| *w *= before);
+            }
             let g = update.encoders.f1.transpose() * &update.encoders.f2;
             add(&mut sum, weight, &g);
             add(&mut plain, 1.0, &g);

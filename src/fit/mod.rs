@@ -111,8 +111,7 @@ pub fn fit<B: Backend>(
     )?;
     let in_range = (sides.of(data), validation.map(|v| sides.of(v)));
     let (raw, data, validation) = (data, in_range.0.data(), in_range.1.as_ref().map(|v| v.data()));
-    let mut unwatched = |_: Iterate<'_>| Ok(());
-    let mut monitor = Monitor::new(backend, Clock::new(begin, options.budget), &mut info, &mut unwatched);
+    let mut monitor = Monitor::new(backend, Clock::new(begin, options.budget), &mut info, None);
     let components = match (&options.kernel, options.batches) {
         (Some(kernel), Some(batches)) => {
             let parts = (options, kernel, batches);
@@ -124,13 +123,15 @@ pub fn fit<B: Backend>(
     let mut model = Model::new(components, options);
     if let Some(columns) = options.compress {
         check_result(&model, monitor.info)?;
-        // Solutions of weight 0 are no longer there.
+        // Solutions of weight 0, and those that there was no time for, are not there.
         let columns = columns.min(model.embedding_dim());
         let begin = Instant::now();
         let (compressed, told) = model.compressed(backend, raw.x, raw.y, columns)?;
         model = compressed;
         monitor.info.seconds.spectral += begin.elapsed().as_secs_f64();
         monitor.info.compressed = Some(told);
+        // It is the loss of unit rows, which the returned encoders do not give.
+        monitor.info.final_loss = None;
     }
     monitor.close(backend);
     check_result(&model, &info)?;
@@ -154,9 +155,16 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
         let expected = format!("a Gram matrix of the rows of {side}, {} columns", source.rows());
         return Err(Error::invalid(source.name(), expected, source.cols()));
     }
-    let fused = options.kernel.is_some() && options.batches.is_some();
-    if let Some(columns) = options.compress.filter(|&c| !fused && c > options.dim) {
-        let expected = format!("at most the rank, {}, of a model that is not fused", options.dim);
+    let fused = options.batches.filter(|_| options.kernel.is_some());
+    // Mini-batches larger than the data are refused below.
+    let batches = fused.map_or(1, |b| (data.x.rows() / b.size).min(b.count.unwrap_or(usize::MAX)).max(1));
+    let width = options.dim.saturating_mul(batches);
+    if let Some(columns) = options.compress.filter(|&c| c > width) {
+        let expected = format!("at most the {width} columns of a model of dimension {} and", options.dim);
+        let expected = match fused {
+            Some(_) => format!("{expected} {batches} mini-batches"),
+            None => format!("at most the dimension, {}, of a model that is not fused", options.dim),
+        };
         return Err(Error::invalid("compress", expected, columns));
     }
     if let Some(batches) = options.batches {
@@ -177,6 +185,9 @@ fn check_result(model: &Model, info: &FitInfo) -> Result<()> {
         let advice = "are tau, nu, eps, rho and the start of ordinary size?";
         Err(Error::Numerical(format!("{what} not finite: {advice}")))
     };
+    if model.components.is_empty() {
+        return fails("no batch has a solution whose score on the validation rows is");
+    }
     for c in &model.components {
         for (name, e) in [("x", &c.x), ("y", &c.y)] {
             if !e.matrix.norm_max().is_finite() {

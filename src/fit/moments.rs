@@ -92,23 +92,23 @@ enum Factor {
 
 impl Whitening {
     /// `W B`.
-    fn of_columns(&self, b: MatRef<'_, f64>) -> Mat<f64> {
+    fn of_columns(&self, b: MatRef<'_, f64>) -> Result<Mat<f64>> {
         match &self.factor {
             Factor::Triangular(l) => dense::solve_lower(l.as_ref(), b),
             Factor::Spectral { q, scales } => {
                 let turned = dense::product(q.transpose(), b);
-                Mat::from_fn(turned.nrows(), turned.ncols(), |i, j| scales[i] * turned[(i, j)])
+                Ok(Mat::from_fn(turned.nrows(), turned.ncols(), |i, j| scales[i] * turned[(i, j)]))
             }
         }
     }
 
     /// `F = A W`: encoders of whitened features as they apply to the features.
-    fn folded(&self, a: &Mat<f64>) -> Mat<f64> {
+    fn folded(&self, a: &Mat<f64>) -> Result<Mat<f64>> {
         match &self.factor {
             Factor::Triangular(l) => {
-                dense::solve_lower_transposed(l.as_ref(), a.transpose()).transpose().to_owned()
+                Ok(dense::solve_lower_transposed(l.as_ref(), a.transpose())?.transpose().to_owned())
             }
-            Factor::Spectral { q, scales } => dense::product(scaled(a, scales).as_ref(), q.transpose()),
+            Factor::Spectral { q, scales } => Ok(dense::product(scaled(a, scales).as_ref(), q.transpose())),
         }
     }
 
@@ -124,20 +124,20 @@ impl Whitening {
     }
 
     /// `W`.
-    fn map(&self) -> Mat<f64> {
+    fn map(&self) -> Result<Mat<f64>> {
         match &self.factor {
             Factor::Triangular(l) => dense::inverse_lower(l.as_ref()),
-            Factor::Spectral { q, scales } => scaled(q, scales).transpose().to_owned(),
+            Factor::Spectral { q, scales } => Ok(scaled(q, scales).transpose().to_owned()),
         }
     }
 
     /// [`folded`](Self::folded) encoders; where means are taken out, with what they are worth in a last column, that of a feature
     /// which is 1 everywhere.
-    fn with_bias(&self, a: &Mat<f64>) -> Mat<f64> {
-        let f = self.folded(a);
-        let Some(m) = &self.without else { return f };
+    fn with_bias(&self, a: &Mat<f64>) -> Result<Mat<f64>> {
+        let f = self.folded(a)?;
+        let Some(m) = &self.without else { return Ok(f) };
         let bias = |i: usize| -(0..m.len()).map(|j| f[(i, j)] * m[j]).sum::<f64>();
-        Mat::from_fn(f.nrows(), m.len() + 1, |i, j| if j < m.len() { f[(i, j)] } else { bias(i) })
+        Ok(Mat::from_fn(f.nrows(), m.len() + 1, |i, j| if j < m.len() { f[(i, j)] } else { bias(i) }))
     }
 }
 
@@ -149,24 +149,26 @@ pub(super) struct Whitenings {
 
 impl Whitenings {
     /// The maps `W` of both sides.
-    pub(super) fn maps<B: Backend>(&self, backend: &B) -> (Mat<f64>, Mat<f64>) {
-        both(backend, [&self.x, &self.y], |w| w.map())
+    pub(super) fn maps<B: Backend>(&self, backend: &B) -> Result<(Mat<f64>, Mat<f64>)> {
+        let (x, y) = both(backend, [&self.x, &self.y], |w| w.map());
+        Ok((x?, y?))
     }
 
     /// `W^T W`.
-    pub(super) fn metric<B: Backend>(&self, backend: &B) -> (Mat<f64>, Mat<f64>) {
-        both(backend, [&self.x, &self.y], |w| match &w.factor {
-            Factor::Triangular(_) => dense::square_of_lower(w.map().as_ref()),
+    pub(super) fn metric<B: Backend>(&self, backend: &B) -> Result<(Mat<f64>, Mat<f64>)> {
+        let (x, y) = both(backend, [&self.x, &self.y], |w| match &w.factor {
+            Factor::Triangular(_) => dense::square_of_lower(w.map()?.as_ref()),
             Factor::Spectral { q, scales } => {
                 let w = scaled(q, scales);
-                dense::product(w.as_ref(), w.transpose())
+                Ok(dense::product(w.as_ref(), w.transpose()))
             }
-        })
+        });
+        Ok((x?, y?))
     }
 
     /// `F = A W`.
-    pub(super) fn folded(&self, a: &Encoders) -> Encoders {
-        Encoders { f1: self.x.folded(&a.f1), f2: self.y.folded(&a.f2) }
+    pub(super) fn folded(&self, a: &Encoders) -> Result<Encoders> {
+        Ok(Encoders { f1: self.x.folded(&a.f1)?, f2: self.y.folded(&a.f2)? })
     }
 
     /// Encoders `A` of whitened features with `F = A W`.
@@ -175,8 +177,8 @@ impl Whitenings {
     }
 
     /// `F = A W`; where means are taken out, beside a column of biases for features that are 1 everywhere.
-    pub(super) fn with_bias(&self, a: &Encoders) -> Encoders {
-        Encoders { f1: self.x.with_bias(&a.f1), f2: self.y.with_bias(&a.f2) }
+    pub(super) fn with_bias(&self, a: &Encoders) -> Result<Encoders> {
+        Ok(Encoders { f1: self.x.with_bias(&a.f1)?, f2: self.y.with_bias(&a.f2)? })
     }
 }
 
@@ -236,8 +238,8 @@ impl Moments {
     /// The leading singular triplets of the whitened `C`, in whitened coordinates; zeros for those that it is too small to
     /// have.
     fn solve(&self, w: &Whitenings, dim: usize) -> Result<TopR> {
-        let c = w.x.of_columns(self.c.as_ref());
-        let c = w.y.of_columns(c.transpose()).transpose().to_owned();
+        let c = w.x.of_columns(self.c.as_ref())?;
+        let c = w.y.of_columns(c.transpose())?.transpose().to_owned();
         let some = dim.min(c.nrows()).min(c.ncols());
         Ok(spectral::top_r_by_gram(c.as_ref(), some)?.widened(dim))
     }
@@ -266,8 +268,8 @@ pub(super) struct Choice {
 /// A shrinkage that was tried.
 struct Tried {
     score: f64,
-    top: TopR,
-    whitenings: Whitenings,
+    /// What gave the score: of the best so far alone, since these are matrices as large as Gram matrices.
+    found: Option<(TopR, Whitenings)>,
 }
 
 /// Chooses shrinkage and power on the validation rows (beside a column of ones, where means are taken out). The shrinkage is searched
@@ -286,7 +288,7 @@ pub(super) fn choose<B: Backend>(
     let (mut candidates, mut first) = (Vec::new(), first);
     let mut score = |lambda: f64, power: f64, (top, w): (&TopR, &Whitenings), info: &mut FitInfo| {
         let e = leading(&Encoders::split(top, Factorization::Power(power)), trial);
-        let score = timed(&mut info.seconds.validation, || validation.score(backend, &w.with_bias(&e)))?;
+        let score = timed(&mut info.seconds.validation, || validation.score(backend, &w.with_bias(&e)?))?;
         candidates.push((lambda, power, score.min(1.0)));
         Ok::<_, Error>(score)
     };
@@ -308,12 +310,15 @@ pub(super) fn choose<B: Backend>(
         for (&k, solved) in next.iter().zip(solved) {
             let (top, whitenings) = solved?;
             let score = score(lambdas[k], usual, (&top, &whitenings), monitor.info)?;
-            tried[k] = Some(Tried { score, top, whitenings });
+            tried[k] = Some(Tried { score, found: Some((top, whitenings)) });
         }
         let value = |k: &usize| tried[*k].as_ref().map_or(f64::NEG_INFINITY, |t| t.score);
         let best = (0..lambdas.len()).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0);
-        if let (Some(show), Some(t)) = (first.take(), &tried[best]) {
-            show(t.whitenings.folded(&Encoders::split(&t.top, Factorization::Power(usual))), monitor)?;
+        let others = tried.iter_mut().enumerate().filter(|(k, _)| *k != best);
+        others.filter_map(|(_, t)| t.as_mut()).for_each(|t| t.found = None);
+        let found = tried[best].as_ref().and_then(|t| t.found.as_ref());
+        if let (Some(show), Some((top, w))) = (first.take(), found) {
+            show(w.folded(&Encoders::split(top, Factorization::Power(usual)))?, monitor)?;
         }
         let neighbours = [best.checked_sub(1), Some(best + 1)].into_iter().flatten();
         next = neighbours.filter(|&k| k < lambdas.len() && tried[k].is_none()).collect();
@@ -321,7 +326,7 @@ pub(super) fn choose<B: Backend>(
             break best;
         }
     };
-    let Some(Tried { score: mut highest, top, whitenings }) = tried.swap_remove(best) else {
+    let Some(Tried { score: mut highest, found: Some((top, whitenings)) }) = tried.swap_remove(best) else {
         return Err(Error::invalid("whiten", "at least one candidate", "none"));
     };
     let (lambda, mut power) = (lambdas[best], usual);
@@ -392,7 +397,7 @@ mod tests {
                     (got.whitenings(&backend, lambda).unwrap(), want.whitenings(&backend, lambda).unwrap());
                 let (a, b) = (got.solve(&w, dy).unwrap(), want.solve(&v, dy).unwrap());
                 a.s.iter().zip(&b.s).for_each(|(s, t)| assert!((s - t).abs() < limit * b.s[0], "{s} {t}"));
-                let ((ax, ay), (bx, by)) = (w.metric(&backend), v.metric(&backend));
+                let ((ax, ay), (bx, by)) = (w.metric(&backend).unwrap(), v.metric(&backend).unwrap());
                 near(&ax, &bx, limit);
                 near(&ay, &by, limit);
                 // Encoders of whitened features fold, apply to rows, and come back.
@@ -400,15 +405,15 @@ mod tests {
                     f1: Mat::from_fn(3, dx, |i, j| ((i * dx + j) as f64).cos()),
                     f2: Mat::from_fn(3, dy, |i, j| ((i * dy + j) as f64).sin()),
                 };
-                let (wx, wy) = w.maps(&backend);
-                let folded = w.folded(&f);
+                let (wx, wy) = w.maps(&backend).unwrap();
+                let folded = w.folded(&f).unwrap();
                 near(&folded.f1, &(&f.f1 * &wx), limit);
                 near(&folded.f2, &(&f.f2 * &wy), limit);
                 let back = w.unfolded(&folded);
                 near(&back.f1, &f.f1, limit);
                 near(&back.f2, &f.f2, limit);
                 let beside = Mat::from_fn(n, dx + 1, |i, j| if j < dx { x[(i, j)] } else { 1.0 });
-                let on = w.with_bias(&f);
+                let on = w.with_bias(&f).unwrap();
                 near(&(&beside * on.f1.transpose()), &(&cx * folded.f1.transpose()), limit);
             }
         }
@@ -418,22 +423,25 @@ mod tests {
     fn directions_without_variance_stay_out() {
         // Three directions in five features, not shrunk: no triangular factor.
         let (n, backend) = (60, Cpu::<f64>::new(1).unwrap());
-        let basis = Mat::from_fn(3, 5, |i, j| ((i * 5 + j) as f64 * 1.7).sin());
-        let x = Mat::from_fn(n, 3, |i, j| ((i * 3 + j) as f64 * 0.9).cos()) * basis;
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+        let basis = Mat::from_fn(3, 5, |_, _| rng.random_range(-1.0..1.0));
+        let x = Mat::from_fn(n, 3, |_, _| rng.random_range(-1.0..1.0)) * basis;
         let g = Gram::new(&(x.transpose() * &x), n, 5);
         let both = Whitenings { x: g.whitening(0.0).unwrap(), y: g.whitening(0.1).unwrap() };
         assert!(matches!(both.x.factor, Factor::Spectral { .. }));
         assert!(matches!(both.y.factor, Factor::Triangular(_)));
         let shrunk = Mat::from_fn(5, 5, |i, j| g.g[(i, j)] + if i == j { 0.1 * g.mean } else { 0.0 });
-        let (wx, wy) = both.maps(&backend);
+        let (wx, wy) = both.maps(&backend).unwrap();
         // A projection onto three directions, and the identity.
         let (of_x, of_y) = (&wx * &g.g * wx.transpose(), &wy * shrunk * wy.transpose());
         assert!((trace(&of_x) - 3.0).abs() < 1e-10 && (&of_x * &of_x - &of_x).norm_max() < 1e-10);
         assert!((of_y - Mat::<f64>::identity(5, 5)).norm_max() < 1e-12);
         let a = Encoders { f1: Mat::from_fn(2, 5, |i, j| (i + j) as f64), f2: Mat::zeros(2, 5) };
-        let back = both.unfolded(&both.folded(&a)).f1;
+        let back = both.unfolded(&both.folded(&a).unwrap()).f1;
         assert!(
-            (both.folded(&Encoders { f1: back, f2: a.f2.clone() }).f1 - both.folded(&a).f1).norm_max() < 1e-9
+            (both.folded(&Encoders { f1: back, f2: a.f2.clone() }).unwrap().f1 - both.folded(&a).unwrap().f1)
+                .norm_max()
+                < 1e-9
         );
     }
 }

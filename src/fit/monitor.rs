@@ -8,6 +8,7 @@ use super::info::{FitInfo, FitStatus, Seconds, TracePoint};
 use super::linear::Encoders;
 use crate::backend::Backend;
 use crate::control::{Control, Phase, Progress};
+use crate::dense::product;
 use crate::distributed::Group;
 use crate::error::Result;
 use crate::memory::resident_peak;
@@ -61,7 +62,7 @@ pub(crate) struct Monitor<'a> {
     pub(super) info: &'a mut FitInfo,
     pub(super) clock: Clock,
     pub(super) checkpoint: Option<Checkpoint>,
-    watch: Watch<'a>,
+    watch: Option<Watch<'a>>,
     /// What makes encoders of the solver's features those of the features in range.
     maps: [Option<Mat<f64>>; 2],
     offsets: Offsets,
@@ -74,7 +75,7 @@ impl<'a> Monitor<'a> {
         backend: &'a B,
         clock: Clock,
         info: &'a mut FitInfo,
-        watch: Watch<'a>,
+        watch: Option<Watch<'a>>,
     ) -> Self {
         let (group, control) = (backend.group(), backend.control());
         let (maps, offsets) = (Default::default(), Default::default());
@@ -138,8 +139,16 @@ impl<'a> Monitor<'a> {
         self.show(e, loss)
     }
 
+    /// Whether anyone sees what is shown.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// Says what the encoders that are shown from here on apply to: features of `maps`, of rows as `sides` brings them into range.
     pub(super) fn shows(&mut self, maps: (&FeatureMap, &FeatureMap), sides: &Sides) {
+        if !self.is_watched() {
+            return;
+        }
         let linear = |map: &FeatureMap| map.linear.clone().filter(|_| map.kernel.is_none());
         self.maps = [linear(maps.0), linear(maps.1)];
         self.offsets = (sides.x.offset.clone(), sides.y.offset.clone());
@@ -147,11 +156,14 @@ impl<'a> Monitor<'a> {
 
     /// Shows encoders to the caller.
     pub(super) fn show(&mut self, e: &Encoders, loss: f64) -> Result<()> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
         let [x, y] = &self.maps;
-        let (x, y) = (x.as_ref().map(|map| &e.f1 * map), y.as_ref().map(|map| &e.f2 * map));
+        let fold =
+            |f: &Mat<f64>, map: &Option<Mat<f64>>| map.as_ref().map(|map| product(f.as_ref(), map.as_ref()));
+        let (x, y) = (fold(&e.f1, x), fold(&e.f2, y));
         let (x, y) = (x.as_ref().unwrap_or(&e.f1), y.as_ref().unwrap_or(&e.f2));
         let (offsets, seconds) = (&self.offsets, self.clock.elapsed());
-        (self.watch)(Iterate { x, y, offsets, seconds, loss })
+        watch(Iterate { x, y, offsets, seconds, loss })
     }
 
     /// Reports iterations done, of `total`.

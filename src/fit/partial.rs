@@ -87,6 +87,7 @@ impl<B: Backend> PartialFit<B> {
             ("damping", options.damping.is_some()),
             ("refinement", options.refine.is_some()),
             ("a checkpoint", options.checkpoint.is_some()),
+            ("compression", options.compress.is_some()),
             ("a time budget", options.budget.is_some()),
             (
                 "whitening and a solution per batch",

@@ -170,8 +170,8 @@ impl<B: Backend> Whitened<'_, B> {
             negatives: NegativeSampling::All,
         };
         let start = before.map_or(Start::Zeros, |b| Start::Encoders(b.encoders.clone()));
-        let (mut info, mut unwatched) = (FitInfo::default(), |_: super::Iterate<'_>| Ok(()));
-        let mut monitor = Monitor::new(backend, Clock::new(begin, None), &mut info, &mut unwatched);
+        let mut info = FitInfo::default();
+        let mut monitor = Monitor::new(backend, Clock::new(begin, None), &mut info, None);
         let encoders = problem.solve_from(start, &mut monitor)?;
         if !(encoders.f1.norm_max().is_finite() && encoders.f2.norm_max().is_finite()) {
             return Err(Error::Numerical("the encoders are not finite".into()));

@@ -51,7 +51,8 @@ impl<M> Validation<'_, M> {
     }
 }
 
-/// The weight of a mini-batch's solution by the embeddings that it gives the validation rows; not below 0.
+/// What a mini-batch's solution is weighed by, from the embeddings that it gives the validation rows: a score that is not below 0, or
+/// with [`BatchScore::Loss`] the loss `-L`, which [`BatchWeights`] turns into a weight.
 pub(crate) fn batch_score<B: Backend>(
     backend: &B,
     score: BatchScore,
@@ -64,11 +65,38 @@ pub(crate) fn batch_score<B: Backend>(
         BatchScore::Accuracy => matching_accuracy(backend, Similarity::Embeddings(zx, zy), positives),
         BatchScore::Loss => {
             let s = Similarity::Embeddings(zx, zy);
-            Ok((-backend.weights(s, loss, positives, NegativeSampling::All)?.value()).exp())
+            Ok(-backend.weights(s, loss, positives, NegativeSampling::All)?.value())
         }
         BatchScore::Recall => both_ways(backend, (zx, zy), positives, |s| s.hit(1, Ties::Expected)),
         BatchScore::ReciprocalRank => {
             both_ways(backend, (zx, zy), positives, |s| s.reciprocal(Ties::Expected))
+        }
+    }
+}
+
+/// Weights of solutions that come one after the other: their scores, or with [`BatchScore::Loss`] `exp(L_min - L)`. Divided by their
+/// sum these are `exp(-L)` divided by theirs, which losses of many pairs would take out of the range of numbers.
+pub(crate) struct BatchWeights {
+    by_loss: bool,
+    top: f64,
+}
+
+impl BatchWeights {
+    pub(crate) fn new(score: BatchScore) -> Self {
+        Self { by_loss: score == BatchScore::Loss, top: f64::NEG_INFINITY }
+    }
+
+    /// The weight of the next solution, and what all weights before are to be multiplied by.
+    pub(crate) fn next(&mut self, score: f64) -> (f64, f64) {
+        match self.by_loss {
+            false => (score, 1.0),
+            true if !score.is_finite() => (0.0, 1.0),
+            true if score > self.top => {
+                let before = (self.top - score).exp();
+                self.top = score;
+                (1.0, before)
+            }
+            true => ((score - self.top).exp(), 1.0),
         }
     }
 }
@@ -189,6 +217,28 @@ impl<T> Selection<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_by_the_loss_are_relative() {
+        for losses in [[3.0, 1.0, 2.5], [-4000.0, -4001.0, -3999.5], [9000.0, 9002.0, 9001.0]] {
+            let mut weights = BatchWeights::new(BatchScore::Loss);
+            let mut all: Vec<f64> = Vec::new();
+            for loss in losses {
+                let (weight, before) = weights.next(-loss);
+                all.iter_mut().for_each(|w| *w *= before);
+                all.push(weight);
+            }
+            let (total, least) =
+                (all.iter().sum::<f64>(), losses.iter().copied().fold(f64::INFINITY, f64::min));
+            let wanted: Vec<f64> = losses.iter().map(|l| (least - l).exp()).collect();
+            let sum: f64 = wanted.iter().sum();
+            for (got, wanted) in all.iter().zip(&wanted) {
+                assert!((got / total - wanted / sum).abs() < 1e-14, "{all:?}");
+            }
+        }
+        assert_eq!(BatchWeights::new(BatchScore::Loss).next(f64::NAN), (0.0, 1.0));
+        assert_eq!(BatchWeights::new(BatchScore::Accuracy).next(0.3), (0.3, 1.0));
+    }
 
     #[test]
     fn close_scores_are_told_apart_by_their_loss() {

@@ -107,8 +107,8 @@ pub(crate) fn of_best(o: &BestOptions, sizes: Sizes, element: u64) -> u64 {
         Dim::Fixed(r) => r as f64,
         _ => x.width.min(y.width),
     };
-    // Without validation rows some, or all where there are few, of the others are scored on. They are then not copied but
-    // rotated, and for kernels mapped.
+    // Without validation rows some, or all where there are few, of the others are scored on. For kernels they are
+    // then mapped.
     let (m_x, m_y) = if m_x + m_y == 0.0 { (n_x, n_y) } else { (m_x, m_y) };
     let validation = validation(m_x, d1, x.width, r) + validation(m_y, d2, y.width, r);
     // Whether to centre is chosen on these rows beside a column of ones.

@@ -1,7 +1,7 @@
 //! Every way to align the same data, timed in one run: raw features, PLS-SVD, regularised CCA, SGD-CLIP, the schedules of the
 //! paper, and the preset `best`.
 
-use super::adam::{AdamOptions, sgd_clip};
+use super::adam::{SgdClipOptions, sgd_clip};
 use faer::Mat;
 use serde::Serialize;
 use std::sync::Arc;
@@ -27,7 +27,9 @@ pub struct CompareOptions {
     /// The loss of all methods that have one.
     pub loss: Loss,
     /// Settings of SGD-CLIP, each run from the start.
-    pub adam: Vec<AdamOptions>,
+    pub adam: Vec<SgdClipOptions>,
+    /// Temperatures that SGD-CLIP is trained at, each with every setting; none: that of the loss. All are judged at that of the loss.
+    pub adam_taus: Vec<f64>,
     /// Shrinkages of regularised CCA.
     pub cca: Vec<f64>,
     /// Schedules of the paper, each at its own loss but with `rank`; those of mini-batches have no point where
@@ -60,7 +62,7 @@ impl CompareOptions {
         for epochs in [1, 3, 10, 20] {
             for batch in [512, 1024, 2048] {
                 for learning_rate in [5e-3, 1e-2, 2e-2] {
-                    adam.push(AdamOptions { learning_rate, batch, epochs });
+                    adam.push(SgdClipOptions::adam(learning_rate, batch, epochs));
                 }
             }
         }
@@ -68,6 +70,7 @@ impl CompareOptions {
             rank,
             loss: Loss::default(),
             adam,
+            adam_taus: Vec::new(),
             cca: vec![0.1, 0.01],
             paper: vec![Preset::PaperFlickr, Preset::PaperCocoClip, Preset::PaperCocoResnet],
             best: BestOptions::new(Dim::Fixed(rank)),
@@ -256,11 +259,18 @@ pub fn compare<B: Backend>(
         let Loss { tau, nu, .. } = o.loss;
         curves.push(evaluator.curve("paper", &format!("{}, tau {tau}, nu {nu}", preset.name()), &paper)?);
     }
-    for adam in &options.adam {
-        let setting = format!("lr {}, batch {}, {} epochs", adam.learning_rate, adam.batch, adam.epochs);
+    let trained_at: Vec<(Loss, String)> = match &options.adam_taus[..] {
+        [] => vec![(options.loss.clone(), String::new())],
+        taus => {
+            taus.iter().map(|&tau| (Loss { tau, ..options.loss.clone() }, format!("tau {tau}, "))).collect()
+        }
+    };
+    for (adam, (loss, at)) in options.adam.iter().flat_map(|adam| trained_at.iter().map(move |at| (adam, at)))
+    {
+        let setting = format!("{at}{}", adam.describe());
         note(&format!("SGD-CLIP, {setting}"));
         let mut track = Track::default();
-        let trained = sgd_clip(backend, data, options.rank, &options.loss, adam, options.seed, &mut |i| {
+        let trained = sgd_clip(backend, data, options.rank, loss, adam, options.seed, &mut |i| {
             track.push(&i);
             Ok(())
         });

@@ -10,7 +10,8 @@ use crate::cli::fit::KernelFitArgs;
 use crate::cli::output::{self, Report};
 use crate::cli::pairs::Pairs;
 use crate::cli::session::{Session, on_backend};
-pub use adam::{AdamOptions, sgd_clip};
+use adam::Optimizer;
+pub use adam::{SgdClipOptions, sgd_clip};
 use anyhow::Result;
 use methods::{CompareOptions, compare, ranked};
 use std::ffi::OsString;
@@ -21,8 +22,8 @@ use unicon::backend::Ties;
 use unicon::fit::{BestOptions, Dim, Landmarks, Preset, WIDTHS};
 use unicon::io::AtomicFile;
 
-/// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam), the
-/// schedules of the paper, and the preset best.
+/// Aligns the same data every way there is and times it: raw features, PLS-SVD, regularised CCA, SGD-CLIP (Adam,
+/// AdamW or SGD), the schedules of the paper, and the preset best.
 ///
 /// All run on this machine, one after the other, with the same threads. Recall is that of the test rows.
 #[derive(clap::Args)]
@@ -53,6 +54,19 @@ pub struct Args {
     /// Numbers of epochs of the grid.
     #[arg(long, value_delimiter = ',', default_value = "1,3,10,20", value_name = "E,..")]
     epochs: Vec<usize>,
+    /// Optimizers of the grid.
+    #[arg(long, value_delimiter = ',', default_value = "adam", value_name = "OPTIMIZER,..")]
+    optimizer: Vec<OptimizerKind>,
+    /// Decoupled decay of the weights by adamw.
+    #[arg(long, default_value_t = 1e-4, value_name = "W")]
+    weight_decay: f64,
+    /// Momentum of sgd.
+    #[arg(long, default_value_t = 0.9, value_name = "M")]
+    momentum: f64,
+    /// Temperatures that SGD-CLIP is trained at, each with every setting of the grid [default: --tau]. The losses of the table are
+    /// those at --tau for every method.
+    #[arg(long, value_delimiter = ',', value_name = "TAU,..")]
+    sgd_tau: Vec<f64>,
     /// Schedules of the paper, at their own loss but with --rank: paper-linear, paper-flickr, paper-coco-clip (1,000 rows or more),
     /// paper-coco-resnet; or none.
     #[arg(long, value_delimiter = ',', default_value = "paper-flickr,paper-coco-clip,paper-coco-resnet", value_name = "PRESET,..",
@@ -83,6 +97,14 @@ pub struct Args {
     plot: Option<PathBuf>,
 }
 
+/// Optimizers of SGD-CLIP.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OptimizerKind {
+    Adam,
+    Adamw,
+    Sgd,
+}
+
 /// A linear schedule of the paper, or none.
 fn schedule(name: &str) -> Result<Option<Preset>, String> {
     let linear = [Preset::PaperLinear, Preset::PaperFlickr, Preset::PaperCocoClip, Preset::PaperCocoResnet];
@@ -98,13 +120,21 @@ fn schedule(name: &str) -> Result<Option<Preset>, String> {
 impl Args {
     fn options(&self, seed: u64) -> Result<CompareOptions> {
         let mut adam = Vec::new();
-        for &epochs in &self.epochs {
-            for &batch in &self.batch {
-                adam.extend(self.lr.iter().map(|&learning_rate| AdamOptions {
-                    learning_rate,
-                    batch,
-                    epochs,
-                }));
+        let optimizers = self.optimizer.iter().map(|kind| match kind {
+            OptimizerKind::Adam => Optimizer::Adam,
+            OptimizerKind::Adamw => Optimizer::AdamW { weight_decay: self.weight_decay },
+            OptimizerKind::Sgd => Optimizer::Sgd { momentum: self.momentum },
+        });
+        for optimizer in optimizers {
+            for &epochs in &self.epochs {
+                for &batch in &self.batch {
+                    adam.extend(self.lr.iter().map(|&learning_rate| SgdClipOptions {
+                        learning_rate,
+                        batch,
+                        epochs,
+                        optimizer,
+                    }));
+                }
             }
         }
         let kernel = self.kernel.build(Preset::Global, false)?;
@@ -122,6 +152,7 @@ impl Args {
             bootstrap: evaluation::bootstrap(self.resamples, seed)?,
             loss: self.loss.build()?,
             adam,
+            adam_taus: self.sgd_tau.clone(),
             paper: self.paper.iter().copied().flatten().collect(),
             best: BestOptions { budget: self.budget, seed, ..BestOptions::new(Dim::Fixed(self.rank)) },
             exact_loss: !self.no_exact_loss,

@@ -1,7 +1,7 @@
 //! The paper's experiments on real features (Tables 1 and 2, Appendix C.3): its schedule, the default and, where its settings are
 //! known, its SGD-CLIP, on the caller's features beside what the paper prints for its own.
 
-use crate::cli::compare::{AdamOptions, sgd_clip};
+use crate::cli::compare::{SgdClipOptions, sgd_clip};
 use crate::cli::output::{self, Report};
 use crate::cli::session::Session;
 use anyhow::Result;
@@ -37,7 +37,7 @@ pub struct Table {
     pub sgd: Option<Published>,
     pub ours: Option<Published>,
     /// The paper's SGD-CLIP, where its settings are known, and its temperature.
-    pub adam: Option<(AdamOptions, f64)>,
+    pub adam: Option<(SgdClipOptions, f64)>,
 }
 
 /// Table 1, Flickr30k with features of CLIP ViT-B/32.
@@ -48,7 +48,7 @@ pub const FLICKR: Table = Table {
     raw: None,
     sgd: published([0.231, 0.595], [0.241, 0.600], 45.3),
     ours: published([0.284, 0.636], [0.421, 0.777], 0.76),
-    adam: Some((AdamOptions { learning_rate: 1e-4, batch: 128, epochs: 50 }, 1.0)),
+    adam: Some((SgdClipOptions::adam(1e-4, 128, 50), 1.0)),
 };
 
 /// Table 2, MSCOCO with features of CLIP.

@@ -1,8 +1,8 @@
 //! The preset `best`: whitening, one spectral step from zeros, descent from there, with everything that is not given
 //! chosen on validation rows.
 //!
-//! Gram matrices and the cross-covariance are computed once and rotated into the Gram matrices' eigenbases; each
-//! candidate shrinkage is then one small SVD. Large data descends on mini-batches whose negatives stand for all, small
+//! Gram matrices and the cross-covariance are computed once; each candidate shrinkage is then two triangular factors and one small
+//! SVD. Large data descends on mini-batches whose negatives stand for all, small
 //! data by L-BFGS on the exact loss; on request L-BFGS follows on larger samples and on all negatives. All of it works in
 //! whitened coordinates without a whitened copy of the data.
 
@@ -45,7 +45,7 @@ pub fn fit_best<B: Backend>(
     validation: Option<Data<'_>>,
     options: &BestOptions,
 ) -> Result<(Model, FitInfo)> {
-    fit_best_watched(backend, data, validation, options, &mut |_| Ok(()))
+    choose_and_descend(backend, data, validation, options, None)
 }
 
 /// As [`fit_best`], showing every iterate.
@@ -58,6 +58,16 @@ pub fn fit_best_watched<B: Backend>(
     validation: Option<Data<'_>>,
     options: &BestOptions,
     watch: Watch<'_>,
+) -> Result<(Model, FitInfo)> {
+    choose_and_descend(backend, data, validation, options, Some(watch))
+}
+
+fn choose_and_descend<B: Backend>(
+    backend: &B,
+    data: Data<'_>,
+    validation: Option<Data<'_>>,
+    options: &BestOptions,
+    watch: Option<Watch<'_>>,
 ) -> Result<(Model, FitInfo)> {
     let clock = Clock::new(Instant::now(), options.budget);
     options.validate()?;
@@ -78,6 +88,11 @@ pub fn fit_best_watched<B: Backend>(
         let held_back = (s.validation.0.len(), s.validation.1.len());
         info.chosen = Some(Chosen { held_back, apart: Some(s.apart), ..Chosen::default() });
     }
+    let mut watch = watch;
+    let watch: Option<Watch<'_>> = match &mut watch {
+        Some(watch) => Some(&mut **watch),
+        None => None,
+    };
     let mut monitor = Monitor::new(backend, clock, &mut info, watch);
     let model = match holdout {
         Some(s) => {
@@ -131,9 +146,9 @@ fn run<B: Backend>(
     let given = validation.is_some();
     let positives = validation.map_or(data.positives, |v| v.positives);
     let validation = Validation { x: x.validation(), y: y.validation(), positives, loss: &options.loss };
-    let maps = whitenings.maps(backend);
+    let maps = whitenings.maps(backend)?;
     let solver = Solver { backend, x: mx, y: my, data, options, whitenings: &whitenings, maps: &maps, dim };
-    let mut encoders = solver.folded(&start);
+    let mut encoders = solver.folded(&start)?;
     monitor.shows((&x.mapped.map, &y.mapped.map), &sides);
     monitor.show(&encoders, f64::NAN)?;
     if let Some(warm) = &options.start {

@@ -9,7 +9,7 @@ use crate::fit::linear::Encoders;
 use crate::fit::metric::Metric;
 use crate::fit::minibatch::Descent;
 use crate::fit::moments::Whitenings;
-use crate::fit::monitor::{Iterate, Monitor};
+use crate::fit::monitor::Monitor;
 use crate::fit::objective::Alignment;
 use crate::fit::options::{MinibatchOptions, RefineOptions};
 use crate::fit::refine::{self, refine};
@@ -38,7 +38,7 @@ pub(super) struct Solver<'a, B: Backend> {
 
 impl<B: Backend> Solver<'_, B> {
     /// `F = A W`.
-    pub(super) fn folded(&self, a: &Encoders) -> Encoders {
+    pub(super) fn folded(&self, a: &Encoders) -> Result<Encoders> {
         self.whitenings.folded(a)
     }
 
@@ -83,8 +83,8 @@ impl<B: Backend> Solver<'_, B> {
         for tau in TAUS {
             let begun = Instant::now();
             let loss = Loss { tau, ..self.options.loss.clone() };
-            let (mut part, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
-            let mut alone = Monitor::new(self.backend, monitor.clock, &mut part, &mut unwatched);
+            let mut part = FitInfo::default();
+            let mut alone = Monitor::new(self.backend, monitor.clock, &mut part, None);
             let e = short.descend(start.clone(), &loss, None, &mut alone)?;
             let score = validation.score(self.backend, &e)?;
             monitor.info.evaluations += part.evaluations;
@@ -114,7 +114,7 @@ impl<B: Backend> Solver<'_, B> {
         if let Some(options) = minibatch
             && !refining
         {
-            let metric = self.whitenings.metric(self.backend);
+            let metric = self.whitenings.metric(self.backend)?;
             let arithmetic = self.backend.arithmetic();
             let metric = (Metric::new(metric.0, arithmetic), Metric::new(metric.1, arithmetic));
             let descent = Descent {
@@ -129,7 +129,7 @@ impl<B: Backend> Solver<'_, B> {
             };
             let size = |a: &Mat<f64>| a.norm_l2().powi(2);
             let sizes = (size(&start.f1), size(&start.f2));
-            let e = descent.run(&self.folded(&start), sizes, validation, monitor)?;
+            let e = descent.run(&self.folded(&start)?, sizes, validation, monitor)?;
             start = self.whitenings.unfolded(&e);
             encoders = Some(e);
         }
@@ -140,6 +140,6 @@ impl<B: Backend> Solver<'_, B> {
             let variables = f.variables(&start);
             return refine(f, variables, &refinement, validation, monitor);
         }
-        Ok(encoders.unwrap_or_else(|| self.folded(&start)))
+        encoders.map_or_else(|| self.folded(&start), Ok)
     }
 }

@@ -145,7 +145,8 @@ pub(super) fn spectral<B: Backend>(
     let (maps, fixed) = ((&x.mapped.map, &y.mapped.map), matches!(options.dim, Dim::Fixed(_)));
     monitor.shows(maps, sides);
     let mut first = |e: Encoders, monitor: &mut Monitor<'_>| monitor.show(&e, f64::NAN);
-    let first: Option<First<'_>> = if fixed && width.is_none() { Some(&mut first) } else { None };
+    let first: Option<First<'_>> =
+        if fixed && width.is_none() && monitor.is_watched() { Some(&mut first) } else { None };
     let mut choice = choose(backend, &moments, &validation, lists, dims, monitor, first)?;
     let mut centred = None;
     if is_open(sides, options) && monitor.allows(0.0)? {
@@ -168,7 +169,7 @@ pub(super) fn spectral<B: Backend>(
             dims.push(widest);
             let on = |r: usize| choice.whitenings.with_bias(&leading(&all, r));
             let scores: Vec<f64> =
-                dims.iter().map(|&r| validation.score(backend, &on(r))).collect::<Result<_>>()?;
+                dims.iter().map(|&r| validation.score(backend, &on(r)?)).collect::<Result<_>>()?;
             let limit = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max) - DIM_TOLERANCE;
             Ok::<_, Error>(dims.iter().zip(&scores).find(|(_, s)| **s >= limit).map_or(widest, |(&r, _)| r))
         }

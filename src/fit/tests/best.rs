@@ -7,7 +7,7 @@ use crate::fit::info::Seconds;
 use crate::fit::linear::Encoders;
 use crate::fit::metric::Metric;
 use crate::fit::minibatch::Descent;
-use crate::fit::monitor::{Clock, Iterate, Monitor};
+use crate::fit::monitor::{Clock, Monitor};
 use crate::fit::objective::Alignment;
 use crate::fit::refine::refine;
 use crate::fit::validation::Validation;
@@ -87,14 +87,14 @@ fn descents(s: &Sample, loss: &Loss, dim: usize) -> [f64; 3] {
         seed: 5,
     };
     let sizes = (start.f1.norm_l2().powi(2), start.f2.norm_l2().powi(2));
-    let (mut info, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
-    let mut monitor = Monitor::new(backend, clock, &mut info, &mut unwatched);
+    let mut info = FitInfo::default();
+    let mut monitor = Monitor::new(backend, clock, &mut info, None);
     let reached = descent.run(&start, sizes, None, &mut monitor).unwrap();
     assert!(info.trace.len() > 4 && info.trace.iter().all(|t| t.loss.is_finite()));
     let options = RefineOptions { max_steps: 200, tol: 1e-9, ..RefineOptions::default() };
     let variables = alignment().variables(&start);
-    let (mut info, mut unwatched) = (FitInfo::default(), |_: Iterate<'_>| Ok(()));
-    let mut monitor = Monitor::new(backend, clock, &mut info, &mut unwatched);
+    let mut info = FitInfo::default();
+    let mut monitor = Monitor::new(backend, clock, &mut info, None);
     let exact = refine(alignment(), variables, &options, None, &mut monitor).unwrap();
     [value(&start), value(&reached), value(&exact)]
 }
