@@ -77,14 +77,18 @@ pub fn mpich() -> bool {
 
 /// Whether MPI can be tested; says what is missing, and fails where nothing may be.
 pub fn mpi() -> bool {
+    if !cfg!(feature = "mpi") {
+        println!("over MPI this is tested with cargo test --release --features mpi");
+        return false;
+    }
     let found = Command::new(MPI_LAUNCHER[usize::from(mpich())])
         .arg("--version")
         .output()
         .is_ok_and(|o| o.status.success());
-    if cfg!(feature = "mpi") && found {
+    if found {
         return true;
     }
-    let how = "apt-get install libopenmpi-dev openmpi-bin libclang1-14, then cargo test --features mpi";
+    let how = "apt-get install libopenmpi-dev openmpi-bin libclang1-14";
     crate::skip::skip(&format!("no MPI; get it with {how}"));
     false
 }
