@@ -160,10 +160,10 @@ fn check_fit(data: Data<'_>, validation: Option<Data<'_>>, options: &FitOptions)
     let batches = fused.map_or(1, |b| (data.x.rows() / b.size).min(b.count.unwrap_or(usize::MAX)).max(1));
     let width = options.dim.saturating_mul(batches);
     if let Some(columns) = options.compress.filter(|&c| c > width) {
-        let expected = format!("at most the {width} columns of a model of dimension {} and", options.dim);
+        let expected = format!("at most the {width} columns of a model of rank {} and", options.dim);
         let expected = match fused {
             Some(_) => format!("{expected} {batches} mini-batches"),
-            None => format!("at most the dimension, {}, of a model that is not fused", options.dim),
+            None => format!("at most the rank, {}, of a model that is not fused", options.dim),
         };
         return Err(Error::invalid("compress", expected, columns));
     }
