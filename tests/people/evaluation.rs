@@ -377,6 +377,20 @@ fn methods_are_compared_on_few_rows_of_many_columns() {
             "{point}"
         );
     }
+    // The grid of SGD-CLIP, by other optimizers and at other temperatures.
+    let json = lab.json(&format!("{args} --optimizer adamw,sgd --sgd-tau 0.05,0.2 --weight-decay 0.1"));
+    let curves = json["comparison"]["curves"].as_array().unwrap();
+    let settings: Vec<&str> =
+        curves.iter().filter(|c| c["method"] == "SGD-CLIP").map(|c| c["setting"].as_str().unwrap()).collect();
+    let wanted = ["AdamW, decay 0.1", "SGD, momentum 0.9"]
+        .map(|name| ["tau 0.05", "tau 0.2"].map(|tau| format!("{tau}, {name}, lr 0.01, batch 20, 1 epochs")));
+    assert_eq!(settings, wanted.concat());
+    let losses: Vec<f64> = curves.iter().filter_map(|c| c["exact_loss"].as_f64()).collect();
+    assert!(losses.len() == curves.len() && losses.iter().all(|l| l.is_finite()), "{losses:?}");
+    for (wrong, name) in [("--optimizer sgd --momentum 1", "momentum"), ("--sgd-tau 0", "tau")] {
+        let said = lab.fails(1, &format!("{args} {wrong}"));
+        assert!(said.contains(name), "{said}");
+    }
 }
 
 #[test]
