@@ -124,7 +124,8 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         y = self._second(y, X)
         # What a kernel of one's own is taken with.
-        self._fit_X, self._fit_y = (X, y) if callable(self.kernel) else (None, None)
+        self._fit_X: Any = X if callable(self.kernel) else None
+        self._fit_y: Any = y if callable(self.kernel) else None
         X, y = self._values(X, self._fit_X, "X"), self._values(y, self._fit_y, "y")
         model, info = self._fitted(X, y, positives)
         self.model_: Model = model

@@ -115,9 +115,11 @@ message(f) =
         @test occursin("at least 1", message(() -> fit(LinearUniCon(2), X[:, 1:0], Y[:, 1:0])))
         # Fewer columns, and what that loses.
         all_of, lost = compress(model, X, Y, 6)
-        @test lost < 1e-6 && similarity(all_of, X, Y) ≈ similarity(model, X, Y) atol = 1e-4
+        @test lost < 1e-6
+        @test similarity(all_of, X, Y) ≈ similarity(model, X, Y) atol = 1e-4
         few, lost = compress(model, X, Y, 2)
-        @test few.r == 2 && sqrt(sum(abs2, similarity(few, X, Y) - similarity(model, X, Y)) / sum(abs2, similarity(model, X, Y))) ≈ lost atol = 1e-4
+        @test few.r == 2
+        @test sqrt(sum(abs2, similarity(few, X, Y) - similarity(model, X, Y)) / sum(abs2, similarity(model, X, Y))) ≈ lost atol = 1e-4
         row = linear_model(ones(2, 1), ones(2, 1))
         @test encode(row, :x, [2.0, -4.0]') ≈ [1 -1; 1 -1] ./ sqrt(2)
         for (A, text) in (
