@@ -36,13 +36,8 @@ pub fn build() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-p", "unicon-c", "--profile", &profile]);
     cargo.arg("--target-dir").arg(target);
-    if cfg!(feature = "mpi") {
-        // With the program's code in it, so that one can be linked that needs no MPI. Features are those of the package that cargo
-        // stands in.
-        cargo.args(["--manifest-path", "capi/Cargo.toml", "--features", "library/cli"]);
-    } else {
-        // With the features of the library in these tests, so that it is not compiled again.
-        cargo.args(["-p", "unicon"]);
-    }
+    // The libraries alone: a program of theirs would take the place of the one that these tests run. With the features of a build
+    // without MPI, which is not compiled again.
+    cargo.args(["-p", "unicon", "--lib"]);
     cargo
 }
