@@ -266,3 +266,23 @@ fn among_encoders_that_find_every_pair_the_loss_decides() {
     assert!(apart > close && close > 1.0 && apart <= 2.0, "{apart} {close}");
     assert_eq!(wrong, 0.5);
 }
+
+/// Whoever watches sees the better of the first two shrinkages before the others are tried, as encoders of the features themselves,
+/// and what is returned.
+#[test]
+fn the_first_encoders_are_shown_before_everything_is_chosen() {
+    let s = pairs(200, 8, 6, 4, 0.3, 17);
+    let refine = RefineOptions { max_steps: 0, ..RefineOptions::default() };
+    let o = BestOptions { refine, minibatch: None, ..BestOptions::new(Dim::Fixed(3)) };
+    let mut shown = Vec::new();
+    let (model, info) = crate::fit::fit_best_watched(&oracle(), data(&s), None, &o, &mut |i| {
+        shown.push((i.x.clone(), i.seconds, i.offsets.clone()));
+        Ok(())
+    })
+    .unwrap();
+    assert!(info.chosen.unwrap().candidates.len() > 2);
+    let [(first, soon, _), (last, later, offsets)] = &shown[..] else { panic!("{}", shown.len()) };
+    let end = &model.components[0].x;
+    assert!(soon < later && first.shape() == (3, 8) && first.norm_max().is_finite());
+    assert!(*last == end.matrix && offsets.0 == end.offset);
+}
